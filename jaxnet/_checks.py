@@ -1,0 +1,200 @@
+"""Checks at the doors: constructors check Python numbers, `apply` checks shapes and dtypes at trace time.
+
+None of them costs anything at run time. Each returns its argument in canonical form, or raises an error
+that says who refused, what came, what was wanted, and one hint.
+"""
+
+import math
+import numbers
+import operator
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxnet.errors import ConfigError, DTypeError, ShapeError
+
+
+def integer(who: str, name: str, value: Any, *, minimum: int) -> int:
+    """``value`` as an int of at least ``minimum``; bools, floats, strings and tracers are refused."""
+    wanted = f"{who}: {name} must be an integer >= {minimum}, got {value!r}"
+    if isinstance(value, (bool, np.bool_)):
+        raise ConfigError(wanted)
+    try:
+        result = operator.index(value)
+    except TypeError as error:
+        raise ConfigError(f"{wanted}; sizes are Python integers, known before anything is traced") from error
+    if result < minimum:
+        raise ConfigError(wanted)
+    return result
+
+
+def number(
+    who: str,
+    name: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
+    """``value`` as a finite float between ``low`` and ``high``; ends count unless they are open."""
+    interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+    wanted = f"{who}: {name} must be a finite number in {interval}, got {value!r}"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating, np.integer)):
+        raise ConfigError(wanted)
+    result = float(value)
+    too_low = result <= low if open_low else result < low
+    too_high = result >= high if open_high else result > high
+    if not math.isfinite(result) or too_low or too_high:
+        raise ConfigError(wanted)
+    return result
+
+
+def flag(who: str, name: str, value: Any) -> bool:
+    """``value``, which must be a Python bool: it decides what is traced."""
+    if not isinstance(value, bool):
+        kind = "a traced value" if isinstance(value, jax.core.Tracer) else repr(value)
+        raise ConfigError(
+            f"{who}: {name} must be True or False, got {kind}; it decides what is compiled, so under jit "
+            f"write it in the call (or name it in static_argnames)"
+        )
+    return value
+
+
+def choice(who: str, name: str, value: Any, options: tuple[str, ...]) -> str:
+    """``value``, which must be one of ``options``."""
+    if value not in options:
+        raise ConfigError(f"{who}: {name} must be one of {', '.join(map(repr, options))}, got {value!r}")
+    return value
+
+
+def function(who: str, name: str, value: Any) -> Any:
+    """``value``, which must be callable."""
+    if not callable(value):
+        raise ConfigError(f"{who}: {name} must be callable, got {value!r}")
+    return value
+
+
+def key(who: str, value: Any) -> jax.Array:
+    """One PRNG key: a typed key, a raw uint32 key, or an integer seed from 0 to 2**32 - 1."""
+    hint = "pass jax.random.key(seed), or an integer seed from 0 to 2**32 - 1"
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        if not 0 <= value < 2**32:
+            raise ConfigError(f"{who}: seed {value} is outside 0..2**32 - 1, where it would silently wrap; {hint}")
+        return jax.random.key(np.uint32(value))
+    dtype = getattr(value, "dtype", None)
+    shape = getattr(value, "shape", None)
+    if dtype is None or shape is None:
+        raise ConfigError(f"{who}: key must be a JAX PRNG key, got {value!r}; {hint}")
+    typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if typed and shape == ():
+        return value
+    if not typed and dtype == jnp.uint32 and len(shape) == 1 and shape[0] in (2, 4):
+        return jnp.asarray(value)
+    if typed or dtype == jnp.uint32:
+        raise ConfigError(f"{who}: key must be one key, got an array of keys of shape {shape}; pick one, or use vmap")
+    raise ConfigError(f"{who}: key must be a JAX PRNG key, got {dtype} of shape {shape}; {hint}")
+
+
+def array(who: str, name: str, value: Any) -> jax.Array:
+    """``value`` as a JAX array of any dtype; refuses what NumPy can hold and JAX cannot."""
+    if isinstance(value, jax.Array):
+        return value
+    if isinstance(value, (np.ndarray, np.generic)):
+        return jnp.asarray(host_array(who, name, value))
+    if isinstance(value, (bool, int, float, complex)):
+        return jnp.asarray(value)
+    if isinstance(value, (list, tuple)):
+        hint = "pass one array: numpy.asarray(...), all rows of one length"
+    else:
+        hint = "pass a jax or numpy array"
+    raise DTypeError(f"{who}: {name} must be an array, got {type(value).__name__}; {hint}")
+
+
+def host_array(who: str, name: str, value: np.ndarray | np.generic) -> np.ndarray:
+    """``value`` in the dtype that JAX will give it, refusing what would change without a word.
+
+    Raises:
+      DTypeError: the dtype is no number (objects, strings), or is in the other byte order.
+      DataError-like `ConfigError`: 64-bit integers that do not fit the 32 bits JAX keeps.
+
+    Warns:
+      UserWarning: float64 values while 64-bit types are disabled; JAX would round them to float32.
+    """
+    dtype = value.dtype
+    if not dtype.isnative:
+        raise DTypeError(
+            f"{who}: {name} has byte order {dtype.str!r}, which JAX cannot read; "
+            f"convert with .astype({dtype.newbyteorder('=').name!r})"
+        )
+    if dtype.kind in "OSUVmM" and not jnp.issubdtype(dtype, np.inexact):  # bfloat16 is of kind V in NumPy
+        raise DTypeError(
+            f"{who}: {name} has dtype {dtype}, which is no number; build one rectangular numeric array, "
+            f"for example numpy.stack(rows).astype('float32')"
+        )
+    canonical = jax.dtypes.canonicalize_dtype(dtype)
+    if canonical == dtype:
+        return np.asarray(value)
+    if dtype.kind in "iu":
+        limits = np.iinfo(canonical)
+        if value.size and (value.min() < limits.min or value.max() > limits.max):
+            raise ConfigError(
+                f"{who}: {name} holds {dtype} values up to {value.max()}, which do not fit {canonical}; "
+                f"enable 64-bit types with jax.config.update('jax_enable_x64', True)"
+            )
+    else:
+        warnings.warn(
+            f"{who}: {name} is {dtype}, and JAX computes in {canonical} here; convert it yourself with "
+            f".astype({canonical.name!r}), or enable 64-bit types with jax.config.update('jax_enable_x64', True)",
+            stacklevel=2,
+        )
+    return np.asarray(value).astype(canonical)
+
+
+def floating(who: str, name: str, value: ArrayLike, *, hint: str = "") -> jax.Array:
+    """``value`` as a floating-point array."""
+    result = array(who, name, value)
+    if not jnp.issubdtype(result.dtype, jnp.floating):
+        if not hint and result.dtype in (jnp.int8, jnp.int16, jnp.uint8):
+            scale = jnp.iinfo(result.dtype).max + 1
+            hint = f"convert with x.astype('float32') / {scale}; {result.dtype} arithmetic would wrap"
+        raise DTypeError(
+            f"{who}: {name} must be floating point, got {result.dtype}; {hint or f'convert with x.astype({chr(39)}float32{chr(39)})'}"
+        )
+    return result
+
+
+def shape_struct(who: str, value: Any) -> jax.ShapeDtypeStruct:
+    """The shape and dtype that ``init`` needs of its example input, an array or a `jax.ShapeDtypeStruct`."""
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return value
+    result = array(who, "x", value)
+    return jax.ShapeDtypeStruct(result.shape, result.dtype)
+
+
+def inexact_struct(who: str, value: Any) -> jax.ShapeDtypeStruct:
+    """`shape_struct` of an input that must be floating point, since parameters take its dtype."""
+    struct = shape_struct(who, value)
+    if not jnp.issubdtype(struct.dtype, jnp.floating):
+        floating(who, "x", jnp.zeros((), struct.dtype))
+    return struct
+
+
+def same_dtype(who: str, **arrays: jax.Array) -> None:
+    """Refuses arrays of different dtypes: under mixed precision the policy casts, nothing else does."""
+    if len({a.dtype for a in arrays.values()}) > 1:
+        listing = ", ".join(f"{name} {a.dtype}" for name, a in arrays.items())
+        raise DTypeError(
+            f"{who}: dtypes differ: {listing}; cast the input, or let layers.mixed_precision cast for the whole network"
+        )
+
+
+def rank(who: str, name: str, value: Any, wanted: int, layout: str) -> None:
+    """Refuses an array whose rank is not ``wanted``."""
+    if len(value.shape) != wanted:
+        raise ShapeError(f"{who}: {name} must have {wanted} axes {layout}, got shape {tuple(value.shape)}")

@@ -1,0 +1,63 @@
+"""The errors that jaxnet raises: who refused, what came, what was wanted, and one hint.
+
+Every class also inherits the built-in exception that a caller would expect, so ``except ValueError``
+catches a `ShapeError`. Containers add their position as an error passes through them, so the message
+of a layer deep inside a network begins with the path to it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class JaxnetError(Exception):
+    """The base of every error that jaxnet raises on purpose.
+
+    Args:
+      message: who, what came, what was wanted, and a hint.
+
+    Attributes:
+      path: the containers around the place of the error, outermost first.
+
+    Example:
+      >>> from jaxnet import errors
+      >>> try:
+      ...     with errors.located("chain[2]"):
+      ...         raise errors.ShapeError("dense: got 3 features, the kernel was made for 4")
+      ... except ValueError as error:
+      ...     print(error)
+      chain[2]: dense: got 3 features, the kernel was made for 4
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message)
+        self.message = message
+        self.path: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return ": ".join(("/".join(self.path), self.message) if self.path else (self.message,))
+
+
+class ShapeError(JaxnetError, ValueError):
+    """An array has a shape that does not fit."""
+
+
+class DTypeError(JaxnetError, TypeError):
+    """An argument is no array, or its element type does not fit."""
+
+
+class ConfigError(JaxnetError, ValueError):
+    """A hyperparameter is nonsense, or a call lacks what the configuration needs."""
+
+
+class DataError(JaxnetError, ValueError):
+    """The data themselves are wrong: empty, of unequal lengths, a label that is no class."""
+
+
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Prefixes the path of any `JaxnetError` that passes through with ``place``."""
+    try:
+        yield
+    except JaxnetError as error:
+        error.path = (place, *error.path)
+        raise
