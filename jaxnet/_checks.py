@@ -11,11 +11,12 @@ import warnings
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnet.errors import ConfigError, DTypeError, ShapeError
+from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError
 
 
 def integer(who: str, name: str, value: Any, *, minimum: int) -> int:
@@ -80,7 +81,7 @@ def function(who: str, name: str, value: Any) -> Any:
     return value
 
 
-def key(who: str, value: Any) -> jax.Array:
+def key(who: str, value: Any) -> Any:
     """One PRNG key: a typed key, a raw uint32 key, or an integer seed from 0 to 2**32 - 1."""
     hint = "pass jax.random.key(seed), or an integer seed from 0 to 2**32 - 1"
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
@@ -121,7 +122,7 @@ def host_array(who: str, name: str, value: np.ndarray | np.generic) -> np.ndarra
 
     Raises:
       DTypeError: the dtype is no number (objects, strings), or is in the other byte order.
-      DataError-like `ConfigError`: 64-bit integers that do not fit the 32 bits JAX keeps.
+      DataError: 64-bit integers that do not fit the 32 bits JAX keeps.
 
     Warns:
       UserWarning: float64 values while 64-bit types are disabled; JAX would round them to float32.
@@ -143,7 +144,7 @@ def host_array(who: str, name: str, value: np.ndarray | np.generic) -> np.ndarra
     if dtype.kind in "iu":
         limits = np.iinfo(canonical)
         if value.size and (value.min() < limits.min or value.max() > limits.max):
-            raise ConfigError(
+            raise DataError(
                 f"{who}: {name} holds {dtype} values up to {value.max()}, which do not fit {canonical}; "
                 f"enable 64-bit types with jax.config.update('jax_enable_x64', True)"
             )
@@ -156,17 +157,18 @@ def host_array(who: str, name: str, value: np.ndarray | np.generic) -> np.ndarra
     return np.asarray(value).astype(canonical)
 
 
-def floating(who: str, name: str, value: ArrayLike, *, hint: str = "") -> jax.Array:
+def floating(who: str, name: str, value: ArrayLike) -> jax.Array:
     """``value`` as a floating-point array."""
     result = array(who, name, value)
     if not jnp.issubdtype(result.dtype, jnp.floating):
-        if not hint and result.dtype in (jnp.int8, jnp.int16, jnp.uint8):
-            scale = jnp.iinfo(result.dtype).max + 1
-            hint = f"convert with x.astype('float32') / {scale}; {result.dtype} arithmetic would wrap"
-        raise DTypeError(
-            f"{who}: {name} must be floating point, got {result.dtype}; {hint or f'convert with x.astype({chr(39)}float32{chr(39)})'}"
-        )
+        raise DTypeError(f"{who}: {name} must be floating point, got {result.dtype}; {_to_floating(result.dtype)}")
     return result
+
+
+def _to_floating(dtype: np.dtype) -> str:
+    if dtype in (jnp.int8, jnp.int16, jnp.uint8, jnp.uint16):
+        return f"convert with x.astype('float32') / {jnp.iinfo(dtype).max + 1} ({dtype} arithmetic would wrap)"
+    return "convert with x.astype('float32')"
 
 
 def shape_struct(who: str, value: Any) -> jax.ShapeDtypeStruct:
@@ -177,11 +179,11 @@ def shape_struct(who: str, value: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(result.shape, result.dtype)
 
 
-def inexact_struct(who: str, value: Any) -> jax.ShapeDtypeStruct:
+def floating_struct(who: str, value: Any) -> jax.ShapeDtypeStruct:
     """`shape_struct` of an input that must be floating point, since parameters take its dtype."""
     struct = shape_struct(who, value)
     if not jnp.issubdtype(struct.dtype, jnp.floating):
-        floating(who, "x", jnp.zeros((), struct.dtype))
+        raise DTypeError(f"{who}: x must be floating point, got {struct.dtype}; {_to_floating(struct.dtype)}")
     return struct
 
 
@@ -198,3 +200,19 @@ def rank(who: str, name: str, value: Any, wanted: int, layout: str) -> None:
     """Refuses an array whose rank is not ``wanted``."""
     if len(value.shape) != wanted:
         raise ShapeError(f"{who}: {name} must have {wanted} axes {layout}, got shape {tuple(value.shape)}")
+
+
+def leaves(who: str, tree: Any, *names: str, tree_name: str = "params") -> tuple[jax.Array, ...]:
+    """The arrays of a layer's params (or state), a dict of exactly ``names``; anything else is another layer's."""
+    if not isinstance(tree, dict) or set(tree) != set(names):
+        got = f"a dict of {', '.join(sorted(map(str, tree))) or 'nothing'}" if isinstance(tree, dict) else repr(tree)
+        raise ConfigError(
+            f"{who}: {tree_name} must be a dict of {', '.join(names)}, got {got}; pass what this layer's init returned"
+        )
+    return tuple(array(who, name, tree[name]) for name in names)
+
+
+def nothing(who: str, name: str, value: Any) -> None:
+    """Refuses params or a state where a layer has none."""
+    if not isinstance(value, tuple) or value:
+        raise ConfigError(f"{who}: {name} must be (), got {type(value).__name__}; pass what this layer's init returned")

@@ -1,0 +1,225 @@
+"""Initializers: starting values whose variance keeps signals and gradients alive through depth (4.6.2, 4.6.3).
+
+Each is a function ``f(key, shape, dtype)``, as in `jax.nn.initializers`, so either library's fits any layer. Ours can
+also be told the fans. A layer knows them exactly; the shape alone does not: of a transposed convolution's K taps only
+one in S meets a value, and a grouped kernel's shape hides the groups.
+
+The chapter says to divide "the variance by the square root of the sum of input and output connections"; what is
+divided by that root is the standard deviation.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet import _checks as checks
+from jaxnet.errors import ShapeError
+
+
+class Initializer(Protocol):
+    """Draws an array: ``f(key, shape, dtype)``."""
+
+    def __call__(self, key: Any, shape: Any, dtype: Any, /) -> jax.Array: ...
+
+
+def zeros(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    """Returns zeros; needs no key.
+
+    Example:
+      >>> from jaxnet import initializers
+      >>> initializers.zeros(None, (2,))
+      Array([0., 0.], dtype=float32)
+    """
+    del key
+    return jnp.zeros(shape, dtype)
+
+
+def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    """Returns ones; needs no key.
+
+    Example:
+      >>> from jaxnet import initializers
+      >>> initializers.ones(None, (2,))
+      Array([1., 1.], dtype=float32)
+    """
+    del key
+    return jnp.ones(shape, dtype)
+
+
+def constant(value: float) -> Initializer:
+    """Fills with ``value``.
+
+    Example:
+      >>> from jaxnet import initializers
+      >>> initializers.constant(0.25)(None, (2,), "float32")
+      Array([0.25, 0.25], dtype=float32)
+    """
+    value = checks.number("constant", "value", value)
+    return lambda key, shape, dtype=jnp.float32: jnp.full(shape, value, dtype)
+
+
+def normal(stddev: float) -> Initializer:
+    """Draws from a normal distribution of mean 0 and standard deviation ``stddev``.
+
+    Raises:
+      ConfigError: ``stddev`` is negative or no number.
+
+    Example:
+      >>> import jax
+      >>> from jaxnet import initializers
+      >>> initializers.normal(0.02)(jax.random.key(0), (3, 4), "float32").shape
+      (3, 4)
+    """
+    stddev = checks.number("normal", "stddev", stddev, low=0)
+    return lambda key, shape, dtype=jnp.float32: _scaled(jax.random.normal(key, shape, dtype), stddev)
+
+
+def uniform(bound: float) -> Initializer:
+    """Draws evenly from [-bound, bound), of standard deviation bound / sqrt(3).
+
+    Raises:
+      ConfigError: ``bound`` is negative or no number.
+
+    Example:
+      >>> import jax
+      >>> from jaxnet import initializers
+      >>> initializers.uniform(0.1)(jax.random.key(0), (3, 4), "float32").shape
+      (3, 4)
+    """
+    bound = checks.number("uniform", "bound", bound, low=0)
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class VarianceScaling(NamedTuple):
+    """Draws with variance ``scale`` / fan, the fan being the inputs, the outputs or their mean.
+
+    Called as ``f(key, shape, dtype)`` it takes the fans from the shape (*K, in, out): in * K and out * K. A layer
+    passes ``fans=(fan_in, fan_out)``, which know strides and groups too.
+
+    Attributes:
+      scale: the variance times the fan.
+      mode: which fan: "fan_in" keeps the forward signal's variance, "fan_out" the gradient's, "fan_avg" weighs both.
+      distribution: "normal" or "uniform".
+    """
+
+    scale: float
+    mode: Literal["fan_in", "fan_out", "fan_avg"]
+    distribution: Literal["normal", "uniform"]
+
+    def __call__(
+        self, key: Any, shape: Sequence[int], dtype: Any = jnp.float32, *, fans: tuple[float, float] | None = None
+    ) -> jax.Array:
+        fan_in, fan_out = fans_of_shape(shape) if fans is None else fans
+        fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
+        stddev = math.sqrt(self.scale / fan)
+        key = checks.key("initializer", key)
+        if self.distribution == "normal":
+            return _scaled(jax.random.normal(key, shape, dtype), stddev)
+        bound = math.sqrt(3) * stddev
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def lecun_normal() -> VarianceScaling:
+    """Normal with variance 1 / fan_in, which keeps the variance of a linear layer's input.
+
+    Example:
+      >>> import jax
+      >>> from jaxnet import initializers
+      >>> round(float(initializers.lecun_normal()(jax.random.key(0), (400, 300)).std()), 2)  # 1 / sqrt(400)
+      0.05
+
+    Source: LeCun et al. 1998, Efficient BackProp.
+    """
+    return VarianceScaling(1.0, "fan_in", "normal")
+
+
+def lecun_uniform() -> VarianceScaling:
+    """Uniform with variance 1 / fan_in: `lecun_normal`'s bounded sibling."""
+    return VarianceScaling(1.0, "fan_in", "uniform")
+
+
+def glorot_normal() -> VarianceScaling:
+    """Normal with variance 2 / (fan_in + fan_out): a compromise between the forward and the backward signal.
+
+    Example:
+      >>> import jax
+      >>> from jaxnet import initializers
+      >>> round(float(initializers.glorot_normal()(jax.random.key(0), (500, 300)).std()), 2)  # sqrt(2 / 800)
+      0.05
+
+    Source: chapter 4.6.3; Glorot and Bengio 2010, [29].
+    """
+    return VarianceScaling(1.0, "fan_avg", "normal")
+
+
+def glorot_uniform() -> VarianceScaling:
+    """Uniform with variance 2 / (fan_in + fan_out): `glorot_normal`'s bounded sibling."""
+    return VarianceScaling(1.0, "fan_avg", "uniform")
+
+
+def he_normal(slope: float = 0.0) -> VarianceScaling:
+    """Normal with variance 2 / ((1 + slope^2) fan_in), which keeps the variance through rectifiers.
+
+    A rectifier keeps (1 + slope^2) / 2 of a symmetric signal's second moment.
+
+    Args:
+      slope: the rectifier's slope for negative inputs: 0 for relu, a for leaky_relu and prelu.
+
+    Raises:
+      ConfigError: ``slope`` is no finite number.
+
+    Example:
+      >>> import jax
+      >>> from jaxnet import initializers
+      >>> round(float(initializers.he_normal()(jax.random.key(0), (800, 300)).std()), 2)  # sqrt(2 / 800)
+      0.05
+
+    Source: chapter 4.6.3; He et al. 2015, [36], eq. 12 and 15.
+    """
+    return VarianceScaling(_he(slope), "fan_in", "normal")
+
+
+def he_uniform(slope: float = 0.0) -> VarianceScaling:
+    """Uniform with variance 2 / ((1 + slope^2) fan_in): `he_normal`'s bounded sibling."""
+    return VarianceScaling(_he(slope), "fan_in", "uniform")
+
+
+def fans_of_shape(shape: Sequence[int]) -> tuple[float, float]:
+    """Returns (fan_in, fan_out) of a plain kernel (*K, in, out): in and out times the number of taps.
+
+    Raises:
+      ShapeError: fewer than two axes, or an empty one.
+    """
+    if len(shape) < 2 or 0 in shape:
+        raise ShapeError(
+            f"initializer: variance scaling needs a shape (*kernel_size, in, out) without zeros, got {tuple(shape)}; "
+            f"use zeros, ones, constant, normal or uniform for a bias"
+        )
+    taps = math.prod(shape[:-2])
+    return shape[-2] * taps, shape[-1] * taps
+
+
+def draw(initializer: Initializer, key: Any, shape: Sequence[int], dtype: Any, fans: tuple[float, float]) -> jax.Array:
+    """Draws from any initializer, telling the fans to those that can be told.
+
+    Raises:
+      ShapeError: the initializer returned another shape.
+    """
+    if isinstance(initializer, VarianceScaling):
+        result = initializer(key, shape, dtype, fans=fans)
+    else:
+        result = jnp.asarray(initializer(key, tuple(shape), dtype))
+    if result.shape != tuple(shape):
+        raise ShapeError(f"initializer: asked for shape {tuple(shape)}, got {result.shape} from {initializer!r}")
+    return result.astype(dtype)
+
+
+def _he(slope: float) -> float:
+    return 2.0 / (1.0 + checks.number("he", "slope", slope) ** 2)
+
+
+def _scaled(values: jax.Array, stddev: float) -> jax.Array:
+    return values * jnp.asarray(stddev, values.dtype)

@@ -1,0 +1,168 @@
+"""Convolution and transposed convolution over any number of spatial dimensions, channels last."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxnet import _checks as checks
+from jaxnet.errors import ShapeError
+from jaxnet.kernels.window import Padding, Size, Window, check_channels, check_input, make_window
+
+
+def conv(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    *,
+    strides: Size = 1,
+    padding: Padding = 0,
+    padding_value: float = 0.0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> jax.Array:
+    """Slides a kernel over a signal and takes the inner product at every stop (eq. 4.5, cross-correlation).
+
+    With j and k from 0, and within each group::
+
+        y[b, j, o] = sum over k, c of  w[k, c, o] x[b, S j + d k - P, c]
+
+    where x outside its range is ``padding_value``. The kernel is not flipped.
+
+    Args:
+      x: (batch, *lengths, C_in), floating point.
+      kernel: (*K, C_in / groups, C_out), of x's dtype; its rank tells the number of spatial dimensions.
+      strides: S, one number or one a dimension.
+      padding: P on both sides; "valid" (0), "same" (ceil(D_in / S) outputs) or "causal" (output j sees nothing
+        past S j); (before, after) in 1-D, one such pair a dimension in n-D.
+      padding_value: P_v, what the border is filled with.
+      dilation: d, the distance between taps, one number or one a dimension.
+      groups: g, into how many independent convolutions the channels are split.
+
+    Returns:
+      (batch, *out_lengths, C_out), each length as eq. 4.6 (`sizes.conv_length`).
+
+    Raises:
+      ConfigError: a hyperparameter out of range.
+      ShapeError: ranks, channels or groups that do not fit, or a kernel longer than the padded input.
+      DTypeError: not floating point, or x and kernel of different dtypes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import kernels
+      >>> x = jnp.arange(10.0).reshape(1, 10, 1)
+      >>> kernels.conv(x, jnp.ones((3, 1, 1)))[0, :, 0]
+      Array([ 3.,  6.,  9., 12., 15., 18., 21., 24.], dtype=float32)
+
+    Source: chapter 4.1.2, eq. 4.4 to 4.7.
+    """
+    who = "conv"
+    x, kernel, stops = _check(who, x, kernel, strides, padding, dilation, groups)
+    border = stops.conv_padding(who, x.shape[1:-1])
+    value = checks.number(who, "padding_value", padding_value)
+    if value:
+        x, border = _fill_border(x, border, value), tuple((0, 0) for _ in border)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=stops.strides,
+        padding=border,
+        rhs_dilation=stops.dilation,
+        dimension_numbers=_dimension_numbers(len(stops.size)),
+        feature_group_count=groups,
+    )
+
+
+def conv_transpose(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    *,
+    strides: Size = 1,
+    padding: Padding = 0,
+    padding_value: float = 0.0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> jax.Array:
+    """Upsamples: S - 1 zeros between the values, P around them, then a convolution of stride 1 (eq. 4.9, 4.10).
+
+    With x'[b, S i, c] = x[b, i, c] and 0 between, j and k from 0, and within each group::
+
+        y[b, j, o] = sum over k, c of  w[k, c, o] x'[b, j + d k - P, c]
+
+    where x' outside its range is ``padding_value``; the stuffed zeros stay zero. The kernel is not flipped, and
+    the padding is that of the stuffed input: PyTorch's padding p is P = d (K - 1) - p here, with the kernel
+    flipped (`sizes.torch_padding`, `conv_transpose_kernel_from_torch`).
+
+    Args:
+      x: (batch, *lengths, C_in), floating point.
+      kernel: (*K, C_in / groups, C_out), of x's dtype.
+      strides: S, the upsampling factor, one number or one a dimension.
+      padding: P on both sides; "valid" (0), "same" (S * D_in outputs) or "causal" (S * D_in outputs, output j
+        sees nothing past j / S); (before, after) in 1-D, one such pair a dimension in n-D.
+      padding_value: P_v, what the border is filled with.
+      dilation: d, the distance between taps, one number or one a dimension.
+      groups: g, into how many independent convolutions the channels are split.
+
+    Returns:
+      (batch, *out_lengths, C_out), each length as eq. 4.10 (`sizes.conv_transpose_length`).
+
+    Raises:
+      ConfigError: a hyperparameter out of range.
+      ShapeError: ranks, channels or groups that do not fit, or a kernel longer than the padded, stuffed input.
+      DTypeError: not floating point, or x and kernel of different dtypes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import kernels
+      >>> x = jnp.array([1.0, 2.0, 3.0]).reshape(1, 3, 1)
+      >>> kernels.conv_transpose(x, jnp.ones((2, 1, 1)), strides=2, padding="same")[0, :, 0]
+      Array([1., 1., 2., 2., 3., 3.], dtype=float32)
+
+    Source: chapter 4.1.3.
+    """
+    who = "conv_transpose"
+    x, kernel, stops = _check(who, x, kernel, strides, padding, dilation, groups)
+    border = stops.conv_transpose_padding(who, x.shape[1:-1])
+    stuffing = stops.strides
+    value = checks.number(who, "padding_value", padding_value)
+    if value:
+        between = [(0, 0, 0), *((0, 0, s - 1) for s in stuffing), (0, 0, 0)]
+        x = _fill_border(lax.pad(x, jnp.zeros((), x.dtype), between), border, value)
+        border, stuffing = tuple((0, 0) for _ in border), (1,) * len(border)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(1,) * len(border),
+        padding=border,
+        lhs_dilation=stuffing,
+        rhs_dilation=stops.dilation,
+        dimension_numbers=_dimension_numbers(len(stops.size)),
+        feature_group_count=groups,
+    )
+
+
+def _check(
+    who: str, x: Any, kernel: Any, strides: Size, padding: Padding, dilation: Size, groups: int
+) -> tuple[jax.Array, jax.Array, Window]:
+    x, kernel = checks.floating(who, "x", x), checks.floating(who, "kernel", kernel)
+    checks.same_dtype(who, x=x, kernel=kernel)
+    ndim = kernel.ndim - 2
+    if ndim < 1:
+        raise ShapeError(
+            f"{who}: kernel must have the axes (*kernel_size, C_in / groups, C_out), got shape {kernel.shape}"
+        )
+    stops = make_window(who, "kernel size", kernel.shape[:-2], strides=strides, padding=padding, dilation=dilation)
+    check_input(who, x, ndim)
+    check_channels(who, x.shape, kernel.shape, checks.integer(who, "groups", groups, minimum=1))
+    return x, kernel, stops
+
+
+def _fill_border(x: jax.Array, border: Sequence[tuple[int, int]], value: float) -> jax.Array:
+    return jnp.pad(x, ((0, 0), *border, (0, 0)), constant_values=value)
+
+
+def _dimension_numbers(ndim: int) -> lax.ConvDimensionNumbers:
+    channels_last = (0, ndim + 1, *range(1, ndim + 1))
+    return lax.ConvDimensionNumbers(channels_last, (ndim + 1, ndim, *range(ndim)), channels_last)

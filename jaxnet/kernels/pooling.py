@@ -1,0 +1,95 @@
+"""Average and maximum pooling over any number of spatial dimensions, channels last."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxnet import _checks as checks
+from jaxnet.errors import ConfigError
+from jaxnet.kernels.window import Padding, Size, check_input, make_window
+
+
+def avg_pool(x: ArrayLike, window: Size, *, strides: Size | None = None, padding: Padding = 0) -> jax.Array:
+    """Averages each channel over sliding windows (eq. 4.11): y[j] = 1/K sum over k of x[S j + k - P].
+
+    Padding counts: a window that reaches into the border averages its zeros too, as the equation's 1/K says
+    (PyTorch's ``count_include_pad=True``).
+
+    Args:
+      x: (batch, *lengths, channels), floating point.
+      window: K, an integer for one spatial dimension, a sequence for several.
+      strides: S, the downsampling factor; K unless given.
+      padding: zeros on both sides: an integer, "valid", "same", "causal", (before, after) in 1-D, or one such
+        pair a dimension.
+
+    Returns:
+      (batch, *out_lengths, channels), each length floor((D_in + 2P - K) / S) + 1 (`sizes.pool_length`).
+
+    Raises:
+      ConfigError: a hyperparameter out of range.
+      ShapeError: x of another rank, or a window longer than the padded input.
+      DTypeError: x is not floating point.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import kernels
+      >>> kernels.avg_pool(jnp.arange(6.0).reshape(1, 6, 1), 2)[0, :, 0]
+      Array([0.5, 2.5, 4.5], dtype=float32)
+
+    Source: chapter 4.1.4.
+    """
+    size, total = _reduce("avg_pool", x, window, strides, padding, 0.0, lax.add)
+    return total * jnp.asarray(1.0 / math.prod(size), total.dtype)
+
+
+def max_pool(x: ArrayLike, window: Size, *, strides: Size | None = None, padding: Padding = 0) -> jax.Array:
+    """Takes the maximum of each channel over sliding windows: y[j] = max over k of x[S j + k - P].
+
+    The border never wins: it counts as minus infinity. The gradient goes to the first maximum of a window.
+
+    Args:
+      x: (batch, *lengths, channels), floating point.
+      window: K, an integer for one spatial dimension, a sequence for several.
+      strides: S, the downsampling factor; K unless given.
+      padding: as in `avg_pool`, below K, so that no window lies wholly in the border.
+
+    Returns:
+      (batch, *out_lengths, channels), each length floor((D_in + 2P - K) / S) + 1 (`sizes.pool_length`).
+
+    Raises:
+      ConfigError: a hyperparameter out of range, or padding of K and more.
+      ShapeError: x of another rank, or a window longer than the padded input.
+      DTypeError: x is not floating point.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import kernels
+      >>> kernels.max_pool(jnp.arange(6.0).reshape(1, 6, 1), 2)[0, :, 0]
+      Array([1., 3., 5.], dtype=float32)
+    """
+    return _reduce("max_pool", x, window, strides, padding, -np.inf, lax.max)[1]
+
+
+def _reduce(who, x, size, strides, padding, start, operation):
+    stops = make_window(who, "window", size, strides=strides, padding=padding)
+    x = checks.floating(who, "x", x)
+    check_input(who, x, len(stops.size))
+    border = stops.conv_padding(who, x.shape[1:-1])
+    if start and any(max(pair) >= k for pair, k in zip(border, stops.size, strict=True)):
+        raise ConfigError(
+            f"{who}: padding {border} reaches the window {stops.size}, so a window could hold no value at all; "
+            f"pad by less than the window"
+        )
+    reduced = lax.reduce_window(
+        x,
+        np.asarray(start, x.dtype),
+        operation,
+        window_dimensions=(1, *stops.size, 1),
+        window_strides=(1, *stops.strides, 1),
+        padding=((0, 0), *border, (0, 0)),
+    )
+    return stops.size, reduced

@@ -1,0 +1,201 @@
+"""The convolutional and the transposed convolutional layer, eq. 4.4 to 4.10."""
+
+import math
+from collections.abc import Callable
+
+import jax
+
+from jaxnet import _checks as checks
+from jaxnet import initializers, kernels
+from jaxnet.errors import ShapeError
+from jaxnet.initializers import Initializer
+from jaxnet.kernels.window import Padding, Size, check_input, make_window
+from jaxnet.layers.dense import add_bias
+from jaxnet.layers.layer import Layer
+
+
+def conv(
+    filters: int,
+    kernel_size: Size,
+    *,
+    strides: Size = 1,
+    padding: Padding = 0,
+    padding_value: float = 0.0,
+    dilation: Size = 1,
+    groups: int = 1,
+    bias: bool = True,
+    kernel_init: Initializer = initializers.lecun_normal(),  # noqa: B008, a pure function
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """Slides ``filters`` learned kernels over a signal (eq. 4.5, cross-correlation).
+
+    With j and k from 0, and within each group::
+
+        y[b, j, o] = bias[o] + sum over k, c of  kernel[k, c, o] x[b, S j + d k - P, c]
+
+    Args:
+      filters: C_out, number of output channels.
+      kernel_size: K, an integer for one spatial dimension, a tuple for several.
+      strides: S, how far the kernel moves between outputs.
+      padding: P on both sides; "valid" (0), "same" (ceil(D_in / S) outputs) or "causal" (output j sees nothing
+        past S j); (before, after) in 1-D, one such pair a dimension in n-D.
+      padding_value: P_v, the constant that fills the border.
+      dilation: d, the distance between a kernel's taps.
+      groups: g, into how many independent convolutions the channels are split; g = C_in is a depthwise one.
+      bias: whether to add one value a filter.
+      kernel_init: ``f(key, shape, dtype)`` for the kernel. Ours know the fans: C_in K / g inputs for each output,
+        and C_out K / (g S) outputs that each input reaches. The default keeps the variance of its input.
+      bias_init: the same for the bias, of shape (C_out,).
+
+    Returns:
+      A layer from (batch, *lengths, C_in) to (batch, *out_lengths, C_out), lengths as eq. 4.6, with the params
+      ``kernel`` of shape (*K, C_in / g, C_out) and, if asked for, ``bias``: as many as eq. 4.7.
+
+    Raises:
+      ConfigError: a hyperparameter out of range.
+      ShapeError: ranks, channels or groups that do not fit, or a kernel longer than the padded input.
+      DTypeError: an integer input, or one of another dtype than the kernel.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers
+      >>> layer = layers.conv(64, 41, strides=4, padding=20, groups=4)
+      >>> params, state = layer.init(0, jnp.ones((1, 8192, 16)))
+      >>> layer.apply(params, state, jnp.ones((1, 8192, 16)), train=False)[0].shape
+      (1, 2048, 64)
+
+    Source: chapter 4.1.2.
+    """
+    return _make("conv", kernels.conv, _conv_fans, **locals())
+
+
+def conv_transpose(
+    filters: int,
+    kernel_size: Size,
+    *,
+    strides: Size = 1,
+    padding: Padding = 0,
+    padding_value: float = 0.0,
+    dilation: Size = 1,
+    groups: int = 1,
+    bias: bool = True,
+    kernel_init: Initializer = initializers.lecun_normal(),  # noqa: B008, a pure function
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """Upsamples by a learned convolution of the input with S - 1 zeros between its values (eq. 4.9, 4.10).
+
+    With x'[b, S i, c] = x[b, i, c] and 0 between, j and k from 0, and within each group::
+
+        y[b, j, o] = bias[o] + sum over k, c of  kernel[k, c, o] x'[b, j + d k - P, c]
+
+    The kernel is not flipped, and P pads the stuffed input. PyTorch's padding p is P = d (K - 1) - p here, and its
+    kernel is flipped: `sizes.torch_padding` and `kernels.conv_transpose_kernel_from_torch` convert.
+
+    Args:
+      filters: C_out, number of output channels.
+      kernel_size: K, an integer for one spatial dimension, a tuple for several.
+      strides: S, the upsampling factor.
+      padding: P on both sides; "valid" (0), "same" (S * D_in outputs) or "causal" (S * D_in outputs, output j
+        sees nothing past j / S); (before, after) in 1-D, one such pair a dimension in n-D.
+      padding_value: P_v, the constant that fills the border; the stuffed zeros stay zero.
+      dilation: d, the distance between a kernel's taps.
+      groups: g, into how many independent convolutions the channels are split.
+      bias: whether to add one value a filter.
+      kernel_init: ``f(key, shape, dtype)`` for the kernel. Ours know the fans: C_in K / (g S) inputs for each
+        output, since of S taps one meets a value and the others zeros, and C_out K / g outputs for each input.
+      bias_init: the same for the bias, of shape (C_out,).
+
+    Returns:
+      A layer from (batch, *lengths, C_in) to (batch, *out_lengths, C_out), lengths as eq. 4.10, with the params
+      ``kernel`` of shape (*K, C_in / g, C_out) and, if asked for, ``bias``: as many as eq. 4.7.
+
+    Raises:
+      ConfigError: a hyperparameter out of range.
+      ShapeError: ranks, channels or groups that do not fit, or a kernel longer than the padded, stuffed input.
+      DTypeError: an integer input, or one of another dtype than the kernel.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers
+      >>> layer = layers.conv_transpose(128, 16, strides=8, padding="same")
+      >>> params, state = layer.init(0, jnp.ones((1, 32, 256)))
+      >>> layer.apply(params, state, jnp.ones((1, 32, 256)), train=False)[0].shape
+      (1, 256, 128)
+
+    Source: chapter 4.1.3.
+    """
+    return _make("conv_transpose", kernels.conv_transpose, _conv_transpose_fans, **locals())
+
+
+def _conv_fans(channels: int, filters: int, taps: int, strides: int, groups: int) -> tuple[float, float]:
+    return channels * taps / groups, filters * taps / (groups * strides)
+
+
+def _conv_transpose_fans(channels: int, filters: int, taps: int, strides: int, groups: int) -> tuple[float, float]:
+    return channels * taps / (groups * strides), filters * taps / groups
+
+
+def _make(
+    who: str,
+    kernel_function: Callable[..., jax.Array],
+    fans_of: Callable[..., tuple[float, float]],
+    *,
+    filters: int,
+    kernel_size: Size,
+    strides: Size,
+    padding: Padding,
+    padding_value: float,
+    dilation: Size,
+    groups: int,
+    bias: bool,
+    kernel_init: Initializer,
+    bias_init: Initializer,
+) -> Layer:
+    filters = checks.integer(who, "filters", filters, minimum=1)
+    stops = make_window(who, "kernel_size", kernel_size, strides=strides, padding=padding, dilation=dilation)
+    padding_value = checks.number(who, "padding_value", padding_value)
+    groups = checks.integer(who, "groups", groups, minimum=1)
+    checks.flag(who, "bias", bias)
+    checks.function(who, "kernel_init", kernel_init)
+    checks.function(who, "bias_init", bias_init)
+    names = ("kernel", "bias") if bias else ("kernel",)
+    ndim = len(stops.size)
+    if filters % groups:
+        raise ShapeError(f"{who}: groups={groups} must divide the {filters} filters")
+
+    def init(key, x):
+        x = checks.floating_struct(who, x)
+        check_input(who, x, ndim)
+        channels = x.shape[-1]
+        if channels < 1 or channels % groups:
+            raise ShapeError(f"{who}: groups={groups} must divide the {channels} input channels (input {x.shape})")
+        shape = (*stops.size, channels // groups, filters)
+        fans = fans_of(channels, filters, math.prod(stops.size), math.prod(stops.strides), groups)
+        kernel_key, bias_key = jax.random.split(checks.key(who, key))
+        params = {"kernel": initializers.draw(kernel_init, kernel_key, shape, x.dtype, fans)}
+        if bias:
+            params["bias"] = initializers.draw(bias_init, bias_key, (filters,), x.dtype, fans)
+        return params, ()
+
+    def apply(params, state, x, *, train, key=None):
+        del key
+        checks.flag(who, "train", train)
+        checks.nothing(who, "state", state)
+        kernel, *rest = checks.leaves(who, params, *names)
+        if kernel.shape[:-2] != stops.size or kernel.shape[-1] != filters:
+            raise ShapeError(
+                f"{who}: the kernel {kernel.shape} is another layer's; this one has kernel_size={stops.size} and "
+                f"{filters} filters; pass what this layer's init returned"
+            )
+        y = kernel_function(
+            x,
+            kernel,
+            strides=stops.strides,
+            padding=padding,
+            padding_value=padding_value,
+            dilation=stops.dilation,
+            groups=groups,
+        )
+        return add_bias(y, *rest), state
+
+    return Layer(init, apply, who)

@@ -1,0 +1,91 @@
+"""The fully connected layer, eq. 4.1 to 4.3."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet import _checks as checks
+from jaxnet import initializers
+from jaxnet.errors import ShapeError
+from jaxnet.initializers import Initializer
+from jaxnet.layers.layer import Layer
+
+
+def dense(
+    units: int,
+    *,
+    bias: bool = True,
+    kernel_init: Initializer = initializers.lecun_normal(),  # noqa: B008, a pure function
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """Connects every input to every output, y = W x + b (eq. 4.1): y_i = sum over j of w_ij x_j + b_i (eq. 4.2).
+
+    Applies to the last axis of an input of any rank. The kernel is W transposed, (N_in, N_out), so y = x @ kernel + b.
+
+    Args:
+      units: N_out, number of output neurons.
+      bias: whether to add b.
+      kernel_init: ``f(key, shape, dtype)`` for the kernel, from `initializers` or `jax.nn.initializers`. The
+        default keeps the variance of its input.
+      bias_init: the same for the bias, of shape (N_out,).
+
+    Returns:
+      A layer from (..., N_in) to (..., N_out) with the params ``kernel`` and, if asked for, ``bias``: as many as
+      `sizes.dense_parameters` says (eq. 4.3).
+
+    Raises:
+      ConfigError: ``units`` is no positive integer.
+      ShapeError: the input has another number of features than the kernel.
+      DTypeError: an integer input, or one of another dtype than the kernel.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers
+      >>> layer = layers.dense(5)
+      >>> params, state = layer.init(0, jnp.ones((1, 6)))
+      >>> layer.apply(params, state, jnp.ones((32, 6)), train=False)[0].shape
+      (32, 5)
+
+    Source: chapter 4.1.1.
+    """
+    who = "dense"
+    units = checks.integer(who, "units", units, minimum=1)
+    checks.flag(who, "bias", bias)
+    checks.function(who, "kernel_init", kernel_init)
+    checks.function(who, "bias_init", bias_init)
+    names = ("kernel", "bias") if bias else ("kernel",)
+
+    def init(key, x):
+        x = checks.floating_struct(who, x)
+        features = _features(x.shape)
+        kernel_key, bias_key = jax.random.split(checks.key(who, key))
+        params = {"kernel": initializers.draw(kernel_init, kernel_key, (features, units), x.dtype, (features, units))}
+        if bias:
+            params["bias"] = initializers.draw(bias_init, bias_key, (units,), x.dtype, (features, units))
+        return params, ()
+
+    def apply(params, state, x, *, train, key=None):
+        del key
+        checks.flag(who, "train", train)
+        checks.nothing(who, "state", state)
+        x = checks.floating(who, "x", x)
+        kernel, *rest = checks.leaves(who, params, *names)
+        if _features(x.shape) != kernel.shape[0]:
+            raise ShapeError(
+                f"dense: the input has {x.shape[-1]} features, the kernel was made for {kernel.shape[0]} "
+                f"(input {x.shape}, kernel {kernel.shape}); features come last"
+            )
+        checks.same_dtype(who, x=x, kernel=kernel)
+        return add_bias(jnp.matmul(x, kernel), *rest), state
+
+    return Layer(init, apply, who)
+
+
+def add_bias(y: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """Adds one value a channel to the last axis."""
+    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def _features(shape: tuple[int, ...]) -> int:
+    if not shape or not shape[-1]:
+        raise ShapeError(f"dense: x must have the axes (..., features) with at least one feature, got shape {shape}")
+    return shape[-1]

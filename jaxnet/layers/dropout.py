@@ -1,0 +1,58 @@
+"""Dropout (4.6.2): silences units at random during training."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet import _checks as checks
+from jaxnet.errors import ConfigError
+from jaxnet.layers.layer import Layer
+
+
+def dropout(rate: float) -> Layer:
+    """Sets each value to 0 with probability ``rate`` while training, and divides the others by 1 - rate.
+
+    The division keeps the mean, so evaluation is the identity ("inverted" dropout).
+
+    Args:
+      rate: the probability of being dropped, not kept; in [0, 1]. A rate of 1 gives zeros, with zero gradients.
+
+    Returns:
+      A layer without params or state whose ``apply`` needs ``key`` when ``train=True`` and the rate is above 0.
+
+    Raises:
+      ConfigError: the rate is outside [0, 1], or no key came while training.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxnet import layers
+      >>> y, _ = layers.dropout(0.5).apply((), (), jnp.ones((1, 1000)), train=True, key=jax.random.key(0))
+      >>> sorted(set(y[0].tolist()))
+      [0.0, 2.0]
+
+    Source: chapter 4.6.2; Srivastava et al. 2014, [120].
+    """
+    who = "dropout"
+    rate = checks.number(who, "rate", rate, low=0, high=1)
+
+    def init(key, x):
+        del key, x
+        return (), ()
+
+    def apply(params, state, x, *, train, key=None):
+        checks.flag(who, "train", train)
+        checks.nothing(who, "params", params)
+        checks.nothing(who, "state", state)
+        x = checks.floating(who, "x", x)
+        if not train or rate == 0:
+            return x, state
+        if key is None:
+            raise ConfigError(
+                "dropout: training draws random numbers and no key came; call "
+                "net.apply(params, state, x, train=True, key=jax.random.key(seed)), with a new key every step"
+            )
+        if rate == 1:
+            return jnp.zeros_like(x), state
+        keep = jax.random.bernoulli(checks.key(who, key), 1 - rate, x.shape)
+        return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype)), state
+
+    return Layer(init, apply, who)

@@ -1,0 +1,132 @@
+"""The protocol: a layer is a pair of pure functions over parameters and a state that the user owns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from jaxnet import _checks as checks
+from jaxnet.errors import ConfigError
+
+Params = Any
+"""A pytree of arrays that learn: a dict with full names in a layer, a tuple or dict of those in a container."""
+
+State = Any
+"""A pytree of arrays that change without being learned (batch norm's averages); () where there are none."""
+
+
+class Init(Protocol):
+    """Draws parameters and a starting state, given one key and an example input (or just its shape and dtype)."""
+
+    def __call__(self, key: Any, x: Any, /) -> tuple[Params, State]: ...
+
+
+class Apply(Protocol):
+    """Computes the output and the next state."""
+
+    def __call__(
+        self, params: Params, state: State, x: Any, /, *, train: bool, key: Any = None
+    ) -> tuple[Any, State]: ...
+
+
+class Layer(NamedTuple):
+    """A layer, or a whole network: two pure functions.
+
+    ``init(key, x) -> (params, state)`` takes an array or a `jax.ShapeDtypeStruct` as x; parameters get its dtype.
+    ``apply(params, state, x, *, train, key=None) -> (y, state)`` always returns two things. ``train`` is a Python
+    bool; a layer that draws random numbers while training needs ``key``.
+
+    The other fields describe a network to `summary` and to tools that look inside one; a layer of your own
+    needs none of them.
+
+    Attributes:
+      init: draws the parameters and the state.
+      apply: computes the output and the next state.
+      name: what error messages and tables call it.
+      parts: a container's layers, with the label of each.
+      rebuild: makes the same container around other parts, given in the same order.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxnet import layers
+      >>> net = layers.chain(layers.dense(8), jax.nn.relu, layers.dense(1))
+      >>> params, state = net.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 4), jnp.float32))
+      >>> y, state = net.apply(params, state, jnp.ones((32, 4)), train=True)
+      >>> y.shape
+      (32, 1)
+    """
+
+    init: Init
+    apply: Apply
+    name: str = "layer"
+    parts: tuple[tuple[str, Layer], ...] = ()
+    rebuild: Callable[..., Layer] | None = None
+
+
+def stateless(init: Callable[..., Params], f: Callable[..., Any], *, name: str | None = None) -> Layer:
+    """Makes a layer of your own from two functions: what it learns, and what it computes.
+
+    Args:
+      init: ``(key, x) -> params``, where x is a `jax.ShapeDtypeStruct`; return ``()`` if nothing is learned.
+      f: ``(params, x) -> y``; its output shape is inferred.
+      name: what errors and tables call the layer; the name of ``f`` unless given.
+
+    Returns:
+      A layer with state ``()`` that behaves alike in training and evaluation.
+
+    Raises:
+      ConfigError: ``init`` or ``f`` is not callable.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxnet import layers
+      >>> scale = layers.stateless(lambda key, x: {"scale": jnp.ones((), x.dtype)}, lambda p, x: p["scale"] * x)
+      >>> params, state = scale.init(jax.random.key(0), jnp.ones((2, 3)))
+      >>> scale.apply(params, state, jnp.ones((2, 3)), train=False)[0].shape
+      (2, 3)
+    """
+    checks.function("stateless", "init", init)
+    checks.function("stateless", "f", f)
+    who = name or _name_of(f)
+
+    def initialize(key, x):
+        return init(checks.key(who, key), checks.shape_struct(who, x)), ()
+
+    def apply(params, state, x, *, train, key=None):
+        del key
+        checks.flag(who, "train", train)
+        checks.nothing(who, "state", state)
+        return f(params, x), state
+
+    return Layer(initialize, apply, who)
+
+
+def as_layer(part: Layer | Callable[..., Any], who: str) -> Layer:
+    """``part`` as a layer; a bare callable becomes one without parameters."""
+    if isinstance(part, Layer):
+        return part
+    if not callable(part):
+        hint = "; unpack the list: chain(*layers)" if isinstance(part, (list, tuple)) else ""
+        raise ConfigError(f"{who}: a part must be a layer or a function of one array, got {part!r}{hint}")
+    name = _name_of(part)
+    if getattr(part, "__module__", "").startswith("jaxnet.layers."):
+        raise ConfigError(f"{who}: {name} is what makes the layer, not the layer: call it, layers.{name}(...)")
+
+    def f(params, x):
+        checks.nothing(name, "params", params)
+        return part(x)
+
+    return stateless(lambda key, x: (), f, name=name)
+
+
+def output_struct(part: Layer, params: Params, state: State, x: Any) -> Any:
+    """The shape and dtype of a layer's output, inferred by tracing it in evaluation; nothing is computed."""
+    return jax.eval_shape(lambda p, s, v: part.apply(p, s, v, train=False)[0], params, state, x)
+
+
+def _name_of(f: Any) -> str:
+    f = getattr(f, "func", f)  # functools.partial
+    name = getattr(f, "__name__", type(f).__name__)
+    return "function" if name == "<lambda>" else name

@@ -1,0 +1,190 @@
+"""Batch and layer normalization: keep a layer's input near mean 0 and variance 1 (4.6.3)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnet import _checks as checks
+from jaxnet.errors import ShapeError
+from jaxnet.layers.layer import Layer, stateless
+
+
+def batch_norm(*, decay: float = 0.9, epsilon: float = 1e-5, scale: bool = True, offset: bool = True) -> Layer:
+    """Normalizes each channel over the batch and all positions: y = (x - mean) / sqrt(variance + epsilon).
+
+    In training the mean and the (biased, divided by n) variance are the batch's, and the state moves towards them::
+
+        average <- decay * average + (1 - decay) * batch statistic
+
+    ``decay`` is the weight of the old average: PyTorch's momentum is 1 - decay. The variance that enters the average
+    is the unbiased one (divided by n - 1), as in PyTorch. In evaluation the averages normalize. The averages start at
+    mean 0 and variance 1.
+
+    The variance is computed in two passes, mean of (x - mean)^2, since the one-pass form loses all digits where the
+    mean is large. Statistics are in float32, or wider if x is.
+
+    Args:
+      decay: weight of the old average, in [0, 1).
+      epsilon: added to the variance, so that a constant channel gives 0.
+      scale: whether to learn a factor a channel.
+      offset: whether to learn a shift a channel.
+
+    Returns:
+      A layer that keeps the shape (batch, ..., channels), with params ``scale`` and ``offset`` and state ``mean`` and
+      ``variance``, each of shape (channels,).
+
+    Raises:
+      ConfigError: ``decay`` or ``epsilon`` out of range.
+      ShapeError: other channels, or training on one value a channel, whose variance says nothing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers
+      >>> norm = layers.batch_norm()
+      >>> params, state = norm.init(0, jnp.ones((1, 3)))
+      >>> y, state = norm.apply(params, state, jnp.array([[1.0, 2.0, 3.0], [3.0, 4.0, 5.0]]), train=True)
+      >>> state["mean"]
+      Array([0.2, 0.3, 0.4], dtype=float32)
+
+    Source: chapter 4.6.3; Ioffe and Szegedy 2015, [44].
+    """
+    who = "batch_norm"
+    decay = checks.number(who, "decay", decay, low=0, high=1, open_high=True)
+    epsilon = checks.number(who, "epsilon", epsilon, low=0, open_low=True)
+    checks.flag(who, "scale", scale)
+    checks.flag(who, "offset", offset)
+
+    def init(key, x):
+        del key
+        x = checks.floating_struct(who, x)
+        shape, wide = (_channels(who, x.shape),), _wide(x.dtype)
+        return _params(shape, x.dtype, scale, offset), {
+            "mean": jnp.zeros(shape, wide),
+            "variance": jnp.ones(shape, wide),
+        }
+
+    def apply(params, state, x, *, train, key=None):
+        del key
+        train = checks.flag(who, "train", train)
+        x = checks.floating(who, "x", x)
+        learned = checks.leaves(who, params, *_names(scale, offset))
+        mean, variance = checks.leaves(who, state, "mean", "variance", tree_name="state")
+        _fits(who, x, mean, variance, *learned)
+        wide = x.astype(_wide(x.dtype))
+        if train:
+            n = x.size // max(x.shape[-1], 1)
+            if n < 2:
+                raise ShapeError(
+                    f"batch_norm: training needs at least two values a channel, got one (input {x.shape}), whose "
+                    f"variance is 0 whatever it is; use a larger batch, or layer_norm"
+                )
+            axes = tuple(range(x.ndim - 1))
+            batch_mean = jnp.mean(wide, axes)
+            centered = wide - _last(batch_mean, x.ndim)
+            batch_variance = jnp.mean(lax.square(centered), axes)
+            new = jax.tree.map(
+                lambda old, batch: decay * old + (1 - decay) * lax.stop_gradient(batch).astype(old.dtype),
+                {"mean": mean, "variance": variance},
+                {"mean": batch_mean, "variance": batch_variance * (n / (n - 1))},
+            )
+        else:
+            batch_variance = variance.astype(wide.dtype)
+            centered = wide - _last(mean.astype(wide.dtype), x.ndim)
+            new = state
+        return _affine(centered, lax.rsqrt(batch_variance + epsilon), params, x.dtype), new
+
+    return Layer(init, apply, who)
+
+
+def layer_norm(*, epsilon: float = 1e-5, scale: bool = True, offset: bool = True) -> Layer:
+    """Normalizes the channels of each position: y = (x - mean) / sqrt(variance + epsilon) over the last axis.
+
+    Nothing depends on the batch, so training and evaluation are alike. The variance is the biased one, computed in
+    two passes in float32, or wider if x is.
+
+    Args:
+      epsilon: added to the variance.
+      scale: whether to learn a factor a channel.
+      offset: whether to learn a shift a channel.
+
+    Returns:
+      A layer that keeps the shape (..., channels), with params ``scale`` and ``offset`` of shape (channels,).
+
+    Raises:
+      ConfigError: ``epsilon`` out of range.
+      ShapeError: other channels than the parameters'.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers
+      >>> norm = layers.layer_norm()
+      >>> params, state = norm.init(0, jnp.ones((1, 2)))
+      >>> norm.apply(params, state, jnp.array([[1.0, 3.0]]), train=False)[0].round(3)
+      Array([[-1.,  1.]], dtype=float32)
+
+    Source: Ba et al. 2016, arXiv 1607.06450.
+    """
+    who = "layer_norm"
+    epsilon = checks.number(who, "epsilon", epsilon, low=0, open_low=True)
+    checks.flag(who, "scale", scale)
+    checks.flag(who, "offset", offset)
+
+    def f(params, x):
+        x = checks.floating(who, "x", x)
+        _channels(who, x.shape)
+        _fits(who, x, *checks.leaves(who, params, *_names(scale, offset)))
+        wide = x.astype(_wide(x.dtype))
+        centered = wide - jnp.mean(wide, -1, keepdims=True)
+        variance = jnp.mean(lax.square(centered), -1, keepdims=True)
+        return _affine(centered, lax.rsqrt(variance + epsilon), params, x.dtype)
+
+    def init(key, x):
+        x = checks.floating_struct(who, x)
+        return _params((_channels(who, x.shape),), x.dtype, scale, offset)
+
+    return stateless(init, f, name=who)
+
+
+def _names(scale: bool, offset: bool) -> tuple[str, ...]:
+    return ("scale",) * scale + ("offset",) * offset
+
+
+def _params(shape, dtype, scale, offset):
+    return {name: (jnp.ones if name == "scale" else jnp.zeros)(shape, dtype) for name in _names(scale, offset)}
+
+
+def _wide(dtype: Any) -> Any:
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _last(values: jax.Array, ndim: int) -> jax.Array:
+    return values.reshape((1,) * (ndim - 1) + (-1,))
+
+
+def _channels(who: str, shape: tuple[int, ...]) -> int:
+    if len(shape) < 2 or not shape[-1]:
+        raise ShapeError(f"{who}: x must have the axes (batch, ..., channels), got shape {shape}")
+    return shape[-1]
+
+
+def _fits(who: str, x: jax.Array, *vectors: jax.Array) -> None:
+    channels = _channels(who, x.shape)
+    for vector in vectors:
+        if vector.shape != (channels,):
+            raise ShapeError(
+                f"{who}: the input has {channels} channels, the layer was made for {vector.shape[-1:]} "
+                f"(input {x.shape}); channels come last"
+            )
+
+
+def _affine(centered: jax.Array, factor: jax.Array, params: dict[str, Any], dtype: Any) -> jax.Array:
+    if factor.ndim == 1:
+        factor = _last(factor, centered.ndim)
+    if "scale" in params:
+        factor = factor * _last(params["scale"].astype(centered.dtype), centered.ndim)
+    y = centered * factor
+    if "offset" in params:
+        y = y + _last(params["offset"].astype(centered.dtype), centered.ndim)
+    return y.astype(dtype)

@@ -1,0 +1,98 @@
+"""Pooling layers, eq. 4.11: they summarize patches and learn nothing."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxnet import _checks as checks
+from jaxnet import kernels
+from jaxnet.errors import ShapeError
+from jaxnet.kernels.window import Padding, Size, make_window
+from jaxnet.layers.layer import Layer, stateless
+
+
+def avg_pool(window: Size, *, strides: Size | None = None, padding: Padding = 0) -> Layer:
+    """Averages patches of each channel, y_j = 1/K sum over k of x[S j + k - P] (eq. 4.11).
+
+    Args:
+      window: K, the window: an integer for one spatial dimension, a tuple for several.
+      strides: S, the downsampling factor; K unless given.
+      padding: zeros on both sides, which count in the average; an integer, "valid", "same", "causal",
+        (before, after) in 1-D, or one such pair a dimension.
+
+    Returns:
+      A layer from (batch, *lengths, channels) to (batch, *out_lengths, channels), each length
+      floor((D_in + 2P - K) / S) + 1.
+
+    Raises:
+      ConfigError: a hyperparameter out of range.
+      ShapeError: another rank, or a window longer than the padded input.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers
+      >>> layers.avg_pool(4).apply((), (), jnp.ones((2, 512, 3)), train=False)[0].shape
+      (2, 128, 3)
+
+    Source: chapter 4.1.4.
+    """
+    make_window("avg_pool", "window", window, strides=strides, padding=padding)
+    return _without_params("avg_pool", lambda x: kernels.avg_pool(x, window, strides=strides, padding=padding))
+
+
+def max_pool(window: Size, *, strides: Size | None = None, padding: Padding = 0) -> Layer:
+    """Takes the maximum of patches of each channel, y_j = max over k of x[S j + k - P].
+
+    Args:
+      window: K, the window: an integer for one spatial dimension, a tuple for several.
+      strides: S, the downsampling factor; K unless given.
+      padding: as in `avg_pool`, but of minus infinity, which never wins, and below K.
+
+    Returns:
+      A layer from (batch, *lengths, channels) to (batch, *out_lengths, channels), lengths as `avg_pool`.
+
+    Raises:
+      ConfigError: a hyperparameter out of range.
+      ShapeError: another rank, or a window longer than the padded input.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers
+      >>> layers.max_pool((2, 2)).apply((), (), jnp.ones((1, 8, 8, 3)), train=False)[0].shape
+      (1, 4, 4, 3)
+    """
+    make_window("max_pool", "window", window, strides=strides, padding=padding)
+    return _without_params("max_pool", lambda x: kernels.max_pool(x, window, strides=strides, padding=padding))
+
+
+def global_avg_pool() -> Layer:
+    """Averages each channel over all its positions, (batch, *lengths, channels) to (batch, channels).
+
+    Raises:
+      ShapeError: no spatial axis, or an empty one.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers
+      >>> layers.global_avg_pool().apply((), (), jnp.ones((2, 512, 3)), train=False)[0].shape
+      (2, 3)
+    """
+
+    def f(x: Any) -> Any:
+        x = checks.floating("global_avg_pool", "x", x)
+        if x.ndim < 3 or 0 in x.shape[1:-1]:
+            raise ShapeError(
+                f"global_avg_pool: x must have the axes (batch, *lengths, channels) and something to average, "
+                f"got shape {x.shape}"
+            )
+        return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
+
+    return _without_params("global_avg_pool", f)
+
+
+def _without_params(who, f):
+    def checked(params, x):
+        checks.nothing(who, "params", params)
+        return f(x)
+
+    return stateless(lambda key, x: (), checked, name=who)

@@ -1,0 +1,82 @@
+"""Mixed precision: one policy for a whole network."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet import _checks as checks
+from jaxnet.errors import DTypeError
+from jaxnet.layers.layer import Layer, as_layer
+
+
+def mixed_precision(
+    net: Layer | Callable[..., Any],
+    *,
+    params: Any = jnp.float32,
+    compute: Any = jnp.bfloat16,
+    output: Any = jnp.float32,
+) -> Layer:
+    """Keeps a network's parameters in one dtype, computes in another, and returns a third.
+
+    Parameters and input are cast to ``compute`` on the way in, so gradients arrive in ``params``' dtype. The
+    normalization layers keep their statistics and their arithmetic in at least float32, and so do the losses; the
+    state is never cast.
+
+    Args:
+      net: the network.
+      params: dtype of the parameters that ``init`` returns and the optimizer updates.
+      compute: dtype of the layers' arithmetic.
+      output: dtype of what ``apply`` returns.
+
+    Returns:
+      A layer with the same params and state trees as ``net``.
+
+    Raises:
+      DTypeError: a dtype is not floating point.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers
+      >>> net = layers.mixed_precision(layers.dense(2))
+      >>> params, state = net.init(0, jnp.ones((1, 3)))
+      >>> params["kernel"].dtype.name, net.apply(params, state, jnp.ones((1, 3)), train=False)[0].dtype.name
+      ('float32', 'float32')
+
+    Source: Micikevicius et al. 2017, arXiv 1710.03740.
+    """
+    who = "mixed_precision"
+    inner = as_layer(net, who)
+    param_dtype, compute_dtype, output_dtype = (
+        _floating_dtype(who, name, dtype)
+        for name, dtype in (("params", params), ("compute", compute), ("output", output))
+    )
+
+    def init(key, x):
+        x = checks.floating_struct(who, x)
+        return inner.init(key, jax.ShapeDtypeStruct(x.shape, param_dtype))
+
+    def apply(params, state, x, *, train, key=None):
+        x = checks.floating(who, "x", x)
+        y, state = inner.apply(_cast(params, compute_dtype), state, x.astype(compute_dtype), train=train, key=key)
+        return _cast(y, output_dtype), state
+
+    def rebuild(part):
+        return mixed_precision(part, params=param_dtype, compute=compute_dtype, output=output_dtype)
+
+    return Layer(init, apply, who, (("net", inner),), rebuild)
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
+
+
+def _floating_dtype(who: str, name: str, dtype: Any) -> Any:
+    try:
+        result = jnp.dtype(dtype)
+    except TypeError:
+        result = None
+    if result is None or not jnp.issubdtype(result, jnp.floating):
+        raise DTypeError(f"{who}: {name} must be a floating-point dtype such as jnp.bfloat16, got {dtype!r}")
+    return result

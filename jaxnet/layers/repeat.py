@@ -1,0 +1,89 @@
+"""A layer applied many times in a row, as one scan over stacked parameters."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+
+from jaxnet import _checks as checks
+from jaxnet.errors import ConfigError, ShapeError, located
+from jaxnet.layers.layer import Layer, as_layer, output_struct
+
+
+def repeat(layer: Layer | Callable[..., Any], n: int, *, remat: bool = False) -> Layer:
+    """Chains ``n`` copies of a layer, each with parameters of its own, in one `jax.lax.scan`.
+
+    The layer is traced and compiled once, so compile time does not grow with depth.
+
+    Args:
+      layer: a layer that keeps the shape and dtype of its input.
+      n: how many copies, at least 1.
+      remat: recompute each copy's inner values in the backward pass instead of keeping them: memory for the
+        activations falls to one array a copy, for about a third more arithmetic.
+
+    Returns:
+      A layer whose params and state are those of ``layer`` with a leading axis of length ``n``.
+
+    Raises:
+      ConfigError: ``n`` is no positive integer, or the params are not stacked ``n`` deep.
+      ShapeError: the layer changes the shape or dtype of its input.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers
+      >>> deep = layers.repeat(layers.residual(layers.chain(layers.dense(4), jnp.tanh)), 50)
+      >>> params, state = deep.init(0, jnp.ones((1, 4)))
+      >>> params["branch"][0]["kernel"].shape
+      (50, 4, 4)
+    """
+    who = "repeat"
+    inner = as_layer(layer, who)
+    n = checks.integer(who, "n", n, minimum=1)
+    checks.flag(who, "remat", remat)
+
+    def init(key, x):
+        x = checks.shape_struct(who, x)
+        keys = jax.random.split(checks.key(who, key), n)
+        with located(who):
+            params, state = jax.vmap(lambda k: inner.init(k, x), axis_size=n)(keys)
+            copy = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (params, state))
+            y = output_struct(inner, copy[0], copy[1], x)
+        if not _same_struct(x, y):
+            raise ShapeError(
+                f"repeat: the layer turns {_describe(x)} into {_describe(y)}; only a layer that keeps shape and dtype "
+                f"can follow itself. Put what changes the shape before or after the repeat"
+            )
+        return params, state
+
+    def apply(params, state, x, *, train, key=None):
+        checks.flag(who, "train", train)
+        for leaf in jax.tree.leaves((params, state)):
+            if leaf.ndim == 0 or leaf.shape[0] != n:
+                raise ConfigError(
+                    f"repeat: params and state must be stacked {n} deep, got a leaf of shape {leaf.shape}; pass what "
+                    f"this layer's init returned"
+                )
+        keys = None if key is None else jax.random.split(checks.key(who, key), n)
+
+        def step(x, copy):
+            params, state, key = copy
+            with located(who):
+                y, state = inner.apply(params, state, x, train=train, key=key)
+            if not _same_struct(x, y):
+                raise ShapeError(f"repeat: the layer turns {_describe(x)} into {_describe(y)}; it must keep them")
+            return y, state
+
+        if remat:  # inside a scan nothing is shared between iterations, so there is nothing to protect from CSE
+            step = jax.checkpoint(step, prevent_cse=False)
+        return lax.scan(step, checks.array(who, "x", x), (params, state, keys), length=n)
+
+    return Layer(init, apply, who, (("layer", inner),), lambda part: repeat(part, n, remat=remat))
+
+
+def _same_struct(x: Any, y: Any) -> bool:
+    return hasattr(y, "shape") and (x.shape, x.dtype) == (y.shape, y.dtype)
+
+
+def _describe(x: Any) -> str:
+    return f"{x.dtype} {tuple(x.shape)}" if hasattr(x, "shape") else type(x).__name__
