@@ -1,6 +1,6 @@
 """jaxnet: everything that learns is a pair of pure functions over pytrees that you own."""
 
-from jaxnet import activations, errors, initializers, kernels, layers, sizes
+from jaxnet import activations, data, errors, initializers, kernels, layers, losses, regularizers, sizes
 
 __version__ = "0.1.0"
-__all__ = ["activations", "errors", "initializers", "kernels", "layers", "sizes"]
+__all__ = ["activations", "data", "errors", "initializers", "kernels", "layers", "losses", "regularizers", "sizes"]

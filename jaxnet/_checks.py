@@ -133,7 +133,7 @@ def host_array(who: str, name: str, value: np.ndarray | np.generic) -> np.ndarra
             f"{who}: {name} has byte order {dtype.str!r}, which JAX cannot read; "
             f"convert with .astype({dtype.newbyteorder('=').name!r})"
         )
-    if dtype.kind in "OSUVmM" and not jnp.issubdtype(dtype, np.inexact):  # bfloat16 is of kind V in NumPy
+    if not is_numeric(dtype):
         raise DTypeError(
             f"{who}: {name} has dtype {dtype}, which is no number; build one rectangular numeric array, "
             f"for example numpy.stack(rows).astype('float32')"
@@ -155,6 +155,12 @@ def host_array(who: str, name: str, value: np.ndarray | np.generic) -> np.ndarra
             stacklevel=2,
         )
     return np.asarray(value).astype(canonical)
+
+
+def is_numeric(dtype: np.dtype) -> bool:
+    """Whether JAX can compute with ``dtype``: numbers in this machine's byte order, bools and bfloat16 among them."""
+    extended = jnp.issubdtype(dtype, np.inexact) or jnp.issubdtype(dtype, np.integer)  # bfloat16's kind is V in NumPy
+    return dtype.isnative and (dtype.kind in "biufc" or extended)
 
 
 def floating(who: str, name: str, value: ArrayLike) -> jax.Array:

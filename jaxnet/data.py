@@ -1,0 +1,204 @@
+"""Data on the host (4.6.1): a split into three sets, and batches of one of them.
+
+Order is drawn by NumPy's Philox generator from an integer seed, so the same seed gives the same split and the same
+batches with every version of JAX, on every device.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxnet import _checks as checks
+from jaxnet.errors import ConfigError, DataError
+
+Arrays = np.ndarray | tuple[np.ndarray, ...]
+"""One array, or several whose first axes count the same samples."""
+
+
+def split(
+    *arrays: Any,
+    fractions: Sequence[float] = (0.7, 0.1, 0.2),
+    seed: int = 0,
+    stratify: Any = None,
+) -> tuple[Arrays, ...]:
+    """Splits samples at random into a set to train, one to validate and one to test: none twice, none lost.
+
+    Sizes are rounded to whole samples by largest remainder, and every part with a fraction above 0 gets at least one.
+
+    Args:
+      *arrays: one or more arrays with one entry a sample on the first axis; all are split alike.
+      fractions: the share of each part, summing to 1; any number of parts.
+      seed: integer from 0 to 2**64 - 1.
+      stratify: a class a sample, of shape (samples,): each part gets its share of every class, to within one sample.
+
+    Returns:
+      One entry a part: an array if one was given, else a tuple of arrays in the order given.
+
+    Raises:
+      ConfigError: fractions that are negative or do not sum to 1, or a bad seed.
+      DataError: no samples, fewer than parts, or arrays of different lengths.
+      DTypeError: something that is no numeric array.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxnet import data
+      >>> train, validation, test = data.split(np.arange(100))
+      >>> len(train), len(validation), len(test)
+      (70, 10, 20)
+
+    Source: chapter 4.6.1.
+    """
+    who = "split"
+    columns = _columns(who, arrays)
+    shares = [checks.number(who, "fractions", f, low=0, high=1) for f in fractions]
+    if not shares or abs(sum(shares) - 1) > 1e-9:
+        raise ConfigError(f"{who}: fractions must sum to 1, got {tuple(fractions)} with sum {sum(shares):g}")
+    generator = _generator(who, seed)
+    n = len(columns[0])
+    if n < sum(share > 0 for share in shares):
+        raise DataError(f"{who}: {n} samples cannot fill {sum(share > 0 for share in shares)} parts; give fewer parts")
+    if stratify is None:
+        bounds = np.cumsum(_apportion(n, shares))[:-1]
+        parts = np.split(generator.permutation(n), bounds)
+    else:
+        (classes,) = _columns(who, (stratify,))
+        if classes.shape != (n,):
+            raise DataError(f"{who}: stratify must have one class a sample, shape ({n},), got {classes.shape}")
+        parts = _stratified(generator, classes, shares)
+    picked = [tuple(column[part] for column in columns) for part in parts]
+    return tuple(part if len(columns) > 1 else part[0] for part in picked)
+
+
+def batches(
+    *arrays: Any,
+    batch_size: int,
+    seed: int = 0,
+    epochs: int = 1,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    replacement: bool = False,
+) -> Iterator[Arrays]:
+    """Yields batches, every sample once an epoch in a new order (Algorithm 2's Sample).
+
+    All checks are made at the call, before the first batch. The order of epoch e depends on ``seed`` and e alone, so a
+    run can begin again at any epoch.
+
+    Args:
+      *arrays: one or more arrays with one entry a sample on the first axis; a batch takes the same samples of each.
+      batch_size: B, samples a batch.
+      seed: integer from 0 to 2**64 - 1.
+      epochs: how often to go through the samples.
+      shuffle: draw a new order each epoch; else keep the one given.
+      drop_last: drop the last batch of an epoch if it is smaller; else yield it.
+      replacement: draw each sample of an epoch independently, so that some come twice and some not at all.
+
+    Returns:
+      An iterator over batches: an array if one was given, else a tuple of arrays in the order given.
+
+    Raises:
+      ConfigError: sizes below 1, a bad seed, or ``replacement`` without ``shuffle``.
+      DataError: no samples, arrays of different lengths, or a batch larger than all samples that would be dropped.
+      DTypeError: something that is no numeric array.
+
+    Warns:
+      UserWarning: 64-bit floats while 64-bit types are disabled, which are rounded to 32.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxnet import data
+      >>> [len(x) for x in data.batches(np.arange(10), batch_size=4)]
+      [4, 4, 2]
+
+    Source: chapter 4.4.1, algorithm 2; 4.6.1.
+    """
+    who = "batches"
+    columns = _columns(who, arrays)
+    batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
+    epochs = checks.integer(who, "epochs", epochs, minimum=1)
+    _generator(who, seed)
+    for name, value in (("shuffle", shuffle), ("drop_last", drop_last), ("replacement", replacement)):
+        checks.flag(who, name, value)
+    if replacement and not shuffle:
+        raise ConfigError(f"{who}: replacement draws samples at random, so shuffle must be True")
+    n = len(columns[0])
+    if drop_last and batch_size > n:
+        raise DataError(
+            f"{who}: a batch of {batch_size} from {n} samples would be dropped, so nothing would be trained; "
+            f"use a batch_size of at most {n}, or drop_last=False"
+        )
+    columns = [checks.host_array(who, f"array {i}", column) for i, column in enumerate(columns)]
+    stop = n - n % batch_size if drop_last else n
+
+    def generate():
+        for epoch in range(epochs):
+            generator = _generator(who, seed, epoch)
+            if replacement:
+                order = generator.integers(n, size=n)
+            else:
+                order = generator.permutation(n) if shuffle else np.arange(n)
+            for start in range(0, stop, batch_size):
+                index = order[start : start + batch_size]
+                yield tuple(column[index] for column in columns) if len(columns) > 1 else columns[0][index]
+
+    return generate()
+
+
+def _columns(who: str, arrays: Sequence[Any]) -> list[np.ndarray]:
+    if not arrays:
+        raise DataError(f"{who}: at least one array is needed, got none")
+    columns = []
+    for i, given in enumerate(arrays):
+        if isinstance(given, (list, tuple)):
+            try:
+                given = np.asarray(given)
+            except ValueError:  # ragged
+                given = checks.array(who, f"array {i}", given)
+        column = given if isinstance(given, np.ndarray) else np.asarray(checks.array(who, f"array {i}", given))
+        if not checks.is_numeric(column.dtype):
+            checks.host_array(who, f"array {i}", column)
+        if not column.ndim:
+            raise DataError(f"{who}: array {i} is a scalar; samples lie along the first axis")
+        columns.append(column)
+    lengths = [len(column) for column in columns]
+    if len(set(lengths)) > 1:
+        raise DataError(
+            f"{who}: the arrays have {', '.join(map(str, lengths))} samples; each needs one entry a sample on its "
+            f"first axis"
+        )
+    if not lengths[0]:
+        raise DataError(f"{who}: the data are empty, shape {columns[0].shape}")
+    return columns
+
+
+def _generator(who: str, seed: int, *more: int) -> np.random.Generator:
+    seed = checks.integer(who, "seed", seed, minimum=0)
+    if seed >= 2**64:
+        raise ConfigError(f"{who}: seed must be below 2**64, got {seed}")
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, *more))))
+
+
+def _apportion(n: int, shares: Sequence[float]) -> np.ndarray:
+    """Whole numbers in proportion to ``shares`` with sum n, by largest remainder; none 0 whose share is not."""
+    exact = n * np.asarray(shares)
+    counts = np.floor(exact + 1e-9).astype(int)
+    for i in np.argsort(counts - exact, kind="stable")[: n - counts.sum()]:
+        counts[i] += 1
+    for i in np.flatnonzero((counts == 0) & (exact > 0)):
+        counts[counts.argmax()] -= 1
+        counts[i] = 1
+    return counts
+
+
+def _stratified(generator: np.random.Generator, classes: np.ndarray, shares: Sequence[float]) -> list[np.ndarray]:
+    """Sample j of a class of m sits at (j + 1/2) / m; sorted by that, every stretch holds each class's share."""
+    n = len(classes)
+    shuffled = generator.permutation(n)
+    _, codes, sizes = np.unique(classes[shuffled], return_inverse=True, return_counts=True)
+    rank = np.empty(n)
+    by_class = np.argsort(codes, kind="stable")
+    rank[by_class] = np.concatenate([np.arange(m) for m in sizes])
+    place = (rank + 0.5) / sizes[codes]
+    order = shuffled[np.argsort(place, kind="stable")]
+    parts = np.split(order, np.cumsum(_apportion(n, shares))[:-1])
+    return [generator.permutation(part) for part in parts]

@@ -1,0 +1,107 @@
+"""Class targets: integer labels, checked where they can be seen, and distributions."""
+
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxnet import _checks as checks
+from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError
+from jaxnet.losses.common import reduce
+
+
+def classes(who: str, name: str, scores: jax.Array, target: Any, ignore_label: int | None) -> tuple[jax.Array, bool]:
+    """The target, checked, and whether it is of integer labels rather than distributions."""
+    if not scores.ndim or not scores.shape[-1]:
+        raise ShapeError(f"{who}: {name} must have the axes (..., classes), got shape {scores.shape}")
+    count = scores.shape[-1]
+    if ignore_label is not None and not isinstance(ignore_label, (int, np.integer)):
+        raise ConfigError(f"{who}: ignore_label must be an integer, got {ignore_label!r}")
+    on_host = isinstance(target, np.ndarray) and target.dtype.kind in "iu"
+    if on_host and target.shape == scores.shape[:-1]:
+        check_labels(who, target, count, ignore_label)  # before 64-bit labels are cut to 32 bits
+    target = checks.array(who, "target", target)
+    if jnp.issubdtype(target.dtype, jnp.integer):
+        if target.shape != scores.shape[:-1]:
+            hint = "; distributions must be floating point" if target.shape == scores.shape else ""
+            raise ShapeError(
+                f"{who}: integer labels must have shape {scores.shape[:-1]}, one a row of {name} {scores.shape}, "
+                f"got {target.shape}{hint}"
+            )
+        if not on_host:
+            check_labels(who, target, count, ignore_label)
+        narrow = jnp.iinfo(target.dtype).bits < 32  # too narrow to count the classes in
+        return (target.astype(jnp.int32) if narrow else target), True
+    if not jnp.issubdtype(target.dtype, jnp.floating):
+        raise DTypeError(f"{who}: target must be integer labels or floating-point distributions, got {target.dtype}")
+    if target.shape != scores.shape:
+        hint = "convert labels with .astype(int)" if target.shape == scores.shape[:-1] else "they are never broadcast"
+        raise ShapeError(
+            f"{who}: floating-point targets are distributions and must have the shape of {name}, {scores.shape}, "
+            f"got {target.shape}; {hint}"
+        )
+    if ignore_label is not None:
+        raise ConfigError(f"{who}: ignore_label goes with integer labels; give ignored rows a weight instead")
+    check_distribution(who, "target", target)
+    return target.astype(scores.dtype), False
+
+
+def check_labels(who: str, labels: Any, classes: int, ignore_label: int | None) -> None:
+    if isinstance(labels, jax.core.Tracer) or not labels.size:
+        return
+    values = np.asarray(labels)
+    bad = (values < 0) | (values >= classes)
+    if ignore_label is not None:
+        bad &= values != ignore_label
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise DataError(
+            f"{who}: label {values[where]} at index {where if len(where) != 1 else where[0]} is no class; there are "
+            f"{classes}, 0 to {classes - 1} ({int(bad.sum())} such labels); to leave examples out pass ignore_label"
+        )
+
+
+def check_distribution(who: str, name: str, values: jax.Array, hint: str = "") -> None:
+    if isinstance(values, jax.core.Tracer) or not values.size or not values.ndim:
+        return
+    p = np.asarray(values, np.float64)
+    if np.isnan(p).any():
+        return  # NaN speaks for itself in the loss
+    tolerance = 4 * float(jnp.finfo(values.dtype).eps) * p.shape[-1] + 1e-3
+    if p.min() < -tolerance or np.abs(p.sum(-1) - 1).max() > tolerance:
+        worst = p.sum(-1).flat[np.abs(p.sum(-1) - 1).argmax()]
+        raise DataError(
+            f"{who}: {name} must be distributions, values from 0 to 1 that sum to 1 over the last axis; got a minimum "
+            f"of {p.min():g} and a sum of {worst:g}{hint}"
+        )
+
+
+def is_class(label: jax.Array, classes: int) -> jax.Array:
+    return (label >= 0) & (label < classes)
+
+
+def one_hot(label: jax.Array, classes: int) -> jax.Array:
+    index = lax.broadcasted_iota(label.dtype, (*label.shape, classes), label.ndim)
+    return index == label[..., None]
+
+
+def pick(scores: jax.Array, label: jax.Array) -> jax.Array:
+    """scores[label], and 0 for a label that is no class; a masked sum, whose transpose needs no scatter."""
+    return jnp.sum(jnp.where(one_hot(label, scores.shape[-1]), scores, 0.0), axis=-1)
+
+
+def reduce_classes(
+    who: str, values: jax.Array, label: jax.Array, classes: int, keep: jax.Array | None, reduction: str
+) -> jax.Array:
+    """`reduce`, with labels that are no class made NaN, and examples not to keep left out."""
+    factor = jnp.where(is_class(label, classes), 1.0, jnp.nan).astype(values.dtype)
+    if keep is None:
+        return reduce(who, values * factor, reduction)  # a product, so that the gradient is NaN as well
+    values = jnp.where(keep, values * jnp.where(keep, factor, 1.0), 0.0)
+    if reduction != "mean":
+        return reduce(who, values, reduction)
+    count = jnp.sum(keep, dtype=values.dtype)
+    return reduce(who, values, "sum") / jnp.maximum(count, 1.0)

@@ -1,0 +1,51 @@
+"""What every loss shares: pairing, per-example values, reductions, and the norms with derivatives at 0."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxnet import _checks as checks
+from jaxnet.errors import ShapeError
+
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+def wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def pair(who: str, prediction: ArrayLike, target: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """Two arrays of one shape, in one dtype of at least float32."""
+    p, t = checks.floating(who, "prediction", prediction), checks.floating(who, "target", target)
+    if p.shape != t.shape:
+        hint = "they are never broadcast"
+        if p.size == t.size:
+            hint += f"; if they hold the same values, reshape: target.reshape({p.shape})"
+        raise ShapeError(f"{who}: prediction {p.shape} and target {t.shape} must have one shape; {hint}")
+    if not p.size:
+        raise ShapeError(f"{who}: the batch is empty, prediction {p.shape}; the mean of no examples is NaN")
+    dtype = jnp.promote_types(jnp.promote_types(p.dtype, t.dtype), jnp.float32)
+    return p.astype(dtype), t.astype(dtype)
+
+
+def per_example(values: jax.Array) -> jax.Array:
+    return jnp.mean(values, axis=tuple(range(1, values.ndim))) if values.ndim > 1 else values
+
+
+def reduce(who: str, values: jax.Array, reduction: str) -> jax.Array:
+    checks.choice(who, "reduction", reduction, _REDUCTIONS)
+    if not values.size:
+        raise ShapeError(f"{who}: the batch is empty; the mean of no examples is NaN")
+    return values if reduction == "none" else jnp.mean(values) if reduction == "mean" else jnp.sum(values)
+
+
+def absolute(x: jax.Array) -> jax.Array:
+    """|x| with derivative 0 at 0, where `jax.numpy.abs` has 1."""
+    return x * lax.stop_gradient(jnp.sign(x))
+
+
+def norm(x: jax.Array, axes: int | tuple[int, ...]) -> jax.Array:
+    """The Euclidean norm, with gradient 0 at 0."""
+    square = jnp.sum(lax.square(x), axes)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)

@@ -1,0 +1,177 @@
+"""Losses between spectra: eq. 4.17, and the multi-resolution short-time transform of speech synthesis."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxnet import _checks as checks
+from jaxnet.errors import ConfigError, ShapeError
+from jaxnet.losses.common import absolute, norm, pair, per_example, reduce, wide
+
+
+def spectral_mse(prediction: ArrayLike, target: ArrayLike, *, axis: int = 1, reduction: str = "mean") -> jax.Array:
+    """Mean squared error between DFT magnitudes, eq. 4.17: (1/K) sum over k of (|Y[k]| - |T[k]|)^2.
+
+    Of a real signal half of the K = N bins mirror the others, so only half are computed and the inner ones weigh twice.
+    At silence, where |Y[k]| has no derivative, the gradient is 0.
+
+    Args:
+      prediction: real signals, (batch, time) or (batch, time, channels), floating point.
+      target: the same shape.
+      axis: the axis of time.
+      reduction: "mean" over the examples, "sum" of them, or "none" for one value an example.
+
+    Returns:
+      A scalar, or (batch,) for "none".
+
+    Raises:
+      ShapeError: the shapes differ, there is no example, or no axis of time beside the batch.
+      DTypeError: not floating point.
+      ConfigError: an unknown reduction.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import losses
+      >>> tone = jnp.sin(jnp.pi / 4 * jnp.arange(8.0))[None]
+      >>> losses.spectral_mse(tone, jnp.roll(tone, 3)).round(4)  # blind to phase
+      Array(0., dtype=float32)
+
+    Source: chapter 4.3.1.
+    """
+    who = "spectral_mse"
+    prediction, target = _signals(who, prediction, target, axis)
+    n = prediction.shape[axis]
+    bins = n // 2 + 1
+    weight = np.full(bins, 2.0)
+    weight[0] = 1.0
+    if n % 2 == 0:
+        weight[-1] = 1.0
+    weight = jnp.asarray(weight / n, prediction.dtype).reshape(
+        [-1 if i == axis % prediction.ndim else 1 for i in range(prediction.ndim)]
+    )
+    difference = jnp.abs(jnp.fft.rfft(prediction, axis=axis)) - jnp.abs(jnp.fft.rfft(target, axis=axis))
+    return reduce(who, per_example(jnp.sum(weight * lax.square(difference), axis=axis)), reduction)
+
+
+def multi_resolution_stft(
+    prediction: ArrayLike,
+    target: ArrayLike,
+    *,
+    resolutions: Sequence[tuple[int, int, int]] = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240)),
+    floor: float = 1e-5,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Spectral convergence plus log-magnitude distance of short-time spectra, averaged over resolutions.
+
+    With S and T the magnitudes of the target's and the prediction's short-time Fourier transforms, for each
+    (dft, hop, window)::
+
+        |S - T|_F / |S|_F  +  mean of |log max(S, floor) - log max(T, floor)|
+
+    One resolution can be fooled by what it cannot resolve; several cannot. Gradients are defined at silence: 0 below
+    the floor.
+
+    Args:
+      prediction: real signals, (batch, time) or (batch, time, channels); floating point.
+      target: the same shape.
+      resolutions: (points of the DFT, hop, length of the Hann window), in samples. A signal is padded with zeros by
+        half a DFT at both ends, so that every sample counts.
+      floor: the magnitude below which two spectra count as equal, and |S|_F at the least.
+      reduction: "mean" over the examples, "sum" of them, or "none" for one value an example.
+
+    Returns:
+      A scalar, or (batch,) for "none".
+
+    Raises:
+      ShapeError: the shapes differ, or there is no example.
+      ConfigError: a window longer than its DFT, sizes below 1, or an unknown reduction.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import losses
+      >>> tone = jnp.sin(0.3 * jnp.arange(4000.0))[None]
+      >>> bool(losses.multi_resolution_stft(0.9 * tone, tone) < losses.multi_resolution_stft(0.5 * tone, tone))
+      True
+
+    Source: Yamamoto et al. 2019, arXiv 1910.11480, eq. 3 to 6.
+    """
+    who = "multi_resolution_stft"
+    prediction, target = _signals(who, prediction, target, 1)
+    floor = checks.number(who, "floor", floor, low=0, open_low=True)
+    if not resolutions:
+        raise ConfigError(f"{who}: at least one resolution (dft, hop, window) is needed, got none")
+    total = jnp.zeros(prediction.shape[0], prediction.dtype)
+    for dft, hop, length in resolutions:
+        s, t = (stft_magnitude(x, dft=dft, hop=hop, window=length) for x in (target, prediction))
+        axes = tuple(range(1, s.ndim))
+        convergence = norm(s - t, axes) / jnp.maximum(norm(s, axes), floor)
+        distance = absolute(jnp.log(_floored(s, floor)) - jnp.log(_floored(t, floor)))
+        total = total + convergence + jnp.mean(distance, axes)
+    return reduce(who, total / len(resolutions), reduction)
+
+
+def stft_magnitude(x: ArrayLike, *, dft: int, hop: int, window: int) -> jax.Array:
+    """Magnitudes of the short-time Fourier transform with a periodic Hann window.
+
+    The signal is padded with dft // 2 zeros at both ends, so frame i is centred on sample i * hop.
+
+    Args:
+      x: real signals, (batch, time) or (batch, time, channels); floating point.
+      dft: points of the transform.
+      hop: samples between frames.
+      window: length of the window, at most ``dft``; it is centred in the transform.
+
+    Returns:
+      (batch, 1 + time // hop, dft // 2 + 1), with channels last if x has them.
+
+    Raises:
+      ConfigError: sizes below 1, or a window longer than the transform.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import losses
+      >>> losses.stft_magnitude(jnp.ones((2, 1000)), dft=256, hop=64, window=200).shape
+      (2, 16, 129)
+    """
+    who = "stft_magnitude"
+    dft = checks.integer(who, "dft", dft, minimum=1)
+    hop = checks.integer(who, "hop", hop, minimum=1)
+    window = checks.integer(who, "window", window, minimum=1)
+    if window > dft:
+        raise ConfigError(f"{who}: a window of {window} samples does not fit a DFT of {dft} points")
+    x = wide(checks.floating(who, "x", x))
+    if x.ndim not in (2, 3):
+        raise ShapeError(f"{who}: x must have the axes (batch, time) or (batch, time, channels), got shape {x.shape}")
+    if x.ndim == 3:
+        return jnp.moveaxis(
+            jax.vmap(lambda channel: stft_magnitude(channel, dft=dft, hop=hop, window=window), -1)(x), 0, -1
+        )
+    frames = 1 + x.shape[1] // hop
+    # Overlapping frames by shifted blocks of hop samples: slices, whose transpose is a sum, not gathers.
+    blocks = -(-dft // hop)
+    long = (frames - 1 + blocks) * hop
+    padded = jnp.pad(x, ((0, 0), (dft // 2, max(long - dft // 2 - x.shape[1], 0))))[:, :long]
+    chopped = padded.reshape(x.shape[0], frames - 1 + blocks, hop)
+    framed = jnp.concatenate([chopped[:, i : i + frames] for i in range(blocks)], axis=-1)[..., :dft]
+    taper = np.zeros(dft)
+    start = (dft - window) // 2
+    taper[start : start + window] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
+    return jnp.abs(jnp.fft.rfft(framed * jnp.asarray(taper, x.dtype)[None, None]))
+
+
+def _signals(who: str, prediction: ArrayLike, target: ArrayLike, axis: int) -> tuple[jax.Array, jax.Array]:
+    prediction, target = pair(who, prediction, target)
+    if prediction.ndim < 2 or axis % prediction.ndim == 0:
+        raise ShapeError(
+            f"{who}: signals must have the axes (batch, time) or (batch, time, channels), got {prediction.shape} with "
+            f"time on axis {axis}; add a batch axis with x[None]"
+        )
+    return prediction, target
+
+
+def _floored(x: jax.Array, floor: float) -> jax.Array:
+    return jnp.where(x > floor, x, floor)

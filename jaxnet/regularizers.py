@@ -1,0 +1,160 @@
+"""Regularizers (4.6.2): penalties on weights, and the step that makes weights exactly zero.
+
+Each is made once with its strength and is then a function of the parameters. By default they leave out what is not a
+weight: leaves named ``bias``, ``offset``, ``scale`` and ``slope``.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnet import _checks as checks
+from jaxnet.errors import ConfigError, DTypeError
+from jaxnet.losses.common import absolute
+
+Path = tuple[Any, ...]
+"""Where a leaf sits: JAX's key path."""
+
+_NOT_WEIGHTS = ("bias", "offset", "scale", "slope")
+
+
+def weights(path: Path, leaf: Any) -> bool:
+    """Tells whether a leaf is a weight: not named bias, offset, scale or slope.
+
+    Example:
+      >>> import jax
+      >>> from jaxnet import regularizers
+      >>> regularizers.weights((jax.tree_util.DictKey("bias"),), None)
+      False
+    """
+    del leaf
+    return not (path and getattr(path[-1], "key", None) in _NOT_WEIGHTS)
+
+
+def l1(strength: float, *, where: Callable[[Path, Any], bool] = weights) -> Callable[[Any], jax.Array]:
+    """Makes the penalty strength * sum over i of |w_i|, eq. 4.26; it drives small weights towards zero.
+
+    Its derivative is strength * sign(w), and 0 at w = 0: eq. 4.27 has -strength there, which would push a weight that
+    has reached zero away from it. Gradient steps still only oscillate around zero; `proximal_l1` reaches it.
+
+    Args:
+      strength: lambda_1, at least 0.
+      where: ``(path, leaf) -> bool``, which leaves are penalized.
+
+    Returns:
+      ``penalty(params)``, a scalar in at least float32, to add to a loss.
+
+    Raises:
+      ConfigError: the strength is negative or no number; from the penalty, if ``where`` picks no leaf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import regularizers
+      >>> penalty = regularizers.l1(0.5)
+      >>> penalty({"kernel": jnp.array([1.0, -3.0]), "bias": jnp.array([9.0])})
+      Array(2., dtype=float32)
+
+    Source: chapter 4.6.2.
+    """
+    return _penalty("l1", strength, where, absolute)
+
+
+def l2(strength: float, *, where: Callable[[Path, Any], bool] = weights) -> Callable[[Any], jax.Array]:
+    """Makes the penalty strength * sum over i of w_i^2, eq. 4.28, with gradient 2 strength w (eq. 4.29); no one-half.
+
+    Args:
+      strength: lambda_2, at least 0.
+      where: ``(path, leaf) -> bool``, which leaves are penalized.
+
+    Returns:
+      ``penalty(params)``, a scalar in at least float32, to add to a loss.
+
+    Raises:
+      ConfigError: the strength is negative or no number; from the penalty, if ``where`` picks no leaf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import regularizers
+      >>> regularizers.l2(0.5)({"kernel": jnp.array([1.0, -3.0]), "bias": jnp.array([9.0])})
+      Array(5., dtype=float32)
+
+    Source: chapter 4.6.2.
+    """
+    return _penalty("l2", strength, where, lax.square)
+
+
+def proximal_l1(
+    strength: float, *, where: Callable[[Path, Any], bool] = weights
+) -> Callable[[Any, float | jax.Array], Any]:
+    """Makes the step that shrinks weights by learning_rate * strength and stops at zero (soft thresholding)::
+
+        w <- sign(w) max(|w| - learning_rate * strength, 0)
+
+    Applied after a gradient step on the loss alone it minimizes loss + strength * |w|_1, with zeros that are exact.
+
+    Args:
+      strength: lambda_1, at least 0.
+      where: ``(path, leaf) -> bool``, which leaves shrink.
+
+    Returns:
+      ``step(params, learning_rate) -> params``.
+
+    Raises:
+      ConfigError: the strength is negative or no number; from the step, if ``where`` picks no leaf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import regularizers
+      >>> regularizers.proximal_l1(2.0)({"kernel": jnp.array([0.05, -1.0])}, 0.1)["kernel"]
+      Array([ 0. , -0.8], dtype=float32)
+
+    Source: Daubechies et al. 2004, arXiv math/0307152; Parikh and Boyd 2014, Proximal Algorithms, 6.5.2.
+    """
+    who = "proximal_l1"
+    strength = checks.number(who, "strength", strength, low=0)
+
+    def step(params: Any, learning_rate: float | jax.Array) -> Any:
+        chosen = _choose(who, params, where)
+
+        def shrink(leaf, picked):
+            if not picked:
+                return leaf
+            threshold = jnp.asarray(learning_rate, leaf.dtype) * jnp.asarray(strength, leaf.dtype)
+            return jnp.sign(leaf) * jnp.maximum(jnp.abs(leaf) - threshold, 0)
+
+        return jax.tree.map(shrink, params, chosen)
+
+    return step
+
+
+def _penalty(who, strength, where, cost):
+    strength = checks.number(who, "strength", strength, low=0)
+    checks.function(who, "where", where)
+
+    def penalty(params: Any) -> jax.Array:
+        chosen = _choose(who, params, where)
+        picked = [leaf for leaf, pick in zip(jax.tree.leaves(params), jax.tree.leaves(chosen), strict=True) if pick]
+        dtype = functools.reduce(jnp.promote_types, (leaf.dtype for leaf in picked), jnp.float32)
+        total = jnp.zeros((), dtype)
+        for leaf in picked:
+            total = total + jnp.sum(cost(leaf.astype(dtype)))
+        return strength * total
+
+    return penalty
+
+
+def _choose(who: str, params: Any, where: Callable[[Path, Any], bool]) -> Any:
+    """A tree of bools like ``params``: which leaves to take."""
+    chosen = jax.tree_util.tree_map_with_path(lambda path, leaf: bool(where(path, leaf)), params)
+    taken = jax.tree_util.tree_leaves_with_path(params)
+    for (path, leaf), pick in zip(taken, jax.tree.leaves(chosen), strict=True):
+        if pick and not jnp.issubdtype(checks.array(who, jax.tree_util.keystr(path), leaf).dtype, jnp.floating):
+            raise DTypeError(f"{who}: leaf {jax.tree_util.keystr(path)} is {leaf.dtype}; weights are floating point")
+    if not any(jax.tree.leaves(chosen)):
+        names = ", ".join(jax.tree_util.keystr(path) for path, _ in taken[:6]) or "none"
+        raise ConfigError(f"{who}: no leaf was picked to penalize, so it would do nothing; the leaves are {names}")
+    return chosen
