@@ -4,6 +4,8 @@ Each is numerically right over the whole range of its dtype: the literal eq. 4.1
 gradients at large |x|. Each docstring says what the derivative is where the function has a kink.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -88,7 +90,13 @@ def gelu(x: ArrayLike, *, approximate: bool = False) -> jax.Array:
 
     Source: chapter 4.2.1; Hendrycks and Gimpel 2016, [37].
     """
-    return jax.nn.gelu(checks.floating("gelu", "x", x), approximate=checks.flag("gelu", "approximate", approximate))
+    x = checks.floating("gelu", "x", x)
+    if not checks.flag("gelu", "approximate", approximate):
+        return jax.nn.gelu(x, approximate=False)
+    # Beyond 10 the hyperbolic tangent is 1 to the last bit, while x^2 in its derivative overflows at 2e19.
+    inner = jnp.clip(x, -10, 10)
+    inner = math.sqrt(2 / math.pi) * (inner + 0.044715 * inner**3)
+    return 0.5 * x * (1 + jnp.tanh(inner))
 
 
 def sigmoid(x: ArrayLike) -> jax.Array:

@@ -30,7 +30,8 @@ def split(
       *arrays: one or more arrays with one entry a sample on the first axis; all are split alike.
       fractions: the share of each part, summing to 1; any number of parts.
       seed: integer from 0 to 2**64 - 1.
-      stratify: a class a sample, of shape (samples,): each part gets its share of every class, to within one sample.
+      stratify: a class a sample, of shape (samples,): each part gets its share of every class, to within one sample
+        (of parts whose fraction is worth at least one).
 
     Returns:
       One entry a part: an array if one was given, else a tuple of arrays in the order given.
@@ -51,6 +52,8 @@ def split(
     """
     who = "split"
     columns = _columns(who, arrays)
+    if not isinstance(fractions, Sequence):
+        raise ConfigError(f"{who}: fractions must be a sequence, one share a part, got {fractions!r}")
     shares = [checks.number(who, "fractions", f, low=0, high=1) for f in fractions]
     if not shares or abs(sum(shares) - 1) > 1e-9:
         raise ConfigError(f"{who}: fractions must sum to 1, got {tuple(fractions)} with sum {sum(shares):g}")
@@ -75,20 +78,22 @@ def batches(
     batch_size: int,
     seed: int = 0,
     epochs: int = 1,
+    first_epoch: int = 0,
     shuffle: bool = True,
     drop_last: bool = False,
     replacement: bool = False,
 ) -> Iterator[Arrays]:
     """Yields batches, every sample once an epoch in a new order (Algorithm 2's Sample).
 
-    All checks are made at the call, before the first batch. The order of epoch e depends on ``seed`` and e alone, so a
-    run can begin again at any epoch.
+    All checks are made at the call, before the first batch. The order of epoch e depends on ``seed`` and e alone, so
+    ``first_epoch`` takes up a run where it was left.
 
     Args:
       *arrays: one or more arrays with one entry a sample on the first axis; a batch takes the same samples of each.
       batch_size: B, samples a batch.
       seed: integer from 0 to 2**64 - 1.
       epochs: how often to go through the samples.
+      first_epoch: number of the first of these epochs.
       shuffle: draw a new order each epoch; else keep the one given.
       drop_last: drop the last batch of an epoch if it is smaller; else yield it.
       replacement: draw each sample of an epoch independently, so that some come twice and some not at all.
@@ -116,6 +121,7 @@ def batches(
     columns = _columns(who, arrays)
     batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
     epochs = checks.integer(who, "epochs", epochs, minimum=1)
+    first_epoch = checks.integer(who, "first_epoch", first_epoch, minimum=0)
     _generator(who, seed)
     for name, value in (("shuffle", shuffle), ("drop_last", drop_last), ("replacement", replacement)):
         checks.flag(who, name, value)
@@ -131,7 +137,7 @@ def batches(
     stop = n - n % batch_size if drop_last else n
 
     def generate():
-        for epoch in range(epochs):
+        for epoch in range(first_epoch, first_epoch + epochs):
             generator = _generator(who, seed, epoch)
             if replacement:
                 order = generator.integers(n, size=n)
@@ -175,7 +181,7 @@ def _generator(who: str, seed: int, *more: int) -> np.random.Generator:
     seed = checks.integer(who, "seed", seed, minimum=0)
     if seed >= 2**64:
         raise ConfigError(f"{who}: seed must be below 2**64, got {seed}")
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, *more))))
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=more)))
 
 
 def _apportion(n: int, shares: Sequence[float]) -> np.ndarray:
@@ -191,14 +197,25 @@ def _apportion(n: int, shares: Sequence[float]) -> np.ndarray:
 
 
 def _stratified(generator: np.random.Generator, classes: np.ndarray, shares: Sequence[float]) -> list[np.ndarray]:
-    """Sample j of a class of m sits at (j + 1/2) / m; sorted by that, every stretch holds each class's share."""
-    n = len(classes)
-    shuffled = generator.permutation(n)
-    _, codes, sizes = np.unique(classes[shuffled], return_inverse=True, return_counts=True)
-    rank = np.empty(n)
-    by_class = np.argsort(codes, kind="stable")
-    rank[by_class] = np.concatenate([np.arange(m) for m in sizes])
-    place = (rank + 0.5) / sizes[codes]
-    order = shuffled[np.argsort(place, kind="stable")]
-    parts = np.split(order, np.cumsum(_apportion(n, shares))[:-1])
-    return [generator.permutation(part) for part in parts]
+    """Rounds the table of exact counts, class by part, so that both classes and parts keep their sizes."""
+    _, codes, sizes = np.unique(classes, return_inverse=True, return_counts=True)
+    exact = np.outer(sizes, shares)
+    table = np.floor(exact + 1e-9).astype(int)
+    missing = _apportion(len(classes), shares) - table.sum(0)
+    for c in generator.permutation(len(sizes)):
+        # What is left of a class goes, one sample each, to the parts that miss most (Gale and Ryser's construction).
+        left = sizes[c] - table[c].sum()
+        parts = np.lexsort((table[c] - exact[c], -missing))[:left]
+        table[c, parts] += 1
+        missing[parts] -= 1
+    while missing.any():  # only where a part was given its one sample
+        full, short = missing.argmin(), missing.argmax()
+        c = np.where(table[:, full] > 0, table[:, full] - exact[:, full], -np.inf).argmax()
+        table[c, full] -= 1
+        table[c, short] += 1
+        missing[full] += 1
+        missing[short] -= 1
+    shuffled = generator.permutation(len(classes))
+    by_class = shuffled[np.argsort(codes[shuffled], kind="stable")]
+    part = np.repeat(np.tile(np.arange(len(shares)), len(sizes)), table.ravel())
+    return [generator.permutation(by_class[part == k]) for k in range(len(shares))]

@@ -4,7 +4,6 @@ Each is made once with its strength and is then a function of the parameters. By
 weight: leaves named ``bias``, ``offset``, ``scale`` and ``slope``.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet import _checks as checks
-from jaxnet.errors import ConfigError, DTypeError
+from jaxnet._dtypes import at_least_float32
+from jaxnet.errors import ConfigError, DTypeError, ShapeError
 from jaxnet.losses.common import absolute
 
 Path = tuple[Any, ...]
@@ -104,7 +104,9 @@ def proximal_l1(
       ``step(params, learning_rate) -> params``.
 
     Raises:
-      ConfigError: the strength is negative or no number; from the step, if ``where`` picks no leaf.
+      ConfigError: the strength is negative or no number; from the step, if ``where`` picks no leaf, or the learning
+        rate is a negative number.
+      ShapeError: from the step: a learning rate that is an array of many.
 
     Example:
       >>> import jax.numpy as jnp
@@ -116,13 +118,19 @@ def proximal_l1(
     """
     who = "proximal_l1"
     strength = checks.number(who, "strength", strength, low=0)
+    checks.function(who, "where", where)
 
     def step(params: Any, learning_rate: float | jax.Array) -> Any:
+        if not isinstance(learning_rate, jax.Array):
+            learning_rate = checks.number(who, "learning_rate", learning_rate, low=0)
+        elif learning_rate.shape:
+            raise ShapeError(f"{who}: learning_rate must be one number, got shape {learning_rate.shape}")
         chosen = _choose(who, params, where)
 
         def shrink(leaf, picked):
             if not picked:
                 return leaf
+            leaf = jnp.asarray(leaf)
             threshold = jnp.asarray(learning_rate, leaf.dtype) * jnp.asarray(strength, leaf.dtype)
             return jnp.sign(leaf) * jnp.maximum(jnp.abs(leaf) - threshold, 0)
 
@@ -137,8 +145,9 @@ def _penalty(who, strength, where, cost):
 
     def penalty(params: Any) -> jax.Array:
         chosen = _choose(who, params, where)
-        picked = [leaf for leaf, pick in zip(jax.tree.leaves(params), jax.tree.leaves(chosen), strict=True) if pick]
-        dtype = functools.reduce(jnp.promote_types, (leaf.dtype for leaf in picked), jnp.float32)
+        leaves = zip(jax.tree.leaves(params), jax.tree.leaves(chosen), strict=True)
+        picked = [jnp.asarray(leaf) for leaf, pick in leaves if pick]
+        dtype = at_least_float32(*(leaf.dtype for leaf in picked))
         total = jnp.zeros((), dtype)
         for leaf in picked:
             total = total + jnp.sum(cost(leaf.astype(dtype)))
@@ -152,8 +161,9 @@ def _choose(who: str, params: Any, where: Callable[[Path, Any], bool]) -> Any:
     chosen = jax.tree_util.tree_map_with_path(lambda path, leaf: bool(where(path, leaf)), params)
     taken = jax.tree_util.tree_leaves_with_path(params)
     for (path, leaf), pick in zip(taken, jax.tree.leaves(chosen), strict=True):
-        if pick and not jnp.issubdtype(checks.array(who, jax.tree_util.keystr(path), leaf).dtype, jnp.floating):
-            raise DTypeError(f"{who}: leaf {jax.tree_util.keystr(path)} is {leaf.dtype}; weights are floating point")
+        name = jax.tree_util.keystr(path)
+        if pick and not jnp.issubdtype((dtype := checks.array(who, name, leaf).dtype), jnp.floating):
+            raise DTypeError(f"{who}: leaf {name} is {dtype}; weights are floating point, leave others out with where")
     if not any(jax.tree.leaves(chosen)):
         names = ", ".join(jax.tree_util.keystr(path) for path, _ in taken[:6]) or "none"
         raise ConfigError(f"{who}: no leaf was picked to penalize, so it would do nothing; the leaves are {names}")

@@ -196,6 +196,6 @@ def _make(
             dilation=stops.dilation,
             groups=groups,
         )
-        return add_bias(y, *rest), state
+        return add_bias(who, y, *rest), state
 
     return Layer(init, apply, who)

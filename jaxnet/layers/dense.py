@@ -74,15 +74,26 @@ def dense(
                 f"dense: the input has {x.shape[-1]} features, the kernel was made for {kernel.shape[0]} "
                 f"(input {x.shape}, kernel {kernel.shape}); features come last"
             )
+        if kernel.shape[1:] != (units,):
+            raise ShapeError(
+                f"dense: the kernel {kernel.shape} is another layer's; this one has {units} units; "
+                f"pass what this layer's init returned"
+            )
         checks.same_dtype(who, x=x, kernel=kernel)
-        return add_bias(jnp.matmul(x, kernel), *rest), state
+        return add_bias(who, jnp.matmul(x, kernel), *rest), state
 
     return Layer(init, apply, who)
 
 
-def add_bias(y: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """Adds one value a channel to the last axis."""
-    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+def add_bias(who: str, y: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """Adds one value a channel to the last axis; a bias of another length is refused, never broadcast."""
+    if bias is None:
+        return y
+    if bias.shape != y.shape[-1:]:
+        raise ShapeError(
+            f"{who}: the bias must have shape {y.shape[-1:]}, got {bias.shape}; pass what this layer's init returned"
+        )
+    return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 def _features(shape: tuple[int, ...]) -> int:

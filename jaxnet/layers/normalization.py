@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet import _checks as checks
+from jaxnet._dtypes import at_least_float32
 from jaxnet.errors import ShapeError
 from jaxnet.layers.layer import Layer, stateless
 
@@ -59,7 +60,7 @@ def batch_norm(*, decay: float = 0.9, epsilon: float = 1e-5, scale: bool = True,
     def init(key, x):
         del key
         x = checks.floating_struct(who, x)
-        shape, wide = (_channels(who, x.shape),), _wide(x.dtype)
+        shape, wide = (_channels(who, x.shape),), at_least_float32(x.dtype)
         return _params(shape, x.dtype, scale, offset), {
             "mean": jnp.zeros(shape, wide),
             "variance": jnp.ones(shape, wide),
@@ -72,7 +73,7 @@ def batch_norm(*, decay: float = 0.9, epsilon: float = 1e-5, scale: bool = True,
         learned = checks.leaves(who, params, *_names(scale, offset))
         mean, variance = checks.leaves(who, state, "mean", "variance", tree_name="state")
         _fits(who, x, mean, variance, *learned)
-        wide = x.astype(_wide(x.dtype))
+        wide = x.astype(at_least_float32(x.dtype))
         if train:
             n = x.size // max(x.shape[-1], 1)
             if n < 2:
@@ -135,7 +136,7 @@ def layer_norm(*, epsilon: float = 1e-5, scale: bool = True, offset: bool = True
         x = checks.floating(who, "x", x)
         _channels(who, x.shape)
         _fits(who, x, *checks.leaves(who, params, *_names(scale, offset)))
-        wide = x.astype(_wide(x.dtype))
+        wide = x.astype(at_least_float32(x.dtype))
         centered = wide - jnp.mean(wide, -1, keepdims=True)
         variance = jnp.mean(lax.square(centered), -1, keepdims=True)
         return _affine(centered, lax.rsqrt(variance + epsilon), params, x.dtype)
@@ -153,10 +154,6 @@ def _names(scale: bool, offset: bool) -> tuple[str, ...]:
 
 def _params(shape, dtype, scale, offset):
     return {name: (jnp.ones if name == "scale" else jnp.zeros)(shape, dtype) for name in _names(scale, offset)}
-
-
-def _wide(dtype: Any) -> Any:
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def _last(values: jax.Array, ndim: int) -> jax.Array:

@@ -18,8 +18,10 @@ def classes(who: str, name: str, scores: jax.Array, target: Any, ignore_label: i
     if not scores.ndim or not scores.shape[-1]:
         raise ShapeError(f"{who}: {name} must have the axes (..., classes), got shape {scores.shape}")
     count = scores.shape[-1]
-    if ignore_label is not None and not isinstance(ignore_label, (int, np.integer)):
-        raise ConfigError(f"{who}: ignore_label must be an integer, got {ignore_label!r}")
+    if ignore_label is not None:
+        integral = isinstance(ignore_label, (int, np.integer)) and not isinstance(ignore_label, bool)
+        if not integral or not -(2**31) <= ignore_label < 2**31:
+            raise ConfigError(f"{who}: ignore_label must be an integer of 32 bits, got {ignore_label!r}")
     on_host = isinstance(target, np.ndarray) and target.dtype.kind in "iu"
     if on_host and target.shape == scores.shape[:-1]:
         check_labels(who, target, count, ignore_label)  # before 64-bit labels are cut to 32 bits
@@ -94,13 +96,19 @@ def pick(scores: jax.Array, label: jax.Array) -> jax.Array:
 
 
 def reduce_classes(
-    who: str, values: jax.Array, label: jax.Array, classes: int, keep: jax.Array | None, reduction: str
+    who: str, values: jax.Array, scores: jax.Array, label: jax.Array, keep: jax.Array | None, reduction: str
 ) -> jax.Array:
-    """`reduce`, with labels that are no class made NaN, and examples not to keep left out."""
-    factor = jnp.where(is_class(label, classes), 1.0, jnp.nan).astype(values.dtype)
+    """`reduce`, with NaN for labels that are no class, in loss and gradient, and examples not to keep left out."""
+    valid = is_class(label, scores.shape[-1])
+    if keep is not None:
+        valid |= ~keep
+    # By way of the scores, so that the gradient is NaN where the loss is flat as well; and 0 / 0 rather than a literal,
+    # for XLA on CPU makes anything of the exponential of a literal NaN.
+    zero = 0.0 * jnp.sum(jnp.where(valid[..., None], 0.0, scores), axis=-1)
+    values = values + zero / valid.astype(values.dtype)
     if keep is None:
-        return reduce(who, values * factor, reduction)  # a product, so that the gradient is NaN as well
-    values = jnp.where(keep, values * jnp.where(keep, factor, 1.0), 0.0)
+        return reduce(who, values, reduction)
+    values = jnp.where(keep, values, 0.0)
     if reduction != "mean":
         return reduce(who, values, reduction)
     count = jnp.sum(keep, dtype=values.dtype)

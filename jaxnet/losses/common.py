@@ -6,13 +6,14 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
+from jaxnet._dtypes import at_least_float32
 from jaxnet.errors import ShapeError
 
 _REDUCTIONS = ("mean", "sum", "none")
 
 
 def wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(at_least_float32(x.dtype))
 
 
 def pair(who: str, prediction: ArrayLike, target: ArrayLike) -> tuple[jax.Array, jax.Array]:
@@ -25,7 +26,7 @@ def pair(who: str, prediction: ArrayLike, target: ArrayLike) -> tuple[jax.Array,
         raise ShapeError(f"{who}: prediction {p.shape} and target {t.shape} must have one shape; {hint}")
     if not p.size:
         raise ShapeError(f"{who}: the batch is empty, prediction {p.shape}; the mean of no examples is NaN")
-    dtype = jnp.promote_types(jnp.promote_types(p.dtype, t.dtype), jnp.float32)
+    dtype = at_least_float32(p.dtype, t.dtype)
     return p.astype(dtype), t.astype(dtype)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxnet import _checks as checks
 from jaxnet.errors import ShapeError
 from jaxnet.losses.common import norm, pair, reduce
 
@@ -64,6 +65,8 @@ def _cosine(who: str, prediction: ArrayLike, target: ArrayLike, axis: int) -> ja
     prediction, target = pair(who, prediction, target)
     if not prediction.ndim:
         raise ShapeError(f"{who}: prediction and target must hold vectors, got scalars")
+    if checks.integer(who, "axis", axis, minimum=-prediction.ndim) >= prediction.ndim:
+        raise ShapeError(f"{who}: there is no axis {axis} in shape {prediction.shape}")
     (a, a_length), (b, b_length) = _unit_scale(prediction, axis), _unit_scale(target, axis)
     defined = (a_length > 0) & (b_length > 0)
     return jnp.where(defined, jnp.sum(a * b, axis=axis) / jnp.where(defined, a_length * b_length, 1.0), 0.0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
-from jaxnet.losses.classes import check_distribution, classes, is_class, pick, reduce_classes
+from jaxnet.losses.classes import check_distribution, classes, pick, reduce_classes
 from jaxnet.losses.common import reduce, wide
 
 
@@ -59,7 +59,7 @@ def softmax_cross_entropy(
         values = log_total - pick(logits, target)
         if smoothing:
             values = (1 - smoothing) * values + smoothing * (log_total - jnp.mean(logits, axis=-1))
-        return reduce_classes(who, values, target, logits.shape[-1], keep, reduction)
+        return reduce_classes(who, values, logits, target, keep, reduction)
     if smoothing:
         target = (1 - smoothing) * target + smoothing / logits.shape[-1]
     values = -_expect(target, logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
@@ -108,11 +108,7 @@ def cross_entropy(
         picked = pick(probabilities, target)
         if keep is not None:
             picked = jnp.where(keep, picked, 1.0)
-        # A label that is no class picks 0; `reduce_classes` turns it into NaN, so its logarithm must not matter.
-        valid = is_class(target, probabilities.shape[-1])
-        return reduce_classes(
-            who, -jnp.log(jnp.where(valid, picked, 1.0)), target, probabilities.shape[-1], keep, reduction
-        )
+        return reduce_classes(who, -jnp.log(picked), probabilities, target, keep, reduction)
     counts = target > 0
     return reduce(who, -_expect(target, jnp.log(jnp.where(counts, probabilities, 1.0))), reduction)
 

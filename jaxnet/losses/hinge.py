@@ -66,4 +66,4 @@ def hinge(
         values = jnp.sum(jnp.where(rival, activations.relu(lead), 0.0), axis=-1)
     else:
         values = activations.relu(jnp.max(jnp.where(rival, lead, -jnp.inf), axis=-1))
-    return reduce_classes(who, values, label, scores.shape[-1], None, reduction)
+    return reduce_classes(who, values, scores, label, None, reduction)

@@ -104,6 +104,8 @@ def multi_resolution_stft(
     floor = checks.number(who, "floor", floor, low=0, open_low=True)
     if not resolutions:
         raise ConfigError(f"{who}: at least one resolution (dft, hop, window) is needed, got none")
+    if not all(isinstance(sizes, Sequence) and len(sizes) == 3 for sizes in resolutions):
+        raise ConfigError(f"{who}: resolutions must be a sequence of (dft, hop, window), got {resolutions!r}")
     total = jnp.zeros(prediction.shape[0], prediction.dtype)
     for dft, hop, length in resolutions:
         s, t = (stft_magnitude(x, dft=dft, hop=hop, window=length) for x in (target, prediction))
@@ -165,7 +167,8 @@ def stft_magnitude(x: ArrayLike, *, dft: int, hop: int, window: int) -> jax.Arra
 
 def _signals(who: str, prediction: ArrayLike, target: ArrayLike, axis: int) -> tuple[jax.Array, jax.Array]:
     prediction, target = pair(who, prediction, target)
-    if prediction.ndim < 2 or axis % prediction.ndim == 0:
+    axis = checks.integer(who, "axis", axis, minimum=-prediction.ndim)
+    if prediction.ndim < 2 or axis >= prediction.ndim or axis % prediction.ndim == 0:
         raise ShapeError(
             f"{who}: signals must have the axes (batch, time) or (batch, time, channels), got {prediction.shape} with "
             f"time on axis {axis}; add a batch axis with x[None]"

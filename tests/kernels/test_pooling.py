@@ -1,0 +1,174 @@
+"""Average and maximum pooling against literal sums and PyTorch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from jax.test_util import check_grads
+
+from jaxnet import kernels, sizes
+from tests import oracles
+from tests.strategies import Pool, poolings
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+KINDS = {"avg": kernels.avg_pool, "max": kernels.max_pool}
+BOTH = pytest.mark.parametrize("kind", KINDS)
+TOLERANCE = {"float32": {"rtol": 1e-5, "atol": 1e-6}, "float64": {"rtol": 1e-12, "atol": 1e-13}}
+
+
+def draw(*shape, dtype="float64"):
+    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+
+
+def pool(kind, case):
+    return jax.jit(lambda x: KINDS[kind](x, case.window, strides=case.strides, padding=case.padding))
+
+
+def literal_pool(kind, x, case):
+    return oracles.pool(x, (case.window,), strides=(case.strides,), padding=(case.padding,), kind=kind)
+
+
+@example(Pool(9, 4, 3, (3, 1)))  # a remainder, unequal padding, an even window
+@example(Pool(5, 2, 5, (1, 0)))  # strides beyond the window
+@given(poolings())
+def test_avg_pool_is_the_literal_sum(case):
+    with jax.enable_x64(True):
+        x = draw(2, case.length, 3)
+        np.testing.assert_allclose(pool("avg", case)(x), literal_pool("avg", x, case), **TOLERANCE["float64"])
+
+
+@example(Pool(9, 4, 3, (3, 1)))
+@given(poolings(below_window=True))
+def test_max_pool_is_the_literal_maximum(case):
+    with jax.enable_x64(True):
+        x = draw(2, case.length, 3) - 5  # all negative: a border of zeros would win
+        np.testing.assert_array_equal(pool("max", case)(x), literal_pool("max", x, case))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("shape", "window", "strides", "padding"),
+    [
+        ((2, 5, 7, 2), (2, 3), (2, 2), ((1, 0), (0, 2))),
+        ((1, 4, 3, 5, 2), (3, 1, 2), (1, 2, 3), ((2, 0), (0, 0), (1, 1))),
+    ],
+    ids=["2-D", "3-D"],
+)
+@pytest.mark.usefixtures("x64")
+def test_several_dimensions(kind, shape, window, strides, padding):
+    x = draw(*shape)
+    y = KINDS[kind](x, window, strides=strides, padding=padding)
+    expected = oracles.pool(x, window, strides=strides, padding=padding, kind=kind)
+    np.testing.assert_allclose(y, expected, **TOLERANCE["float64"])
+
+
+@pytest.mark.torch
+@BOTH
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@settings(max_examples=15)
+@example(Pool(10, 4, 3, (2, 2)))
+@given(poolings())
+def test_pooling_is_pytorchs(kind, dtype, case):
+    """PyTorch pads both sides alike, by half a window at most."""
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle")
+    both = min(case.padding[0], case.window // 2)
+    case = Pool(max(case.length, case.window), case.window, case.strides, (both, both))
+    with jax.enable_x64(dtype == "float64"):
+        x = draw(2, case.length, 3, dtype=dtype)
+        y, pullback = jax.vjp(pool(kind, case), x)
+        cotangent = np.cos(np.arange(y.size)).reshape(y.shape).astype(dtype)
+        (dx,) = pullback(jnp.asarray(cotangent))
+    tx = torch.tensor(x, requires_grad=True)
+    function = {"avg": torch.nn.functional.avg_pool1d, "max": torch.nn.functional.max_pool1d}[kind]
+    ty = function(tx.transpose(1, 2), case.window, stride=case.strides, padding=both).transpose(1, 2)
+    ty.backward(torch.tensor(cotangent))
+    np.testing.assert_allclose(y, ty.detach().numpy(), **TOLERANCE[dtype])
+    np.testing.assert_allclose(dx, tx.grad.numpy(), **TOLERANCE[dtype])
+
+
+@BOTH
+@pytest.mark.parametrize("rule", ["same", "valid", "causal"])
+@pytest.mark.parametrize(("length", "window", "strides"), [(7, 3, 2), (8, 4, 4), (5, 2, 3)])
+def test_padding_rules(kind, rule, length, window, strides):
+    explicit = {
+        "same": oracles.same_padding(length, window, strides, 1),
+        "valid": (0, 0),
+        "causal": (window - 1, 0),
+    }[rule]
+    x = draw(1, length, 2, dtype="float32")
+    y = KINDS[kind](x, window, strides=strides, padding=rule)
+    expected = literal_pool(kind, x, Pool(length, window, strides, explicit))
+    np.testing.assert_allclose(y, expected, **TOLERANCE["float32"])
+    assert y.shape[1] == sizes.pool_length(length, window, strides=strides, padding=rule)
+
+
+@BOTH
+def test_strides_default_to_the_window(kind):
+    x = draw(1, 11, 2, dtype="float32")
+    expected = literal_pool(kind, x, Pool(11, 3, 3, (0, 0)))
+    np.testing.assert_allclose(KINDS[kind](x, 3), expected, **TOLERANCE["float32"])
+
+
+@BOTH
+@pytest.mark.parametrize("case", [Pool(7, 3, 2, (1, 2)), Pool(5, 2, 3, (0, 1))])
+@pytest.mark.usefixtures("x64")
+def test_first_and_second_derivatives(kind, case):
+    """Of max_pool's square, whose second derivative is not 0."""
+    function = jax.jit(lambda x: pool(kind, case)(x) ** 2)
+    check_grads(function, (draw(1, case.length, 2),), order=2, modes=("fwd", "rev"), atol=1e-5, rtol=1e-5)
+
+
+@BOTH
+@pytest.mark.usefixtures("x64")
+def test_second_derivative_in_two_dimensions(kind):
+    x, step = draw(1, 4, 5, 2), np.cos(np.arange(40.0)).reshape(1, 4, 5, 2)
+
+    def f(x):
+        return jnp.sum(KINDS[kind](x, (2, 3), strides=(2, 1), padding=((0, 1), (1, 1))) ** 3)
+
+    for hessian_step in (
+        lambda x: jax.jvp(jax.grad(f), (x,), (step,))[1],
+        jax.grad(lambda x: jnp.vdot(jax.grad(f)(x), step)),
+        jax.grad(lambda x: jax.jvp(f, (x,), (step,))[1]),
+    ):
+        h = 1e-5
+        expected = (jax.grad(f)(x + h * step) - jax.grad(f)(x - h * step)) / (2 * h)
+        np.testing.assert_allclose(jax.jit(hessian_step)(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_tied_maximum_passes_its_gradient_to_the_first():
+    x = jnp.zeros((1, 6, 1))
+    dx = jax.grad(lambda x: kernels.max_pool(x, 3).sum())(x)
+    np.testing.assert_array_equal(dx[0, :, 0], [1, 0, 0, 1, 0, 0])
+
+
+def test_padding_counts_in_the_average_and_never_in_the_maximum():
+    x = jnp.full((1, 2, 1), -4.0)
+    np.testing.assert_array_equal(kernels.avg_pool(x, 2, padding=1)[0, :, 0], [-2, -2])
+    np.testing.assert_array_equal(kernels.max_pool(x, 2, padding=1)[0, :, 0], [-4, -4])
+
+
+@BOTH
+def test_vmap(kind):
+    x = draw(3, 2, 7, 2, dtype="float32")
+    case = Pool(7, 3, 2, (1, 1))
+    y = jax.jit(jax.vmap(pool(kind, case)))(x)
+    np.testing.assert_allclose(y, np.stack([literal_pool(kind, row, case) for row in x]), **TOLERANCE["float32"])
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_accepted_and_kept(kind, dtype):
+    x = jnp.asarray(draw(2, 9, 3, dtype="float32"), dtype)
+    case = Pool(9, 4, 3, (1, 2))
+    y = pool(kind, case)(x)
+    assert y.dtype == dtype
+    expected = literal_pool(kind, np.asarray(x, np.float64), case)
+    np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("extreme", [np.inf, -np.inf])
+def test_max_pool_of_infinities(extreme):
+    x = jnp.array([extreme, 1.0, extreme, extreme]).reshape(1, 4, 1)
+    np.testing.assert_array_equal(kernels.max_pool(x, 2)[0, :, 0], [max(extreme, 1.0), extreme])

@@ -1,0 +1,428 @@
+"""The contract every layer keeps, driven by one table of all layers."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.flatten_util import ravel_pytree
+
+from jaxnet import activations, initializers, layers, sizes
+from jaxnet.errors import JaxnetError
+from tests.strategies import convolutions, poolings
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+class Case(NamedTuple):
+    """A layer, the shape of an input for it, and whether training it draws random numbers."""
+
+    make: Callable[[], layers.Layer]
+    shape: tuple[int, ...]
+    random: bool = False
+
+
+def scale_layer():
+    return layers.stateless(
+        lambda key, x: {"scale": jnp.full(x.shape[-1:], 0.5, x.dtype)},
+        lambda params, x: x * params["scale"].reshape((1,) * (x.ndim - 1) + (-1,)),
+        name="scale",
+    )
+
+
+def block(*, rate=0.3):
+    return layers.residual(layers.chain(layers.batch_norm(), layers.dense(4), jnp.tanh, layers.dropout(rate)))
+
+
+TABLE = {
+    "dense": Case(lambda: layers.dense(3), (4, 5)),
+    "dense-rank-3": Case(lambda: layers.dense(2, bias_init=initializers.normal(1.0)), (2, 3, 4)),
+    "dense-without-bias": Case(lambda: layers.dense(3, bias=False, kernel_init=initializers.he_uniform()), (4, 5)),
+    "conv": Case(lambda: layers.conv(4, 3), (2, 7, 2)),
+    "conv-awkward": Case(
+        lambda: layers.conv(6, 4, strides=3, padding=(5, 2), padding_value=0.5, dilation=2, groups=2),
+        (2, 10, 4),
+    ),
+    "conv-same": Case(lambda: layers.conv(2, 4, strides=2, padding="same", bias=False), (2, 7, 3)),
+    "conv-depthwise-causal": Case(lambda: layers.conv(3, 3, dilation=2, padding="causal", groups=3), (2, 6, 3)),
+    "conv-2-D": Case(lambda: layers.conv(3, (2, 3), strides=(2, 1), padding=((1, 0), (1, 2))), (2, 5, 4, 2)),
+    "conv-3-D": Case(lambda: layers.conv(2, (2, 1, 2), padding="same"), (1, 3, 2, 3, 2)),
+    "conv_transpose": Case(lambda: layers.conv_transpose(2, 3, strides=2, padding=2), (2, 4, 3)),
+    "conv_transpose-awkward": Case(
+        lambda: layers.conv_transpose(
+            4, 4, strides=3, padding=(8, 3), padding_value=0.5, dilation=2, groups=2, bias_init=initializers.ones
+        ),
+        (2, 3, 4),
+    ),
+    "conv_transpose-same": Case(lambda: layers.conv_transpose(2, 4, strides=3, padding="same", bias=False), (2, 4, 2)),
+    "conv_transpose-2-D": Case(lambda: layers.conv_transpose(2, (2, 3), strides=2, padding=2), (1, 3, 2, 2)),
+    "avg_pool": Case(lambda: layers.avg_pool(3, strides=2, padding=(1, 2)), (2, 7, 2)),
+    "avg_pool-2-D": Case(lambda: layers.avg_pool((2, 2)), (2, 4, 5, 2)),
+    "max_pool": Case(lambda: layers.max_pool(3, strides=2, padding=1), (2, 7, 2)),
+    "max_pool-2-D": Case(lambda: layers.max_pool((2, 2)), (2, 4, 5, 2)),
+    "global_avg_pool": Case(layers.global_avg_pool, (2, 5, 3)),
+    "prelu": Case(layers.prelu, (3, 4)),
+    "prelu-per-channel": Case(lambda: layers.prelu(0.1, per_channel=True), (2, 3, 4)),
+    "dropout": Case(lambda: layers.dropout(0.4), (3, 5), random=True),
+    "dropout-none": Case(lambda: layers.dropout(0), (3, 5)),
+    "dropout-all": Case(lambda: layers.dropout(1), (3, 5)),
+    "batch_norm": Case(layers.batch_norm, (6, 3)),
+    "batch_norm-positions": Case(lambda: layers.batch_norm(decay=0.5, epsilon=1e-3), (3, 4, 2)),
+    "batch_norm-bare": Case(lambda: layers.batch_norm(scale=False, offset=False), (6, 3)),
+    "layer_norm": Case(layers.layer_norm, (3, 5)),
+    "layer_norm-bare": Case(lambda: layers.layer_norm(scale=False, offset=False, epsilon=1e-2), (2, 3, 5)),
+    "flatten": Case(layers.flatten, (2, 3, 2)),
+    "reshape": Case(lambda: layers.reshape(-1, 2), (3, 8)),
+    "stateless": Case(scale_layer, (2, 3)),
+    "chain": Case(
+        lambda: layers.chain(
+            layers.conv(4, 3, padding="same"),
+            activations.leaky_relu,
+            layers.batch_norm(),
+            layers.dropout(0.25),
+            layers.flatten(),
+            layers.dense(2),
+        ),
+        (3, 4, 2),
+        random=True,
+    ),
+    "residual": Case(lambda: layers.residual(layers.chain(layers.dense(4), jnp.tanh)), (3, 4)),
+    "residual-shortcut": Case(
+        lambda: layers.residual(
+            layers.chain(layers.conv(4, 3, padding="same"), layers.batch_norm()), layers.conv(4, 1, bias=False)
+        ),
+        (2, 5, 2),
+    ),
+    "parallel": Case(lambda: layers.parallel(layers.dense(3), jnp.sin, layers.dropout(0.5)), (3, 4), random=True),
+    "parallel-concatenate": Case(
+        lambda: layers.parallel(
+            layers.conv(2, 3, padding="same"), layers.conv(3, 2, padding="same"), combine="concatenate"
+        ),
+        (2, 5, 2),
+    ),
+    "parallel-mean": Case(lambda: layers.parallel(layers.dense(3), layers.dense(3), combine="mean"), (3, 4)),
+    "repeat": Case(lambda: layers.repeat(block(), 3), (3, 4), random=True),
+    "repeat-remat": Case(lambda: layers.repeat(block(rate=0), 2, remat=True), (3, 4)),
+    "mixed_precision": Case(
+        lambda: layers.mixed_precision(
+            layers.chain(layers.dense(3), layers.batch_norm()), params="float64", compute="float64", output="float64"
+        ),
+        (4, 3),
+    ),
+    "watched": Case(lambda: layers.watched(layers.chain(layers.dense(3), jnp.tanh), watch_nothing), (4, 3)),
+}
+
+
+def watch_nothing(path, layer, params, state, x, y):
+    return ()
+
+
+# By design: a policy fixes its dtypes, and a watched layer's state out is not its state in.
+FIXED_DTYPE = (TABLE["mixed_precision"],)
+OTHER_STATE = (TABLE["watched"],)
+# A container runs eagerly as its parts do; op by op, these take seconds.
+EAGER_IS_SLOW = tuple(TABLE[name] for name in ("chain", "parallel", "repeat", "repeat-remat", "residual-shortcut"))
+
+
+def every(without=()):
+    return pytest.mark.parametrize(
+        "case", [pytest.param(case, id=name) for name, case in TABLE.items() if case not in without]
+    )
+
+
+EVERY = every()
+FOLLOWS_DTYPE = every(without=FIXED_DTYPE)
+
+
+def inputs(shape, dtype=jnp.float64, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def start(case, dtype=jnp.float64, copies=()):
+    """A layer, trees for it of values far from zeros and ones, and an input; each array stacked ``copies`` deep."""
+    layer, x = case.make(), inputs((*copies, *case.shape), dtype)
+    trees = jax.eval_shape(layer.init, jax.random.key(0), jax.ShapeDtypeStruct(case.shape, dtype))
+    rng = np.random.default_rng(2)
+    params, state = jax.tree.map(
+        lambda a: jnp.asarray(0.4 + 0.3 * np.abs(rng.standard_normal((*copies, *a.shape))), a.dtype), trees
+    )
+    return layer, params, state, x
+
+
+def test_the_table_holds_every_layer():
+    no_layers = {"Layer", "Row", "Summary", "Watched", "as_matrix", "summary"}
+    tested = {name.split("-")[0] for name in TABLE}
+    assert tested == set(layers.__all__) - no_layers
+
+
+@EVERY
+@pytest.mark.usefixtures("x64")
+def test_a_compiled_step(case):
+    """Is the eager one, compiles once, is a function of its key, and takes trees that were NumPy's meanwhile."""
+    layer, params, state, x = start(case)
+    traces = []
+
+    @jax.jit
+    def step(params, state, x, key):
+        traces.append(1)
+        return layer.apply(params, state, x, train=True, key=key)
+
+    first = step(params, state, x, jax.random.key(3))
+    chex.assert_tree_all_finite(first)
+    if case not in EAGER_IS_SLOW:
+        eager = layer.apply(params, state, x, train=True, key=jax.random.key(3))
+        chex.assert_trees_all_close(first, eager, rtol=1e-12, atol=1e-12)
+    flat, structure = jax.tree.flatten((params, state))
+    numpy_trees = jax.tree.unflatten(structure, [np.array(leaf) for leaf in flat])
+    chex.assert_trees_all_equal(step(*numpy_trees, x, jax.random.key(3)), first)
+    if case not in OTHER_STATE:
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, first[1])
+        second, _ = step(params, first[1], x, jax.random.key(4))
+        outputs = zip(jax.tree.leaves(first[0]), jax.tree.leaves(second), strict=True)
+        assert all(np.array_equal(a, b) for a, b in outputs) == (not case.random)
+    assert len(traces) == 1
+
+
+@EVERY
+@pytest.mark.usefixtures("x64")
+def test_vmap_equals_a_loop(case):
+    """Over params, states, inputs and keys at once: an ensemble."""
+    n = 3
+    layer, *trees = start(case, copies=(n,))
+    keys = jax.random.split(jax.random.key(0), n)
+
+    def apply(params, state, x, key):
+        return layer.apply(params, state, x, train=True, key=key)
+
+    together = jax.jit(jax.vmap(apply))(*trees, keys)
+    one = jax.jit(apply)
+    for i in range(n):
+        alone = one(*jax.tree.map(lambda a, i=i: a[i], trees), keys[i])
+        chex.assert_trees_all_close(jax.tree.map(lambda a, i=i: a[i], together), alone, rtol=1e-10, atol=1e-10)
+
+
+@EVERY
+@pytest.mark.usefixtures("x64")
+def test_derivatives(case):
+    """First and second derivatives, forward and reverse, against central differences in a random direction."""
+    layer, params, state, x = start(case)
+    origin, unravel = ravel_pytree((params, x))
+    rng = np.random.default_rng(6)
+    u, v = (jnp.asarray(rng.standard_normal(origin.shape)) for _ in range(2))
+
+    def f(theta):
+        p, x = unravel(theta)
+        y, _ = layer.apply(p, state, x, train=True, key=jax.random.key(5))
+        return ravel_pytree(y)[0]
+
+    def scalar(theta):
+        y = f(theta)
+        return jnp.vdot(np.cos(np.arange(y.size)), y) + jnp.vdot(y, y) / 2
+
+    @jax.jit
+    def measure(theta):
+        y, tangent = jax.jvp(f, (theta,), (u,))
+        cotangent = jnp.asarray(np.sin(1.0 + np.arange(y.size)))
+        (pulled,) = jax.vjp(f, theta)[1](cotangent)
+        gradient = jax.grad(scalar)
+        second = {
+            "forward over reverse": jnp.vdot(v, jax.jvp(gradient, (theta,), (u,))[1]),
+            "reverse over reverse": jnp.vdot(v, jax.grad(lambda t: jnp.vdot(gradient(t), u))(theta)),
+        }
+        return y, tangent, cotangent, pulled, gradient(theta), second
+
+    h = 1e-5
+    _, tangent, cotangent, pulled, _, second = measure(origin)
+    after, _, _, _, gradient_after, _ = measure(origin + h * u)
+    before, _, _, _, gradient_before, _ = measure(origin - h * u)
+    np.testing.assert_allclose(tangent, (after - before) / (2 * h), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(jnp.vdot(pulled, u), jnp.vdot(cotangent, tangent), rtol=1e-9, atol=1e-9)
+    expected = jnp.vdot(v, gradient_after - gradient_before) / (2 * h)
+    for name, value in second.items():
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@FOLLOWS_DTYPE
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16, jnp.float16])
+def test_dtype_is_kept(case, train, dtype):
+    """Of the output and the params the input's, of the state at least float32, the same going out as coming in."""
+    with jax.enable_x64(dtype == jnp.float64):
+        layer, x = case.make(), jax.ShapeDtypeStruct(case.shape, dtype)
+        params, state = jax.eval_shape(layer.init, jax.random.key(0), x)
+        y, new = jax.eval_shape(
+            lambda p, s, x: layer.apply(p, s, x, train=train, key=jax.random.key(0)), params, state, x
+        )
+        assert {leaf.dtype for leaf in jax.tree.leaves((params, y))} == {jnp.dtype(dtype)}
+        wide = jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
+        assert {leaf.dtype for leaf in jax.tree.leaves((state, new))} <= {wide}
+        assert not any(leaf.weak_type for leaf in jax.tree.leaves((params, state, y, new)))
+
+
+@FOLLOWS_DTYPE
+def test_evaluation(case):
+    """Needs no key, keeps the state, and gives the same within the digits of bfloat16 in half precision."""
+    layer, params, state, x = start(case, jnp.bfloat16)
+    apply = jax.jit(lambda p, s, x: layer.apply(p, s, x, train=False))
+    y, _ = apply(params, state, x)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (params, state, x))
+        expected, new = apply(*wide)
+        if case not in OTHER_STATE:
+            chex.assert_trees_all_equal(new, wide[1])
+    for a, b in zip(jax.tree.leaves(y), jax.tree.leaves(expected), strict=True):
+        size = np.abs(b).max()
+        np.testing.assert_allclose(np.asarray(a, np.float64), np.asarray(b), rtol=0.02, atol=0.03 * size)
+
+
+@EVERY
+@pytest.mark.usefixtures("x64")
+def test_init_from_a_shape_is_init_from_an_array_and_follows_its_key(case):
+    layer = case.make()
+    x = inputs(case.shape)
+    struct = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    from_shape = jax.jit(lambda key: layer.init(key, struct))
+    trees = jax.jit(layer.init)(jax.random.key(3), x)
+    chex.assert_trees_all_equal(trees, from_shape(jax.random.key(3)))
+    # Another key draws other kernels.
+    one, other = from_shape(jax.random.key(3))[0], from_shape(jax.random.key(4))[0]
+    kernels = [
+        (a, b)
+        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True)
+        if getattr(path[-1], "key", None) == "kernel"
+    ]
+    assert not any(np.array_equal(a, b) for a, b in kernels)
+
+
+@EVERY
+def test_leaves_have_full_names(case):
+    _, params, state, _ = abstract(case)
+    names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    assert names <= {"kernel", "bias", "scale", "offset", "slope"}
+    assert {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(state)} <= {"mean", "variance"}
+
+
+@cache
+def abstract(case):
+    layer, x = case.make(), jax.ShapeDtypeStruct(case.shape, jnp.float32)
+    return layer, *jax.eval_shape(layer.init, jax.random.key(0), x), x
+
+
+def takes(layer, params, state, x):
+    """Whether training accepts these trees; an error that is not ours fails the test."""
+    try:
+        jax.eval_shape(lambda p, s, x: layer.apply(p, s, x, train=True, key=jax.random.key(0)), params, state, x)
+    except JaxnetError:
+        return False
+    return True
+
+
+def description(tree):
+    return jax.tree.map(lambda a: (a.shape, str(a.dtype)), tree), jax.tree.structure(tree)
+
+
+# What a user's own function does with other params is the user's own.
+@every(without=(*FIXED_DTYPE, TABLE["stateless"]))
+def test_params_and_states_of_every_other_network_are_refused(case):
+    layer, params, state, x = abstract(case)
+    assert takes(layer, params, state, x)
+    others = {name: abstract(other)[1:3] for name, other in TABLE.items() if other not in FIXED_DTYPE}
+    for other, (other_params, other_state) in others.items():
+        if description(other_params) != description(params):
+            assert not takes(layer, other_params, state, x), f"took the params of {other}"
+        if description(other_state) != description(state):
+            assert not takes(layer, params, other_state, x), f"took the state of {other}"
+
+
+def leaf_paths(tree):
+    return [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+@every(without=(TABLE["stateless"],))
+@pytest.mark.usefixtures("x64")
+def test_a_leaf_of_another_shape_is_refused(case):
+    """Every leaf in turn, longer by one and cut to one: what broadcasting would swallow."""
+    layer, params, state, x = (case.make(), *start(case)[1:])
+    for path in leaf_paths((params, state)):
+        for spoil in (lambda a: jnp.concatenate([a, a[..., -1:]], -1), lambda a: a[..., :1], lambda a: a[None]):
+
+            def swap(p, a, path=path, spoil=spoil):
+                return spoil(a) if p == path and a.ndim else a
+
+            broken = jax.tree_util.tree_map_with_path(swap, (params, state))
+            if description(broken) == description((params, state)):
+                continue
+            assert not takes(layer, *broken, x), f"took {jax.tree_util.keystr(path)} of a wrong shape"
+
+
+# Sizes, over drawn hyperparameters: nothing is computed here.
+
+
+def counted(layer, shape):
+    """(output shape, parameters): from tracing, and the latter as `summary` says."""
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    params, state = jax.eval_shape(layer.init, jax.random.key(0), x)
+    y = jax.eval_shape(lambda p, s, x: layer.apply(p, s, x, train=False)[0], params, state, x)
+    parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+    table = layers.summary(layer, x)
+    assert table.parameters == parameters
+    assert table.rows[0].output == y.shape
+    return y.shape, parameters
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.booleans())
+def test_dense_sizes_are_eq_4_3(inputs, outputs, bias):
+    shape, parameters = counted(layers.dense(outputs, bias=bias), (3, inputs))
+    assert shape == (3, outputs)
+    assert parameters == outputs * (inputs + bias) == sizes.dense_parameters(inputs, outputs, bias=bias)
+
+
+@given(convolutions(), st.booleans())
+def test_conv_sizes_are_eq_4_6_and_4_7(case, bias):
+    layer = layers.conv(case.filters, case.kernel_size, bias=bias, **case.keywords)
+    shape, parameters = counted(layer, case.x_shape)
+    length = (case.length + sum(case.padding) - case.dilation * (case.kernel_size - 1) - 1) // case.strides + 1
+    assert shape == (case.batch, length, case.filters)
+    assert parameters == case.filters * (case.channels // case.groups * case.kernel_size + bias)
+    assert length == sizes.conv_length(
+        case.length, case.kernel_size, strides=case.strides, padding=case.padding, dilation=case.dilation
+    )
+    assert parameters == sizes.conv_parameters(
+        case.channels, case.filters, case.kernel_size, groups=case.groups, bias=bias
+    )
+
+
+@given(convolutions(stuffed=True), st.booleans())
+def test_conv_transpose_sizes_are_eq_4_10_and_4_7(case, bias):
+    layer = layers.conv_transpose(case.filters, case.kernel_size, bias=bias, **case.keywords)
+    shape, parameters = counted(layer, case.x_shape)
+    length = case.strides * (case.length - 1) + sum(case.padding) - case.dilation * (case.kernel_size - 1) + 1
+    assert shape == (case.batch, length, case.filters)
+    assert parameters == case.filters * (case.channels // case.groups * case.kernel_size + bias)
+    assert length == sizes.conv_transpose_length(
+        case.length, case.kernel_size, strides=case.strides, padding=case.padding, dilation=case.dilation
+    )
+
+
+@given(poolings(below_window=True), st.sampled_from([layers.avg_pool, layers.max_pool]))
+def test_pool_sizes_are_eq_4_11(case, make):
+    shape, parameters = counted(make(case.window, strides=case.strides, padding=case.padding), (2, case.length, 3))
+    assert shape == (2, (case.length + sum(case.padding) - case.window) // case.strides + 1, 3)
+    assert parameters == 0
+
+
+@EVERY
+def test_a_layer_is_two_functions_and_a_name(case):
+    layer = case.make()
+    assert isinstance(layer, layers.Layer)
+    init, apply, name, *_ = layer
+    assert callable(init)
+    assert callable(apply)
+    assert isinstance(name, str)
+    hash(layer)  # so that it can be a static argument of jax.jit

@@ -1,0 +1,160 @@
+"""Bad input to layers, kernels, activations and keys: the class of the error, and what its message tells.
+
+Each row's number is that of the survey of what other libraries do with the same input; most of them return something
+silently for at least half of these.
+"""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import activations, initializers, kernels, layers
+from jaxnet.errors import ConfigError, DataError, DTypeError, JaxnetError, ShapeError
+
+X = jnp.ones((2, 10, 3))
+KERNEL = jnp.ones((3, 3, 4))
+KEY = jax.random.key(0)
+
+
+def init(layer, x=X, key=KEY):
+    return lambda: layer.init(key, x)
+
+
+def apply(layer, bad, good=X, **options):
+    """Parameters made for a good input meet a bad one."""
+    params, state = layer.init(KEY, good)
+    return lambda: layer.apply(params, state, bad, **{"train": False, **options})
+
+
+def conv(x=X, kernel=KERNEL, **options):
+    return partial(kernels.conv, x, kernel, **options)
+
+
+def with_params(layer, params, state=(), x=X):
+    return lambda: layer.apply(params, state, x, train=False)
+
+
+DEEP = layers.chain(layers.dense(3), layers.residual(layers.chain(jnp.tanh, layers.conv(3, 3, padding="same"))))
+DENSE_PARAMS = layers.dense(3).init(KEY, X)[0]
+
+# (row and what is wrong, call, class, pattern in the message)
+ROWS = [
+    ("1 rank 2 to conv", conv(X[0]), ShapeError, r"conv: x must have 3 axes \(batch, length, channels\), got shape \(10, 3\)"),
+    ("1 rank 4 to a 1-D layer", init(layers.conv(4, 3), X[None]), ShapeError, r"conv: x must have 3 axes .*got shape \(1, 2, 10, 3\)"),
+    ("1 rank 3 to a 2-D layer", init(layers.conv(4, (3, 3))), ShapeError, r"\(batch, height, width, channels\)"),
+    ("2 wrong channels", conv(jnp.ones((2, 10, 5))), ShapeError, r"conv: the input has 5 channels, the kernel was made for 3 \(input \(2, 10, 5\), kernel \(3, 3, 4\), groups 1\); channels come last"),
+    ("2 channels first", conv(jnp.ones((2, 3, 10))), ShapeError, r"axis 1 fits: is the input channels-first\? transpose it"),
+    ("2 features of dense", apply(layers.dense(4), X[..., :2]), ShapeError, r"dense: the input has 2 features, the kernel was made for 3"),
+    ("3 kernel longer than the input", conv(X[:, :2]), ShapeError, r"d \(K - 1\) \+ 1 = 3 > D_in \+ padding = 2 .*eq\. 4\.6"),
+    ("3 transposed, kernel longer", lambda: kernels.conv_transpose(X[:, :1], KERNEL), ShapeError, r"eq\. 4\.10\); PyTorch's padding p"),
+    ("4 strides 0", lambda: layers.conv(4, 3, strides=0), ConfigError, r"conv: strides must be an integer >= 1, got 0"),
+    ("4 strides -1", lambda: layers.conv_transpose(4, 3, strides=-1), ConfigError, r"conv_transpose: strides must be .* got -1"),
+    ("5 dilation 0", lambda: layers.conv(4, 3, dilation=0), ConfigError, r"conv: dilation must be an integer >= 1, got 0"),
+    ("6 groups that do not divide the input", init(layers.conv(4, 3, groups=2)), ShapeError, r"groups=2 must divide the 3 input channels"),
+    ("6 groups that do not divide the filters", lambda: layers.conv(4, 3, groups=3), ShapeError, r"groups=3 must divide the 4 filters"),
+    ("6 groups of a kernel", conv(groups=2), ShapeError, r"groups=2 must divide both the 3 input channels and the 4 filters"),
+    ("7 int16 sound", conv(X.astype(jnp.int16)), DTypeError, r"conv: x must be floating point, got int16; convert with x\.astype\('float32'\) / 32768 \(int16 arithmetic would wrap\)"),
+    ("7 uint8 image", init(layers.conv(4, 3), X.astype(jnp.uint8)), DTypeError, r"got uint8; convert with x\.astype\('float32'\) / 256"),
+    ("7 int to an activation", lambda: activations.relu(jnp.arange(3)), DTypeError, r"relu: x must be floating point, got int32"),
+    ("8 int64 that overflows", lambda: layers.flatten().apply((), (), np.array([[2**40]]), train=False), DataError, r"holds int64 values up to 1099511627776, which do not fit int32; enable 64-bit"),
+    ("9 pool window longer than the input", lambda: kernels.avg_pool(X, 11), ShapeError, r"avg_pool: the kernel is longer than the padded input"),
+    ("9 max_pool, window in the border", lambda: kernels.max_pool(X, 2, padding=2), ConfigError, r"max_pool: padding .* reaches the window"),
+    ("10 pool strides 0", lambda: layers.avg_pool(2, strides=0), ConfigError, r"avg_pool: strides must be an integer >= 1, got 0"),
+    ("11 a string", conv("abc"), DTypeError, r"conv: x must be an array, got str; pass a jax or numpy array"),
+    ("11 None", apply(layers.dense(2), None), DTypeError, r"dense: x must be an array, got NoneType"),
+    ("11 a ragged list", apply(layers.dense(2), [[1.0], [1.0, 2.0]]), DTypeError, r"got list; pass one array: numpy\.asarray"),
+    ("12 big-endian", conv(np.ones((2, 10, 3), ">f4")), DTypeError, r"byte order '>f4', which JAX cannot read; convert with \.astype\('float32'\)"),
+    ("12 objects", conv(np.ones((2, 10, 3), object)), DTypeError, r"conv: x has dtype object, which is no number"),
+    ("33 dropout rate 1.5", lambda: layers.dropout(1.5), ConfigError, r"dropout: rate must be a finite number in \[0, 1\], got 1\.5"),
+    ("33 dropout rate -0.1", lambda: layers.dropout(-0.1), ConfigError, r"dropout: rate must be .* got -0\.1"),
+    ("33 dropout rate NaN", lambda: layers.dropout(float("nan")), ConfigError, r"dropout: rate must be .* got nan"),
+    ("34 dropout without a key", lambda: layers.dropout(0.5).apply((), (), X, train=True), ConfigError, r"dropout: .*no key came; call net\.apply\(params, state, x, train=True, key="),
+    ("35 key is None", init(layers.dense(2), key=None), ConfigError, r"dense: key must be a JAX PRNG key, got None; pass jax\.random\.key\(seed\)"),
+    ("35 key is 1.5", init(layers.dense(2), key=1.5), ConfigError, r"dense: key must be a JAX PRNG key, got 1\.5"),
+    ("35 several keys", init(layers.dense(2), key=jax.random.split(KEY, 3)), ConfigError, r"must be one key, got an array of keys of shape \(3,\)"),
+    ("35 seed 2**32", init(layers.dense(2), key=2**32), ConfigError, r"seed 4294967296 is outside 0\.\.2\*\*32 - 1"),
+    ("35 seed -1", init(layers.chain(jnp.tanh), key=-1), ConfigError, r"chain: seed -1 is outside"),
+    ("35 a float array as key", init(layers.dense(2), key=jnp.ones(2)), ConfigError, r"key must be a JAX PRNG key, got float32 of shape \(2,\)"),
+    ("43 no filters", lambda: layers.conv(0, 3), ConfigError, r"conv: filters must be an integer >= 1, got 0"),
+    ("43 kernel size 0", lambda: layers.conv(4, 0), ConfigError, r"conv: kernel_size must be an integer >= 1, got 0"),
+    ("43 kernel size 2.5", lambda: layers.conv(4, 2.5), ConfigError, r"kernel_size must be an integer >= 1, got 2\.5"),
+    ("43 units -1", lambda: layers.dense(-1), ConfigError, r"dense: units must be an integer >= 1, got -1"),
+    ("43 units True", lambda: layers.dense(True), ConfigError, r"dense: units must be an integer >= 1, got True"),
+    ("43 padding -1", lambda: layers.conv(4, 3, padding=-1), ConfigError, r"conv: padding must be an integer >= 0, got -1"),
+    ("43 padding SMAE", lambda: layers.conv(4, 3, padding="SMAE"), ConfigError, r"padding must be one of 'valid', 'same', 'causal', got 'SMAE'"),
+    ("43 padding of three", lambda: layers.conv(4, 3, padding=(1, 2, 3)), ConfigError, r"padding of one dimension is an integer or \(before, after\), got \(1, 2, 3\)"),
+    ("43 2-D padding of two integers", lambda: layers.conv(4, (3, 3), padding=(1, 2)), ConfigError, r"2 pairs \(before, after\), got \(1, 2\)"),
+    ("43 strides of another rank", lambda: layers.conv(4, (3, 3), strides=(1, 2, 3)), ConfigError, r"strides must be an integer or 2 of them"),
+    ("43 padding value NaN", lambda: layers.conv(4, 3, padding_value=float("nan")), ConfigError, r"padding_value must be a finite number"),
+    ("43 initializer is a string", lambda: layers.dense(3, kernel_init="zeros"), ConfigError, r"kernel_init must be callable, got 'zeros'"),
+    ("43 bias is a string", lambda: layers.dense(3, bias="no"), ConfigError, r"dense: bias must be True or False, got 'no'"),
+    ("43 repeat 0", lambda: layers.repeat(jnp.tanh, 0), ConfigError, r"repeat: n must be an integer >= 1, got 0"),
+    ("43 decay 1", lambda: layers.batch_norm(decay=1), ConfigError, r"batch_norm: decay must be a finite number in \[0, 1\), got 1"),
+    ("43 epsilon 0", lambda: layers.layer_norm(epsilon=0), ConfigError, r"layer_norm: epsilon must be a finite number in \(0, inf\]"),
+    ("43 two sizes -1", lambda: layers.reshape(-1, -1), ConfigError, r"reshape: at most one size may be -1"),
+    ("45 batch norm of one value", apply(layers.batch_norm(), X[:1, 0], X, train=True), ShapeError, r"at least two values a channel, got one \(input \(1, 3\)\).*use a larger batch, or layer_norm"),
+    ("47 train is missing", lambda: layers.dense(3).apply(DENSE_PARAMS, (), X), TypeError, r"train"),
+    ("47 train is 1", lambda: layers.dense(3).apply(DENSE_PARAMS, (), X, train=1), ConfigError, r"dense: train must be True or False, got 1"),
+    ("47 train is traced", lambda: jax.jit(lambda t: layers.chain(layers.dense(3)).apply((DENSE_PARAMS,), ((),), X, train=t))(True), ConfigError, r"chain: train must be True or False, got a traced value; .*static_argnames"),
+    ("params of another layer", with_params(layers.dense(3), {"w": jnp.ones((3, 3))}), ConfigError, r"dense: params must be a dict of kernel, bias, got a dict of w"),
+    ("params of another kernel", with_params(layers.conv(4, 5), {"kernel": KERNEL, "bias": jnp.ones(4)}), ShapeError, r"the kernel \(3, 3, 4\) is another layer's; this one has kernel_size=\(5,\)"),
+    ("params of a shorter chain", with_params(layers.chain(jnp.tanh, jnp.tanh), ((),), ((), ())), ConfigError, r"chain: params must be a tuple of 2, one entry a part, got tuple of 1"),
+    ("state of another network", with_params(layers.chain(jnp.tanh), ((),), ()), ConfigError, r"chain: state must be a tuple of 1"),
+    ("state None", with_params(layers.dense(3), DENSE_PARAMS, None), ConfigError, r"dense: state must be \(\), got NoneType"),
+    ("params of another depth", with_params(layers.repeat(layers.dense(3), 4), layers.repeat(layers.dense(3), 5).init(KEY, X)[0]), ConfigError, r"repeat: .*stacked 4 deep, got a leaf of shape \(5,"),
+    ("residual that changes the shape", init(layers.residual(layers.conv(3, 3))), ShapeError, r"residual: the branch gives \(2, 8, 3\) and the shortcut \(2, 10, 3\)"),
+    ("repeat that changes the shape", init(layers.repeat(layers.dense(4), 2)), ShapeError, r"repeat: the layer turns float32 \(2, 10, 3\) into float32 \(2, 10, 4\)"),
+    ("an empty chain", lambda: layers.chain(), ConfigError, r"chain: at least one part"),
+    ("a list in a chain", lambda: layers.chain([layers.dense(3)]), ConfigError, r"unpack the list: chain\(\*layers\)"),
+    ("a number in a chain", lambda: layers.chain(layers.dense(3), 7), ConfigError, r"chain\[1\]: a part must be a layer or a function of one array, got 7"),
+    ("a layer not called", lambda: layers.chain(layers.flatten), ConfigError, r"flatten is what makes the layer, not the layer: call it, layers\.flatten\(\.\.\.\)"),
+    ("parallel shapes", init(layers.chain(layers.parallel(layers.dense(3), layers.dense(4), combine="sum"))), ShapeError, r"parallel: outputs to add must have one shape"),
+    ("parallel combine", lambda: layers.parallel(jnp.tanh, combine="add"), ConfigError, r"combine must be one of 'tuple', 'concatenate', 'sum', 'mean', got 'add'"),
+    ("dtypes mixed by hand", apply(layers.dense(2), X.astype(jnp.bfloat16)), DTypeError, r"dense: dtypes differ: x bfloat16, kernel float32; cast the input, or let layers\.mixed_precision"),
+    ("mixed precision in int8", lambda: layers.mixed_precision(jnp.tanh, compute=jnp.int8), DTypeError, r"compute must be a floating-point dtype"),
+    ("slopes of other channels", apply(layers.prelu(per_channel=True), X[..., :2]), ShapeError, r"prelu: the slope has shape \(3,\), an input of shape \(2, 10, 2\) wants \(2,\)"),
+    ("reshape that does not fit", init(layers.chain(layers.reshape(7, 5))), ShapeError, r"reshape: an example of shape \(10, 3\) \(30 values\) does not fit \(7, 5\)"),
+    ("global pooling of nothing", init(layers.chain(layers.global_avg_pool()), X[:, :0]), ShapeError, r"something to average, got shape \(2, 0, 3\)"),
+    ("matrix of a curve", lambda: layers.as_matrix(jnp.tanh, (), X[:1]), ConfigError, r"as_matrix: tanh is not linear"),
+    ("matrix of a batch", lambda: layers.as_matrix(layers.dense(3), DENSE_PARAMS, X), ShapeError, r"a batch of one, got shape \(2, 10, 3\)"),
+    ("he of a vector", lambda: initializers.he_normal()(KEY, (3,), jnp.float32), ShapeError, r"variance scaling needs a shape"),
+    ("who is deep inside", apply(DEEP, X.astype(jnp.bfloat16)), DTypeError, r"^chain\[0\]: dense: dtypes differ"),
+    ("who is deeper inside", with_params(DEEP, (DENSE_PARAMS, {"branch": ((), {"w": X}), "shortcut": ()}), ((), {"branch": ((), ()), "shortcut": ()})), ConfigError, r"^chain\[1\]/residual\.branch/chain\[1\]: conv: params must be"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "message"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
+def test_bad_input_is_refused_with_a_telling_message(call, error, message):
+    with pytest.raises(error) as caught:
+        call()
+    assert re.search(message, str(caught.value), re.DOTALL), str(caught.value)
+    if error is not TypeError:
+        assert isinstance(caught.value, JaxnetError)
+        assert isinstance(caught.value, TypeError if error is DTypeError else ValueError)
+
+
+def test_float64_that_jax_would_round_is_announced():
+    params, state = layers.dense(2).init(KEY, X)
+    with pytest.warns(UserWarning, match=r"x is float64, and JAX computes in float32 here"):
+        layers.dense(2).apply(params, state, np.ones((2, 10, 3)), train=False)
+
+
+def test_checks_cost_nothing_at_run_time():
+    """No check leaves an operation in the program: the layer's is the bare product and sum."""
+    layer = layers.dense(4)
+    params, _ = layer.init(KEY, X)
+    ours = jax.make_jaxpr(lambda p, x: layer.apply(p, (), x, train=False)[0])(params, X)
+    bare = jax.make_jaxpr(lambda p, x: x @ p["kernel"] + p["bias"].reshape(1, 1, -1))(params, X)
+    names = [equation.primitive.name for equation in ours.eqns]
+    assert names == [equation.primitive.name for equation in bare.eqns]
+
+
+def test_seeds_and_keys_of_both_kinds_are_taken():
+    layer = layers.dense(2)
+    expected = layer.init(jax.random.key(7), X)[0]["kernel"]
+    for key in (7, np.int64(7), jax.random.PRNGKey(7)):
+        np.testing.assert_array_equal(layer.init(key, X)[0]["kernel"], expected)

@@ -1,0 +1,18 @@
+"""The examples reach what the README promises."""
+
+import pytest
+
+from examples import digits
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("net", ["mlp", "conv"])
+def test_digits_reach_97_percent(net, seed, tmp_path, capsys):
+    accuracy = digits.main(["--net", net, "--seed", str(seed), "--out", str(tmp_path)])
+    assert accuracy >= 0.97
+    printed = capsys.readouterr()
+    assert f"test accuracy {accuracy:.2%}" in printed.out
+    assert "validation accuracy" in printed.err  # the progress bar
+    picture = (tmp_path / f"digits-{net}.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 10_000

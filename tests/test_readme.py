@@ -1,0 +1,70 @@
+"""What the README says is so: its code runs, and continuous integration runs its own test command."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxnet import testing
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_each_command_is_one_line_that_makes_its_own_environment():
+    main, tests = blocks("sh")
+    for command in (main, tests):
+        assert len(command.strip().splitlines()) == 1
+        assert command.startswith("python3 -m venv ")
+    assert (ROOT / re.search(r"examples/\w+\.py", main).group()).exists()
+
+
+def test_continuous_integration_takes_its_command_from_here():
+    script = (ROOT / ".ci" / "run").read_text()
+    (tests,) = [command for command in blocks("sh") if "-m pytest" in command]
+    pattern = re.search(r'readme_command "(.*?)"', script).group(1)
+    assert [line for line in README.splitlines() if pattern in line] == [tests.strip()]
+    assert "eval" in script
+
+
+def test_the_twenty_lines_train():
+    network, own_layer = blocks("python")
+    scope = {}
+    exec(network, scope)
+    key = jax.random.key(1)
+    x, y = jax.random.normal(key, (16, 512, 1)), jnp.arange(16) % 10
+    params, state, opt_state = scope["params"], scope["state"], scope["opt_state"]
+    values = []
+    for i in range(20):
+        params, state, opt_state, value = scope["step"](params, state, opt_state, x, y, jax.random.fold_in(key, i))
+        values.append(float(value))
+    assert values[-1] < 0.5 * values[0]
+    exec(own_layer, scope)
+    testing.check_layer(scope["swish"], jax.random.normal(key, (3, 4)))
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`jaxnet\.([\w.]+)", README))))
+def test_every_module_named_exists(name):
+    import jaxnet
+
+    target = jaxnet
+    for part in name.split("."):
+        __import__(f"jaxnet.{name.split('.')[0]}")
+        target = getattr(target, part)
+
+
+def test_every_name_in_the_map_of_the_chapter_exists():
+    import jaxnet
+
+    rows = re.findall(r"^\| .* \| (`jaxnet.*?) \| (.*?) \|$", README, re.MULTILINE)
+    assert len(rows) >= 6
+    for modules, contents in rows:
+        owners = [getattr(jaxnet, name) for name in re.findall(r"jaxnet\.(\w+)", modules)]
+        for name in re.findall(r"`(\w+)`", contents):
+            assert any(hasattr(owner, name) for owner in owners), name
