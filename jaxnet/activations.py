@@ -53,7 +53,9 @@ def leaky_relu(x: ArrayLike, slope: float = 0.01) -> jax.Array:
 
 def rectify(x: jax.Array, slope: jax.Array) -> jax.Array:
     """x where x > 0, slope * x elsewhere; ``slope`` has x's rank, or none, and may be learned."""
-    return jnp.where(x > 0, x, slope * x)
+    positive = x > 0
+    # The inner choice keeps the slope's gradient 0, not 0 * inf, where x is infinite.
+    return jnp.where(positive, x, slope * jnp.where(positive, jnp.zeros_like(x), x))
 
 
 def elu(x: ArrayLike, alpha: float = 1.0) -> jax.Array:

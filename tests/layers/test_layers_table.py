@@ -300,7 +300,7 @@ def test_init_from_a_shape_is_init_from_an_array_and_follows_its_key(case):
     assert not any(np.array_equal(a, b) for a, b in kernels)
 
 
-@EVERY
+@FOLLOWS_DTYPE
 def test_leaves_have_full_names(case):
     _, params, state, _ = abstract(case)
     names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
