@@ -46,13 +46,13 @@ def moving_average(decay: Any, average: jax.Array, new: jax.Array) -> jax.Array:
     return plus(scaled(1 - decay, new), scaled(decay, average))
 
 
-def unbiased(average: jax.Array, decay: Any, count: jax.Array) -> jax.Array:
-    """``average / (1 - decay^count)``, which undoes the pull towards the zero that the average began with.
+def unbiased(averages: list[jax.Array], decay: Any, count: jax.Array) -> list[jax.Array]:
+    """``average / (1 - decay^count)``, which undoes the pull towards the zero that the averages began with.
 
     The power is taken in float32 or wider whatever the average's dtype: in bfloat16 the decay 0.999 is 1.
     """
     correction = jnp.asarray(1 - decay**count)
-    return average / correction.astype(average.dtype)
+    return [average / correction.astype(average.dtype) for average in averages]
 
 
 def next_count(count: jax.Array) -> jax.Array:
@@ -76,13 +76,22 @@ def full_like(tree: Any, value: Any, dtype: Any = None) -> Any:
     return jax.tree.map(fill, tree)
 
 
-def map_leaves(rule: Callable[..., tuple], outputs: int, tree: Any, *rest: Any) -> tuple:
-    """Applies a rule that returns ``outputs`` arrays to each leaf; returns that many trees.
+def each(f: Callable[..., Any], *columns: list[Any]) -> list[Any]:
+    """Applies one operation to all leaves before the next operation is traced.
 
-    A rest tree that is None (a moment that this configuration does not keep) gives None to the rule.
+    That is the order in which optax's tree maps come to the compiler. In another order it may fuse, and
+    so round, a leaf differently: the same operations per leaf would be right, and not the same bits.
+    """
+    return [f(*row) for row in zip(*columns, strict=True)]
+
+
+def map_columns(rule: Callable[..., tuple], tree: Any, *rest: Any) -> tuple:
+    """Applies a rule to the leaves of all trees at once, as lists of equal length; returns trees again.
+
+    A rest tree that is None (a moment that this configuration does not keep) is None to the rule, and
+    a None that the rule returns is None in its tree's place.
     """
     leaves, treedef = jax.tree.flatten(tree)
-    columns = [[None] * len(leaves) if other is None else treedef.flatten_up_to(other) for other in rest]
-    results = [rule(*row) for row in zip([jnp.asarray(leaf) for leaf in leaves], *columns, strict=True)]
-    columns = zip(*results, strict=True) if results else ((),) * outputs
-    return tuple(None if any(x is None for x in column) else treedef.unflatten(column) for column in columns)
+    columns = [None if other is None else treedef.flatten_up_to(other) for other in rest]
+    results = rule([jnp.asarray(leaf) for leaf in leaves], *columns)
+    return tuple(None if column is None else treedef.unflatten(column) for column in results)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxnet import _checks
 from jaxnet._checks import choice, flag, integer
@@ -56,7 +57,7 @@ def scalar(
         return value
     if isinstance(value, (jax.Array, np.ndarray)):
         _scalar_array(who, name, value, wanted)
-        if not isinstance(value, jax.core.Tracer):
+        if not isinstance(value, Tracer):
             _number(who, name, value.item(), low, high, open_low, open_high, wanted)
         return value
     return _number(who, name, value, low, high, open_low, open_high, wanted)
@@ -84,13 +85,13 @@ def at(who: str, name: str, value: Any, count: jax.Array) -> Any:
     """The hyperparameter at step ``count``: a schedule is called, anything else is what it is."""
     if not callable(value):
         return value
-    result = value(count)
+    result: Any = value(count)
+    if not isinstance(result, (int, float, jax.Array, np.ndarray, np.generic)):
+        raise ConfigError(f"{who}: the schedule for {name} must return a number, got {result!r}")
     if np.shape(result) != ():
         raise ConfigError(
             f"{who}: the schedule for {name} must return one number per step, got shape {np.shape(result)}"
         )
-    if not isinstance(result, (int, float, jax.Array, np.ndarray, np.generic)):
-        raise ConfigError(f"{who}: the schedule for {name} must return a number, got {result!r}")
     return result
 
 

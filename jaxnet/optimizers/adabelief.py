@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxnet.optimizers import _checks
 from jaxnet.optimizers._arithmetic import (
     abs_squared,
-    map_leaves,
+    each,
+    map_columns,
     moving_average,
     next_count,
     promoted,
@@ -30,7 +31,7 @@ class AdaBeliefState(NamedTuple):
       nu: the mean squared distance of the gradient from it, with the epsilons of all steps.
     """
 
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     mu: Any
     nu: Any
 
@@ -103,16 +104,21 @@ def adabelief(
         )
         this = next_count(state.count)
 
-        def rule(g, m, v):
-            m = moving_average(beta1, m, g)
-            v = moving_average(beta2, v, abs_squared(g - m))
-            v = v + scalar_like(epsilon_root, v)
-            m_hat = first_moment_unbiased(m, g, beta1, this, nesterov)
-            root = jnp.sqrt(unbiased(v, beta2, this))
+        def direction(m_hat, v_hat):
+            root = jnp.sqrt(v_hat)
             m_hat, denominator = promoted(m_hat, root + scalar_like(epsilon, root))
-            return scaled(-rate, m_hat / denominator), m, v
+            return m_hat / denominator
 
-        updates, mu, nu = map_leaves(rule, 3, updates, state.mu, state.nu)
+        def rule(g, m, v):
+            m = each(lambda x, y: moving_average(beta1, y, x), g, m)
+            error = each(lambda x, y: x - y, g, m)
+            v = each(lambda x, y: moving_average(beta2, y, abs_squared(x)), error, v)
+            v = each(lambda x: x + scalar_like(epsilon_root, x), v)
+            m_hat = first_moment_unbiased(m, g, beta1, this, nesterov)
+            u = each(direction, m_hat, unbiased(v, beta2, this))
+            return each(lambda x: scaled(-rate, x), u), m, v
+
+        updates, mu, nu = map_columns(rule, updates, state.mu, state.nu)
         return updates, AdaBeliefState(this, mu, nu)
 
     return Optimizer(init, update)

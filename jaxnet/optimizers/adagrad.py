@@ -6,7 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import abs_squared, full_like, map_leaves, next_count, plus, scalar_like, scaled
+from jaxnet.optimizers._arithmetic import (
+    abs_squared,
+    each,
+    full_like,
+    map_columns,
+    next_count,
+    plus,
+    scalar_like,
+    scaled,
+)
 from jaxnet.optimizers.base import Optimizer, ScalarOrSchedule
 
 
@@ -18,7 +27,7 @@ class AdagradState(NamedTuple):
       sum_of_squares: the squared gradients so far, summed, shaped like the parameters.
     """
 
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     sum_of_squares: Any
 
 
@@ -72,12 +81,15 @@ def adagrad(
         rate = _checks.at("adagrad", "learning_rate", learning_rate, state.count)
         epsilon = _checks.at("adagrad", "eps", eps, state.count)
 
-        def rule(g, s):
-            s = plus(abs_squared(g), s)
-            inverse_root = jnp.where(s > 0, jax.lax.rsqrt(s + scalar_like(epsilon, s)), jnp.zeros((), s.dtype))
-            return scaled(-rate, inverse_root * g), s
+        def inverse_root(s):
+            return jnp.where(s > 0, jax.lax.rsqrt(s + scalar_like(epsilon, s)), jnp.zeros((), s.dtype))
 
-        updates, sums = map_leaves(rule, 2, updates, state.sum_of_squares)
+        def rule(g, s):
+            s = each(lambda x, y: plus(abs_squared(x), y), g, s)
+            direction = each(lambda x, y: x * y, each(inverse_root, s), g)
+            return each(lambda x: scaled(-rate, x), direction), s
+
+        updates, sums = map_columns(rule, updates, state.sum_of_squares)
         return updates, AdagradState(next_count(state.count), sums)
 
     return Optimizer(init, update)

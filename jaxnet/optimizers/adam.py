@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxnet.optimizers import _checks
 from jaxnet.optimizers._arithmetic import (
     abs_squared,
-    map_leaves,
+    each,
+    map_columns,
     moving_average,
     next_count,
     plus,
@@ -30,7 +31,7 @@ class AdamState(NamedTuple):
       nu: the second moment, likewise.
     """
 
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     mu: Any
     nu: Any
 
@@ -95,9 +96,9 @@ def adam(
 
         def rule(g, m, v):
             direction, m, v = step(g, m, v)
-            return scaled(-rate, direction), m, v
+            return each(lambda x: scaled(-rate, x), direction), m, v
 
-        updates, mu, nu = map_leaves(rule, 3, updates, state.mu, state.nu)
+        updates, mu, nu = map_columns(rule, updates, state.mu, state.nu)
         return updates, AdamState(next_count(state.count), mu, nu)
 
     return Optimizer(moments.init, update)
@@ -121,30 +122,32 @@ class Moments:
         return AdamState(jnp.zeros([], jnp.int32), zeros_like(params, self.mu_dtype), zeros_like(params))
 
     def at(self, count):
-        """The leaf rule ``(g, m, v) -> (direction, m, v)`` of the step after ``count`` steps."""
+        """The rule ``(g, m, v) -> (direction, m, v)`` over lists of leaves, for the step after ``count`` steps."""
         b1, b2, eps, eps_root = (
             _checks.at(self.who, name, getattr(self, name), count) for name in ("b1", "b2", "eps", "eps_root")
         )
-        this = next_count(count)
+
+        def direction(m_hat, v_hat):
+            root = jnp.sqrt(v_hat + scalar_like(eps_root, v_hat))
+            m_hat, denominator = promoted(m_hat, root + scalar_like(eps, root))
+            return m_hat / denominator
 
         def step(g, m, v):
-            m, nu = moving_average(b1, m, g), moving_average(b2, v, abs_squared(g))
-            m_hat = first_moment_unbiased(m, g, b1, this, self.nesterov)
-            root = jnp.sqrt(nu_plus(unbiased(nu, b2, this), eps_root))
-            m_hat, denominator = promoted(m_hat, nu_plus(root, eps))
-            return m_hat / denominator, m if self.mu_dtype is None else m.astype(self.mu_dtype), nu.astype(v.dtype)
+            new_m = each(lambda x, y: moving_average(b1, y, x), g, m)
+            new_v = each(lambda x, y: moving_average(b2, y, abs_squared(x)), g, v)
+            this = next_count(count)
+            m_hat = first_moment_unbiased(new_m, g, b1, this, self.nesterov)
+            u = each(direction, m_hat, unbiased(new_v, b2, this))
+            if self.mu_dtype is not None:
+                new_m = each(lambda x: x.astype(self.mu_dtype), new_m)
+            return u, new_m, each(lambda x, y: x.astype(jnp.asarray(y).dtype), new_v, v)
 
         return step
 
 
 def first_moment_unbiased(m, g, b1, count, nesterov):
-    """The corrected first moment, one step further along the gradient with ``nesterov``."""
+    """The corrected first moments, one step further along the gradient with ``nesterov``."""
     if not nesterov:
         return unbiased(m, b1, count)
     ahead = unbiased(m, b1, next_count(count))
-    return plus(scaled(b1, ahead), scaled(1 - b1, unbiased(g, b1, count)))
-
-
-def nu_plus(x, eps):
-    """``x + eps`` in the dtype of ``x``."""
-    return x + scalar_like(eps, x)
+    return each(lambda x, y: plus(scaled(b1, x), scaled(1 - b1, y)), ahead, unbiased(g, b1, count))

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import jax
+
 from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import map_leaves, next_count, scaled
+from jaxnet.optimizers._arithmetic import each, map_columns, next_count, scaled
 from jaxnet.optimizers.adam import AdamState, Moments
 from jaxnet.optimizers.base import Optimizer, ScalarOrSchedule
 from jaxnet.optimizers.decay import check_decay, decayed, mask_leaves
@@ -72,11 +74,14 @@ def adamw(
         decay = _checks.at("adamw", "weight_decay", weight_decay, state.count)
         step = moments.at(state.count)
 
-        def rule(g, m, v, p, decays):
-            direction, m, v = step(g, m, v)
-            return scaled(-rate, decayed(direction, p, decay) if decays else direction), m, v
+        masks = jax.tree.leaves(mask_leaves("adamw", mask, params))
 
-        updates, mu, nu = map_leaves(rule, 3, updates, state.mu, state.nu, params, mask_leaves("adamw", mask, params))
+        def rule(g, m, v, p):
+            direction, m, v = step(g, m, v)
+            direction = each(lambda x, y, on: decayed(x, y, decay) if on else x, direction, p, masks)
+            return each(lambda x: scaled(-rate, x), direction), m, v
+
+        updates, mu, nu = map_columns(rule, updates, state.mu, state.nu, params)
         return updates, AdamState(next_count(state.count), mu, nu)
 
     return Optimizer(moments.init, update)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxnet.errors import DTypeError
 from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import full_like, map_leaves, next_count, scaled, zeros_like
+from jaxnet.optimizers._arithmetic import each, full_like, map_columns, next_count, scaled, zeros_like
 from jaxnet.optimizers.adam import Moments
 from jaxnet.optimizers.base import Optimizer, ScalarOrSchedule
 
@@ -23,7 +23,7 @@ class AngularGradState(NamedTuple):
       angle: the angle of the last step in radians, in [0, pi/2]; pi/2 before the first.
     """
 
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     mu: Any
     nu: Any
     previous_gradient: Any
@@ -98,17 +98,22 @@ def angulargrad(
         rate = _checks.at(who, "learning_rate", learning_rate, state.count)
         step = moments.at(state.count)
 
+        def new_angle(g, previous):
+            # atan2 of the two parts: exact where the denominator is 0, and never inf or NaN on the way.
+            return jnp.arctan2(jnp.abs(g - previous), jnp.abs(1 + g * previous))
+
+        def coefficient(angle, previous_angle):
+            # tan just beyond pi/2, where float32 rounds it, is a large negative number: hence the paper's |.|.
+            return jnp.tanh(jnp.abs(trigonometric(jnp.minimum(previous_angle, angle)))) * 0.5 + 0.5
+
         def rule(g, m, v, previous, previous_angle):
             direction, m, v = step(g, m, v)
-            # atan2 of the two parts: exact where the denominator is 0, and never inf or NaN on the way.
-            angle = jnp.arctan2(jnp.abs(g - previous), jnp.abs(1 + g * previous)).astype(previous_angle.dtype)
-            smallest = jnp.minimum(previous_angle, angle)
-            # tan just beyond pi/2, where float32 rounds it, is a large negative number: hence the paper's |.|.
-            coefficient = jnp.tanh(jnp.abs(trigonometric(smallest))) * 0.5 + 0.5
-            return scaled(-rate, coefficient * direction), m, v, g.astype(previous.dtype), angle
+            angle = each(new_angle, g, previous)
+            direction = each(lambda x, a, b: coefficient(a, b) * x, direction, angle, previous_angle)
+            return each(lambda x: scaled(-rate, x), direction), m, v, g, angle
 
-        updates, mu, nu, previous, angle = map_leaves(
-            rule, 5, updates, state.mu, state.nu, state.previous_gradient, state.angle
+        updates, mu, nu, previous, angle = map_columns(
+            rule, updates, state.mu, state.nu, state.previous_gradient, state.angle
         )
         return updates, AngularGradState(next_count(state.count), mu, nu, previous, angle)
 

@@ -8,14 +8,14 @@ import numpy as np
 
 from jaxnet.errors import ConfigError
 from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import map_leaves, next_count, plus, scaled
+from jaxnet.optimizers._arithmetic import next_count, plus, scaled
 from jaxnet.optimizers.base import Optimizer, ScalarOrSchedule
 
 
 class AddDecayedWeightsState(NamedTuple):
     """The state of `add_decayed_weights`: ``count``, the steps taken, an int32 scalar."""
 
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None) -> Optimizer:
@@ -58,7 +58,7 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None) 
         _checks.gradients("add_decayed_weights", updates, params)
         decay = _checks.at("add_decayed_weights", "weight_decay", weight_decay, state.count)
         decays = mask_leaves("add_decayed_weights", mask, params)
-        (updates,) = map_leaves(lambda g, p, on: (decayed(g, p, decay) if on else g,), 1, updates, params, decays)
+        updates = jax.tree.map(lambda g, p, on: decayed(jnp.asarray(g), p, decay) if on else g, updates, params, decays)
         return updates, AddDecayedWeightsState(next_count(state.count))
 
     return Optimizer(init, update)

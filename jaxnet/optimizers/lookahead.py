@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import map_leaves, promoted, scalar_like
+from jaxnet.optimizers._arithmetic import each, map_columns, promoted, scalar_like
 from jaxnet.optimizers.base import Optimizer
 
 
@@ -87,7 +87,7 @@ def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: ArrayLike, 
         updates, fast_state = fast_optimizer.update(updates, state.fast_state, params, **(extra_args if extra else {}))
         sync = state.steps_since_sync == sync_period - 1
 
-        def rule(u, p, slow):
+        def blend(u, p, slow):
             wide_p, wide_slow, wide_u = promoted(p, slow, u)
             change = wide_p + wide_u - wide_slow
             target = wide_slow + scalar_like(alpha, change) * change
@@ -96,7 +96,11 @@ def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: ArrayLike, 
             wide_p, wide_u = promoted(p, u)
             return u, jnp.where(sync, (wide_p + wide_u).astype(slow.dtype), slow)
 
-        updates, slow = map_leaves(rule, 2, updates, params, state.slow)
+        def rule(u, p, slow):
+            pairs = each(blend, u, p, slow)
+            return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+        updates, slow = map_columns(rule, updates, params, state.slow)
         if reset_state:
             fresh = fast_optimizer.init(params)
             fast_state = jax.tree.map(lambda new, old: jnp.where(sync, new, old), fresh, fast_state)

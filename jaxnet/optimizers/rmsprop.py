@@ -9,8 +9,9 @@ from jaxnet.errors import ConfigError
 from jaxnet.optimizers import _checks
 from jaxnet.optimizers._arithmetic import (
     abs_squared,
+    each,
     full_like,
-    map_leaves,
+    map_columns,
     moving_average,
     next_count,
     plus,
@@ -33,7 +34,7 @@ class RmspropState(NamedTuple):
       trace: the momentum.
     """
 
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     mu: Any
     nu: Any
     trace: Any
@@ -130,26 +131,37 @@ def rmsprop(
         )
         this = next_count(state.count)
 
-        def rule(g, m, v, t):
-            m = moving_average(rho, m, g) if centered else None
-            v = moving_average(rho, v, abs_squared(g))
-            v_hat = unbiased(v, rho, this) if bias_correction else v
-            if m is not None:
-                m_hat = unbiased(m, rho, this) if bias_correction else m
-                v_hat, squared_mean = promoted(v_hat, abs_squared(m_hat))
-                v_hat = v_hat - squared_mean
+        def variance(second, mean):
+            second, squared_mean = promoted(second, abs_squared(mean))
+            return second - squared_mean
+
+        def scale(x):
+            # A variance below 0 is a rounding error, whose root would be NaN for good.
             if eps_in_sqrt:
-                scale = jax.lax.rsqrt(v_hat + scalar_like(epsilon, v_hat))
-            else:
-                root = jnp.sqrt(v_hat)
-                scale = 1 / (root + scalar_like(epsilon, root))
-            step = scaled(-rate, scale * g)
+                total = x + scalar_like(epsilon, x)
+                return jax.lax.rsqrt(_where_positive(total, scalar_like(epsilon, x)) if centered else total)
+            root = jnp.sqrt(_where_positive(x, 0.0) if centered else x)
+            return 1 / (root + scalar_like(epsilon, root))
+
+        def rule(g, m, v, t):
+            m = each(lambda x, y: moving_average(rho, y, x), g, m) if centered else None
+            v = each(lambda x, y: moving_average(rho, y, abs_squared(x)), g, v)
+            m_hat = unbiased(m, rho, this) if bias_correction and m is not None else m
+            v_hat = unbiased(v, rho, this) if bias_correction else v
+            if m_hat is not None:
+                v_hat = each(variance, v_hat, m_hat)
+            step = each(lambda x, y: scaled(-rate, x * y), each(scale, v_hat), g)
             if beta is None:
                 return step, m, v, None
-            t = plus(step, scaled(beta, t))
-            return plus(step, scaled(beta, t)) if nesterov else t, m, v, t
+            t = each(lambda x, y: plus(x, scaled(beta, y)), step, t)
+            return each(lambda x, y: plus(x, scaled(beta, y)), step, t) if nesterov else t, m, v, t
 
-        updates, mu, nu, trace = map_leaves(rule, 4, updates, state.mu, state.nu, state.trace)
+        updates, mu, nu, trace = map_columns(rule, updates, state.mu, state.nu, state.trace)
         return updates, RmspropState(this, mu, nu, trace)
 
     return Optimizer(init, update)
+
+
+def _where_positive(x: jax.Array, otherwise: Any) -> jax.Array:
+    """``x`` where it is positive or complex, ``otherwise`` elsewhere."""
+    return x if jnp.iscomplexobj(x) else jnp.where(x > 0, x, otherwise)

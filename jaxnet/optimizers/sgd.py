@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxnet.errors import ConfigError
 from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import map_leaves, next_count, plus, scaled, zeros_like
+from jaxnet.optimizers._arithmetic import each, map_columns, next_count, plus, scaled, zeros_like
 from jaxnet.optimizers.base import Optimizer, ScalarOrSchedule
 
 
@@ -19,7 +19,7 @@ class SgdState(NamedTuple):
       trace: the momentum, shaped like the parameters, or None without momentum.
     """
 
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     trace: Any
 
 
@@ -86,12 +86,14 @@ def sgd(
 
         def rule(g, t):
             if decay is None:
-                return scaled(-rate, g), None
-            t = plus(g, scaled(decay, t))
-            step = plus(g, scaled(decay, t)) if nesterov else t
-            return scaled(-rate, step), t if accumulator_dtype is None else t.astype(accumulator_dtype)
+                return each(lambda x: scaled(-rate, x), g), None
+            t = each(lambda x, y: plus(x, scaled(decay, y)), g, t)
+            step = each(lambda x, y: plus(x, scaled(decay, y)), g, t) if nesterov else t
+            if accumulator_dtype is not None:
+                t = each(lambda x: x.astype(accumulator_dtype), t)
+            return each(lambda x: scaled(-rate, x), step), t
 
-        updates, trace = map_leaves(rule, 2, updates, state.trace)
+        updates, trace = map_columns(rule, updates, state.trace)
         return updates, SgdState(next_count(state.count), trace)
 
     return Optimizer(init, update)
