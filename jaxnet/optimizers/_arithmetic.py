@@ -51,7 +51,8 @@ def unbiased(averages: list[jax.Array], decay: Any, count: jax.Array) -> list[ja
 
     The power is taken in float32 or wider whatever the average's dtype: in bfloat16 the decay 0.999 is 1.
     """
-    correction = jnp.asarray(1 - decay**count)
+    with jax.numpy_dtype_promotion("standard"):  # a float to the power of an integer count
+        correction = jnp.asarray(1 - decay**count)
     return [average / correction.astype(average.dtype) for average in averages]
 
 

@@ -100,7 +100,7 @@ def angulargrad(
 
         def new_angle(g, previous):
             # atan2 of the two parts: exact where the denominator is 0, and never inf or NaN on the way.
-            return jnp.arctan2(jnp.abs(g - previous), jnp.abs(1 + g * previous))
+            return jnp.arctan2(jnp.abs(g - previous), jnp.abs(1 + g * previous)).astype(previous.dtype)
 
         def coefficient(angle, previous_angle):
             # tan just beyond pi/2, where float32 rounds it, is a large negative number: hence the paper's |.|.
@@ -110,7 +110,7 @@ def angulargrad(
             direction, m, v = step(g, m, v)
             angle = each(new_angle, g, previous)
             direction = each(lambda x, a, b: coefficient(a, b) * x, direction, angle, previous_angle)
-            return each(lambda x: scaled(-rate, x), direction), m, v, g, angle
+            return each(lambda x: scaled(-rate, x), direction), m, v, each(lambda x, y: x.astype(y.dtype), g, previous), angle
 
         updates, mu, nu, previous, angle = map_columns(
             rule, updates, state.mu, state.nu, state.previous_gradient, state.angle

@@ -76,7 +76,7 @@ def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: ArrayLike, 
     def init(params):
         _checks.parameters(who, params)
         # A copy: a training step that donates parameters and state must not donate one buffer twice.
-        slow = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
+        slow = jax.tree.map(lambda p: jnp.array(p, dtype=jnp.asarray(p).dtype, copy=True), params)
         return LookaheadState(fast_optimizer.init(params), jnp.zeros([], jnp.int32), slow)
 
     def update(updates, state, params=None, **extra_args):

@@ -23,7 +23,7 @@ OPTIMIZERS = {
     "adagrad": lambda: optimizers.adagrad(0.01),
     "rmsprop": lambda: optimizers.rmsprop(0.01),
     "rmsprop centered momentum": lambda: optimizers.rmsprop(
-        0.01, centered=True, momentum=0.9, nesterov=True, bias_correction=True, eps_in_sqrt=False
+        0.01, centered=True, momentum=0.9, nesterov=True, bias_correction=True, eps=1.0, eps_in_sqrt=False
     ),
     "adabelief": lambda: optimizers.adabelief(0.01),
     "lookahead": lambda: optimizers.lookahead(optimizers.adam(0.01), 3, 0.5),
@@ -49,7 +49,7 @@ def params():
     """A tree of everything a parameter tree may hold."""
     return {
         "kernel": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4),
-        "nested": [{"bias": jnp.array([0.5, -0.0, 2.0])}, (jnp.array(0.25),)],
+        "nested": [{"bias": jnp.array([0.5, -0.0, 2.0])}, (jnp.float32(0.25),)],
         "half": jnp.linspace(-1, 1, 5, dtype=jnp.bfloat16),
         "empty": jnp.zeros((0, 3)),
         "nothing": None,

@@ -16,7 +16,7 @@ def gradients_of(params):
 
 
 def struct(tree):
-    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    return [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
 
 
 def run(optimizer, params, steps):
@@ -47,15 +47,18 @@ def test_descends(optimizer):
 
 
 def test_jit_equals_eager_and_compiles_once(optimizer, params):
+    traces = []
+
     @jax.jit
-    @chex.assert_max_traces(n=1)
     def step(params, state):
+        traces.append(1)
         updates, state = optimizer.update(gradients_of(params), state, params)
         return optimizers.apply_updates(params, updates), state
 
     jitted, state = params, optimizer.init(params)
     for _ in range(4):
         jitted, state = step(jitted, state)
+    assert len(traces) == 1
     eager, _ = run(optimizer, params, 4)
     chex.assert_trees_all_close(jitted, eager, rtol=2e-2, atol=1e-6)  # bfloat16 leaf; fusion rounds less often
     chex.assert_trees_all_close(jitted["kernel"], eager["kernel"], rtol=1e-5, atol=1e-7)
@@ -140,7 +143,7 @@ def test_every_hyperparameter_may_be_a_schedule_as_with_inject_hyperparams():
     with jax.numpy_dtype_promotion("standard"):
         ours, _ = run(optimizers.adam(rate, b1=b1), params, 4)
         expected, _ = run(theirs, params, 4)
-    np.testing.assert_allclose(ours, expected, rtol=1e-6)
+    np.testing.assert_allclose(ours, expected, rtol=2e-5)  # theirs takes 1 - b1 in float32
 
 
 def test_count_saturates():
@@ -170,5 +173,6 @@ def test_masks_of_adamw_agree_with_masking_by_optax():
     prefix = {"layer": False, "last": True}
     for m in (mask, prefix, lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree)):
         ours, _ = run(optimizers.adamw(0.1, weight_decay=0.3, mask=m), params, 3)
-        theirs, _ = run(optax.adamw(0.1, weight_decay=0.3, mask=m), params, 3)
+        with jax.numpy_dtype_promotion("standard"):
+            theirs, _ = run(optax.adamw(0.1, weight_decay=0.3, mask=m), params, 3)
         chex.assert_trees_all_equal(ours, theirs)
