@@ -114,7 +114,7 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(data=st.data(), loss=st.sampled_from(sorted(LOSSES)))
 def test_bit_for_bit(name, data, loss):
     assert_same_bits(name, data.draw(ARGUMENTS[name]), LOSSES[loss], tree())
@@ -131,14 +131,20 @@ def test_bit_for_bit(name, data, loss):
 )
 def test_bit_for_bit_in_float64(x64, name, arguments):
     params = {"wide": jnp.linspace(-2, 2, 21, dtype=jnp.float64), "single": jnp.linspace(-1, 1, 5, dtype=jnp.float32)}
-    loss = lambda params: sum(jnp.sum((leaf.astype(jnp.float64) - 0.7) ** 4) for leaf in params.values())
+
+    def loss(params):
+        return sum(jnp.sum((leaf.astype(jnp.float64) - 0.7) ** 4) for leaf in params.values())
+
     assert_same_bits(name, {"learning_rate": 0.01, **arguments}, loss, params)
 
 
 def test_centered_rmsprop_survives_where_optax_is_nan():
     """A constant gradient has variance 0; rounding makes it negative, and its root NaN."""
     arguments = {"learning_rate": 0.01, "centered": True, "eps_in_sqrt": False, "bias_correction": True, "eps": 1e-3}
-    loss = lambda params: jnp.sum(params * jnp.linspace(0.1, 2.0, 7))
+
+    def loss(params):
+        return jnp.sum(params * jnp.linspace(0.1, 2.0, 7))
+
     with jax.numpy_dtype_promotion("standard"):
         ours = train(optimizers.rmsprop(**arguments), loss, jnp.zeros(7), 50)
         theirs = train(optax.rmsprop(**arguments), loss, jnp.zeros(7), 50)
@@ -167,7 +173,10 @@ def test_clip_by_value_is_clip():
 
 def test_lookahead_is_optax_lookahead_up_to_rounding():
     params = {"w": jnp.linspace(-1.0, 1.0, 7)}
-    loss = lambda params: jnp.sum((params["w"] - 0.5) ** 2)
+
+    def loss(params):
+        return jnp.sum((params["w"] - 0.5) ** 2)
+
     ours, theirs = optimizers.lookahead(optimizers.sgd(0.05), 5, 0.5), optax.lookahead(optax.sgd(0.05), 5, 0.5)
     pair = optax.LookaheadParams.init_synced(params)
     state, their_state = ours.init(params), theirs.init(pair)
