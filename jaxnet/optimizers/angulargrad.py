@@ -110,13 +110,8 @@ def angulargrad(
             direction, m, v = step(g, m, v)
             angle = each(new_angle, g, previous)
             direction = each(lambda x, a, b: coefficient(a, b) * x, direction, angle, previous_angle)
-            return (
-                each(lambda x: scaled(-rate, x), direction),
-                m,
-                v,
-                each(lambda x, y: x.astype(y.dtype), g, previous),
-                angle,
-            )
+            previous = each(lambda x, y: x.astype(y.dtype), g, previous)
+            return each(lambda x: scaled(-rate, x), direction), m, v, previous, angle
 
         updates, mu, nu, previous, angle = map_columns(
             rule, updates, state.mu, state.nu, state.previous_gradient, state.angle

@@ -121,6 +121,7 @@ def _accumulator(x: jax.Array) -> Any:
     return jnp.float64 if jnp.finfo(x.dtype).bits == 64 else jnp.float32
 
 
+@jax.jit  # so that outside jit the cond is compiled once per tree, not at every call
 def _finite_norm(leaves: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
     """The norm of the finite entries in some unit, and that unit: (|u g|, u), with u = 1 wherever possible."""
     leaves = [x for x in leaves if x.size]

@@ -172,6 +172,6 @@ def test_apply_updates():
 
 def test_complex():
     with pytest.raises(DTypeError, match="complex"):
-        o.angulargrad(0.1).init(jnp.ones(2) + 1j)
+        o.angulargrad(0.1).init(jnp.ones(2, jnp.complex64))
     with pytest.raises(DTypeError, match="complex"):
-        o.clip_by_value(1.0).update(jnp.ones(2) + 1j, o.EmptyState())
+        o.clip_by_value(1.0).update(jnp.ones(2, jnp.complex64), o.EmptyState())

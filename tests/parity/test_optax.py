@@ -20,7 +20,7 @@ def tree():
         "kernel": jnp.linspace(-2.0, 2.0, 35).reshape(5, 7),
         "nested": [{"bias": jnp.linspace(0.1, 1.0, 3)}, (jnp.float32(0.3),)],
         "half": jnp.linspace(-1, 1, 9, dtype=jnp.bfloat16),
-        "complex": jnp.linspace(-1.0, 1.0, 4) + 1j * jnp.linspace(0.2, 0.4, 4),
+        "complex": jax.lax.complex(jnp.linspace(-1.0, 1.0, 4), jnp.linspace(0.2, 0.4, 4)),
         "empty": jnp.zeros((0, 3)),
         "nothing": None,
     }
@@ -159,7 +159,8 @@ def clipped(library, max_norm):
 @pytest.mark.parametrize("max_norm", [0.1, 5.0])
 def test_clip_by_global_norm(max_norm):
     params = {k: v for k, v in tree().items() if k not in ("half",)}
-    ours, theirs = (train(clipped(library, max_norm), quadratic, params) for library in (optimizers, optax))
+    with jax.numpy_dtype_promotion("standard"):
+        ours, theirs = (train(clipped(library, max_norm), quadratic, params) for library in (optimizers, optax))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_array_max_ulp(np.asarray(a).view(np.float32), np.asarray(b).view(np.float32), maxulp=2)
 
@@ -183,7 +184,8 @@ def test_lookahead_is_optax_lookahead_up_to_rounding():
     for _ in range(23):
         updates, state = ours.update(jax.grad(loss)(params), state, params)
         params = optimizers.apply_updates(params, updates)
-        updates, their_state = theirs.update(jax.grad(loss)(pair.fast), their_state, pair)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, their_state = theirs.update(jax.grad(loss)(pair.fast), their_state, pair)
         pair = optax.apply_updates(pair, updates)
     np.testing.assert_allclose(params["w"], pair.fast["w"], rtol=2e-6)
     np.testing.assert_allclose(state.slow["w"], pair.slow["w"], rtol=2e-6)
