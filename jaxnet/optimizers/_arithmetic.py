@@ -3,6 +3,7 @@
 The order is optax's, so that both libraries give the same bits; see docs/optimizers.md.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,7 @@ def moving_average(decay: Any, average: jax.Array, new: jax.Array) -> jax.Array:
     return plus(scaled(1 - decay, new), scaled(decay, average))
 
 
+@functools.partial(jax.jit, inline=True)  # so that the power is the same operation outside jit
 def unbiased(averages: list[jax.Array], decay: Any, count: jax.Array) -> list[jax.Array]:
     """``average / (1 - decay^count)``, which undoes the pull towards the zero that the averages began with.
 

@@ -52,12 +52,12 @@ def loss(params, numeric):
 
 @pytest.mark.torch
 @pytest.mark.parametrize(("optimizer", "name", "arguments"), CONFIGURATIONS)
-def test_same_parameters_after_300_steps(x64, optimizer, name, arguments):
+def test_same_parameters_after_60_steps(x64, optimizer, name, arguments):
     torch = pytest.importorskip("torch", reason="PyTorch is the oracle; it is in the `peers` extra")
 
     theirs = [torch.tensor(p, dtype=torch.float64, requires_grad=True) for p in start()]
     torch_optimizer = getattr(torch.optim, name)(theirs, **arguments)
-    for _ in range(300):
+    for _ in range(60):
         torch_optimizer.zero_grad()
         loss(theirs, torch).backward()
         torch_optimizer.step()
@@ -68,9 +68,10 @@ def test_same_parameters_after_300_steps(x64, optimizer, name, arguments):
         return (optimizers.apply_updates(params, updates), state), None
 
     params = [jnp.asarray(p) for p in start()]
-    ours = jax.lax.scan(step, (params, optimizer.init(params)), None, length=300)[0][0]
+    ours = jax.lax.scan(step, (params, optimizer.init(params)), None, length=60)[0][0]
     for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a, b.detach().numpy(), rtol=1e-9, atol=1e-12)
+        # Later than this some configurations oscillate around the minimum, and amplify roundings without end.
+        np.testing.assert_allclose(a, b.detach().numpy(), rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.torch
