@@ -85,8 +85,6 @@ def measure(steps: int) -> list[dict[str, Any]]:
     for name, arguments in CONFIGURATIONS:
         record: dict[str, Any] = {"optimizer": name, "arguments": _text(arguments), "steps": steps}
         for dtype in DTYPES:
-            if name == "clip_by_global_norm" and dtype == "complex64":
-                pass
             with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("standard"):
                 params = tree(dtype)
                 ours = train(optimizers, name, arguments, params, steps)

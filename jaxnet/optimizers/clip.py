@@ -56,10 +56,11 @@ def clip_by_global_norm(max_norm: Any) -> Optimizer:
         short = norm < scalar_like(max_norm, norm) * unit
 
         def clip(g):
-            real = jnp.promote_types(_accumulator(g), jnp.complex64) if jnp.iscomplexobj(g) else _accumulator(g)
-            wide = g.astype(real)
-            clipped = scalar_like(max_norm, wide) * ((wide * unit.astype(real)) / norm.astype(real))
-            return jnp.where(short, g, clipped.astype(g.dtype))
+            wide = g if jnp.iscomplexobj(g) else g.astype(_accumulator(g))
+            clipped = scalar_like(max_norm, wide) * ((wide * unit.astype(wide.dtype)) / norm.astype(wide.dtype))
+            # Complex division makes a NaN of an Inf; real division by a finite norm leaves it alone.
+            keep = short | ~jnp.isfinite(g) if jnp.iscomplexobj(g) else short
+            return jnp.where(keep, g, clipped.astype(g.dtype))
 
         return treedef.unflatten([clip(g) for g in leaves]), state
 
@@ -125,26 +126,27 @@ def _accumulator(x: jax.Array) -> Any:
 def _finite_norm(leaves: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
     """The norm of the finite entries in some unit, and that unit: (|u g|, u), with u = 1 wherever possible."""
     leaves = [x for x in leaves if x.size]
-    parts = [part for x in leaves for part in ((x.real, x.imag) if jnp.iscomplexobj(x) else (x,))]
-    parts = [x.astype(_accumulator(x)) for x in parts]
+    wide = [x if jnp.iscomplexobj(x) else x.astype(_accumulator(x)) for x in leaves]
 
-    def root_sum(squares):
+    def norm_of(leaves):
         total = jnp.zeros((), jnp.float32)
-        for square in squares:
-            total, square = promoted(total, square)
+        for x in leaves:
+            square = jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
+            total, square = promoted(total, jnp.sum(square))
             total = total + square
         return jnp.sqrt(total)
 
-    norm = root_sum([jnp.sum(jnp.square(x)) for x in parts])
+    norm = norm_of(wide)
 
     def rescue():
-        finite = [jnp.where(jnp.isfinite(x), x, jnp.zeros((), x.dtype)) for x in parts]
+        finite = [jnp.where(jnp.isfinite(x), x, jnp.zeros((), x.dtype)) for x in wide]
         largest = jnp.zeros((), norm.dtype)
         for x in finite:
-            largest = jnp.maximum(largest, jnp.max(jnp.abs(x)).astype(norm.dtype))
+            for part in (x.real, x.imag) if jnp.iscomplexobj(x) else (x,):
+                largest = jnp.maximum(largest, jnp.max(jnp.abs(part)).astype(norm.dtype))
         # A power of two that brings the largest entry to between 2 and 4; its square cannot overflow, and
         # the exponent is bounded so that neither the unit nor its products leave the normal range.
         unit = jnp.ldexp(jnp.ones((), norm.dtype), jnp.minimum(2 - jnp.frexp(largest)[1], 100))
-        return root_sum([jnp.sum(jnp.square(x * unit.astype(x.dtype))) for x in finite]), unit
+        return norm_of([x * unit.astype(x.dtype) for x in finite]), unit
 
     return jax.lax.cond(jnp.isfinite(norm), lambda: (norm, jnp.ones((), norm.dtype)), rescue)
