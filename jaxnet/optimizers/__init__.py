@@ -1,0 +1,59 @@
+"""Optimizers (section 4.4): pairs of pure functions ``(init, update)`` in optax's protocol."""
+
+from jaxnet.optimizers.adabelief import AdaBeliefState, adabelief
+from jaxnet.optimizers.adagrad import AdagradState, adagrad
+from jaxnet.optimizers.adam import AdamState, adam
+from jaxnet.optimizers.adamw import adamw
+from jaxnet.optimizers.angulargrad import AngularGradState, angulargrad
+from jaxnet.optimizers.base import EmptyState, Optimizer, ScalarOrSchedule, Schedule, apply_updates
+from jaxnet.optimizers.chain import chain
+from jaxnet.optimizers.clip import clip_by_global_norm, clip_by_value
+from jaxnet.optimizers.decay import AddDecayedWeightsState, add_decayed_weights
+from jaxnet.optimizers.flat import Raveled, flat, ravel
+from jaxnet.optimizers.lookahead import LookaheadState, lookahead
+from jaxnet.optimizers.rmsprop import RmspropState, rmsprop
+from jaxnet.optimizers.schedules import (
+    constant_schedule,
+    exponential_decay,
+    piecewise_constant_schedule,
+    warmup_cosine_decay_schedule,
+)
+from jaxnet.optimizers.sgd import SgdState, sgd
+from jaxnet.optimizers.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
+
+__all__ = [
+    "AdaBeliefState",
+    "AdagradState",
+    "AdamState",
+    "AddDecayedWeightsState",
+    "AngularGradState",
+    "EmptyState",
+    "LookaheadState",
+    "Optimizer",
+    "Raveled",
+    "RmspropState",
+    "ScalarOrSchedule",
+    "Schedule",
+    "SgdState",
+    "SkipNonfiniteState",
+    "adabelief",
+    "adagrad",
+    "adam",
+    "adamw",
+    "add_decayed_weights",
+    "angulargrad",
+    "apply_updates",
+    "chain",
+    "clip_by_global_norm",
+    "clip_by_value",
+    "constant_schedule",
+    "exponential_decay",
+    "flat",
+    "lookahead",
+    "piecewise_constant_schedule",
+    "ravel",
+    "rmsprop",
+    "sgd",
+    "skip_nonfinite",
+    "warmup_cosine_decay_schedule",
+]

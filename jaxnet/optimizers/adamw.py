@@ -1,0 +1,87 @@
+"""AdamW: Adam with weight decay that the second moment does not scale."""
+
+from typing import Any
+
+import jax
+
+from jaxnet.optimizers import _checks
+from jaxnet.optimizers._arithmetic import each, map_columns, next_count, scaled
+from jaxnet.optimizers.adam import AdamState, Moments
+from jaxnet.optimizers.base import Optimizer, ScalarOrSchedule
+from jaxnet.optimizers.decay import check_decay, decayed, mask_leaves
+
+
+def adamw(
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.999,
+    eps: ScalarOrSchedule = 1e-8,
+    eps_root: ScalarOrSchedule = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: ScalarOrSchedule = 1e-4,
+    mask: Any = None,
+    *,
+    nesterov: bool = False,
+) -> Optimizer:
+    r"""Adam with decoupled weight decay.
+
+    .. math::
+      \theta_i = \theta_{i-1} - \eta \left(
+        \frac{\hat m_i}{\sqrt{\hat v_i + \bar\varepsilon} + \varepsilon} + \lambda\, \theta_{i-1} \right)
+
+    with the moments of `adam`. The decay is multiplied by the learning rate, as in PyTorch and optax.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, a float, a scalar array, or a schedule from step (0, 1, ...) to value.
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: added outside the root, >= 0.
+      eps_root: added inside the root, >= 0; one of the two must be positive.
+      mu_dtype: the dtype that the first moment is kept in; None for the parameters' own.
+      weight_decay: :math:`\lambda \ge 0`, a float, a scalar array, or a schedule.
+      mask: which parameters decay: a tree of bools (a prefix of the parameters' tree is enough), or a
+        function from the parameters to one. None for all.
+      nesterov: whether the first moment looks ahead by one step.
+
+    Returns:
+      An `Optimizer` whose state is an `AdamState`, so that a run can change between `adam` and `adamw`.
+
+    Raises:
+      ConfigError: a concrete argument makes no sense, or ``update`` is called without the parameters.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+      >>> optimizer = adamw(0.1, weight_decay=0.5, mask=lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree))
+      >>> state = optimizer.init(params)
+      >>> updates, state = optimizer.update(jax.tree.map(jnp.zeros_like, params), state, params)
+      >>> updates["bias"], updates["kernel"][0]
+      (Array([-0., -0.], dtype=float32), Array([-0.05, -0.05], dtype=float32))
+
+    Source: Loshchilov & Hutter, Decoupled weight decay regularization, arXiv 1711.05101.
+    """
+    learning_rate = _checks.scalar("adamw", "learning_rate", learning_rate)
+    moments = Moments("adamw", b1, b2, eps, eps_root, mu_dtype, nesterov)
+    weight_decay = check_decay("adamw", weight_decay, mask)
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        _checks.state_is("adamw", state, AdamState)
+        _checks.need_params("adamw", params, "weight decay")
+        _checks.gradients("adamw", updates, params, state.mu)
+        rate = _checks.at("adamw", "learning_rate", learning_rate, state.count)
+        decay = _checks.at("adamw", "weight_decay", weight_decay, state.count)
+        step = moments.at(state.count)
+
+        masks = jax.tree.leaves(mask_leaves("adamw", mask, params))
+
+        def rule(g, m, v, p):
+            direction, m, v = step(g, m, v)
+            direction = each(lambda x, y, on: decayed(x, y, decay) if on else x, direction, p, masks)
+            return each(lambda x: scaled(-rate, x), direction), m, v
+
+        updates, mu, nu = map_columns(rule, updates, state.mu, state.nu, params)
+        return updates, AdamState(next_count(state.count), mu, nu)
+
+    return Optimizer(moments.init, update)

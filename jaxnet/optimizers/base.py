@@ -1,0 +1,82 @@
+"""The optimizer protocol: a pair of pure functions, and the one that adds updates to parameters."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxnet.optimizers import _checks
+from jaxnet.optimizers._arithmetic import promoted
+
+Tree = Any
+Schedule = Callable[[Any], Any]
+ScalarOrSchedule = ArrayLike | Schedule
+
+
+class Update(Protocol):
+    """The ``update`` half of an `Optimizer`."""
+
+    def __call__(self, updates: Tree, state: Tree, params: Tree = None, **extra_args: Any) -> tuple[Tree, Tree]: ...
+
+
+class Optimizer(NamedTuple):
+    """A pair of pure functions that turns gradients into parameter updates (section 4.4).
+
+    It is the protocol of `optax.GradientTransformation`: pairs of either library go wherever the other's do.
+
+    Attributes:
+      init: ``init(params) -> state``, for a tree of floating-point arrays of any shapes.
+      update: ``update(updates, state, params=None, **extra_args) -> (updates, state)``. The first argument
+        is the gradient, or what an earlier transformation of a `chain` made of it. The result is *added* to
+        the parameters, so it already carries the minus sign of descent. Extra arguments are for those
+        members of a chain that want them.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxnet import optimizers
+      >>> loss = lambda params: jnp.sum(params["w"] ** 2)
+      >>> params = {"w": jnp.array([1.0, -2.0])}
+      >>> optimizer = optimizers.sgd(0.25)
+      >>> state = optimizer.init(params)
+      >>> updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+      >>> optimizers.apply_updates(params, updates)
+      {'w': Array([ 0.5, -1. ], dtype=float32)}
+    """
+
+    init: Callable[[Tree], Tree]
+    update: Update
+
+
+class EmptyState(NamedTuple):
+    """The state of a transformation that remembers nothing."""
+
+
+def apply_updates(params: Tree, updates: Tree) -> Tree:
+    """Adds updates to parameters, leaf by leaf, in the parameters' dtypes.
+
+    The sum is formed in the wider of the two dtypes and rounded once.
+
+    Args:
+      params: a tree of arrays; ``None`` leaves stay ``None``.
+      updates: what an optimizer's ``update`` returned, a tree of the same structure and shapes.
+
+    Returns:
+      The new parameters, with the structure, shapes and dtypes of ``params``.
+
+    Raises:
+      ShapeError: structures or shapes differ; the message lists missing, unexpected and mismatched paths.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> apply_updates({"w": jnp.ones(2)}, {"w": jnp.array([0.5, -1.0])})
+      {'w': Array([1.5, 0. ], dtype=float32)}
+    """
+    _checks.same_tree("apply_updates", "the updates", updates, "the parameters", params, dtypes=False)
+
+    def add(p, u):
+        total, u = promoted(p, u)
+        return (total + u).astype(jnp.asarray(p).dtype)
+
+    return jax.tree.map(add, params, updates)

@@ -1,0 +1,61 @@
+"""Transformations one after the other."""
+
+from typing import Any
+
+from jaxnet.errors import ConfigError, located
+from jaxnet.optimizers import _checks
+from jaxnet.optimizers.base import Optimizer
+
+
+def chain(*optimizers: Any) -> Optimizer:
+    """Applies transformations in order: the updates of one are the gradients of the next.
+
+    Args:
+      *optimizers: (init, update) pairs, of this library or of optax. Extra keyword arguments of ``update``
+        reach those members that accept them.
+
+    Returns:
+      An `Optimizer` whose state is the tuple of the members' states.
+
+    Raises:
+      ConfigError: a member is no optimizer; or a state has another number of members.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet.optimizers import clip_by_global_norm, sgd
+      >>> optimizer = chain(clip_by_global_norm(1.0), sgd(0.5))
+      >>> params = jnp.array([0.0, 0.0])
+      >>> optimizer.update(jnp.array([3.0, 4.0]), optimizer.init(params), params)[0]
+      Array([-0.3, -0.4], dtype=float32)
+
+    Source: the composition of `optax.chain`.
+    """
+    if not optimizers:
+        raise ConfigError("chain: pass at least one optimizer, for example chain(clip_by_global_norm(1.0), adam(1e-3))")
+    if len(optimizers) == 1 and isinstance(optimizers[0], (list, tuple)) and not hasattr(optimizers[0], "update"):
+        raise ConfigError("chain: pass the optimizers one by one, chain(a, b), not in a list")
+    members = [_checks.optimizer(f"chain[{i}]", member) for i, member in enumerate(optimizers)]
+    extra = [_checks.takes_extra_args(member.update) for member in members]
+
+    def init(params):
+        states = []
+        for i, member in enumerate(members):
+            with located(f"chain[{i}]"):
+                states.append(member.init(params))
+        return tuple(states)
+
+    def update(updates, state, params=None, **extra_args):
+        if not isinstance(state, (tuple, list)) or hasattr(state, "_fields") or len(state) != len(members):
+            came = f"{len(state)} members" if type(state) in (tuple, list) else f"a {type(state).__name__}"
+            raise ConfigError(
+                f"chain: this state is not a tuple of {len(members)} states, it is {came}; "
+                f"pass the state that this chain's init or last update returned"
+            )
+        states = []
+        for i, (member, member_state, takes) in enumerate(zip(members, state, extra, strict=True)):
+            with located(f"chain[{i}]"):
+                updates, new = member.update(updates, member_state, params, **(extra_args if takes else {}))
+            states.append(new)
+        return updates, tuple(states)
+
+    return Optimizer(init, update)

@@ -1,0 +1,152 @@
+"""Gradient clipping (section 4.6.3), which leaves a non-finite gradient visible."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.errors import DTypeError
+from jaxnet.optimizers import _checks
+from jaxnet.optimizers._arithmetic import promoted, scalar_like
+from jaxnet.optimizers.base import EmptyState, Optimizer
+
+
+def clip_by_global_norm(max_norm: Any) -> Optimizer:
+    r"""Shortens the whole gradient to a given Euclidean norm, if it is longer.
+
+    .. math::
+      g \leftarrow g \cdot \min\left(1, \frac{c}{\|g\|}\right), \qquad
+      \|g\|^2 = \sum_{\text{leaves}} \sum |g|^2
+
+    The norm is that of the finite entries. So an Inf or a NaN stays what and where it is, all other entries
+    are clipped among themselves, and `skip_nonfinite` or a look at the gradient still finds the fault.
+    (optax and PyTorch divide by a norm that is then Inf or NaN: everything else becomes 0, or NaN.) Squares are
+    summed in at least float32, and finite gradients whose squares overflow are clipped like any other.
+
+    Args:
+      max_norm: c > 0, a float or a scalar array.
+
+    Returns:
+      An `Optimizer` with an `EmptyState`.
+
+    Raises:
+      ConfigError: a concrete ``max_norm`` makes no sense.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> clip = clip_by_global_norm(1.0)
+      >>> clip.update({"a": jnp.array([3.0]), "b": jnp.array([4.0])}, clip.init({}))[0]
+      {'a': Array([0.6], dtype=float32), 'b': Array([0.8], dtype=float32)}
+      >>> clip.update(jnp.array([3.0, jnp.inf, 4.0]), clip.init({}))[0]
+      Array([0.6, inf, 0.8], dtype=float32)
+
+    Source: Pascanu, Mikolov & Bengio, On the difficulty of training recurrent neural networks, arXiv 1211.5063.
+    """
+    max_norm = _checks.scalar("clip_by_global_norm", "max_norm", max_norm, open_low=True, schedule=False)
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        _checks.stateless("clip_by_global_norm", state)
+        _checks.gradients("clip_by_global_norm", updates, params)
+        leaves, treedef = jax.tree.flatten(updates)
+        if not leaves:
+            return updates, state
+        leaves = [jnp.asarray(leaf) for leaf in leaves]
+        norm, unit = _finite_norm(leaves)
+        short = norm < scalar_like(max_norm, norm) * unit
+
+        def clip(g):
+            wide = g if jnp.iscomplexobj(g) else g.astype(_accumulator(g))
+            clipped = scalar_like(max_norm, wide) * ((wide * unit.astype(wide.dtype)) / norm.astype(wide.dtype))
+            # Complex division makes a NaN of an Inf; real division by a finite norm leaves it alone.
+            keep = short | ~jnp.isfinite(g) if jnp.iscomplexobj(g) else short
+            return jnp.where(keep, g, clipped.astype(g.dtype))
+
+        return treedef.unflatten([clip(g) for g in leaves]), state
+
+    return Optimizer(_init("clip_by_global_norm"), update)
+
+
+def clip_by_value(max_delta: Any) -> Optimizer:
+    r"""Limits every entry of the gradient to :math:`[-\delta, \delta]` (`optax.clip`).
+
+    Finite entries only: an Inf or a NaN passes unchanged, so that it is found, not trained on.
+
+    Args:
+      max_delta: :math:`\delta > 0`, a float or a scalar array.
+
+    Returns:
+      An `Optimizer` with an `EmptyState`.
+
+    Raises:
+      ConfigError: a concrete ``max_delta`` makes no sense.
+      DTypeError: a gradient is complex, where an interval has no meaning.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> clip = clip_by_value(0.5)
+      >>> clip.update(jnp.array([0.1, -2.0, jnp.inf]), clip.init({}))[0]
+      Array([ 0.1, -0.5,  inf], dtype=float32)
+
+    Source: Mikolov, Statistical language models based on neural networks, 2012.
+    """
+    max_delta = _checks.scalar("clip_by_value", "max_delta", max_delta, open_low=True, schedule=False)
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        _checks.stateless("clip_by_value", state)
+        _checks.gradients("clip_by_value", updates, params)
+
+        def clip(g):
+            g = jnp.asarray(g)
+            if jnp.iscomplexobj(g):
+                raise DTypeError("clip_by_value: a complex gradient has no interval; use clip_by_global_norm")
+            limit = scalar_like(max_delta, g)
+            return jnp.where(jnp.isfinite(g), jnp.clip(g, -limit, limit), g)
+
+        return jax.tree.map(clip, updates), state
+
+    return Optimizer(_init("clip_by_value"), update)
+
+
+def _init(who: str) -> Any:
+    def init(params):
+        _checks.parameters(who, params)
+        return EmptyState()
+
+    return init
+
+
+def _accumulator(x: jax.Array) -> Any:
+    """The real dtype that squares of ``x`` are summed in: float32, or float64 for 64-bit leaves."""
+    return jnp.float64 if jnp.finfo(x.dtype).bits == 64 else jnp.float32
+
+
+@jax.jit  # so that outside jit the cond is compiled once per tree, not at every call
+def _finite_norm(leaves: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """The norm of the finite entries in some unit, and that unit: (|u g|, u), with u = 1 wherever possible."""
+    leaves = [x for x in leaves if x.size]
+    wide = [x if jnp.iscomplexobj(x) else x.astype(_accumulator(x)) for x in leaves]
+
+    def norm_of(leaves):
+        total = jnp.zeros((), jnp.float32)
+        for x in leaves:
+            square = jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
+            total, square = promoted(total, jnp.sum(square))
+            total = total + square
+        return jnp.sqrt(total)
+
+    norm = norm_of(wide)
+
+    def rescue():
+        finite = [jnp.where(jnp.isfinite(x), x, jnp.zeros((), x.dtype)) for x in wide]
+        largest = jnp.zeros((), norm.dtype)
+        for x in finite:
+            for part in (x.real, x.imag) if jnp.iscomplexobj(x) else (x,):
+                largest = jnp.maximum(largest, jnp.max(jnp.abs(part)).astype(norm.dtype))
+        # A power of two that brings the largest entry to between 2 and 4; its square cannot overflow, and
+        # the exponent is bounded so that neither the unit nor its products leave the normal range.
+        unit = jnp.ldexp(jnp.ones((), norm.dtype), jnp.minimum(2 - jnp.frexp(largest)[1], 100))
+        return norm_of([x * unit.astype(x.dtype) for x in finite]), unit
+
+    return jax.lax.cond(jnp.isfinite(norm), lambda: (norm, jnp.ones((), norm.dtype)), rescue)

@@ -1,0 +1,110 @@
+"""Lookahead, over the parameter tree as it is."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxnet.optimizers import _checks
+from jaxnet.optimizers._arithmetic import each, map_columns, promoted, scalar_like
+from jaxnet.optimizers.base import Optimizer
+
+
+class LookaheadState(NamedTuple):
+    """The state of `lookahead`.
+
+    Attributes:
+      fast_state: the state of the optimizer inside.
+      steps_since_sync: steps since fast and slow weights were last equal, an int32 scalar.
+      slow: the slow weights, the ones to evaluate and to keep; a tree like the parameters.
+    """
+
+    fast_state: Any
+    steps_since_sync: jax.Array
+    slow: Any
+
+
+def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: ArrayLike, reset_state: bool = False) -> Optimizer:
+    r"""Lookahead: k steps forward, one step back.
+
+    .. math::
+      \theta_{t,i} = \theta_{t,i-1} + A(\theta_{t,i-1}), \quad i = 1 \ldots k, \qquad
+      \phi_t = \phi_{t-1} + \alpha\, (\theta_{t,k} - \phi_{t-1}), \qquad
+      \theta_{t+1,0} = \phi_t
+
+    The parameters that are trained are the fast weights :math:`\theta`; the slow weights :math:`\phi` are in
+    the state. So the training loop is the same as with any other optimizer, the loss never sees a pair of
+    trees, and evaluation takes ``state.slow``. (`optax.lookahead` wants its parameters as a
+    ``LookaheadParams`` pair.) After every k-th step the two trees are equal bit for bit; that needs the
+    updates to be applied as they are, so this is the outermost transformation.
+
+    Args:
+      fast_optimizer: the inner optimizer A, ours or optax's.
+      sync_period: k >= 1, a Python integer.
+      slow_step_size: :math:`\alpha` in (0, 1], a float or a scalar array.
+      reset_state: whether the inner optimizer starts afresh after every synchronization.
+
+    Returns:
+      An `Optimizer` whose state is a `LookaheadState`, which costs one more copy of the parameters.
+
+    Raises:
+      ConfigError: a concrete argument makes no sense, or ``update`` is called without the parameters.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet.optimizers import apply_updates, sgd
+      >>> optimizer = lookahead(sgd(1.0), sync_period=2, slow_step_size=0.5)
+      >>> params = jnp.array([0.0])
+      >>> state = optimizer.init(params)
+      >>> for _ in range(2):
+      ...     updates, state = optimizer.update(jnp.array([-1.0]), state, params)
+      ...     params = apply_updates(params, updates)
+      ...     print(params, state.slow)
+      [1.] [0.]
+      [1.] [1.]
+
+    Source: Zhang et al., Lookahead optimizer: k steps forward, 1 step back, arXiv 1907.08610.
+    """
+    who = "lookahead"
+    fast_optimizer = _checks.optimizer(who, fast_optimizer)
+    sync_period = _checks.integer(who, "sync_period", sync_period, minimum=1)
+    alpha = _checks.scalar(who, "slow_step_size", slow_step_size, high=1.0, open_low=True, schedule=False)
+    _checks.flag(who, "reset_state", reset_state)
+    extra = _checks.takes_extra_args(fast_optimizer.update)
+
+    def init(params):
+        _checks.parameters(who, params)
+        # A copy: a training step that donates parameters and state must not donate one buffer twice.
+        slow = jax.tree.map(lambda p: jnp.array(p, dtype=jnp.asarray(p).dtype, copy=True), params)
+        return LookaheadState(fast_optimizer.init(params), jnp.zeros([], jnp.int32), slow)
+
+    def update(updates, state, params=None, **extra_args):
+        _checks.state_is(who, state, LookaheadState)
+        _checks.need_params(who, params, "the pull towards the slow weights")
+        _checks.same_tree(who, "the parameters", params, "the slow weights in the state", state.slow)
+        _checks.gradients(who, updates, params)
+        updates, fast_state = fast_optimizer.update(updates, state.fast_state, params, **(extra_args if extra else {}))
+        sync = state.steps_since_sync == sync_period - 1
+
+        def blend(u, p, slow):
+            wide_p, wide_slow, wide_u = promoted(p, slow, u)
+            change = wide_p + wide_u - wide_slow
+            target = wide_slow + scalar_like(alpha, change) * change
+            u = jnp.where(sync, (target - wide_p).astype(u.dtype), u)
+            # What apply_updates will make of it, so that fast and slow never drift apart by roundings.
+            wide_p, wide_u = promoted(p, u)
+            return u, jnp.where(sync, (wide_p + wide_u).astype(slow.dtype), slow)
+
+        def rule(u, p, slow):
+            pairs = each(blend, u, p, slow)
+            return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+        updates, slow = map_columns(rule, updates, params, state.slow)
+        if reset_state:
+            fresh = fast_optimizer.init(params)
+            fast_state = jax.tree.map(lambda new, old: jnp.where(sync, new, old), fresh, fast_state)
+        steps = (state.steps_since_sync + 1) % sync_period
+        return updates, LookaheadState(fast_state, steps, slow)
+
+    return Optimizer(init, update)

@@ -1,0 +1,94 @@
+"""Steps that a non-finite gradient would spoil are not taken, and counted."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.optimizers import _checks
+from jaxnet.optimizers._arithmetic import next_count
+from jaxnet.optimizers.base import Optimizer
+
+
+class SkipNonfiniteState(NamedTuple):
+    """The state of `skip_nonfinite`, with the names of `optax.ApplyIfFiniteState`.
+
+    Attributes:
+      notfinite_count: steps skipped in a row, up to now, an int32 scalar.
+      last_finite: whether the last step was taken.
+      total_notfinite: steps skipped in all, an int32 scalar.
+      inner_state: the state of the optimizer inside.
+    """
+
+    notfinite_count: jax.Array
+    last_finite: jax.Array
+    total_notfinite: jax.Array
+    inner_state: Any
+
+
+def skip_nonfinite(optimizer: Any) -> Optimizer:
+    """Leaves parameters and state as they were where a step would bring in an Inf or a NaN, and counts it.
+
+    A step is skipped if a gradient is not finite, if an update is not, or if an entry of the inner state
+    that was finite would not be any more (a gradient of 1e20 has no finite square in float32; one such
+    second moment freezes its parameter for good). It is skipped as a whole: parameters and inner state stay
+    bit for bit, only the counts move. `optax.apply_if_finite` lets the NaN through after some number of them; this
+    never does. Watch ``notfinite_count``, and stop when it grows.
+
+    Args:
+      optimizer: the inner optimizer, ours or optax's; a whole `chain` with its clipping.
+
+    Returns:
+      An `Optimizer` whose state is a `SkipNonfiniteState`.
+
+    Raises:
+      ConfigError: ``optimizer`` is no optimizer.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet.optimizers import adam, apply_updates
+      >>> optimizer = skip_nonfinite(adam(1e-3))
+      >>> params = jnp.array([1.0, 2.0])
+      >>> state = optimizer.init(params)
+      >>> updates, state = optimizer.update(jnp.array([jnp.nan, 1.0]), state, params)
+      >>> apply_updates(params, updates), int(state.total_notfinite)
+      (Array([1., 2.], dtype=float32), 1)
+
+    Source: loss scaling's rule, Micikevicius et al., Mixed precision training, arXiv 1710.03740, section 3.2.
+    """
+    who = "skip_nonfinite"
+    optimizer = _checks.optimizer(who, optimizer)
+    extra = _checks.takes_extra_args(optimizer.update)
+
+    def init(params):
+        zero = jnp.zeros([], jnp.int32)
+        return SkipNonfiniteState(zero, jnp.array(True), jnp.zeros([], jnp.int32), optimizer.init(params))
+
+    def update(updates, state, params=None, **extra_args):
+        _checks.state_is(who, state, SkipNonfiniteState)
+        grads, old = updates, state.inner_state
+        updates, new = optimizer.update(grads, old, params, **(extra_args if extra else {}))
+        finite = _all(
+            [jnp.all(jnp.isfinite(x)) for x in _inexact(grads) + _inexact(updates)]
+            + [jnp.all(jnp.isfinite(x) | ~jnp.isfinite(y)) for x, y in zip(_inexact(new), _inexact(old), strict=True)]
+        )
+        # -0.0, not 0.0: x + -0.0 is x for every x, while -0.0 + 0.0 would turn a parameter of -0.0 into 0.0.
+        updates = jax.tree.map(lambda u: jnp.where(finite, u, jnp.full_like(u, -0.0)), updates)
+        inner = jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, old)
+        zero = jnp.zeros([], jnp.int32)
+        return updates, SkipNonfiniteState(
+            notfinite_count=jnp.where(finite, zero, next_count(state.notfinite_count)),
+            last_finite=finite,
+            total_notfinite=jnp.where(finite, state.total_notfinite, next_count(state.total_notfinite)),
+            inner_state=inner,
+        )
+
+    return Optimizer(init, update)
+
+
+def _inexact(tree: Any) -> list[Any]:
+    return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.asarray(x).dtype, jnp.inexact)]
+
+
+def _all(flags: list[jax.Array]) -> jax.Array:
+    return jnp.all(jnp.stack(flags)) if flags else jnp.array(True)
