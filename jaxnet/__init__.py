@@ -1,6 +1,28 @@
 """jaxnet: everything that learns is a pair of pure functions over pytrees that you own."""
 
-from jaxnet import activations, data, errors, initializers, kernels, layers, losses, regularizers, sizes
+from jaxnet import (
+    activations,
+    data,
+    errors,
+    initializers,
+    kernels,
+    layers,
+    losses,
+    optimizers,
+    regularizers,
+    sizes,
+)
 
 __version__ = "0.1.0"
-__all__ = ["activations", "data", "errors", "initializers", "kernels", "layers", "losses", "regularizers", "sizes"]
+__all__ = [
+    "activations",
+    "data",
+    "errors",
+    "initializers",
+    "kernels",
+    "layers",
+    "losses",
+    "optimizers",
+    "regularizers",
+    "sizes",
+]

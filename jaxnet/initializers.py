@@ -96,7 +96,7 @@ def uniform(bound: float) -> Initializer:
 class VarianceScaling(NamedTuple):
     """Draws with variance ``scale`` / fan, the fan being the inputs, the outputs or their mean.
 
-    Called as ``f(key, shape, dtype)`` it takes the fans from the shape (*K, in, out): in * K and out * K. A layer
+    Called as ``f(key, shape, dtype)`` it takes the fans from the shape ``(*K, in, out)``: in * K and out * K. A layer
     passes ``fans=(fan_in, fan_out)``, which know strides and groups too.
 
     Attributes:
@@ -188,7 +188,7 @@ def he_uniform(slope: float = 0.0) -> VarianceScaling:
 
 
 def fans_of_shape(shape: Sequence[int]) -> tuple[float, float]:
-    """Returns (fan_in, fan_out) of a plain kernel (*K, in, out): in and out times the number of taps.
+    """Returns (fan_in, fan_out) of a plain kernel ``(*K, in, out)``: in and out times the number of taps.
 
     Raises:
       ShapeError: fewer than two axes, or an empty one.

@@ -32,8 +32,8 @@ def conv(
     where x outside its range is ``padding_value``. The kernel is not flipped.
 
     Args:
-      x: (batch, *lengths, C_in), floating point.
-      kernel: (*K, C_in / groups, C_out), of x's dtype; its rank tells the number of spatial dimensions.
+      x: ``(batch, *lengths, C_in)``, floating point.
+      kernel: ``(*K, C_in / groups, C_out)``, of x's dtype; its rank tells the number of spatial dimensions.
       strides: S, one number or one a dimension.
       padding: P on both sides; "valid" (0), "same" (ceil(D_in / S) outputs) or "causal" (output j sees nothing
         past S j); (before, after) in 1-D, one such pair a dimension in n-D.
@@ -42,7 +42,7 @@ def conv(
       groups: g, into how many independent convolutions the channels are split.
 
     Returns:
-      (batch, *out_lengths, C_out), each length as eq. 4.6 (`sizes.conv_length`).
+      ``(batch, *out_lengths, C_out)``, each length as eq. 4.6 (`sizes.conv_length`).
 
     Raises:
       ConfigError: a hyperparameter out of range.
@@ -96,8 +96,8 @@ def conv_transpose(
     flipped (`sizes.torch_padding`, `conv_transpose_kernel_from_torch`).
 
     Args:
-      x: (batch, *lengths, C_in), floating point.
-      kernel: (*K, C_in / groups, C_out), of x's dtype.
+      x: ``(batch, *lengths, C_in)``, floating point.
+      kernel: ``(*K, C_in / groups, C_out)``, of x's dtype.
       strides: S, the upsampling factor, one number or one a dimension.
       padding: P on both sides; "valid" (0), "same" (S * D_in outputs) or "causal" (S * D_in outputs, output j
         sees nothing past j / S); (before, after) in 1-D, one such pair a dimension in n-D.
@@ -106,7 +106,7 @@ def conv_transpose(
       groups: g, into how many independent convolutions the channels are split.
 
     Returns:
-      (batch, *out_lengths, C_out), each length as eq. 4.10 (`sizes.conv_transpose_length`).
+      ``(batch, *out_lengths, C_out)``, each length as eq. 4.10 (`sizes.conv_transpose_length`).
 
     Raises:
       ConfigError: a hyperparameter out of range.

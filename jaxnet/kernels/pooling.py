@@ -20,14 +20,14 @@ def avg_pool(x: ArrayLike, window: Size, *, strides: Size | None = None, padding
     (PyTorch's ``count_include_pad=True``).
 
     Args:
-      x: (batch, *lengths, channels), floating point.
+      x: ``(batch, *lengths, channels)``, floating point.
       window: K, an integer for one spatial dimension, a sequence for several.
       strides: S, the downsampling factor; K unless given.
       padding: zeros on both sides: an integer, "valid", "same", "causal", (before, after) in 1-D, or one such
         pair a dimension.
 
     Returns:
-      (batch, *out_lengths, channels), each length floor((D_in + 2P - K) / S) + 1 (`sizes.pool_length`).
+      ``(batch, *out_lengths, channels)``, each length floor((D_in + 2P - K) / S) + 1 (`sizes.pool_length`).
 
     Raises:
       ConfigError: a hyperparameter out of range.
@@ -52,13 +52,13 @@ def max_pool(x: ArrayLike, window: Size, *, strides: Size | None = None, padding
     The border never wins: it counts as minus infinity. The gradient goes to the first maximum of a window.
 
     Args:
-      x: (batch, *lengths, channels), floating point.
+      x: ``(batch, *lengths, channels)``, floating point.
       window: K, an integer for one spatial dimension, a sequence for several.
       strides: S, the downsampling factor; K unless given.
       padding: as in `avg_pool`, below K, so that no window lies wholly in the border.
 
     Returns:
-      (batch, *out_lengths, channels), each length floor((D_in + 2P - K) / S) + 1 (`sizes.pool_length`).
+      ``(batch, *out_lengths, channels)``, each length floor((D_in + 2P - K) / S) + 1 (`sizes.pool_length`).
 
     Raises:
       ConfigError: a hyperparameter out of range, or padding of K and more.

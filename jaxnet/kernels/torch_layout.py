@@ -9,7 +9,7 @@ from jaxnet.errors import ShapeError
 
 
 def conv_kernel_from_torch(weight: ArrayLike) -> jax.Array:
-    """Returns our convolution kernel (*K, C_in / g, C_out) for PyTorch's (C_out, C_in / g, *K).
+    """Returns our convolution kernel ``(*K, C_in / g, C_out)`` for PyTorch's ``(C_out, C_in / g, *K)``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -22,7 +22,7 @@ def conv_kernel_from_torch(weight: ArrayLike) -> jax.Array:
 
 
 def conv_transpose_kernel_from_torch(weight: ArrayLike, *, groups: int = 1) -> jax.Array:
-    """Returns our transposed kernel (*K, C_in / g, C_out) for PyTorch's (C_in, C_out / g, *K).
+    """Returns our transposed kernel ``(*K, C_in / g, C_out)`` for PyTorch's ``(C_in, C_out / g, *K)``.
 
     PyTorch's layer is the transpose of a convolution, so its taps run the other way: they are flipped here.
     Its padding converts with `sizes.torch_padding`.

@@ -102,7 +102,7 @@ def check_input(who: str, x: Any, ndim: int) -> None:
 def check_channels(
     who: str, x_shape: Sequence[int], kernel_shape: Sequence[int], groups: int, *, filters: int | None = None
 ) -> None:
-    """Refuses channels that do not fit a kernel (*K, C_in / groups, C_out) or the groups."""
+    """Refuses channels that do not fit a kernel ``(*K, C_in / groups, C_out)`` or the groups."""
     channels, wanted = x_shape[-1], kernel_shape[-2] * groups
     filters = kernel_shape[-1] if filters is None else filters
     if channels % groups or filters % groups:

@@ -21,7 +21,7 @@ def as_matrix(layer: Layer, params: Params, x: Any, *, state: State = ()) -> jax
       layer: any layer that is linear (affine) in evaluation: dense, conv, conv_transpose with any hyperparameters,
         avg_pool, a chain of them.
       params: its parameters.
-      x: an example input with a batch of one, (1, *lengths, C_in), or its `jax.ShapeDtypeStruct`.
+      x: an example input with a batch of one, ``(1, *lengths, C_in)``, or its `jax.ShapeDtypeStruct`.
       state: its state.
 
     Returns:

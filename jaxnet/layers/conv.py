@@ -48,8 +48,8 @@ def conv(
       bias_init: the same for the bias, of shape (C_out,).
 
     Returns:
-      A layer from (batch, *lengths, C_in) to (batch, *out_lengths, C_out), lengths as eq. 4.6, with the params
-      ``kernel`` of shape (*K, C_in / g, C_out) and, if asked for, ``bias``: as many as eq. 4.7.
+      A layer from ``(batch, *lengths, C_in)`` to ``(batch, *out_lengths, C_out)``, lengths as eq. 4.6, with the params
+      ``kernel`` of shape ``(*K, C_in / g, C_out)`` and, if asked for, ``bias``: as many as eq. 4.7.
 
     Raises:
       ConfigError: a hyperparameter out of range.
@@ -106,8 +106,8 @@ def conv_transpose(
       bias_init: the same for the bias, of shape (C_out,).
 
     Returns:
-      A layer from (batch, *lengths, C_in) to (batch, *out_lengths, C_out), lengths as eq. 4.10, with the params
-      ``kernel`` of shape (*K, C_in / g, C_out) and, if asked for, ``bias``: as many as eq. 4.7.
+      A layer from ``(batch, *lengths, C_in)`` to ``(batch, *out_lengths, C_out)``, lengths as eq. 4.10, with the params
+      ``kernel`` of shape ``(*K, C_in / g, C_out)`` and, if asked for, ``bias``: as many as eq. 4.7.
 
     Raises:
       ConfigError: a hyperparameter out of range.

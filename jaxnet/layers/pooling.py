@@ -21,7 +21,7 @@ def avg_pool(window: Size, *, strides: Size | None = None, padding: Padding = 0)
         (before, after) in 1-D, or one such pair a dimension.
 
     Returns:
-      A layer from (batch, *lengths, channels) to (batch, *out_lengths, channels), each length
+      A layer from ``(batch, *lengths, channels)`` to ``(batch, *out_lengths, channels)``, each length
       floor((D_in + 2P - K) / S) + 1.
 
     Raises:
@@ -49,7 +49,7 @@ def max_pool(window: Size, *, strides: Size | None = None, padding: Padding = 0)
       padding: as in `avg_pool`, but of minus infinity, which never wins, and below K.
 
     Returns:
-      A layer from (batch, *lengths, channels) to (batch, *out_lengths, channels), lengths as `avg_pool`.
+      A layer from ``(batch, *lengths, channels)`` to ``(batch, *out_lengths, channels)``, lengths as `avg_pool`.
 
     Raises:
       ConfigError: a hyperparameter out of range.
@@ -66,7 +66,7 @@ def max_pool(window: Size, *, strides: Size | None = None, padding: Padding = 0)
 
 
 def global_avg_pool() -> Layer:
-    """Averages each channel over all its positions, (batch, *lengths, channels) to (batch, channels).
+    """Averages each channel over all its positions, ``(batch, *lengths, channels)`` to (batch, channels).
 
     Raises:
       ShapeError: no spatial axis, or an empty one.

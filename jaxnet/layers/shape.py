@@ -31,7 +31,7 @@ def flatten() -> Layer:
 
 
 def reshape(*shape: int) -> Layer:
-    """Gives each example another shape: (batch, ...) to (batch, *shape).
+    """Gives each example another shape: (batch, ...) to ``(batch, *shape)``.
 
     Args:
       *shape: the sizes after the batch axis; one of them may be -1, which is inferred.

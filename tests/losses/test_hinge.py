@@ -11,7 +11,7 @@ from jaxnet import losses
 
 VARIANTS = ["weston_watkins", "crammer_singer"]
 draws = given(
-    shape=st.sampled_from([(1, 2), (5, 3), (4, 10), (2, 3, 4)]),
+    shape=st.sampled_from([(1, 2), (5, 4), (2, 3, 4)]),
     margin=st.floats(0.1, 4.0),
     double=st.booleans(),
     seed=st.integers(0, 99),
@@ -20,7 +20,9 @@ draws = given(
 
 def _draw(shape, double, seed):
     draw = np.random.default_rng(seed)
-    return draw.normal(size=shape).astype(np.float64 if double else np.float32), draw.integers(shape[-1], size=shape[:-1])
+    return draw.normal(size=shape).astype(np.float64 if double else np.float32), draw.integers(
+        shape[-1], size=shape[:-1]
+    )
 
 
 def _literal(scores, label, margin, variant):
@@ -90,7 +92,9 @@ def test_rivals_that_tie_share_the_derivative_of_crammer_and_singer():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_single_class_has_no_rival(variant):
-    value, gradient = jax.value_and_grad(lambda s: losses.hinge(s, jnp.zeros(2, int), variant=variant))(jnp.ones((2, 1)))
+    value, gradient = jax.value_and_grad(lambda s: losses.hinge(s, jnp.zeros(2, int), variant=variant))(
+        jnp.ones((2, 1))
+    )
     assert value == 0
     np.testing.assert_array_equal(gradient, np.zeros((2, 1)))
 

@@ -54,20 +54,18 @@ SIGNAL, STEREO = (BATCH, 7), (BATCH, 8, 2)
 SCORES = (BATCH, CLASSES)
 SEQUENCE = (BATCH, 2, CLASSES)
 SEQUENCE_LABELS = ((0, 3), (-9, 1), (2, 2))
-RESOLUTIONS = ((8, 3, 6), (4, 2, 4))
+RESOLUTIONS = ((6, 3, 5), (4, 2, 4))
 
 CASES = {
     "mse": _pair(losses.mse, *SIGNAL),
     "mse of scalars": _pair(losses.mse, BATCH),
     "mse of sequences": _pair(losses.mse, *STEREO),
     "mae": _pair(losses.mae, *SIGNAL),
-    "mae of sequences": _pair(losses.mae, *STEREO),
     "cosine_similarity": _pair(losses.cosine_similarity, *SIGNAL),
-    "cosine_distance": _pair(losses.cosine_distance, *SIGNAL),
     "cosine_distance over axis 1": _pair(partial(losses.cosine_distance, axis=1), *STEREO),
     "spectral_mse of odd length": _pair(losses.spectral_mse, *SIGNAL),
     "spectral_mse of channels": _pair(losses.spectral_mse, *STEREO),
-    "multi_resolution_stft": _pair(partial(losses.multi_resolution_stft, resolutions=RESOLUTIONS), BATCH, 14),
+    "multi_resolution_stft": _pair(partial(losses.multi_resolution_stft, resolutions=RESOLUTIONS), BATCH, 10),
     "multi_resolution_stft of channels": _pair(
         partial(losses.multi_resolution_stft, resolutions=RESOLUTIONS[:1], floor=1e-3), BATCH, 9, 2
     ),
@@ -86,9 +84,6 @@ CASES = {
     ),
     "cross_entropy of distributions": _distributions(losses.cross_entropy, *SCORES, softmax=True),
     "hinge": _labels(losses.hinge, *SCORES),
-    "hinge of sequences": _labels(
-        partial(losses.hinge, margin=2.5), *SEQUENCE, integers=np.maximum(SEQUENCE_LABELS, 0)
-    ),
     "hinge, crammer_singer": _labels(partial(losses.hinge, variant="crammer_singer", margin=2.5), *SCORES),
 }
 case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -168,15 +163,18 @@ def test_reductions_agree(case):
 @case
 def test_gradients_match_finite_differences_to_second_order(case, x64):
     prediction, target = _arrays(case, jnp.float64)
-    check_grads(jax.jit(lambda p: case.loss(p, target)), (prediction,), order=2, atol=1e-5, rtol=1e-5, eps=1e-6)
     if case.pairs:
-        check_grads(jax.jit(lambda t: case.loss(prediction, t)), (target,), order=1, atol=1e-5, rtol=1e-5, eps=1e-6)
+        loss, arguments = jax.jit(case.loss), (prediction, target)
+    else:
+        loss, arguments = jax.jit(lambda p: case.loss(p, target)), (prediction,)
+    check_grads(loss, arguments, order=2, atol=1e-5, rtol=1e-5, eps=1e-6)
 
 
 @case
 def test_jvp_equals_vjp(case, x64):
     prediction, target = _arrays(case, jnp.float64)
 
+    @jax.jit
     def values(p):
         return case.loss(p, target, reduction="none")
 

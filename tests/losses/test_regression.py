@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxnet import losses
 
-SHAPES = [(1,), (5,), (2, 1), (3, 7), (2, 3, 4)]
+SHAPES = [(5,), (2, 1), (2, 3, 4)]
 draws = given(
     shape=st.sampled_from(SHAPES),
     scale=st.sampled_from([1e-3, 1.0, 1e3]),
