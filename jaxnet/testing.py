@@ -105,8 +105,8 @@ def check_layer(
         batched = jax.jit(jax.vmap(lambda value, apply=apply: apply(params, state, value)))(stacked)
         _close(f"vmap is a loop in {mode}", batched, expected, rtol, atol)
 
-        from_file = jax.tree.map(np.asarray, (params, state))
-        _close(f"{mode} takes NumPy parameters", apply(*from_file, x), result, rtol, atol)
+        loaded = apply(jax.tree.map(np.asarray, params), jax.tree.map(np.asarray, state), x)
+        _close(f"{mode} takes NumPy parameters", loaded, result, rtol, atol)
         if gradients:
             _check_gradients(layer, params, state, x, train, seed if step_key is not None else None)
 

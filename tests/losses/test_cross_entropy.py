@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxnet import losses
 
 IGNORED = -100
-SHAPES = st.sampled_from([(1, 1), (5, 4), (2, 3, 4)])
+SHAPES = st.sampled_from([(1, 2), (2, 3, 4)])
 SEED = st.integers(0, 99)
 
 
