@@ -148,7 +148,7 @@ def test_stratified_parts_hold_each_class_to_within_one_sample(sizes, shares, se
 def test_stratified_parts_are_shuffled_and_seeded():
     classes = np.repeat([0, 1], 50)
     train, *_ = data.split(np.arange(100), stratify=classes, seed=1)
-    assert 10 < np.sum(np.diff(classes[train]) != 0)  # classes alternate: they are not in blocks
+    assert np.sum(np.diff(classes[train]) != 0) > 10  # classes alternate: they are not in blocks
     np.testing.assert_array_equal(train, data.split(np.arange(100), stratify=classes, seed=1)[0])
     assert not np.array_equal(train, data.split(np.arange(100), stratify=classes, seed=2)[0])
     in_train = sum(np.isin(np.arange(100), data.split(np.arange(100), stratify=classes, seed=s)[0]) for s in range(50))

@@ -49,4 +49,5 @@ def absolute(x: jax.Array) -> jax.Array:
 def norm(x: jax.Array, axes: int | tuple[int, ...]) -> jax.Array:
     """The Euclidean norm, with gradient 0 at 0."""
     square = jnp.sum(lax.square(x), axes)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    zero = square == 0  # and not square > 0, which would take NaN for 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, square)))

@@ -68,8 +68,8 @@ def _cosine(who: str, prediction: ArrayLike, target: ArrayLike, axis: int) -> ja
     if checks.integer(who, "axis", axis, minimum=-prediction.ndim) >= prediction.ndim:
         raise ShapeError(f"{who}: there is no axis {axis} in shape {prediction.shape}")
     (a, a_length), (b, b_length) = _unit_scale(prediction, axis), _unit_scale(target, axis)
-    defined = (a_length > 0) & (b_length > 0)
-    return jnp.where(defined, jnp.sum(a * b, axis=axis) / jnp.where(defined, a_length * b_length, 1.0), 0.0)
+    zero = (a_length == 0) | (b_length == 0)
+    return jnp.where(zero, 0.0, jnp.sum(a * b, axis=axis) / jnp.where(zero, 1.0, a_length * b_length))
 
 
 def _unit_scale(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:

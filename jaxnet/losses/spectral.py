@@ -177,4 +177,4 @@ def _signals(who: str, prediction: ArrayLike, target: ArrayLike, axis: int) -> t
 
 
 def _floored(x: jax.Array, floor: float) -> jax.Array:
-    return jnp.where(x > floor, x, floor)
+    return jnp.where(x <= floor, floor, x)  # this way round NaN stays NaN

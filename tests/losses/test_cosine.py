@@ -58,8 +58,9 @@ def test_torch_agrees(shape_axis, exponents, double, seed):
     value, to_a, to_b = _value_and_gradient(a, b, axis, double)
     tolerance = 1e-13 if double else 4e-6
     np.testing.assert_allclose(value, expected.detach().numpy(), rtol=0, atol=tolerance)
-    for ours, theirs, x in ((to_a, x.grad, a), (to_b, y.grad, b)):
-        np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=tolerance / np.linalg.norm(x, axis=axis).min())
+    for ours, theirs, of in ((to_a, x, a), (to_b, y, b)):
+        shortest = np.linalg.norm(of, axis=axis).min()
+        np.testing.assert_allclose(ours, theirs.grad.numpy(), rtol=0, atol=tolerance / shortest)
 
 
 def test_distance_is_one_minus_similarity():
