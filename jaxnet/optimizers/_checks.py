@@ -172,8 +172,8 @@ def _described(leaf: Any) -> tuple[tuple[int, ...], Any] | None:
     return None
 
 
-def parameters(who: str, params: Any) -> None:
-    """Refuses trees with leaves that no gradient can train, naming their paths."""
+def parameters(who: str, params: Any, kept_in: Any = None) -> None:
+    """Refuses trees with leaves that no gradient can train, or whose moments the dtype ``kept_in`` cannot hold."""
     bad = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         described = _described(leaf)
@@ -181,6 +181,11 @@ def parameters(who: str, params: Any) -> None:
             bad.append(f"{_name(path)}: {type(leaf).__name__} {leaf!r}")
         elif not jnp.issubdtype(described[1], jnp.inexact):
             bad.append(f"{_name(path)}: {described[1]} of shape {described[0]}")
+        elif jnp.iscomplexobj(leaf) and kept_in is not None and not jnp.issubdtype(kept_in, jnp.complexfloating):
+            raise DTypeError(
+                f"{who}: the parameter at {_name(path)} is complex, and its momentum would lose its imaginary part in "
+                f"{kept_in}; leave the accumulator's dtype out, or partition the tree"
+            )
     if bad:
         raise DTypeError(
             f"{who}: every leaf of the parameters must be a floating-point array, got {_listing(bad)}; "

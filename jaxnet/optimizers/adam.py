@@ -118,7 +118,7 @@ class Moments:
         self.nesterov = _checks.flag(who, "nesterov", nesterov)
 
     def init(self, params):
-        _checks.parameters(self.who, params)
+        _checks.parameters(self.who, params, self.mu_dtype)
         return AdamState(jnp.zeros([], jnp.int32), zeros_like(params, self.mu_dtype), zeros_like(params))
 
     def at(self, count):

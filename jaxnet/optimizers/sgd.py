@@ -72,7 +72,7 @@ def sgd(
     accumulator_dtype = _checks.float_dtype("sgd", "accumulator_dtype", accumulator_dtype)
 
     def init(params):
-        _checks.parameters("sgd", params)
+        _checks.parameters("sgd", params, accumulator_dtype)
         trace = None if momentum is None else zeros_like(params, accumulator_dtype)
         return SgdState(jnp.zeros([], jnp.int32), trace)
 

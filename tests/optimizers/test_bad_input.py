@@ -171,6 +171,9 @@ def test_apply_updates():
 
 
 def test_complex():
+    for optimizer in (o.sgd(0.1, 0.9, accumulator_dtype=jnp.float32), o.adam(0.1, mu_dtype=jnp.bfloat16)):
+        with pytest.raises(DTypeError, match="lose its imaginary part"):
+            optimizer.init(jnp.ones(2, jnp.complex64))
     with pytest.raises(DTypeError, match="complex"):
         o.angulargrad(0.1).init(jnp.ones(2, jnp.complex64))
     with pytest.raises(DTypeError, match="complex"):

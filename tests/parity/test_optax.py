@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from jaxnet import optimizers
@@ -39,7 +39,7 @@ def rosenbrock(params):
 def network(params):
     x = jnp.sin(jnp.arange(40.0)).reshape(8, 5)
     h = jnp.tanh(x @ params["kernel"])
-    out = h[:, :3] * params["nested"][0]["bias"] + params["nested"][1][0]
+    out = h[:, :3] * params["nested"][0]["bias"][None, :] + params["nested"][1][0]
     rest = jnp.sum(jnp.abs(params["complex"]) ** 2) + jnp.sum(params["half"].astype(jnp.float32) ** 2)
     return jnp.mean((out - x[:, :3]) ** 2) + 1e-2 * rest
 
@@ -114,10 +114,13 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-@settings(max_examples=4)
+@settings(max_examples=3, phases=[Phase.explicit, Phase.generate])  # a failure needs no minutes of shrinking
 @given(data=st.data(), loss=st.sampled_from(sorted(LOSSES)))
 def test_bit_for_bit(name, data, loss):
-    assert_same_bits(name, data.draw(ARGUMENTS[name]), LOSSES[loss], tree())
+    arguments, params = data.draw(ARGUMENTS[name]), tree()
+    if arguments.get("accumulator_dtype") or arguments.get("mu_dtype"):  # a real momentum of a complex leaf
+        params["complex"] = jnp.abs(params["complex"])
+    assert_same_bits(name, arguments, LOSSES[loss], params)
 
 
 @pytest.mark.parametrize(
