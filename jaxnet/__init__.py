@@ -11,6 +11,7 @@ from jaxnet import (
     optimizers,
     regularizers,
     sizes,
+    testing,
 )
 
 __version__ = "0.1.0"
@@ -25,4 +26,5 @@ __all__ = [
     "optimizers",
     "regularizers",
     "sizes",
+    "testing",
 ]

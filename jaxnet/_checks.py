@@ -109,9 +109,12 @@ def array(who: str, name: str, value: Any) -> jax.Array:
     if isinstance(value, (np.ndarray, np.generic)):
         return jnp.asarray(host_array(who, name, value))
     if isinstance(value, (bool, int, float, complex)):
-        return jnp.asarray(value)
+        try:
+            return jnp.asarray(value)
+        except OverflowError:
+            raise DataError(f"{who}: {name} = {value} does not fit JAX's integers; pass a float") from None
     if isinstance(value, (list, tuple)):
-        hint = "pass one array: numpy.asarray(...), all rows of one length"
+        hint = "pass one array, numpy.asarray(...); its rows must have one length"
     else:
         hint = "pass a jax or numpy array"
     raise DTypeError(f"{who}: {name} must be an array, got {type(value).__name__}; {hint}")
@@ -181,6 +184,11 @@ def shape_struct(who: str, value: Any) -> jax.ShapeDtypeStruct:
     """The shape and dtype that ``init`` needs of its example input, an array or a `jax.ShapeDtypeStruct`."""
     if isinstance(value, jax.ShapeDtypeStruct):
         return value
+    if isinstance(value, tuple) and value and all(isinstance(size, int) for size in value):
+        raise DTypeError(
+            f"{who}: x must be an example input or its shape and dtype, got {value}; "
+            f"pass jax.ShapeDtypeStruct({value}, jax.numpy.float32)"
+        )
     result = array(who, "x", value)
     return jax.ShapeDtypeStruct(result.shape, result.dtype)
 

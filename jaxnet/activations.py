@@ -5,12 +5,14 @@ gradients at large |x|. Each docstring says what the derivative is where the fun
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
+from jaxnet.errors import ShapeError
 
 
 def relu(x: ArrayLike) -> jax.Array:
@@ -48,7 +50,7 @@ def leaky_relu(x: ArrayLike, slope: float = 0.01) -> jax.Array:
     Source: chapter 4.2.1.
     """
     x = checks.floating("leaky_relu", "x", x)
-    return rectify(x, jnp.asarray(slope, x.dtype))
+    return rectify(x, _scalar("leaky_relu", "slope", slope, x))
 
 
 def rectify(x: jax.Array, slope: jax.Array) -> jax.Array:
@@ -74,7 +76,7 @@ def elu(x: ArrayLike, alpha: float = 1.0) -> jax.Array:
     Source: chapter 4.2.1; Clevert et al. 2015, [12].
     """
     x = checks.floating("elu", "x", x)
-    return jax.nn.elu(x, jnp.asarray(alpha, x.dtype))
+    return jax.nn.elu(x, _scalar("elu", "alpha", alpha, x))
 
 
 def gelu(x: ArrayLike, *, approximate: bool = False) -> jax.Array:
@@ -151,3 +153,14 @@ def softmax(x: ArrayLike, axis: int = -1) -> jax.Array:
       Array([0.5, 0.5], dtype=float32)
     """
     return jax.nn.softmax(checks.floating("softmax", "x", x), axis=axis)
+
+
+def _scalar(who: str, name: str, value: Any, x: jax.Array) -> jax.Array:
+    """A parameter of an activation in x's dtype: a number, or a scalar array that may be traced."""
+    if not isinstance(value, jax.Array):
+        value = checks.number(who, name, value)
+    elif value.shape:
+        raise ShapeError(
+            f"{who}: {name} must be one number, got shape {value.shape}; layers.prelu learns one a channel"
+        )
+    return jnp.asarray(value, x.dtype)

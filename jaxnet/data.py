@@ -103,7 +103,8 @@ def batches(
 
     Raises:
       ConfigError: sizes below 1, a bad seed, or ``replacement`` without ``shuffle``.
-      DataError: no samples, arrays of different lengths, or a batch larger than all samples that would be dropped.
+      DataError: no samples, arrays of different lengths, a NaN or an Inf, or a batch larger than all samples that
+        would be dropped.
       DTypeError: something that is no numeric array.
 
     Warns:
@@ -134,6 +135,8 @@ def batches(
             f"use a batch_size of at most {n}, or drop_last=False"
         )
     columns = [checks.host_array(who, f"array {i}", column) for i, column in enumerate(columns)]
+    for i, column in enumerate(columns):
+        _check_finite(who, i, column)
     stop = n - n % batch_size if drop_last else n
 
     def generate():
@@ -175,6 +178,18 @@ def _columns(who: str, arrays: Sequence[Any]) -> list[np.ndarray]:
     if not lengths[0]:
         raise DataError(f"{who}: the data are empty, shape {columns[0].shape}")
     return columns
+
+
+def _check_finite(who: str, i: int, column: np.ndarray) -> None:
+    if column.dtype.kind in "iub":
+        return
+    finite = np.isfinite(column)
+    if not finite.all():
+        where = tuple(int(k) for k in np.argwhere(~finite)[0])
+        raise DataError(
+            f"{who}: array {i} holds {column[where]} at index {where} ({int((~finite).sum())} such values); one turns "
+            f"every parameter into NaN: drop those samples, or replace the values"
+        )
 
 
 def _generator(who: str, seed: int, *more: int) -> np.random.Generator:

@@ -74,7 +74,9 @@ def normal(stddev: float) -> Initializer:
       (3, 4)
     """
     stddev = checks.number("normal", "stddev", stddev, low=0)
-    return lambda key, shape, dtype=jnp.float32: _scaled(jax.random.normal(key, shape, dtype), stddev)
+    return lambda key, shape, dtype=jnp.float32: _scaled(
+        jax.random.normal(checks.key("normal", key), shape, dtype), stddev
+    )
 
 
 def uniform(bound: float) -> Initializer:
@@ -90,7 +92,9 @@ def uniform(bound: float) -> Initializer:
       (3, 4)
     """
     bound = checks.number("uniform", "bound", bound, low=0)
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        checks.key("uniform", key), shape, dtype, -bound, bound
+    )
 
 
 class VarianceScaling(NamedTuple):
@@ -112,10 +116,14 @@ class VarianceScaling(NamedTuple):
     def __call__(
         self, key: Any, shape: Sequence[int], dtype: Any = jnp.float32, *, fans: tuple[float, float] | None = None
     ) -> jax.Array:
+        who = "VarianceScaling"
+        scale = checks.number(who, "scale", self.scale, low=0, open_low=True)
+        checks.choice(who, "mode", self.mode, ("fan_in", "fan_out", "fan_avg"))
+        checks.choice(who, "distribution", self.distribution, ("normal", "uniform"))
         fan_in, fan_out = fans_of_shape(shape) if fans is None else fans
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
-        stddev = math.sqrt(self.scale / fan)
-        key = checks.key("initializer", key)
+        stddev = math.sqrt(scale / fan)
+        key = checks.key(who, key)
         if self.distribution == "normal":
             return _scaled(jax.random.normal(key, shape, dtype), stddev)
         bound = math.sqrt(3) * stddev

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax import lax
 
@@ -25,11 +26,12 @@ _NOT_WEIGHTS = ("bias", "offset", "scale", "slope")
 def weights(path: Path, leaf: Any) -> bool:
     """Tells whether a leaf is a weight: not named bias, offset, scale or slope.
 
-    Example:
-      >>> import jax
-      >>> from jaxnet import regularizers
-      >>> regularizers.weights((jax.tree_util.DictKey("bias"),), None)
-      False
+        Example:
+          >>> import jax
+    import jax.core
+          >>> from jaxnet import regularizers
+          >>> regularizers.weights((jax.tree_util.DictKey("bias"),), None)
+          False
     """
     del leaf
     return not (path and getattr(path[-1], "key", None) in _NOT_WEIGHTS)
@@ -121,10 +123,11 @@ def proximal_l1(
     checks.function(who, "where", where)
 
     def step(params: Any, learning_rate: float | jax.Array) -> Any:
-        if not isinstance(learning_rate, jax.Array):
-            learning_rate = checks.number(who, "learning_rate", learning_rate, low=0)
-        elif learning_rate.shape:
+        if isinstance(learning_rate, jax.Array) and learning_rate.shape:
             raise ShapeError(f"{who}: learning_rate must be one number, got shape {learning_rate.shape}")
+        if not isinstance(learning_rate, jax.core.Tracer):
+            value = learning_rate.item() if isinstance(learning_rate, jax.Array) else learning_rate
+            learning_rate = checks.number(who, "learning_rate", value, low=0)
         chosen = _choose(who, params, where)
 
         def shrink(leaf, picked):
@@ -158,6 +161,8 @@ def _penalty(who, strength, where, cost):
 
 def _choose(who: str, params: Any, where: Callable[[Path, Any], bool]) -> Any:
     """A tree of bools like ``params``: which leaves to take."""
+    if hasattr(params, "unravel"):
+        raise ConfigError(f"{who}: raveled parameters have lost their names; pass params.unravel()")
     chosen = jax.tree_util.tree_map_with_path(lambda path, leaf: bool(where(path, leaf)), params)
     taken = jax.tree_util.tree_leaves_with_path(params)
     for (path, leaf), pick in zip(taken, jax.tree.leaves(chosen), strict=True):

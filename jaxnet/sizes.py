@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import jax
-from jax.extend import core as jax_core
 
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, ShapeError
@@ -51,7 +50,9 @@ def conv_padding(
       ((1, 1), (8, 0))
     """
     canonical = check_padding(who, padding)
-    reach = dilation * (kernel_size - 1)
+    length = checks.integer(who, "length", length, minimum=0)
+    strides = checks.integer(who, "strides", strides, minimum=1)
+    reach = _reach(who, kernel_size, dilation)
     if canonical == "valid":
         return 0, 0
     if canonical == "causal":
@@ -128,7 +129,8 @@ def conv_transpose_padding(
       (11, 11)
     """
     canonical = check_padding(who, padding)
-    reach = dilation * (kernel_size - 1)
+    strides = checks.integer(who, "strides", strides, minimum=1)
+    reach = _reach(who, kernel_size, dilation)
     if canonical == "valid":
         return 0, 0
     if canonical == "causal":
@@ -169,7 +171,7 @@ def conv_transpose_length(
       9
     """
     before, after = conv_transpose_padding(kernel_size, strides=strides, padding=padding, dilation=dilation, who=who)
-    stuffed = max(strides * (length - 1) + 1, 0)
+    stuffed = max(strides * (checks.integer(who, "length", length, minimum=0) - 1) + 1, 0)
     extent = dilation * (kernel_size - 1) + 1
     if stuffed + before + after < extent:
         raise ShapeError(
@@ -193,7 +195,10 @@ def torch_padding(kernel_size: int, padding: int = 0, *, dilation: int = 1, outp
       >>> sizes.torch_padding(16, padding=4)
       (11, 11)
     """
-    before = dilation * (kernel_size - 1) - padding
+    who = "torch_padding"
+    padding = checks.integer(who, "padding", padding, minimum=0)
+    output_padding = checks.integer(who, "output_padding", output_padding, minimum=0)
+    before = _reach(who, kernel_size, dilation) - padding
     if before < 0:
         raise ConfigError(
             f"torch_padding: PyTorch's padding {padding} exceeds d (K - 1) = {dilation * (kernel_size - 1)}; "
@@ -216,10 +221,11 @@ def receptive_field(stages: Iterable[tuple[int, int, int]]) -> int:
       >>> sizes.receptive_field([(3, 1, 1), (3, 1, 3), (3, 1, 9)])
       27
     """
+    who = "receptive_field"
     field, step = 1, 1
     for kernel_size, strides, dilation in stages:
-        field += dilation * (kernel_size - 1) * step
-        step *= strides
+        field += _reach(who, kernel_size, dilation) * step
+        step *= checks.integer(who, "strides", strides, minimum=1)
     return field
 
 
@@ -231,7 +237,9 @@ def dense_parameters(inputs: int, outputs: int, *, bias: bool = True) -> int:
       >>> sizes.dense_parameters(6, 5)  # figure 4.2's second hidden layer
       35
     """
-    return outputs * (inputs + bias)
+    who = "dense_parameters"
+    inputs = checks.integer(who, "inputs", inputs, minimum=1)
+    return checks.integer(who, "outputs", outputs, minimum=1) * (inputs + checks.flag(who, "bias", bias))
 
 
 def conv_parameters(
@@ -244,8 +252,13 @@ def conv_parameters(
       >>> sizes.conv_parameters(16, 64, 41, groups=4)
       10560
     """
-    taps = kernel_size if isinstance(kernel_size, int) else math.prod(kernel_size)
-    return filters * (in_channels // groups * taps + bias)
+    who = "conv_parameters"
+    taps = [
+        checks.integer(who, "kernel_size", k, minimum=1)
+        for k in (kernel_size if isinstance(kernel_size, (tuple, list)) else (kernel_size,))
+    ]
+    weights = _per_group(who, in_channels, filters, groups) * math.prod(taps)
+    return filters * (weights + checks.flag(who, "bias", bias))
 
 
 def conv_multiply_adds(out_length: int, in_channels: int, filters: int, kernel_size: int, *, groups: int = 1) -> int:
@@ -258,7 +271,10 @@ def conv_multiply_adds(out_length: int, in_channels: int, filters: int, kernel_s
       >>> sizes.conv_multiply_adds(8, 2, 4, 3)
       192
     """
-    return out_length * filters * (in_channels // groups) * kernel_size
+    who = "conv_multiply_adds"
+    out_length = checks.integer(who, "out_length", out_length, minimum=0)
+    kernel_size = checks.integer(who, "kernel_size", kernel_size, minimum=1)
+    return out_length * filters * _per_group(who, in_channels, filters, groups) * kernel_size
 
 
 def multiply_adds(function: Callable[..., Any], *args: Any) -> int:
@@ -277,6 +293,24 @@ def multiply_adds(function: Callable[..., Any], *args: Any) -> int:
       5120
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _reach(who: str, kernel_size: int, dilation: int) -> int:
+    """d (K - 1): how far a dilated kernel's last tap lies from its first."""
+    kernel_size = checks.integer(who, "kernel_size", kernel_size, minimum=1)
+    return checks.integer(who, "dilation", dilation, minimum=1) * (kernel_size - 1)
+
+
+def _per_group(who: str, in_channels: int, filters: int, groups: int) -> int:
+    """C_in / g, if the groups divide the channels and the filters."""
+    in_channels = checks.integer(who, "in_channels", in_channels, minimum=1)
+    filters = checks.integer(who, "filters", filters, minimum=1)
+    groups = checks.integer(who, "groups", groups, minimum=1)
+    if in_channels % groups or filters % groups:
+        raise ConfigError(
+            f"{who}: groups={groups} must divide both the {in_channels} input channels and the {filters} filters"
+        )
+    return in_channels // groups
 
 
 def _count(jaxpr: Any) -> int:
@@ -298,6 +332,8 @@ def _count_equation(equation: Any) -> int:
         for i, step in enumerate(params["lhs_dilation"]):  # the zeros stuffed between values cost nothing
             positions *= left[numbers.lhs_spec[2 + i]] if step > 1 else out[numbers.out_spec[2 + i]]
         return out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * positions * taps
+    from jax.extend import core as jax_core  # which imports Pallas; nobody else needs it
+
     inner = [_count(j) for j in jax_core.jaxprs_in_params(params)]
     if name == "scan":
         return params["length"] * sum(inner)

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.test_util import check_grads
 
 from jaxnet import _checks as checks
 from jaxnet.layers.layer import Layer, as_layer
@@ -117,6 +116,8 @@ def check_layer(
 
 
 def _check_gradients(layer: Layer, params: Any, state: Any, x: Any, train: bool, seed: int | None) -> None:
+    from jax.test_util import check_grads  # takes as long to import as all of jaxnet
+
     with jax.enable_x64(True):
         exact = jax.tree.map(_to_float64, (params, state, x))
         key = None if seed is None else jax.random.fold_in(jax.random.key(seed), 1)

@@ -77,7 +77,7 @@ def test_limits(name, low, high):
     np.testing.assert_allclose(TABLE[name][0](x), [low, high], rtol=1e-6)
 
 
-@pytest.mark.torch
+@pytest.mark.peers
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", TABLE)
 def test_values_and_gradients_are_pytorchs(name, dtype, x64):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import activations, initializers, kernels, layers
+from jaxnet import activations, initializers, kernels, layers, sizes
 from jaxnet.errors import ConfigError, DataError, DTypeError, JaxnetError, ShapeError
 
 X = jnp.ones((2, 10, 3))
@@ -66,9 +66,19 @@ ROWS = [
     ("10 pool strides 0", lambda: layers.avg_pool(2, strides=0), ConfigError, r"avg_pool: strides must be an integer >= 1, got 0"),
     ("11 a string", conv("abc"), DTypeError, r"conv: x must be an array, got str; pass a jax or numpy array"),
     ("11 None", apply(layers.dense(2), None), DTypeError, r"dense: x must be an array, got NoneType"),
-    ("11 a ragged list", apply(layers.dense(2), [[1.0], [1.0, 2.0]]), DTypeError, r"got list; pass one array: numpy\.asarray"),
+    ("11 a ragged list", apply(layers.dense(2), [[1.0], [1.0, 2.0]]), DTypeError, r"got list; pass one array, numpy\.asarray\(\.\.\.\); its rows"),
     ("12 big-endian", conv(np.ones((2, 10, 3), ">f4")), DTypeError, r"byte order '>f4', which JAX cannot read; convert with \.astype\('float32'\)"),
     ("12 objects", conv(np.ones((2, 10, 3), object)), DTypeError, r"conv: x has dtype object, which is no number"),
+    ("43 a shape for an example", lambda: layers.dense(2).init(0, (1, 3)), DTypeError, r"pass jax\.ShapeDtypeStruct\(\(1, 3\), jax\.numpy\.float32\)"),
+    ("43 slope of several channels", lambda: activations.leaky_relu(X, jnp.ones(3)), ShapeError, r"leaky_relu: slope must be one number, got shape \(3,\); layers\.prelu"),
+    ("43 slope NaN", lambda: activations.leaky_relu(X, float("nan")), ConfigError, r"leaky_relu: slope must be a finite number"),
+    ("43 sizes: strides 0", lambda: sizes.conv_length(10, 3, strides=0), ConfigError, r"conv: strides must be an integer >= 1, got 0"),
+    ("43 sizes: kernel size 2.5", lambda: sizes.conv_length(10, 2.5), ConfigError, r"conv: kernel_size must be an integer >= 1, got 2\.5"),
+    ("43 sizes: dilation 0", lambda: sizes.conv_transpose_length(10, 3, dilation=0), ConfigError, r"dilation must be an integer >= 1"),
+    ("6 sizes: groups", lambda: sizes.conv_parameters(3, 8, 5, groups=2), ConfigError, r"groups=2 must divide both the 3 input channels"),
+    ("43 initializer's mode", lambda: initializers.VarianceScaling(1.0, "fanin", "normal")(KEY, (3, 4)), ConfigError, r"mode must be one of 'fan_in'"),
+    ("43 initializer's distribution", lambda: initializers.VarianceScaling(1.0, "fan_in", "flat")(KEY, (3, 4)), ConfigError, r"distribution must be one of 'normal', 'uniform'"),
+    ("residual of two outputs", init(layers.residual(layers.parallel(jnp.tanh, jnp.sin))), ShapeError, r"residual: branch and shortcut must each give one array, got tuple"),
     ("33 dropout rate 1.5", lambda: layers.dropout(1.5), ConfigError, r"dropout: rate must be a finite number in \[0, 1\], got 1\.5"),
     ("33 dropout rate -0.1", lambda: layers.dropout(-0.1), ConfigError, r"dropout: rate must be .* got -0\.1"),
     ("33 dropout rate NaN", lambda: layers.dropout(float("nan")), ConfigError, r"dropout: rate must be .* got nan"),

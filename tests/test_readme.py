@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from jaxnet import testing
@@ -33,20 +32,15 @@ def test_continuous_integration_takes_its_command_from_here():
     assert "eval" in script
 
 
-def test_the_twenty_lines_train():
+def test_the_networks_code_trains(capsys):
     network, own_layer = blocks("python")
     scope = {}
     exec(network, scope)
-    key = jax.random.key(1)
-    x, y = jax.random.normal(key, (16, 512, 1)), jnp.arange(16) % 10
-    params, state, opt_state = scope["params"], scope["state"], scope["opt_state"]
-    values = []
-    for i in range(20):
-        params, state, opt_state, value = scope["step"](params, state, opt_state, x, y, jax.random.fold_in(key, i))
-        values.append(float(value))
-    assert values[-1] < 0.5 * values[0]
+    loss, accuracy = re.match(r"loss ([\d.]+), accuracy (\d+)%", capsys.readouterr().out).groups()
+    assert float(loss) < 0.3
+    assert int(accuracy) > 90
     exec(own_layer, scope)
-    testing.check_layer(scope["swish"], jax.random.normal(key, (3, 4)))
+    testing.check_layer(scope["swish"], jax.random.normal(jax.random.key(0), (3, 4)))
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`jaxnet\.([\w.]+)", README))))
@@ -55,7 +49,6 @@ def test_every_module_named_exists(name):
 
     target = jaxnet
     for part in name.split("."):
-        __import__(f"jaxnet.{name.split('.')[0]}")
         target = getattr(target, part)
 
 

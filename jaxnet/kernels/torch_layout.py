@@ -17,7 +17,8 @@ def conv_kernel_from_torch(weight: ArrayLike) -> jax.Array:
       >>> kernels.conv_kernel_from_torch(jnp.zeros((8, 3, 5))).shape
       (5, 3, 8)
     """
-    weight = checks.array("conv_kernel_from_torch", "weight", weight)
+    who = "conv_kernel_from_torch"
+    weight = _weight(who, weight, "(C_out, C_in / g, *K)")
     return jnp.moveaxis(weight, (0, 1), (-1, -2))
 
 
@@ -37,7 +38,8 @@ def conv_transpose_kernel_from_torch(weight: ArrayLike, *, groups: int = 1) -> j
       (5, 3, 8)
     """
     who = "conv_transpose_kernel_from_torch"
-    weight = checks.array(who, "weight", weight)
+    weight = _weight(who, weight, "(C_in, C_out / g, *K)")
+    groups = checks.integer(who, "groups", groups, minimum=1)
     channels, filters_per_group, *taps = weight.shape
     if channels % groups:
         raise ShapeError(f"{who}: groups={groups} must divide the {channels} input channels of weight {weight.shape}")
@@ -46,3 +48,10 @@ def conv_transpose_kernel_from_torch(weight: ArrayLike, *, groups: int = 1) -> j
     # (g, C_in / g, C_out / g, *K) -> (*K, C_in / g, g, C_out / g)
     arranged = jnp.moveaxis(grouped, (1, 0, 2), (-3, -2, -1))
     return arranged.reshape(*taps, channels // groups, groups * filters_per_group)
+
+
+def _weight(who: str, weight: ArrayLike, layout: str) -> jax.Array:
+    weight = checks.array(who, "weight", weight)
+    if weight.ndim < 3:
+        raise ShapeError(f"{who}: weight must have the axes {layout}, got shape {weight.shape}")
+    return weight

@@ -1,5 +1,6 @@
 """The dense matrix of a linear layer, eq. 4.8."""
 
+import math
 from typing import Any
 
 import jax
@@ -50,7 +51,7 @@ def as_matrix(layer: Layer, params: Params, x: Any, *, state: State = ()) -> jax
             f"as_matrix: x must have the axes (1, ..., channels), a batch of one, got shape {struct.shape}"
         )
     example = struct.shape[1:]
-    size = jnp.zeros(example).size
+    size = math.prod(example)
 
     def f(column):  # one example, channel by channel
         values = jnp.moveaxis(column.reshape(example[-1], *example[:-1]), 0, -1)

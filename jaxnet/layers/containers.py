@@ -100,6 +100,11 @@ def residual(branch: Layer | Callable[..., Any], shortcut: Layer | Callable[...,
     def apply(params, state, x, *, train, key=None):
         outputs, state = both.apply(params, state, x, train=train, key=key)
         y, bypass = outputs["branch"], outputs["shortcut"]
+        if not (hasattr(y, "shape") and hasattr(bypass, "shape")):
+            raise ShapeError(
+                f"residual: branch and shortcut must each give one array, got {type(y).__name__} and "
+                f"{type(bypass).__name__}; a parallel inside needs combine='sum' or 'concatenate'"
+            )
         if y.shape != bypass.shape:
             raise ShapeError(
                 f"residual: the branch gives {y.shape} and the shortcut {bypass.shape}; keep the shape in the branch "

@@ -111,7 +111,7 @@ def as_layer(part: Layer | Callable[..., Any], who: str) -> Layer:
         hint = "; unpack the list: chain(*layers)" if isinstance(part, (list, tuple)) else ""
         raise ConfigError(f"{who}: a part must be a layer or a function of one array, got {part!r}{hint}")
     name = _name_of(part)
-    if getattr(part, "__module__", "").startswith("jaxnet.layers."):
+    if (getattr(part, "__module__", None) or "").startswith("jaxnet.layers."):
         raise ConfigError(f"{who}: {name} is what makes the layer, not the layer: call it, layers.{name}(...)")
 
     def f(params, x):

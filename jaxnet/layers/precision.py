@@ -69,7 +69,11 @@ def mixed_precision(
 
 
 def _cast(tree: Any, dtype: Any) -> Any:
-    return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
+    def cast(leaf):
+        leaf = checks.array("mixed_precision", "params", leaf)
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(cast, tree)
 
 
 def _floating_dtype(who: str, name: str, dtype: Any) -> Any:

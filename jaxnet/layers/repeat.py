@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from jaxnet import _checks as checks
@@ -59,10 +60,10 @@ def repeat(layer: Layer | Callable[..., Any], n: int, *, remat: bool = False) ->
     def apply(params, state, x, *, train, key=None):
         checks.flag(who, "train", train)
         for leaf in jax.tree.leaves((params, state)):
-            if leaf.ndim == 0 or leaf.shape[0] != n:
+            if jnp.shape(leaf)[:1] != (n,):
                 raise ConfigError(
-                    f"repeat: params and state must be stacked {n} deep, got a leaf of shape {leaf.shape}; pass what "
-                    f"this layer's init returned"
+                    f"repeat: params and state must be stacked {n} deep, got a leaf of shape {jnp.shape(leaf)}; "
+                    f"pass what this layer's init returned"
                 )
         keys = None if key is None else jax.random.split(checks.key(who, key), n)
 

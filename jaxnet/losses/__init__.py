@@ -5,7 +5,7 @@ equal; they are never broadcast, since a (B, 1) prediction against (B,) targets 
 Values are computed in at least float32, whatever the inputs are.
 
 Labels are checked where they can be seen. Outside ``jit`` a label that is no class raises. Inside, where a check would
-cost a transfer every step, it gives NaN, in the loss and in the gradient: never another class's loss.
+cost a transfer every step, a label gives NaN, in the loss and in the gradient: never another class's loss.
 """
 
 from jaxnet.losses.cosine import cosine_distance as cosine_distance

@@ -69,9 +69,10 @@ def check_labels(who: str, labels: Any, classes: int, ignore_label: int | None) 
 def check_distribution(who: str, name: str, values: jax.Array, hint: str = "") -> None:
     if isinstance(values, jax.core.Tracer) or not values.size or not values.ndim:
         return
-    p = np.asarray(values, np.float64)
-    if np.isnan(p).any():
-        return  # NaN speaks for itself in the loss
+    p = np.asarray(values, np.float64).reshape(-1, values.shape[-1])
+    p = p[~np.isnan(p).any(-1)]  # NaN speaks for itself in the loss
+    if not p.size:
+        return
     tolerance = 4 * float(jnp.finfo(values.dtype).eps) * p.shape[-1] + 1e-3
     if p.min() < -tolerance or np.abs(p.sum(-1) - 1).max() > tolerance:
         worst = p.sum(-1).flat[np.abs(p.sum(-1) - 1).argmax()]

@@ -19,7 +19,8 @@ def softmax_cross_entropy(
 ) -> jax.Array:
     """Cross-entropy (eq. 4.19) of softmax(logits): - sum over y of p_y log softmax(logits)_y.
 
-    Exact at any logits, where the logarithm of a rounded probability is not. A logit of minus infinity masks a class.
+    Exact at any logits, where the logarithm of a rounded probability is not. A logit of minus infinity masks a
+    class; with label smoothing, which asks for a share of every class, the loss is then infinite.
 
     Args:
       logits: (..., C), floating point, unnormalized scores.

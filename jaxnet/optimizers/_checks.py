@@ -92,12 +92,14 @@ def at(who: str, name: str, value: Any, count: jax.Array) -> Any:
         raise ConfigError(
             f"{who}: the schedule for {name} must return one number per step, got shape {np.shape(result)}"
         )
+    if not isinstance(result, Tracer) and not (math.isfinite(result) and result >= 0):
+        raise ConfigError(f"{who}: the schedule for {name} returned {result}; it must return finite numbers >= 0")
     return result
 
 
 def not_both_zero(who: str, eps: Any, eps_root: Any) -> None:
     """Refuses a denominator that is 0 where the gradient is."""
-    if all(isinstance(e, float) and e == 0 for e in (eps, eps_root)):
+    if all(not callable(e) and not isinstance(e, Tracer) and float(e) == 0 for e in (eps, eps_root)):
         raise ConfigError(
             f"{who}: eps and eps_root are both 0, and a zero gradient would give 0 / 0 = NaN; "
             f"make one of them positive, for example eps=1e-8"

@@ -83,6 +83,11 @@ def decayed(g: jax.Array, p: Any, decay: Any) -> jax.Array:
 
 def mask_leaves(who: str, mask: Any, params: Any) -> Any:
     """One Python bool per parameter."""
+    if mask is not None and hasattr(params, "unravel"):
+        raise ConfigError(
+            f"{who}: parameters in flat layout have no leaves to mask, only vectors; keep the tree (no ravel, no flat) "
+            f"for an optimizer with a mask"
+        )
     tree = True if mask is None else mask(params) if callable(mask) else mask
 
     def spread(on, subtree):
@@ -97,8 +102,7 @@ def mask_leaves(who: str, mask: Any, params: Any) -> Any:
     except (ValueError, TypeError) as error:
         raise ConfigError(
             f"{who}: the mask {jax.tree.structure(tree)} is no prefix of the parameters "
-            f"{jax.tree.structure(params)}; give it one bool per parameter, or per subtree of them. "
-            f"(Parameters in flat layout have no subtrees: mask the tree, outside flat)"
+            f"{jax.tree.structure(params)}; give it one bool per parameter, or per subtree of them"
         ) from error
 
 

@@ -133,6 +133,8 @@ def warmup_cosine_decay_schedule(
             f"{who}: decay_steps counts the whole schedule, warm-up included, so it must be more than "
             f"warmup_steps = {warmup}, got {total}; for {total} steps of decay pass decay_steps={warmup + total}"
         )
+    if isinstance(peak_value, float) and peak_value == 0.0 and not (isinstance(end_value, float) and end_value == 0.0):
+        raise ConfigError(f"{who}: peak_value is 0 and end_value {end_value}; the peak must be positive")
     alpha = 0.0 if isinstance(peak_value, float) and peak_value == 0.0 else end_value / peak_value
 
     def schedule(count):
@@ -195,7 +197,7 @@ def piecewise_constant_schedule(init_value: Any, boundaries_and_scales: dict[int
 
 
 def _value(who: str, name: str, value: Any) -> Any:
-    return _checks.scalar(who, name, value, low=-float("inf"), schedule=False)
+    return _checks.scalar(who, name, value, schedule=False)
 
 
 def _step(count: Any) -> Any:

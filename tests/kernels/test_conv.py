@@ -100,7 +100,7 @@ def test_several_dimensions_are_the_literal_sum(name, shape, padding_value):
     np.testing.assert_allclose(function(x, kernel, **keywords), oracle(x, kernel, **keywords), **TOLERANCE["float64"])
 
 
-@pytest.mark.torch
+@pytest.mark.peers
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @settings(max_examples=10)
 @example(AWKWARD[0])
@@ -123,7 +123,7 @@ def test_conv_is_pytorchs(dtype, case):
         np.testing.assert_allclose(ours, theirs.numpy(), **TOLERANCE[dtype])
 
 
-@pytest.mark.torch
+@pytest.mark.peers
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @settings(max_examples=10)
 @example(AWKWARD[1])

@@ -63,7 +63,7 @@ def test_several_dimensions(kind, shape, window, strides, padding):
     np.testing.assert_allclose(y, expected, **TOLERANCE["float64"])
 
 
-@pytest.mark.torch
+@pytest.mark.peers
 @BOTH
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @settings(max_examples=15)

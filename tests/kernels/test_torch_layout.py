@@ -29,7 +29,7 @@ def test_conv_transpose_kernel_axes_by_index():
         assert kernel[k, c, g * outputs + o] == weight[g * inputs + c, o, taps - 1 - k]
 
 
-@pytest.mark.torch
+@pytest.mark.peers
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 def test_a_pytorch_convolution_converts(ndim):
     torch = pytest.importorskip("torch", reason="PyTorch is the oracle")
@@ -68,7 +68,7 @@ def transposed(draw):
     }
 
 
-@pytest.mark.torch
+@pytest.mark.peers
 @settings(max_examples=15)
 @given(transposed())
 def test_a_pytorch_transposed_convolution_converts(case):
@@ -105,7 +105,7 @@ def test_a_pytorch_transposed_convolution_converts(case):
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.torch
+@pytest.mark.peers
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_a_pytorch_transposed_convolution_converts_in_several_dimensions(ndim):
     torch = pytest.importorskip("torch", reason="PyTorch is the oracle")

@@ -41,7 +41,7 @@ def test_conv_transpose_is_the_literal_sum_plus_bias(case):
     is_the_literal_sum_plus_bias("conv_transpose", case)
 
 
-@pytest.mark.torch
+@pytest.mark.peers
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_stack_with_pytorchs_weights_is_pytorchs(transposed):
     """Two layers deep, 2-D, with groups: what a converted checkpoint does."""

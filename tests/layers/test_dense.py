@@ -23,7 +23,7 @@ def test_eq_4_2_as_a_literal_sum():
     assert state == ()
 
 
-@pytest.mark.torch
+@pytest.mark.peers
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(5,), (2, 5), (3, 2, 5)])

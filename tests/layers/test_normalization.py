@@ -23,7 +23,7 @@ def channels_first(torch, x):
     return torch.tensor(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
 
 
-@pytest.mark.torch
+@pytest.mark.peers
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("decay", [0.9, 0.6])
@@ -56,7 +56,7 @@ def test_batch_norm_is_pytorchs_over_100_steps(shape, dtype, decay):
             np.testing.assert_allclose(np.moveaxis(np.asarray(y), -1, 1), expected, **TOLERANCE[dtype])
 
 
-@pytest.mark.torch
+@pytest.mark.peers
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_batch_norm_gradients_are_pytorchs(train, dtype):
@@ -150,7 +150,7 @@ def test_layer_norm_at_a_large_mean():
     np.testing.assert_allclose(y, normalized(x, -1), atol=2e-3)
 
 
-@pytest.mark.torch
+@pytest.mark.peers
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_layer_norm_is_pytorchs(dtype):
     torch = pytest.importorskip("torch", reason="PyTorch is the oracle")

@@ -23,7 +23,7 @@ def test_eq_4_13(per_channel):
     np.testing.assert_allclose(apply(jnp.asarray(slope), x, per_channel=per_channel), expected, rtol=1e-6)
 
 
-@pytest.mark.torch
+@pytest.mark.peers
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_values_and_gradients_are_pytorchs(per_channel, dtype):

@@ -20,6 +20,8 @@ Y = jnp.array([0, 3])
 
 
 def _of(name, *arguments, **options):
+    if name == "multi_resolution_stft":
+        options.setdefault("resolutions", ((4, 2, 4),))
     return lambda: getattr(losses, name)(*arguments, **options)
 
 

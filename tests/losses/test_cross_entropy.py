@@ -1,5 +1,7 @@
 """cross_entropy and softmax_cross_entropy (eq. 4.19) against the printed sum and PyTorch, and at their edges."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from jaxnet import losses
 
 IGNORED = -100
 SHAPES = st.sampled_from([(1, 2), (2, 3, 4)])
+SMOOTHING = st.sampled_from([0.0, 0.1, 1.0])
 SEED = st.integers(0, 99)
 
 
@@ -36,6 +39,12 @@ def _distribution(shape, double, seed):
     return p.astype(np.float64 if double else np.float32)
 
 
+@partial(jax.jit, static_argnames=("loss", "options"))
+def _value_and_gradient(loss, scores, target, options=()):
+    values, pull = jax.vjp(lambda s: loss(s, target, **dict(options)), scores)
+    return values, pull(jnp.ones_like(values))[0]
+
+
 def _literal(logits, target, smoothing=0.0):
     """- sum over y of p_y log q_y with q = softmax(logits), row by row, and its derivative q - p for the logits."""
     logits = np.float64(logits)
@@ -56,34 +65,28 @@ def _literal(logits, target, smoothing=0.0):
     return values, gradient
 
 
-@given(shape=SHAPES, smoothing=st.floats(0, 1), ignoring=st.booleans(), double=st.booleans(), seed=SEED)
+@given(shape=SHAPES, smoothing=SMOOTHING, ignoring=st.booleans(), double=st.booleans(), seed=SEED)
 def test_softmax_of_labels_is_the_printed_sum(shape, smoothing, ignoring, double, seed):
     logits, label = _scores(shape, double, seed), _labels(shape, seed, ignoring)
     expected, expected_gradient = _literal(logits, label, smoothing)
     with jax.enable_x64(double):
-        values, pull = jax.vjp(
-            lambda s: losses.softmax_cross_entropy(
-                s, label, label_smoothing=smoothing, ignore_label=IGNORED if ignoring else None, reduction="none"
-            ),
-            jnp.asarray(logits),
-        )
+        options = ("label_smoothing", smoothing), ("ignore_label", IGNORED if ignoring else None), ("reduction", "none")
+        values, gradient = _value_and_gradient(losses.softmax_cross_entropy, logits, label, options)
         tolerance = 1e-12 if double else 1e-5
         np.testing.assert_allclose(values, expected, rtol=tolerance, atol=tolerance)
-        np.testing.assert_allclose(pull(jnp.ones_like(values))[0], expected_gradient, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=tolerance)
 
 
-@given(shape=SHAPES, smoothing=st.floats(0, 1), double=st.booleans(), seed=SEED)
+@given(shape=SHAPES, smoothing=SMOOTHING, double=st.booleans(), seed=SEED)
 def test_softmax_of_distributions_is_the_printed_sum(shape, smoothing, double, seed):
     logits, target = _scores(shape, double, seed), _distribution(shape, double, seed)
     expected, expected_gradient = _literal(logits, target, smoothing)
     with jax.enable_x64(double):
-        values, pull = jax.vjp(
-            lambda s: losses.softmax_cross_entropy(s, target, label_smoothing=smoothing, reduction="none"),
-            jnp.asarray(logits),
-        )
+        options = ("label_smoothing", smoothing), ("reduction", "none")
+        values, gradient = _value_and_gradient(losses.softmax_cross_entropy, logits, target, options)
         tolerance = 1e-12 if double else 1e-5
         np.testing.assert_allclose(values, expected, rtol=tolerance, atol=tolerance)
-        np.testing.assert_allclose(pull(jnp.ones_like(values))[0], expected_gradient, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=tolerance)
 
 
 @given(shape=SHAPES, soft=st.booleans(), double=st.booleans(), seed=SEED)
@@ -93,18 +96,17 @@ def test_of_probabilities_it_is_the_printed_sum(shape, soft, double, seed):
     target = _distribution(shape, double, seed) if soft else _labels(shape, seed)
     p = np.float64(target) if soft else np.eye(shape[-1])[target]
     with jax.enable_x64(double):
-        values, pull = jax.vjp(lambda q: losses.cross_entropy(q, target, reduction="none"), jnp.asarray(q))
-        (gradient,) = pull(jnp.ones_like(values))
+        values, gradient = _value_and_gradient(losses.cross_entropy, q, target, (("reduction", "none"),))
         tolerance = 1e-12 if double else 1e-5
         np.testing.assert_allclose(values, -(p * np.log(np.float64(q))).sum(-1), rtol=tolerance, atol=tolerance)
         np.testing.assert_allclose(gradient, -p / np.float64(q), rtol=tolerance, atol=0)
 
 
-@pytest.mark.torch
+@pytest.mark.peers
 @given(
     shape=SHAPES,
     kind=st.sampled_from(["labels", "ignoring", "distributions"]),
-    smoothing=st.sampled_from([0.0, 0.1, 1.0]),
+    smoothing=SMOOTHING,
     reduction=st.sampled_from(["mean", "sum"]),
     double=st.booleans(),
     seed=SEED,
@@ -125,15 +127,9 @@ def test_torch_agrees(shape, kind, smoothing, reduction, double, seed):
     )
     expected.backward()
     with jax.enable_x64(double):
-        value, gradient = jax.value_and_grad(
-            lambda s: losses.softmax_cross_entropy(
-                s,
-                target,
-                label_smoothing=smoothing,
-                ignore_label=IGNORED if kind == "ignoring" else None,
-                reduction=reduction,
-            )
-        )(jnp.asarray(logits))
+        ignore_label = IGNORED if kind == "ignoring" else None
+        options = ("label_smoothing", smoothing), ("ignore_label", ignore_label), ("reduction", reduction)
+        value, gradient = _value_and_gradient(losses.softmax_cross_entropy, logits, target, options)
         tolerance = 1e-12 if double else 1e-5
         np.testing.assert_allclose(value, expected.item(), rtol=tolerance, atol=tolerance)
         np.testing.assert_allclose(gradient, s.grad.numpy(), rtol=tolerance, atol=tolerance)

@@ -71,6 +71,7 @@ def test_state_fields_have_optax_names():
     same(doubled.mu, jax.tree.map(lambda x: 2 * x, run(optimizers.adam(0.1))[1].mu))
 
 
+@pytest.mark.peers
 def test_flax_train_state_and_nnx():
     pytest.importorskip("flax", reason="flax is a peer; it is in the `peers` extra")
     from flax import nnx
@@ -91,6 +92,7 @@ def test_flax_train_state_and_nnx():
     same(results[0], results[1])
 
 
+@pytest.mark.peers
 def test_equinox():
     eqx = pytest.importorskip("equinox", reason="equinox is a peer; it is in the `peers` extra")
     results = []

@@ -50,7 +50,7 @@ def loss(params, numeric):
     return numeric.sum((w**2 - s) ** 2) + 0.1 * numeric.sum(numeric.sin(3 * w)) + s**2
 
 
-@pytest.mark.torch
+@pytest.mark.peers
 @pytest.mark.parametrize(("optimizer", "name", "arguments"), CONFIGURATIONS)
 def test_same_parameters_after_60_steps(x64, optimizer, name, arguments):
     torch = pytest.importorskip("torch", reason="PyTorch is the oracle; it is in the `peers` extra")
@@ -74,7 +74,7 @@ def test_same_parameters_after_60_steps(x64, optimizer, name, arguments):
         np.testing.assert_allclose(a, b.detach().numpy(), rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.torch
+@pytest.mark.peers
 def test_documented_difference_of_adagrads_epsilon():
     """PyTorch adds it to the root, optax and we inside: at a tiny first gradient that is another step."""
     torch = pytest.importorskip("torch", reason="PyTorch is the oracle; it is in the `peers` extra")
