@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxnet import optimizers
+from jaxnet.errors import ConfigError
 
 
 def test_round_trip(params):
@@ -96,6 +97,15 @@ def test_gradients_of_another_tree_are_refused(params):
         optimizer.update(params | {"extra": jnp.ones(2)}, state, params)
     with pytest.raises(ValueError, match="do not fit the optimizer's state"):
         optimizer.update(params | {"extra": jnp.ones(2)}, state)
+
+
+@pytest.mark.parametrize("make", [optimizers.adamw, lambda rate, **k: optimizers.add_decayed_weights(rate, k["mask"])])
+def test_a_mask_that_is_a_function_is_refused(make):
+    """It would see vectors only, of one axis each, and answer no for every matrix."""
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)}
+    optimizer = optimizers.flat(make(0.1, mask=lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree)))
+    with pytest.raises(ConfigError, match="parameters in flat layout have no leaves to mask"):
+        optimizer.update(params, optimizer.init(params), params)
 
 
 def test_a_tree_mask_is_refused():

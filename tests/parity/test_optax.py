@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from jaxnet import optimizers
@@ -59,16 +59,28 @@ def train(optimizer, loss, params, steps=STEPS):
 
 
 def assert_same_bits(name, arguments, loss, params):
+    """Returns whether the parameters stayed finite; what a run that diverged ends with proves nothing."""
     with jax.numpy_dtype_promotion("standard"):  # optax promotes implicitly
         ours = train(getattr(optimizers, name)(**arguments), loss, params)
         theirs = train(getattr(optax, name)(**arguments), loss, params)
+    finite = [
+        np.array([np.all(np.isfinite(np.asarray(leaf, np.complex128))) for leaf in jax.tree.leaves(tree)])
+        for tree in (ours, theirs)
+    ]
+    np.testing.assert_array_equal(*finite, err_msg=f"{name} {arguments}: which leaves stay finite")
+    if not finite[0].all():
+        return False
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=f"{name} {arguments} {path}")
         assert a.dtype == b.dtype
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(params), strict=True)
+    moved = [np.any(np.asarray(a) != np.asarray(b)) for a, b in pairs]
+    assert any(moved), f"{name} {arguments} moved nothing, which proves nothing"
+    return True
 
 
 rates = st.one_of(
-    st.sampled_from([0.0, 1e-3, 0.05]),
+    st.sampled_from([1e-3, 0.02]),
     st.builds(functools.partial(optax.exponential_decay, transition_steps=300, decay_rate=0.5), st.just(0.03)),
 )
 decays = st.floats(0.0, 0.99)
@@ -92,35 +104,51 @@ ARGUMENTS = {
             "weight_decay": st.one_of(st.sampled_from([0.0, 0.1]), st.just(lambda step: 0.1 / (step + 1))),
             "mask": st.sampled_from([None, lambda t: jax.tree.map(lambda p: p.ndim > 1, t)]),
             "eps": small,
+            "eps_root": st.sampled_from([0.0, 1e-8]),
+            "mu_dtype": dtypes,
             **moments,
         }
     ),
     "adagrad": st.fixed_dictionaries(
         {"learning_rate": rates, "initial_accumulator_value": st.sampled_from([0.0, 0.1, 1.0]), "eps": small}
     ),
-    "rmsprop": st.fixed_dictionaries(
-        {
-            "learning_rate": rates,
-            "decay": decays,
-            "eps": small,
-            "initial_scale": st.sampled_from([0.0, 1.0]),
-            "eps_in_sqrt": st.booleans(),
-            "bias_correction": st.booleans(),
-        },
-        optional={"momentum": decays},
+    "rmsprop": st.one_of(
+        st.fixed_dictionaries(
+            {
+                "learning_rate": rates,
+                "decay": decays,
+                "eps": small,
+                "initial_scale": st.sampled_from([0.0, 1.0]),
+                "eps_in_sqrt": st.booleans(),
+                "bias_correction": st.booleans(),
+            },
+            optional={"momentum": decays},
+        ),
+        st.fixed_dictionaries(  # eps in the root, where it outweighs a variance that rounding made negative
+            {
+                "learning_rate": rates,
+                "decay": decays,
+                "eps": st.sampled_from([1e-4, 1e-2]),
+                "centered": st.just(True),
+                "momentum": decays,
+                "nesterov": st.booleans(),
+            }
+        ),
     ),
-    "adabelief": st.fixed_dictionaries({"learning_rate": rates, "eps": small, **moments}),
+    "adabelief": st.fixed_dictionaries(
+        {"learning_rate": rates, "eps": small, "eps_root": st.sampled_from([1e-16, 1e-8]), **moments}
+    ),
 }
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-@settings(max_examples=3, phases=[Phase.explicit, Phase.generate])  # a failure needs no minutes of shrinking
+@settings(max_examples=5, phases=[Phase.explicit, Phase.generate])  # a failure needs no minutes of shrinking
 @given(data=st.data(), loss=st.sampled_from(sorted(LOSSES)))
 def test_bit_for_bit(name, data, loss):
     arguments, params = data.draw(ARGUMENTS[name]), tree()
     if arguments.get("accumulator_dtype") or arguments.get("mu_dtype"):  # a real momentum of a complex leaf
         params["complex"] = jnp.abs(params["complex"])
-    assert_same_bits(name, arguments, LOSSES[loss], params)
+    assume(assert_same_bits(name, arguments, LOSSES[loss], params))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +166,7 @@ def test_bit_for_bit_in_float64(x64, name, arguments):
     def loss(params):
         return sum(jnp.sum((leaf.astype(jnp.float64) - 0.7) ** 4) for leaf in params.values())
 
-    assert_same_bits(name, {"learning_rate": 0.01, **arguments}, loss, params)
+    assert assert_same_bits(name, {"learning_rate": 0.01, **arguments}, loss, params)
 
 
 def test_centered_rmsprop_survives_where_optax_is_nan():
