@@ -1,6 +1,6 @@
 """The flat layout: all parameters of one dtype in one vector, so that a step costs what its bytes cost."""
 
-from collections.abc import Sequence
+import math
 from typing import Any
 
 import jax
@@ -59,7 +59,7 @@ class Raveled:
         for dtype, indices in layout.groups.items():
             shapes = [layout.shapes[i] for i in indices]
             # lax.split, not slices: its transpose is one concatenation, theirs a sum of padded vectors.
-            parts = jax.lax.split(self.vectors[dtype], [_size(shape) for shape in shapes])
+            parts = jax.lax.split(self.vectors[dtype], [math.prod(shape) for shape in shapes])
             for i, part, shape in zip(indices, parts, shapes, strict=True):
                 leaves[i] = part.reshape(shape)
         return layout.treedef.unflatten(leaves)
@@ -188,13 +188,6 @@ def flat(optimizer: Any) -> Optimizer:
 
 def _raveled(tree: Any) -> Raveled:
     return tree if isinstance(tree, Raveled) else ravel(tree)
-
-
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
 
 
 def _masks(state: Any) -> bool:
