@@ -135,7 +135,8 @@ def compare(runs: dict[str, Callable[[], Any]]) -> None:
     """Three steps each; all must end at the same parameters."""
     results = {}
     for name, run in runs.items():
-        run(), run()
+        run()
+        run()
         result = run()
         if isinstance(result, optimizers.Raveled):
             result = result.unravel()

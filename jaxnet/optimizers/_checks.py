@@ -92,7 +92,7 @@ def at(who: str, name: str, value: Any, count: jax.Array) -> Any:
         raise ConfigError(
             f"{who}: the schedule for {name} must return one number per step, got shape {np.shape(result)}"
         )
-    if not isinstance(result, Tracer) and not (math.isfinite(result) and result >= 0):
+    if not isinstance(result, Tracer) and not (math.isfinite(result) and float(result) >= 0):
         raise ConfigError(f"{who}: the schedule for {name} returned {result}; it must return finite numbers >= 0")
     return result
 
