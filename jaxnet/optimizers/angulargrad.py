@@ -51,7 +51,8 @@ def angulargrad(
     as it is, the tangent variant where it turns.
 
     Where :math:`1 + g_i g_{i-1} = 0` the lines are perpendicular and :math:`A_i = \pi/2`; the quotient is
-    never formed. The paper leaves :math:`A_0` open; here it is :math:`\pi/2`, which no minimum takes.
+    never formed. :math:`A_{i-1}` is the last step's angle, not the smallest so far, and :math:`A_0` is
+    :math:`\pi/2`, which no minimum takes.
     The authors' released code does not follow this rule: docs/optimizers.md says how it differs.
 
     Args:
