@@ -1,13 +1,7 @@
-"""Whole updates: ours, ours raveled, ours in `flat`, optax and PyTorch, on five parameter trees.
+"""Whole updates: ours, ours raveled (`optimizers.ravel`), ours in `optimizers.flat`, optax and PyTorch, on five parameter trees.
 
-<<<<<<< HEAD
 The update is ``(gradients, state, parameters) -> (parameters, state)``, with parameters and state donated.
 Every contestant takes three steps from the same start first, and must end where ours ends.
-=======
-"Ours flat" keeps parameters, gradients and state in the layout of `jaxnet.optimizers.ravel`. The update is
-``(gradients, state, parameters) -> (parameters, state)``, with parameters and state donated. Every contestant takes
-three steps from the same start first, and must end where the others do.
->>>>>>> optimizers
 """
 
 import argparse

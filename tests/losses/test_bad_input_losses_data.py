@@ -82,7 +82,7 @@ LOSSES = {
         PAIRED + CLASSED,
         lambda name: _of(name, [[0.25] * 4] * 2, _target(name)),
         DTypeError,
-        r"^WHO: NAME must be an array, got list; pass one array: numpy\.asarray",
+        r"^WHO: NAME must be an array, got list; pass one array.* numpy\.asarray",
     ),
     **_each(
         "11 None",
@@ -392,7 +392,7 @@ DATA = {
     "11 ragged list, split": (
         _split([[1, 2], [3]]),
         DTypeError,
-        r"^split: array 0 must be an array, got list; pass one array: .* all rows of one length",
+        r"^split: array 0 must be an array, got list; pass one array.* rows",
     ),
     "11 None, batches": (_batches(N, None), DTypeError, r"^batches: array 1 must be an array, got NoneType; pass a"),
     "11 generator, split": (
