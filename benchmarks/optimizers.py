@@ -1,4 +1,4 @@
-"""Whole updates: ours, ours raveled (`optimizers.ravel`), ours in `optimizers.flat`, optax and PyTorch, on five parameter trees.
+"""Whole updates: ours, raveled (`ravel`) and wrapped (`flat`), against optax and PyTorch, on five parameter trees.
 
 The update is ``(gradients, state, parameters) -> (parameters, state)``, with parameters and state donated.
 Every contestant takes three steps from the same start first, and must end where ours ends.

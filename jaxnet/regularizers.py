@@ -28,7 +28,6 @@ def weights(path: Path, leaf: Any) -> bool:
 
         Example:
           >>> import jax
-    import jax.core
           >>> from jaxnet import regularizers
           >>> regularizers.weights((jax.tree_util.DictKey("bias"),), None)
           False
