@@ -26,11 +26,11 @@ _NOT_WEIGHTS = ("bias", "offset", "scale", "slope")
 def weights(path: Path, leaf: Any) -> bool:
     """Tells whether a leaf is a weight: not named bias, offset, scale or slope.
 
-        Example:
-          >>> import jax
-          >>> from jaxnet import regularizers
-          >>> regularizers.weights((jax.tree_util.DictKey("bias"),), None)
-          False
+    Example:
+      >>> import jax
+      >>> from jaxnet import regularizers
+      >>> regularizers.weights((jax.tree_util.DictKey("bias"),), None)
+      False
     """
     del leaf
     return not (path and getattr(path[-1], "key", None) in _NOT_WEIGHTS)

@@ -187,6 +187,12 @@ def _kernel(leaf):
     return {"layer": {"kernel": leaf}}
 
 
+class Raveled:
+    """What has lost its names says so by an ``unravel`` method."""
+
+    def unravel(self): ...
+
+
 ONE = _kernel(jnp.ones(2))
 BAD_INPUT = {
     "46 l1, negative": (lambda: regularizers.l1(-0.1), ConfigError, r"^l1: strength must .* in \[0, inf\], got -0.1$"),
@@ -252,6 +258,16 @@ BAD_INPUT = {
         lambda: regularizers.proximal_l1(0.1)(_kernel("weights"), 0.1),
         DTypeError,
         r"^proximal_l1: \['layer'\]\['kernel'\] must be an array, got str",
+    ),
+    "24 proximal_l1, negative rate in an array": (
+        lambda: regularizers.proximal_l1(0.1)(ONE, jnp.float32(-1)),
+        ConfigError,
+        r"^proximal_l1: learning_rate must .* in \[0, inf\], got -1\.0",
+    ),
+    "30 raveled parameters": (
+        lambda: regularizers.l2(0.1)(Raveled()),
+        ConfigError,
+        r"^l2: raveled parameters have lost their names; pass params\.unravel\(\)",
     ),
     "12 big-endian leaf": (
         lambda: regularizers.l1(0.1)(_kernel(np.ones(2, ">f4"))),

@@ -230,6 +230,13 @@ LOSSES = {
         ShapeError,
         r"^WHO: integer labels must have shape \(2,\), one a row of NAME \(2, 4\), got \(2, 1\)",
     ),
+    **_each(
+        "15 a NaN beside what is no distribution",
+        CLASSED[:2],
+        lambda name: _of(name, X, jnp.array([[np.nan] * 4, [1.0] * 4])),
+        DataError,
+        r"^WHO: target must be distributions, .* got a minimum of 1 and a sum of 4",
+    ),
     "17 logits for probabilities": (
         _of("cross_entropy", jnp.array([[2.0, -1.0]]), jnp.array([0])),
         DataError,
@@ -411,6 +418,16 @@ DATA = {
         DTypeError,
         r"^split: array 0 has dtype object, which is no number; build one rectangular",
     ),
+    "32 NaN, batches": (
+        _batches(N, np.where(N[:, None] == [3, 7], np.nan, np.float32(1))),
+        DataError,
+        r"^batches: array 1 holds nan at index \(3, 0\) \(2 such values\); .* drop those samples, or replace",
+    ),
+    "32 infinity, batches": (
+        _batches(np.array([1, np.inf], np.float32)),
+        DataError,
+        r"^batches: array 0 holds inf at index \(1,\) \(1 such values\)",
+    ),
     "35 seed 1.5, split": (_split(N, seed=1.5), ConfigError, r"^split: seed must be an integer >= 0, got 1\.5"),
     "35 seed -1, batches": (_batches(N, seed=-1), ConfigError, r"^batches: seed must be an integer >= 0, got -1"),
     "35 seed None, split": (_split(N, seed=None), ConfigError, r"^split: seed must be an integer >= 0, got None"),
@@ -503,7 +520,7 @@ def test_bad_input_is_refused(call, error, message):
 
 def test_the_table_has_its_rows():
     rows = {int(name.split()[0]) for name in ROWS}
-    assert rows >= {7, 8, 11, 12, 13, 14, 15, 16, 17, 20, 21, 35, 40, 43, 47}
+    assert rows >= {7, 8, 11, 12, 13, 14, 15, 16, 17, 20, 21, 32, 35, 40, 43, 47}
 
 
 @pytest.mark.parametrize("name", PAIRED + CLASSED)

@@ -155,6 +155,8 @@ def test_a_logit_of_minus_infinity_masks_its_class():
     value, gradient = jax.value_and_grad(losses.softmax_cross_entropy)(logits, half)
     np.testing.assert_allclose(value, log_two - 1.5, rtol=1e-6)
     np.testing.assert_allclose(gradient, [[q - 0.5, 0.5 - q, 0]], rtol=1e-5)
+    to_target = jax.grad(losses.softmax_cross_entropy, argnums=1)(logits, half)
+    np.testing.assert_allclose(to_target, [[log_two - 1, log_two - 2, 0]], rtol=1e-5)
     assert losses.softmax_cross_entropy(logits, jnp.array([2])) == np.inf
 
 

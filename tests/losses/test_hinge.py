@@ -14,7 +14,7 @@ from jaxnet import losses
 VARIANTS = ["weston_watkins", "crammer_singer"]
 draws = given(
     shape=st.sampled_from([(1, 2), (5, 4), (2, 3, 4)]),
-    margin=st.sampled_from([0.3, 1.0, 2.7]),
+    margin=st.sampled_from([0.3, 2.7]),
     double=st.booleans(),
     seed=st.integers(0, 99),
 )
