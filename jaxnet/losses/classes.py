@@ -52,6 +52,7 @@ def classes(who: str, name: str, scores: jax.Array, target: Any, ignore_label: i
 
 
 def check_labels(who: str, labels: Any, classes: int, ignore_label: int | None) -> None:
+    """Refuses labels that are no class, where their values can be seen."""
     if isinstance(labels, jax.core.Tracer) or not labels.size:
         return
     values = np.asarray(labels)
@@ -67,6 +68,7 @@ def check_labels(who: str, labels: Any, classes: int, ignore_label: int | None) 
 
 
 def check_distribution(who: str, name: str, values: jax.Array, hint: str = "") -> None:
+    """Refuses what is no distribution over the last axis, where the values can be seen."""
     if isinstance(values, jax.core.Tracer) or not values.size or not values.ndim:
         return
     p = np.asarray(values, np.float64).reshape(-1, values.shape[-1])
@@ -83,10 +85,12 @@ def check_distribution(who: str, name: str, values: jax.Array, hint: str = "") -
 
 
 def is_class(label: jax.Array, classes: int) -> jax.Array:
+    """Whether each label is one of 0..classes - 1."""
     return (label >= 0) & (label < classes)
 
 
 def one_hot(label: jax.Array, classes: int) -> jax.Array:
+    """Whether each class is the label's, along a new last axis."""
     index = lax.broadcasted_iota(label.dtype, (*label.shape, classes), label.ndim)
     return index == label[..., None]
 

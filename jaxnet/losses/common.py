@@ -13,6 +13,7 @@ _REDUCTIONS = ("mean", "sum", "none")
 
 
 def wide(x: jax.Array) -> jax.Array:
+    """x in at least float32."""
     return x.astype(at_least_float32(x.dtype))
 
 
@@ -31,10 +32,12 @@ def pair(who: str, prediction: ArrayLike, target: ArrayLike) -> tuple[jax.Array,
 
 
 def per_example(values: jax.Array) -> jax.Array:
+    """The mean over every axis but the first."""
     return jnp.mean(values, axis=tuple(range(1, values.ndim))) if values.ndim > 1 else values
 
 
 def reduce(who: str, values: jax.Array, reduction: str) -> jax.Array:
+    """The reduction that was asked for, of one value an example."""
     checks.choice(who, "reduction", reduction, _REDUCTIONS)
     if not values.size:
         raise ShapeError(f"{who}: the batch is empty; the mean of no examples is NaN")
