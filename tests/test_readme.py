@@ -50,6 +50,7 @@ def test_every_module_named_exists(name):
     target = jaxnet
     for part in name.split("."):
         target = getattr(target, part)
+    assert target.__name__.rpartition(".")[2] == name.rpartition(".")[2]
 
 
 def test_every_name_in_the_map_of_the_chapter_exists():
