@@ -5,11 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
 from jaxnet.errors import ShapeError
+from jaxnet.kernels import trilinear
+from jaxnet.kernels.geometry import Geometry
+from jaxnet.kernels.rewrites import transposed_kernel
 from jaxnet.kernels.window import Padding, Size, Window, check_channels, check_input, make_window
 
 
@@ -64,15 +66,20 @@ def conv(
     value = checks.number(who, "padding_value", padding_value)
     if value:
         x, border = _fill_border(x, border, value), tuple((0, 0) for _ in border)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=stops.strides,
-        padding=border,
-        rhs_dilation=stops.dilation,
-        dimension_numbers=_dimension_numbers(len(stops.size)),
-        feature_group_count=groups,
+    outputs = tuple(
+        (n + sum(pair) - d * (k - 1) - 1) // s + 1
+        for n, pair, k, s, d in zip(x.shape[1:-1], border, stops.size, stops.strides, stops.dilation, strict=True)
     )
+    geometry = Geometry(
+        lengths=x.shape[1:-1],
+        size=stops.size,
+        outputs=outputs,
+        strides=stops.strides,
+        dilation=stops.dilation,
+        before=tuple(before for before, _ in border),
+        groups=groups,
+    )
+    return trilinear.conv(x[None], kernel[None], geometry)[0]
 
 
 def conv_transpose(
@@ -125,22 +132,31 @@ def conv_transpose(
     who = "conv_transpose"
     x, kernel, stops = _check(who, x, kernel, strides, padding, dilation, groups)
     border = stops.conv_transpose_padding(who, x.shape[1:-1])
-    stuffing = stops.strides
-    value = checks.number(who, "padding_value", padding_value)
-    if value:
-        between = [(0, 0, 0), *((0, 0, s - 1) for s in stuffing), (0, 0, 0)]
-        x = _fill_border(lax.pad(x, jnp.zeros((), x.dtype), between), border, value)
-        border, stuffing = tuple((0, 0) for _ in border), (1,) * len(border)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(1,) * len(border),
-        padding=border,
-        lhs_dilation=stuffing,
-        rhs_dilation=stops.dilation,
-        dimension_numbers=_dimension_numbers(len(stops.size)),
-        feature_group_count=groups,
+    # The form solved for its x: there y is our input, so the kernel's two channel axes change places and its taps run
+    # the other way, and what pads the stuffed input by P crops the result by d (K - 1) - P.
+    lengths = tuple(
+        s * (n - 1) + 1 + sum(pair) - d * (k - 1)
+        for n, pair, k, s, d in zip(x.shape[1:-1], border, stops.size, stops.strides, stops.dilation, strict=True)
     )
+    geometry = Geometry(
+        lengths=lengths,
+        size=stops.size,
+        outputs=x.shape[1:-1],
+        strides=stops.strides,
+        dilation=stops.dilation,
+        before=tuple(
+            d * (k - 1) - before for d, k, (before, _) in zip(stops.dilation, stops.size, border, strict=True)
+        ),
+        groups=groups,
+    )
+    adjoint = transposed_kernel(jnp.flip(kernel, range(kernel.ndim - 2)), groups)
+    y = trilinear.conv_input(x[None], adjoint[None], geometry)[0]
+    value = checks.number(who, "padding_value", padding_value)
+    if value:  # what the border adds: the same convolution of a signal that is P_v there and 0 inside
+        inside = tuple(s * (n - 1) + 1 for n, s in zip(x.shape[1:-1], stops.strides, strict=True))
+        alone = _fill_border(jnp.zeros((1, *inside, x.shape[-1]), x.dtype), border, value)
+        y = y + conv(alone, kernel, dilation=dilation, groups=groups)  # broadcast over the batch
+    return y
 
 
 def _check(
@@ -161,8 +177,3 @@ def _check(
 
 def _fill_border(x: jax.Array, border: Sequence[tuple[int, int]], value: float) -> jax.Array:
     return jnp.pad(x, ((0, 0), *border, (0, 0)), constant_values=value)
-
-
-def _dimension_numbers(ndim: int) -> lax.ConvDimensionNumbers:
-    channels_last = (0, ndim + 1, *range(1, ndim + 1))
-    return lax.ConvDimensionNumbers(channels_last, (ndim + 1, ndim, *range(ndim)), channels_last)

@@ -1,0 +1,136 @@
+"""Ways to solve the trilinear form: the plain one, and those that XLA compiles well on a CPU.
+
+Each takes a slot, its two operands and the geometry. Arrays are those of `trilinear`.
+"""
+
+import functools
+import math
+import operator
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnet.kernels.geometry import Geometry
+from jaxnet.kernels.rewrites import windows
+from jaxnet.kernels.slots import Slot, shape_of
+
+Form = Callable[[Slot, jax.Array, jax.Array, Geometry], jax.Array]
+
+
+def plain(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    """One general convolution, or its transpose as JAX writes it: what every JAX library runs. Members are groups."""
+    members = a.shape[0]
+
+    def convolve(x, w):
+        y = lax.conv_general_dilated(
+            _into_channels(x),
+            _into_channels(w),
+            window_strides=geometry.strides,
+            padding=geometry.padding,
+            rhs_dilation=geometry.dilation,
+            dimension_numbers=_dimension_numbers(geometry.ndim),
+            feature_group_count=members * geometry.groups,
+        )
+        return jnp.moveaxis(y.reshape(*y.shape[:-1], members, y.shape[-1] // members), -2, 0)
+
+    if slot == "y":
+        return convolve(a, b)
+    like = jax.ShapeDtypeStruct(shape_of(slot, a.shape, b.shape, geometry), a.dtype)
+    if slot == "x":
+        return jax.linear_transpose(lambda x: convolve(x, b), like)(a)[0]
+    return jax.linear_transpose(lambda w: convolve(a, w), like)(b)[0]
+
+
+def _into_channels(array: jax.Array) -> jax.Array:
+    members, *shape, channels = array.shape
+    if members == 1:
+        return array.reshape(*shape, channels)
+    return jnp.moveaxis(array, 0, -2).reshape(*shape, members * channels)
+
+
+def dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    """One convolution in canonical layout, for the slots y and w; one member, one group.
+
+    The kernel's gradient is itself a convolution, of x as (C, *L, B) with y as (*J, B, O), strides and dilation
+    exchanged. Left to JAX's transpose rule the same sum carries permuted dimension numbers, which XLA makes canonical
+    outside of loops and not inside.
+    """
+    a, b = a[0], b[0]
+    spatial = range(1, geometry.ndim + 1)
+    if slot == "y":
+        strides, dilation = geometry.strides, geometry.dilation
+    else:
+        a, b = a.transpose(geometry.ndim + 1, *spatial, 0), b.transpose(*spatial, 0, geometry.ndim + 1)
+        strides, dilation = geometry.dilation, geometry.strides
+    out = lax.conv_general_dilated(
+        a,
+        b,
+        strides,
+        geometry.padding,
+        rhs_dilation=dilation,
+        dimension_numbers=_dimension_numbers(geometry.ndim),
+    )
+    return (out if slot == "y" else jnp.moveaxis(out, 0, -2))[None]
+
+
+def dot(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    """A matrix product a member, for a window of one tap, stride 1 and nothing to pad; one group."""
+    shape = shape_of(slot, a.shape, b.shape, geometry)
+    a = a.reshape(a.shape[0], -1, a.shape[-1])
+    b = b.reshape(b.shape[0], -1, b.shape[-1])
+    equation = {"y": "nmc,nco->nmo", "x": "nmo,nco->nmc", "w": "nmc,nmo->nco"}[slot]
+    if shape[0] == 1:  # XLA's product without a batch is the faster one
+        return jnp.einsum(equation.replace("n", ""), a[0], b[0]).reshape(shape)
+    return jnp.einsum(equation, a, b).reshape(shape)
+
+
+def shifted(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    """A sum of shifted products without any matrix product, for the slots y and w; one member."""
+    groups, taps = geometry.groups, math.prod(geometry.size)
+    channels = a.shape[-1] // groups
+    filters = b.shape[-1] // groups
+
+    def by_group(array, size, axis):  # (..., g * size) -> (..., g, size, 1) or (..., g, 1, size)
+        return jnp.expand_dims(array.reshape(*array.shape[:-1], groups, size), axis)
+
+    parts = windows(a, geometry)
+    if slot == "y":
+        # (1, *K, C / g, O) -> (K, g, C / g, O / g)
+        w = b.reshape(taps, channels, groups, filters).swapaxes(1, 2)
+        total = functools.reduce(
+            operator.add,
+            (
+                by_group(part, channels, -1)[..., c, :] * w[k, :, c]
+                for k, part in enumerate(parts)
+                for c in range(channels)
+            ),
+        )
+        return total.reshape(*total.shape[:-2], groups * filters)
+    y = by_group(b, filters, -2)
+    products = [(by_group(part, channels, -1) * y).reshape(-1, groups * channels * filters) for part in parts]
+    # -> (K, g, C / g, O / g) -> (1, *K, C / g, O)
+    sums = jnp.stack(_sums(products)).reshape(taps, groups, channels, filters).swapaxes(1, 2)
+    return sums.reshape(1, *geometry.size, channels, groups * filters)
+
+
+def _sums(arrays: list[jax.Array]) -> list[jax.Array]:
+    """Sums each ``(rows, columns)`` over its rows, several arrays in one pass over what they are computed from.
+
+    XLA sums many rows on one core, and copies slices first. So short runs are summed first, with enough results to
+    share among cores, as one reduction of several operands, which it fuses with what makes them.
+    """
+    rows, columns = arrays[0].shape
+    run = next((n for n in range(16, 1, -1) if rows % n == 0), 1)
+    totals = []
+    for i in range(0, len(arrays), 8):
+        operands = [array.reshape(rows // run, run, columns) for array in arrays[i : i + 8]]
+        zeros = [jnp.zeros((), array.dtype) for array in operands]
+        totals += lax.reduce(operands, zeros, lambda x, y: [u + v for u, v in zip(x, y, strict=True)], (1,))
+    return [total.sum(0) for total in totals]
+
+
+def _dimension_numbers(ndim: int) -> lax.ConvDimensionNumbers:
+    channels_last = (0, ndim + 1, *range(1, ndim + 1))
+    return lax.ConvDimensionNumbers(channels_last, (ndim + 1, ndim, *range(ndim)), channels_last)
