@@ -16,7 +16,7 @@ from jaxnet.kernels.geometry import Geometry
 from jaxnet.kernels.rewrites import windows
 from jaxnet.kernels.slots import Slot, shape_of
 
-Form = Callable[[Slot, jax.Array, jax.Array, Geometry], jax.Array]
+
 
 
 def plain(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:

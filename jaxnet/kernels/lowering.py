@@ -1,6 +1,7 @@
 """How the trilinear form is compiled: which form, for which platform and shapes. All choices are made here."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,10 @@ import jax.numpy as jnp
 from jaxnet.kernels import forms, rewrites
 from jaxnet.kernels.geometry import Geometry
 from jaxnet.kernels.slots import Slot
+
+
+Solver = Callable[[Slot, jax.Array, jax.Array, Geometry], jax.Array]
+"""Takes a slot, its two operands and the geometry; returns the array that the form is solved for."""
 
 
 def vendor(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:

@@ -23,6 +23,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -127,17 +128,27 @@ def _make(slot: Slot) -> Primitive:
     primitive.def_impl(run)
     primitive.def_abstract_eval(abstract)
     batching.primitive_batchers[primitive] = functools.partial(_batch, slot)
-    for platform, lower in ((None, lowering.vendor), ("cpu", lowering.cpu)):
-        rule = mlir.lower_fun(functools.partial(_lower, lower, slot), multiple_results=False)
-        mlir.register_lowering(primitive, rule, platform=platform)
+    mlir.register_lowering(primitive, _rule(slot, lowering.vendor))
+    mlir.register_lowering(primitive, _rule(slot, lowering.cpu), platform="cpu")
     return primitive
 
 
-def _lower(lower: Callable, slot: Slot, a, b, *, geometry, precision):
-    with jax.default_matmul_precision(precision):
-        return lower(slot, a, b, geometry)
+def _rule(slot: Slot, solve: lowering.Solver) -> Callable:
+    def traced(a, b, *, geometry, precision):
+        with jax.default_matmul_precision(precision), jax.sharding.use_abstract_mesh(_NO_MESH):
+            return solve(slot, a, b, geometry)
+
+    lower = mlir.lower_fun(traced, multiple_results=False)
+
+    def rule(context, *operands, **params):
+        # How the arrays are spread over devices is settled in their types, and by XLA: here they are arrays.
+        bare = [[ShapedArray(v.shape, v.dtype) for v in kinds] for kinds in (context.avals_in, context.avals_out)]
+        return lower(context.replace(avals_in=bare[0], avals_out=bare[1]), *operands, **params)
+
+    return rule
 
 
+_NO_MESH = jax.sharding.AbstractMesh((), ())
 _PRIMITIVES: dict[Slot, Primitive] = {"y": _make("y"), "x": _make("x"), "w": _make("w")}
 
 
