@@ -9,9 +9,9 @@ HELPERS = {"timing", "__main__"}
 
 
 def names() -> list[str]:
-    """The benchmarks: modules here that have a ``main(argv)``."""
-    found = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
-    return sorted(set(found) - HELPERS)
+    """The benchmarks: modules here that have a ``main(argv)``, a dash for every underscore."""
+    found = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])}
+    return sorted(name.replace("_", "-") for name in found - HELPERS)
 
 
 def main(argv: list[str]) -> int:
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
             print(f"There is no benchmark {argv[0]!r}.")
         print("usage: python -m benchmarks NAME [--quick]\nNAME is one of: " + ", ".join(names()))
         return 2 if argv else 0
-    importlib.import_module(f"benchmarks.{argv[0]}").main(argv[1:])
+    importlib.import_module(f"benchmarks.{argv[0].replace('-', '_')}").main(argv[1:])
     return 0
 
 

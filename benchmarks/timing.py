@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "torch", "flax", "equinox", "dm-haiku")
@@ -71,6 +73,18 @@ def _summary(values: list[float]) -> Timing:
     return Timing(statistics.median(ordered), at(0.1), at(0.9), len(ordered))
 
 
+def matrix_product_flops(dtype: str = "float32", *, seconds: float = 0.5) -> float:
+    """The most operations per second that compiled square matrix products reach: what arithmetic can cost here."""
+    sizes = (1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192)
+    rates = []
+    for size in sizes:
+        a = jnp.ones((size, size), dtype)
+        product = jax.jit(jnp.matmul).lower(a, a).compile()
+        times = interleaved({"product": lambda product=product, a=a: product(a, a)}, seconds=seconds)
+        rates.append(2 * size**3 / times["product"].low)
+    return max(rates)
+
+
 def machine() -> dict[str, Any]:
     """What the numbers depend on: processor, cores, devices, versions. No names of hosts or paths."""
     model = platform.machine()
@@ -94,11 +108,23 @@ def machine() -> dict[str, Any]:
     }
 
 
+def machine_name(machine: dict[str, Any]) -> str:
+    """What a picture says of the saved `machine`: the accelerator, or the processor and its cores."""
+    device = machine["devices"][0]
+    return f"{machine['cores']} cores, {machine['cpu']}" if device == "cpu" else device
+
+
 def milliseconds(timing: Timing | None) -> str:
     """``median (low-high)`` in milliseconds, or a dash."""
     if timing is None:
         return "-"
-    return f"{1e3 * timing.median:.3g} ({1e3 * timing.low:.3g}-{1e3 * timing.high:.3g})"
+    median, low, high = (figures(1e3 * seconds) for seconds in timing[:3])
+    return f"{median} ({low}-{high})"
+
+
+def figures(value: float) -> str:
+    """Three significant figures, and no exponent for large values."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -107,9 +133,20 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def save(name: str, results: Any) -> Path:
-    """Writes results and the machine's description to ``benchmarks/results/NAME.json``."""
+def path(name: str, *, partial: bool = False) -> Path:
+    """Where a benchmark's results lie: ``benchmarks/results/NAME.json``.
+
+    On a GPU or TPU the name carries the device. Results of a partial run, which git ignores, never take the place of
+    a whole one's.
+    """
+    device = jax.devices()[0]
+    parts = [name] if device.platform == "cpu" else [name, re.sub(r"[^a-z0-9]+", "-", device.device_kind.lower())]
+    return RESULTS / ("-".join(parts + ["partial"] * partial) + ".json")
+
+
+def save(name: str, results: Any, *, partial: bool = False) -> Path:
+    """Writes results and the machine's description to `path`."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"benchmark": name, "machine": machine(), "results": results}, indent=1) + "\n")
-    return path
+    file = path(name, partial=partial)
+    file.write_text(json.dumps({"benchmark": name, "machine": machine(), "results": results}, indent=1) + "\n")
+    return file

@@ -1,0 +1,330 @@
+"""One function a library: a task as a training step written as that library's users write it."""
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.vocoder_step.networks import (
+    Conv,
+    LeakyRelu,
+    Mean,
+    Parts,
+    Residual,
+    Task,
+    Weights,
+    convolutions,
+    forward,
+    initial_weights,
+)
+from jaxnet import activations, layers, optimizers
+
+RATE = 1e-4
+
+
+class Contestant(NamedTuple):
+    """A network in training.
+
+    Attributes:
+      run: takes one step on the task's batch and returns the loss.
+      weights: returns the present weights, in our layout.
+    """
+
+    run: Callable[[], Any]
+    weights: Callable[[], Weights]
+
+
+class Network(NamedTuple):
+    """A network as pure functions.
+
+    Attributes:
+      apply: ``(params, x) -> y``.
+      pack: weights in our layout to the library's params.
+      unpack: the reverse.
+      channels_first: whether x and y have the axes (batch, channels, length).
+    """
+
+    apply: Callable[[Any, Any], Any]
+    pack: Callable[[Weights], Any]
+    unpack: Callable[[Any], Weights]
+    channels_first: bool = False
+
+
+def ours(task: Task, dtype: str) -> Contestant:
+    """jaxnet: `layers.chain`, `optimizers.adam`, and `layers.mixed_precision` for bfloat16."""
+
+    def layer(part):
+        if isinstance(part, Conv):
+            make = layers.conv_transpose if part.transposed else layers.conv
+            arguments: Any = {} if part.transposed else {"groups": part.groups, "dilation": part.dilation}
+            return make(part.filters, part.size, strides=part.stride, padding=part.padding, **arguments)
+        if isinstance(part, LeakyRelu):
+            return lambda x: activations.leaky_relu(x, part.slope)
+        if isinstance(part, Residual):
+            return layers.residual(chain(part.branch), chain(part.shortcut) if part.shortcut else None)
+        if isinstance(part, Mean):
+            return layers.parallel(*map(chain, part.branches), combine="mean")
+        return activations.tanh
+
+    def chain(parts: Parts) -> layers.Layer:
+        return layers.chain(*map(layer, parts))
+
+    def arranged(parts: Parts, by_name: Any) -> tuple[Any, ...]:
+        """What ``by_name`` has for every convolution, in the shape of the chain's params."""
+
+        def of(part):
+            if isinstance(part, Conv):
+                return by_name[part.name]
+            if isinstance(part, Residual):
+                return {"branch": arranged(part.branch, by_name), "shortcut": arranged(part.shortcut, by_name)}
+            return tuple(arranged(b, by_name) for b in part.branches) if isinstance(part, Mean) else ()
+
+        return tuple(map(of, parts))
+
+    def unpack(params):
+        names = arranged(task.parts, {c.name: {k: (c.name, k) for k in ("kernel", "bias")} for c in every})
+        is_name = {"is_leaf": lambda v: isinstance(v, tuple) and len(v) == 2 and isinstance(v[0], str)}
+        weights: Weights = {c.name: {} for c in every}
+        for (name, leaf), value in zip(jax.tree.leaves(names, **is_name), jax.tree.leaves(params), strict=True):
+            weights[name][leaf] = np.asarray(value)
+        return weights
+
+    every = list(convolutions(task.parts))
+    net = chain(task.parts) if dtype == "float32" else layers.mixed_precision(chain(task.parts))
+    _, state = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct(task.x.shape, jnp.float32))
+    network = Network(
+        lambda params, x: net.apply(params, state, x, train=True)[0],
+        lambda weights: arranged(task.parts, weights),
+        unpack,
+    )
+    return _jax_contestant(task, network, optimizers.adam(RATE))
+
+
+def flax(task: Task, dtype: str) -> Contestant:
+    """Flax linen: one compact module."""
+    import optax
+    from flax import linen as nn
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return forward(task.parts, x, convolve, nn.leaky_relu, jnp.tanh)
+
+    def convolve(conv, x):
+        options: Any = {"padding": [conv.padding], "dtype": jnp.dtype(dtype), "name": conv.name}
+        if conv.transposed:
+            return nn.ConvTranspose(conv.filters, (conv.size,), (conv.stride,), **options)(x)
+        options |= {"kernel_dilation": (conv.dilation,), "feature_group_count": conv.groups}
+        return nn.Conv(conv.filters, (conv.size,), (conv.stride,), **options)(x)
+
+    net = Net()
+    # A variable's layout is our own, and the names are those of the records.
+    network = Network(
+        lambda params, x: net.apply({"params": params}, x), lambda weights: weights, lambda params: params
+    )
+    return _jax_contestant(task, network, optax.adam(RATE))
+
+
+def haiku(task: Task, dtype: str) -> Contestant:
+    """Haiku: a transformed function."""
+    import haiku as hk
+    import optax
+
+    def convolve(conv, x):
+        options: Any = {"stride": conv.stride, "padding": [conv.padding], "name": conv.name}
+        if conv.transposed:
+            return hk.Conv1DTranspose(conv.filters, conv.size, **options)(x)
+        options |= {"rate": conv.dilation, "feature_group_count": conv.groups}
+        return hk.Conv1D(conv.filters, conv.size, **options)(x)
+
+    def net(x):
+        return forward(task.parts, x, convolve, jax.nn.leaky_relu, jnp.tanh)
+
+    transposed = {conv.name: conv.transposed for conv in convolutions(task.parts)}
+
+    def exchanged(name, kernel):  # Haiku's transposed kernel has the axes (K, C_out, C_in)
+        return kernel.swapaxes(1, 2) if transposed[name] else kernel
+
+    transformed = hk.without_apply_rng(hk.transform(net))
+    network = Network(
+        _cast(transformed.apply, dtype),
+        lambda weights: {n: {"w": exchanged(n, w["kernel"]), "b": w["bias"]} for n, w in weights.items()},
+        lambda params: {n: {"kernel": exchanged(n, p["w"]), "bias": p["b"]} for n, p in params.items()},
+    )
+    return _jax_contestant(task, network, optax.adam(RATE))
+
+
+def equinox(task: Task, dtype: str) -> Contestant:
+    """Equinox: a module of layers, channels first, under `jax.vmap`."""
+    import equinox as eqx
+    import optax
+
+    def layer(conv):
+        options: Any = {"stride": conv.stride, "padding": conv.torch_padding, "key": jax.random.key(0)}
+        if conv.transposed:
+            return eqx.nn.ConvTranspose1d(conv.channels, conv.filters, conv.size, **options)
+        options |= {"dilation": conv.dilation, "groups": conv.groups}
+        return eqx.nn.Conv1d(conv.channels, conv.filters, conv.size, **options)
+
+    class Net(eqx.Module):
+        layers: dict[str, eqx.Module]
+
+        def __call__(self, x):
+            return forward(task.parts, x, lambda conv, x: self.layers[conv.name](x), jax.nn.leaky_relu, jnp.tanh)  # pyright: ignore[reportCallIssue]
+
+    def pack(weights):
+        def filled(name, layer):
+            kernel, bias = jnp.asarray(weights[name]["kernel"].T), jnp.asarray(weights[name]["bias"][:, None])
+            return eqx.tree_at(lambda part: (part.weight, part.bias), layer, (kernel, bias))
+
+        return Net({name: filled(name, layer) for name, layer in shell.layers.items()})
+
+    shell = Net({conv.name: layer(conv) for conv in convolutions(task.parts)})
+    _, static = eqx.partition(shell, eqx.is_inexact_array)
+    network = Network(
+        _cast(lambda params, x: jax.vmap(eqx.combine(params, static))(x), dtype),
+        lambda weights: eqx.filter(pack(weights), eqx.is_inexact_array),
+        lambda params: {n: {"kernel": p.weight.T, "bias": p.bias[:, 0]} for n, p in params.layers.items()},
+        channels_first=True,
+    )
+    return _jax_contestant(task, network, optax.adam(RATE))
+
+
+def torch(task: Task, dtype: str, *, compiled: bool = False) -> Contestant:
+    """PyTorch: modules, autograd, `torch.optim.Adam`; on a GPU if JAX is on one."""
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleDict({conv.name: layer(conv) for conv in convolutions(task.parts)})
+
+        def forward(self, x):
+            return forward(
+                task.parts, x, lambda conv, x: self.layers[conv.name](x), nn.functional.leaky_relu, torch.tanh
+            )
+
+    def layer(conv):
+        options: Any = {"stride": conv.stride, "padding": conv.torch_padding}
+        if conv.transposed:
+            return nn.ConvTranspose1d(conv.channels, conv.filters, conv.size, **options)
+        options |= {"dilation": conv.dilation, "groups": conv.groups}
+        return nn.Conv1d(conv.channels, conv.filters, conv.size, **options)
+
+    def theirs(conv, kernel):  # (K, I, O) to (O, I, K), or flipped to (I, O, K)
+        return kernel[::-1].transpose(1, 2, 0).copy() if conv.transposed else kernel.T.copy()
+
+    def back(conv, kernel):
+        return kernel.transpose(2, 0, 1)[::-1] if conv.transposed else kernel.T
+
+    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+    net = Net()
+    start = initial_weights(task.parts)
+    every = {conv.name: conv for conv in convolutions(task.parts)}
+    with torch.no_grad():
+        for name, weights in start.items():
+            net.layers[name].weight.copy_(torch.from_numpy(theirs(every[name], weights["kernel"])))  # pyright: ignore
+            net.layers[name].bias.copy_(torch.from_numpy(weights["bias"]))  # pyright: ignore
+    net.to(device)
+    x, target = (torch.from_numpy(a.swapaxes(1, 2).copy()).to(device) for a in (task.x, task.target))
+    optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
+    if compiled:
+        torch.compiler.reset()  # the networks share their code, and PyTorch gives up after some recompilations
+    apply = torch.compile(net) if compiled else net
+
+    def run():
+        optimizer.zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            y = apply(x)
+        loss = task.loss(y.float(), target)
+        loss.backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return loss.detach()
+
+    def present():
+        def of(name, part):
+            return {
+                "kernel": back(every[name], part.weight.detach().cpu().numpy()),
+                "bias": part.bias.detach().cpu().numpy(),
+            }
+
+        return {name: of(name, part) for name, part in net.layers.items()}
+
+    return Contestant(run, present)
+
+
+def torch_compiled(task: Task, dtype: str) -> Contestant:
+    """The same through `torch.compile`."""
+    return torch(task, dtype, compiled=True)
+
+
+LIBRARIES: dict[str, tuple[Callable[[Task, str], Contestant], tuple[str, ...]]] = {
+    "ours": (ours, ()),
+    "flax": (flax, ("flax", "optax")),
+    "haiku": (haiku, ("haiku", "optax")),
+    "equinox": (equinox, ("equinox", "optax")),
+    "torch": (torch, ("torch",)),
+    "torch.compile": (torch_compiled, ("torch",)),
+}
+"""Name -> the function that makes a contestant, and the packages that it needs."""
+
+
+def contestants(task: Task, names: list[str], dtype: str = "float32") -> tuple[dict[str, Contestant], list[str]]:
+    """The contestants that can run here, and why the others cannot; ours comes first."""
+    found, missing = {}, []
+    for name in names:
+        make, packages = LIBRARIES[name]
+        absent = [package for package in packages if not importlib.util.find_spec(package)]
+        if absent:
+            missing.append(f"{name}: {', '.join(absent)} not installed")
+            continue
+        if name == "torch.compile":  # it needs a C++ compiler, and fails when it first runs
+            try:
+                make(task, dtype).run()
+            except Exception as error:
+                missing.append(f"{name}: {type(error).__name__}: {str(error).splitlines()[0][:100]}")
+                continue
+        found[name] = make(task, dtype)
+    return found, missing
+
+
+def _jax_contestant(task: Task, network: Network, optimizer: Any) -> Contestant:
+    """One compiled step with parameters and optimizer state donated, as any JAX training loop has it."""
+
+    def step(params, state, x, target):
+        def loss(params):
+            return task.loss(network.apply(params, x), target)
+
+        value, gradients = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(gradients, state, params)
+        return jax.tree.map(lambda p, u: p + u, params, updates), state, value
+
+    compiled = jax.jit(step, donate_argnums=(0, 1))
+    batch = [jnp.asarray(a.swapaxes(1, 2) if network.channels_first else a) for a in (task.x, task.target)]
+    params = jax.tree.map(jnp.array, network.pack(initial_weights(task.parts)))
+    carry = [(params, optimizer.init(params))]
+
+    def run():
+        params, state, loss = compiled(*carry[0], *batch)
+        carry[0] = params, state
+        return jax.block_until_ready(loss)
+
+    return Contestant(run, lambda: jax.tree.map(np.array, network.unpack(carry[0][0])))
+
+
+def _cast(apply: Callable[[Any, Any], Any], dtype: str) -> Callable[[Any, Any], Any]:
+    """Computes in ``dtype`` with float32 parameters, for the libraries that leave this to their users."""
+    if dtype == "float32":
+        return apply
+
+    def cast(params, x):
+        params = jax.tree.map(lambda p: p.astype(dtype), params)
+        return apply(params, x.astype(dtype)).astype(jnp.float32)
+
+    return cast
