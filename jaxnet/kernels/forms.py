@@ -6,7 +6,6 @@ Each takes a slot, its two operands and the geometry. Arrays are those of `trili
 import functools
 import math
 import operator
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +14,6 @@ from jax import lax
 from jaxnet.kernels.geometry import Geometry
 from jaxnet.kernels.rewrites import windows
 from jaxnet.kernels.slots import Slot, shape_of
-
-
 
 
 def plain(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:

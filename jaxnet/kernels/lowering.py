@@ -1,4 +1,8 @@
-"""How the trilinear form is compiled: which form, for which platform and shapes. All choices are made here."""
+"""How the trilinear form is compiled: which form, for which platform and shapes. All choices are made here.
+
+They depend on nothing but the platform and the shapes, and are made when a program is lowered for its platform. The
+figures beside them are ratios from `python -m benchmarks kernels` and from the trials that docs/kernels.md tells of.
+"""
 
 import math
 from collections.abc import Callable
@@ -10,7 +14,6 @@ from jaxnet.kernels import forms, rewrites
 from jaxnet.kernels.geometry import Geometry
 from jaxnet.kernels.slots import Slot
 
-
 Solver = Callable[[Slot, jax.Array, jax.Array, Geometry], jax.Array]
 """Takes a slot, its two operands and the geometry; returns the array that the form is solved for."""
 
@@ -20,75 +23,149 @@ def vendor(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Ar
     return forms.plain(slot, a, b, geometry)
 
 
-MOST_UNROLLED = 64
-MOST_TAPS = 32
-FEWEST_FILTERS = 8
-
-
 def cpu(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
-    """CPU: dense convolutions of stride 1 and matrix products, which are all that XLA compiles well."""
+    """CPU: dense convolutions without input dilation, matrix products and elementwise sums, which XLA compiles well.
+
+    Everything else (input dilation, groups, and the kernel's gradient in a loop) XLA lowers to scalar loops.
+    """
     dtype = a.dtype
     if jnp.finfo(dtype).bits < 32:  # sums of products are rounded once, at the end
         return cpu(slot, a.astype(jnp.float32), b.astype(jnp.float32), geometry).astype(dtype)
-    if geometry.ndim > 2:
+    if geometry.ndim > 2:  # XLA's fast convolution ends at two dimensions
         return forms.plain(slot, a, b, geometry)
-    return _solve(slot, a, b, geometry)
+    if a.shape[0] > 1:
+        return _members(slot, a, b, geometry)
+    if geometry.groups > 1:
+        return _grouped(slot, a, b, geometry)
+    return _dense(slot, a, b, geometry)
 
 
-def _solve(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
-    def through(rewrite, inner=_solve):
+MOST_MEMBERS = 16
+"""Members, which `vmap` makes, that become a form each: beyond, compiling would take longer than it saves."""
+
+MOST_GROUPS = 64
+"""Groups that become a form each: 64 compile in 2 seconds a slot and then run 20 times as fast as the plain form."""
+
+MOST_TAPS = 32
+"""Taps that become a shifted product each."""
+
+
+def _members(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    members = a.shape[0]
+    if members <= MOST_MEMBERS:
+        return jnp.concatenate([cpu(slot, a[i : i + 1], b[i : i + 1], geometry) for i in range(members)])
+    if _is_elementwise(slot, a, b, geometry):
+        return rewrites.solve(rewrites.merged(geometry, members), slot, a, b, geometry, cpu)
+    if geometry.groups > 1:
+        return rewrites.solve(rewrites.ungrouped(geometry), slot, a, b, geometry, cpu)
+    return rewrites.solve(rewrites.patches(geometry), slot, a, b, geometry, forms.dot)
+
+
+def _grouped(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    def through(rewrite, inner=cpu):
         return rewrites.solve(rewrite, slot, a, b, geometry, inner)
 
-    members, groups = a.shape[0], geometry.groups
-    strided, dilated = max(geometry.strides) > 1, max(geometry.dilation) > 1
-    taps = math.prod(geometry.size)
-    # Channels and filters of a group.
-    channels = b.shape[-2] if slot != "w" else a.shape[-1] // groups
-    filters = b.shape[-1] // groups
+    if _is_elementwise(slot, a, b, geometry):
+        if slot == "x":
+            return through(_unit_strides(geometry) or rewrites.mirrored(geometry))
+        return _shifted(slot, a, b, geometry)
+    if geometry.groups > MOST_GROUPS:
+        pack = next(p for p in range(1, geometry.groups + 1) if _divides(p, geometry.groups, MOST_GROUPS))
+        return through(rewrites.packed(geometry, pack))
+    count = _fold(slot, a, b, geometry)
+    if count > 1:
+        return through(rewrites.folded(geometry, count), _groups_apart)
+    return _groups_apart(slot, a, b, geometry)
 
-    if members > 1:
-        if members <= MOST_UNROLLED or groups > 1:
-            return jnp.concatenate([_solve(slot, a[i : i + 1], b[i : i + 1], geometry) for i in range(members)])
-        return through(rewrites.patches(geometry), forms.dot)
-    if groups > 1:
-        if (strided and slot == "x") or (strided and slot == "y" and channels * filters > 4):
-            return through(rewrites.stuffed_kernel(geometry) if dilated else rewrites.polyphase(geometry))
-        if channels * filters <= 4 and taps <= MOST_TAPS:
-            if slot == "x":
-                return through(rewrites.mirrored(geometry))
-            if (slot == "w" or taps > 5) and any(map(any, geometry.padding)):
-                return through(rewrites.padded(geometry))
-            return forms.shifted(slot, a, b, geometry)
-        pack = next(
-            p
-            for p in range(1, groups + 1)
-            if groups % p == 0 and (groups // p <= MOST_UNROLLED and (filters * p >= FEWEST_FILTERS or p == groups))
-        )
-        if pack > 1:
-            return through(rewrites.packed(geometry, pack))
-        return through(rewrites.ungrouped(geometry))
+
+def _groups_apart(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    # Strides go before the groups part, so that each group reads its phases from one array.
+    rewrite = _unit_strides(geometry) if slot != "w" else None
+    if rewrite is not None:
+        return rewrites.solve(rewrite, slot, a, b, geometry, _groups_apart)
+
+    def apart(slot, a, b, geometry):
+        parts = [_dense(slot, a[i : i + 1], b[i : i + 1], geometry) for i in range(a.shape[0])]
+        return jnp.concatenate(parts)
+
+    return rewrites.solve(rewrites.ungrouped(geometry), slot, a, b, geometry, apart)
+
+
+def _dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    def through(rewrite, inner=cpu):
+        return rewrites.solve(rewrite, slot, a, b, geometry, inner)
+
+    strided, taps = max(geometry.strides) > 1, math.prod(geometry.size)
+    channels, filters = _channels(slot, a, b, geometry)
+    # Products with one column or one row: 2 to 4 times as fast as sums of shifted arrays, or one product and a sum.
+    few_taps = not strided and 1 < taps <= MOST_TAPS
     if slot == "x":
-        if strided:
-            return through(rewrites.stuffed_kernel(geometry) if dilated else rewrites.polyphase(geometry))
-        if channels == 1 and 1 < taps <= MOST_TAPS and filters > 1:
+        if strided:  # 10 to 30 times: XLA's own gradient of a strided convolution dilates its input
+            return through(_unit_strides(geometry))
+        if channels == 1 and few_taps and filters > 1:
             return through(rewrites.patches(geometry), forms.dot)
         return through(rewrites.mirrored(geometry))
     if slot == "y":
-        if channels == 1 and not strided and taps <= MOST_TAPS:
-            if taps > 5 and any(map(any, geometry.padding)):
-                return through(rewrites.padded(geometry))
-            return forms.shifted(slot, a, b, geometry)
-        if filters == 1 and not strided and 1 < taps <= MOST_TAPS:
-            return through(
-                rewrites.mirrored(geometry), lambda *args: rewrites.solve(rewrites.patches(args[-1]), *args, forms.dot)
-            )
-        return forms.dense(slot, a, b, geometry)
+        if channels == 1 and few_taps:
+            return _shifted(slot, a, b, geometry)
+        if filters == 1 and few_taps:
+            return through(rewrites.mirrored(geometry))
+        return forms.dense(slot, a, b, geometry)  # strided too: space-to-depth would be slower here, 0.6 to 0.9
     if taps == 1 and not strided and not any(map(any, geometry.padding)):
-        return forms.dot(slot, a, b, geometry)
-    if (
-        filters <= channels
-        and not strided
-        and all(n <= j for n, j in zip(geometry.lengths, geometry.outputs, strict=True))
-    ):
+        return forms.dot(slot, a, b, geometry)  # 1.1 to 2 times as fast as a convolution
+    no_longer = all(n <= j for n, j in zip(geometry.lengths, geometry.outputs, strict=True))
+    if filters <= channels and not strided and no_longer:
+        # The smaller of the two becomes the batch of the convolution, whose patches are copied: 1.1 to 2 times. Where
+        # x is longer than y, XLA would take a kernel longer than its signal, which is a scalar loop again.
         return through(rewrites.mirrored(geometry), forms.dense)
     return forms.dense(slot, a, b, geometry)
+
+
+def _shifted(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    # Zeros joined on to each tap's window are free for a few taps; one padded copy is cheaper for more (3 times at 7),
+    # and for the kernel's gradient, which reads every window in one pass.
+    if any(map(any, geometry.padding)) and (slot == "w" or math.prod(geometry.size) > 5):
+        return rewrites.solve(rewrites.padded(geometry), slot, a, b, geometry, forms.shifted)
+    return forms.shifted(slot, a, b, geometry)
+
+
+def _is_elementwise(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> bool:
+    # Depthwise and nearly so: a group's product is too small for a matrix product. After space-to-depth, the gradient
+    # of a strided depthwise convolution has S channels a group.
+    channels, filters = _channels(slot, a, b, geometry)
+    return geometry.groups > 1 and channels * filters <= 4 and math.prod(geometry.size) <= MOST_TAPS
+
+
+def _channels(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> tuple[int, int]:
+    """The channels and filters of a group."""
+    channels = a.shape[-1] // geometry.groups if slot == "w" else b.shape[-2]
+    return channels, b.shape[-1] // geometry.groups
+
+
+def _unit_strides(geometry: Geometry) -> rewrites.Rewrite | None:
+    if max(geometry.strides) == 1:
+        return None
+    # Strided and dilated at once is rare: the dilation becomes zeros in the kernel.
+    return rewrites.stuffed_kernel(geometry) if max(geometry.dilation) > 1 else rewrites.polyphase(geometry)
+
+
+def _fold(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> int:
+    """How many outputs of a long, strided, grouped kernel to compute at once, to make narrow products wider.
+
+    8x8192, 16 to 64 channels, K 41, S 4, g 4, and 8x512, 256 to 256, g 64: 1.1 and 1.4 times as fast for y, 1.2 and 1.3
+    for x, 1.4 and 1.7 for w. Dense convolutions only lose.
+    """
+    if geometry.ndim > 1 or max(geometry.dilation) > 1 or max(geometry.strides) == 1:
+        return 1
+    (size,), (stride,), (outputs,) = geometry.size, geometry.strides, geometry.outputs
+    channels, filters = _channels(slot, a, b, geometry)
+    columns = stride * channels if slot == "x" else filters
+    widest = {"y": 32, "x": 32, "w": 64}[slot]
+    count = 2 if slot == "x" else 4
+    while count > 1 and (outputs % count or columns * count > widest or stride * (count - 1) > 0.3 * size):
+        count //= 2
+    return count
+
+
+def _divides(pack: int, groups: int, most: int) -> bool:
+    return groups % pack == 0 and groups // pack <= most

@@ -134,6 +134,34 @@ def polyphase(geometry: Geometry) -> Rewrite:
     return Rewrite(inside, x=of_input, w=of_kernel)
 
 
+def folded(geometry: Geometry, count: int) -> Rewrite:
+    """Every ``count`` outputs in a row as one with ``count`` times the filters: wider products, some more arithmetic.
+
+    One spatial dimension without dilation, whose outputs ``count`` divides. The filters for the f-th of the outputs are
+    the kernel moved by S f, between zeros: K + S (count - 1) taps in place of K, for ``count`` outputs at once.
+    """
+    (size,), (outputs,), (stride,), groups = geometry.size, geometry.outputs, geometry.strides, geometry.groups
+    longer = size + stride * (count - 1)
+    inside = geometry._replace(size=(longer,), outputs=(outputs // count,), strides=(stride * count,))
+
+    def of_kernel(w):
+        members, _, channels, filters = w.shape
+        w = w.reshape(members, size, channels, groups, 1, filters // groups)
+        none = [(0, 0, 0)] * 4
+        moved = [
+            lax.pad(w, jnp.zeros((), w.dtype), [(0, 0, 0), (stride * f, longer - size - stride * f, 0), *none])
+            for f in range(count)
+        ]
+        return jnp.concatenate(moved, axis=-2).reshape(members, longer, channels, count * filters)
+
+    def of_output(y):
+        members, batch, _, filters = y.shape
+        y = y.reshape(members, batch, outputs // count, count, groups, filters // groups)
+        return y.swapaxes(-2, -3).reshape(members, batch, outputs // count, count * filters)
+
+    return Rewrite(inside, w=of_kernel, y=of_output)
+
+
 def ungrouped(geometry: Geometry) -> Rewrite:
     """Groups as members: each group its own form."""
     groups = geometry.groups
@@ -144,6 +172,15 @@ def ungrouped(geometry: Geometry) -> Rewrite:
         return array.reshape(members * groups, *shape, channels // groups)
 
     return Rewrite(geometry._replace(groups=1), x=split, w=split, y=split)
+
+
+def merged(geometry: Geometry, members: int) -> Rewrite:
+    """Members as groups of one member: what `ungrouped` undoes."""
+
+    def join(array):
+        return jnp.moveaxis(array, 0, -2).reshape(1, *array.shape[1:-1], members * array.shape[-1])
+
+    return Rewrite(geometry._replace(groups=members * geometry.groups), x=join, w=join, y=join)
 
 
 def packed(geometry: Geometry, count: int) -> Rewrite:
