@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import random
 import re
 import statistics
 import time
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 RESULTS = Path(__file__).parent / "results"
+FAST = 0.02  # seconds
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "torch", "flax", "equinox", "dm-haiku")
 
 
@@ -35,7 +37,12 @@ class Timing(NamedTuple):
 
 
 def interleaved(
-    contestants: dict[str, Callable[[], Any]], *, seconds: float = 1.0, warmup: int = 3, minimum: int = 5
+    contestants: dict[str, Callable[[], Any]],
+    *,
+    seconds: float = 1.0,
+    warmup: int = 3,
+    minimum: int = 5,
+    own_pace: bool = False,
 ) -> dict[str, Timing]:
     """Times functions in turns, so that what else the machine does hits all of them alike.
 
@@ -44,22 +51,36 @@ def interleaved(
       seconds: how long to go on, per contestant.
       warmup: calls of each before any is timed.
       minimum: the least number of repetitions, however slow.
+      own_pace: for programs of very different speeds. Each is called for about ``seconds``, the slow ones less often
+        but spread evenly over the rounds, instead of all equally often; and a fast one is called once untimed at the
+        start of its turn, so that it finds its own data in the caches. Needs a warm-up.
 
     Returns:
       name -> `Timing`.
     """
-    for run in contestants.values():
-        for _ in range(warmup):
-            jax.block_until_ready(run())
     times: dict[str, list[float]] = {name: [] for name in contestants}
+
+    def call(name):
+        before = time.perf_counter()
+        jax.block_until_ready(contestants[name]())
+        return time.perf_counter() - before
+
+    last = {name: [call(name) for _ in range(warmup)][-1:] for name in contestants}
+    planned = dict.fromkeys(contestants, 1000)
+    if own_pace:
+        planned = {name: max(minimum, min(int(seconds / value), 1000)) for name, (value,) in last.items()}
+    total = max(planned.values(), default=0)
+    order = list(contestants)
+    shuffle = random.Random(0).shuffle  # a fixed order would always put one after the same other one
     start = time.perf_counter()
     rounds = 0
-    while rounds < minimum or (time.perf_counter() - start < seconds * len(contestants) and rounds < 1000):
-        order = list(contestants)
-        for name in order if rounds % 2 else reversed(order):
-            before = time.perf_counter()
-            jax.block_until_ready(contestants[name]())
-            times[name].append(time.perf_counter() - before)
+    while rounds < total and (own_pace or rounds < minimum or time.perf_counter() - start < seconds * len(contestants)):
+        shuffle(order)
+        for name in order:
+            if (rounds + 1) * planned[name] // total > rounds * planned[name] // total:
+                if own_pace and last[name][0] < FAST:
+                    call(name)
+                times[name].append(call(name))
         rounds += 1
     return {name: _summary(values) for name, values in times.items()}
 
@@ -101,6 +122,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": model,
         "cores": os.cpu_count(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "load_at_start": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "devices": [device.device_kind for device in jax.devices()],
         "python": platform.python_version(),

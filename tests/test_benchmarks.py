@@ -1,12 +1,17 @@
 """The benchmarks still run: small cases through their comparison, and their pictures; nothing is timed."""
 
+import functools
 import json
+import time
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import timing, vocoder_step
+from benchmarks import kernels, timing, vocoder_step
+from benchmarks.kernels import picture, programs, report
+from benchmarks.kernels.cases import CASES, FAMILIES
 from benchmarks.vocoder_step import libraries, networks
 
 
@@ -16,7 +21,7 @@ def _quickly(quick_compilation):
 
 
 def test_names_have_dashes_and_no_helpers(capsys):
-    assert set(benchmarks.names()) >= {"optimizers", "parity", "vocoder-step"}
+    assert set(benchmarks.names()) >= {"kernels", "optimizers", "parity", "vocoder-step"}
     assert "timing" not in benchmarks.names()
     assert benchmarks.main(["vocoder_step"]) == 2
     assert "vocoder-step" in capsys.readouterr().out
@@ -30,6 +35,89 @@ def test_results_are_named_after_accelerators(monkeypatch):
 
     monkeypatch.setattr(jax, "devices", lambda: [Device])
     assert timing.path("some").name == "some-nvidia-h100-80gb-hbm3.json"
+
+
+def test_at_their_own_pace_the_slow_are_called_less_often():
+    calls = {"fast": 0, "slow": 0}
+
+    def run(name):
+        calls[name] += 1
+        time.sleep(0.03 if name == "slow" else 0.001)
+
+    contestants = {name: functools.partial(run, name) for name in calls}
+    times = timing.interleaved(contestants, seconds=0.05, warmup=1, minimum=3, own_pace=True)
+    assert times["slow"].repetitions == 3
+    assert times["fast"].repetitions > 10
+    assert calls == {"slow": 1 + 3, "fast": 1 + 2 * times["fast"].repetitions}
+    even = timing.interleaved(contestants, seconds=0.0, warmup=0, minimum=2)
+    assert [t.repetitions for t in even.values()] == [2, 2]
+
+
+class TestKernels:
+    def test_the_table(self):
+        assert len(CASES) >= 60
+        assert len({(case.family, case.label) for case in CASES}) == len(CASES)
+        assert FAMILIES == ("dense", "strided", "dilated", "grouped", "depthwise", "transposed", "pooling")
+        for case in CASES:
+            up = case.operation == "conv_transpose"
+            assert case.out_lengths == tuple(case.stride * n if up else n // case.stride for n in case.lengths), case
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_ours_is_lax_in_every_mode(self, family):
+        case = smallest(family)
+        for mode in case.modes:
+            programs.compare(programs.contestants(case, mode, "float32", with_torch=False), case.label)
+
+    @pytest.mark.peers
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_pytorch_is_lax_in_every_mode(self, family):
+        pytest.importorskip("torch")
+        case = smallest(family)
+        for mode in case.modes:
+            found = programs.contestants(case, mode, "float32")
+            assert len(found) == (4 if "vmap" in mode else 3)
+            programs.compare(found, case.label)
+
+    def test_a_wrong_result_raises(self, monkeypatch):
+        case = smallest("dense")
+        monkeypatch.setattr(programs.kernels, "conv", lambda x, kernel, **_: jnp.zeros((1, 8, case.filters)))
+        wrong = programs.contestants(case, "forward", "float32", with_torch=False)
+        with pytest.raises(AssertionError, match=r"somewhere: y of ours is off by 1.0e\+00 of the largest entry"):
+            programs.compare(wrong, "somewhere")
+
+    def test_the_report_and_the_picture(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(kernels, "contestants", functools.partial(programs.contestants, with_torch=False))
+        records = [
+            kernels.measure(smallest(f), m, "float32", 1e-4, 1e11) for f in FAMILIES for m in ("gradient", "vmap")
+        ]
+        for record in records:
+            record["seconds"] |= {"torch loop": {**record["seconds"]["ours"], "median": 0.5}}
+        table = report.family_table(records)
+        assert table.count("\n") == 1 + len(records)
+        assert "| vmap 2 |" in table
+        assert " loop |" in table
+        assert report.summary_table(records).count("\n") == 1 + len(records)
+        saved = {"machine": timing.machine(), "results": {"records": records}}
+        picture.draw(json.loads(json.dumps(saved)), tmp_path / "picture.png")
+        assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def smallest(family):
+    """A representative case, cut down to a few numbers."""
+    case = next(case for case in CASES if case.family == family and case.copies)
+    groups = min(case.groups, 4)
+    return case._replace(
+        batch=1,
+        lengths=(8,) * len(case.lengths),
+        channels=4,
+        filters=4 if groups > 1 or case.pooling else 6,
+        size=min(case.size, 5),
+        stride=min(case.stride, 2),
+        dilation=min(case.dilation, 2),
+        groups=groups,
+        copies=2,
+        both=True,
+    )
 
 
 class TestVocoderStep:

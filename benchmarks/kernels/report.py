@@ -1,0 +1,60 @@
+"""The tables of the kernel sweep."""
+
+from statistics import geometric_mean
+from typing import Any
+
+from benchmarks import timing
+
+
+def fastest_torch(record: dict[str, Any]) -> str | None:
+    """The name of PyTorch's faster form, or None where there is none."""
+    forms = [name for name in record["seconds"] if name.startswith("torch")]
+    return min(forms, key=lambda name: record["seconds"][name]["median"], default=None)
+
+
+def ratios(record: dict[str, Any]) -> dict[str, float]:
+    """``lax`` and ``torch`` (its faster form): their time over ours."""
+    times, torch = record["seconds"], fastest_torch(record)
+    found = {"lax": times["lax"]["median"] / times["ours"]["median"]}
+    return found | ({"torch": times[torch]["median"] / times["ours"]["median"]} if torch else {})
+
+
+def family_table(records: list[dict[str, Any]]) -> str:
+    """A Markdown table, one row a case and mode."""
+    rows = []
+    for r in records:
+        times, torch, ratio = {n: timing.Timing(**t) for n, t in r["seconds"].items()}, fastest_torch(r), ratios(r)
+        form = torch.removeprefix("torch") if torch else ""
+        mode = r["mode"].replace("vmap", f"vmap {r['copies']}")
+        rows.append(
+            [
+                r["case"],
+                mode if r["dtype"] == "float32" else f"{mode}, {r['dtype']}",
+                timing.milliseconds(times["ours"]),
+                timing.milliseconds(times["lax"]),
+                timing.milliseconds(times[torch] if torch else None) + form,
+                f"{ratio['lax']:.2f}",
+                f"{ratio['torch']:.2f}" if torch else "-",
+                f"{r['share_of_matrix_product']:.0%}" if r["flops"] else "-",
+            ]
+        )
+    return timing.table(["case", "mode", "ours", "lax", "torch", "lax/ours", "torch/ours", "of matrix product"], rows)
+
+
+def summary_table(records: list[dict[str, Any]]) -> str:
+    """A Markdown table, one row a family and mode: geometric means, and the worst case."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault((record["family"], record["mode"], record["dtype"]), []).append(record)
+    rows = []
+    for key, members in groups.items():
+        cells = []
+        for peer in ("lax", "torch"):
+            found = [(ratios(r)[peer], r["case"]) for r in members if peer in ratios(r)]
+            if found:
+                worst, case = min(found)
+                cells += [f"{geometric_mean(ratio for ratio, _ in found):.2f}", f"{worst:.2f} ({case})"]
+            else:
+                cells += ["-", "-"]
+        rows.append([*key, str(len(members)), *cells])
+    return timing.table(["family", "mode", "dtype", "cases", "lax/ours", "worst", "torch/ours", "worst"], rows)
