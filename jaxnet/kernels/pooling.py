@@ -1,15 +1,11 @@
 """Average and maximum pooling over any number of spatial dimensions, channels last."""
 
-import math
-
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError
+from jaxnet.kernels import pooling_forms
 from jaxnet.kernels.window import Padding, Size, check_input, make_window
 
 
@@ -42,8 +38,7 @@ def avg_pool(x: ArrayLike, window: Size, *, strides: Size | None = None, padding
 
     Source: chapter 4.1.4.
     """
-    size, total = _reduce("avg_pool", x, window, strides, padding, 0.0, lax.add)
-    return total * jnp.asarray(1.0 / math.prod(size), total.dtype)
+    return _pool("avg_pool", "avg", x, window, strides, padding)
 
 
 def max_pool(x: ArrayLike, window: Size, *, strides: Size | None = None, padding: Padding = 0) -> jax.Array:
@@ -71,25 +66,21 @@ def max_pool(x: ArrayLike, window: Size, *, strides: Size | None = None, padding
       >>> kernels.max_pool(jnp.arange(6.0).reshape(1, 6, 1), 2)[0, :, 0]
       Array([1., 3., 5.], dtype=float32)
     """
-    return _reduce("max_pool", x, window, strides, padding, -np.inf, lax.max)[1]
+    return _pool("max_pool", "max", x, window, strides, padding)
 
 
-def _reduce(who, x, size, strides, padding, start, operation):
-    stops = make_window(who, "window", size, strides=strides, padding=padding)
+def _pool(
+    who: str, kind: pooling_forms.Kind, x: ArrayLike, window: Size, strides: Size | None, padding: Padding
+) -> jax.Array:
+    stops = make_window(who, "window", window, strides=strides, padding=padding)
     x = checks.floating(who, "x", x)
     check_input(who, x, len(stops.size))
     border = stops.conv_padding(who, x.shape[1:-1])
-    if start and any(max(pair) >= k for pair, k in zip(border, stops.size, strict=True)):
+    if kind == "max" and any(max(pair) >= k for pair, k in zip(border, stops.size, strict=True)):
         raise ConfigError(
             f"{who}: padding {border} reaches the window {stops.size}, so a window could hold no value at all; "
             f"pad by less than the window"
         )
-    reduced = lax.reduce_window(
-        x,
-        np.asarray(start, x.dtype),
-        operation,
-        window_dimensions=(1, *stops.size, 1),
-        window_strides=(1, *stops.strides, 1),
-        padding=((0, 0), *border, (0, 0)),
-    )
-    return stops.size, reduced
+    axes = range(1, x.ndim - 1)
+    windows = tuple(map(pooling_forms.Stops, axes, stops.size, stops.strides, border))
+    return pooling_forms.pool(x, kind, windows)
