@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
+from jaxnet.kernels.geometry import Geometry
+
 
 class Conv(NamedTuple):
     """A 1-D convolution or transposed convolution and the size of its input."""
@@ -101,3 +103,43 @@ def poolings(draw, *, below_window=False):
     most = window - 1 if below_window else window + 1
     padding = draw(st.tuples(st.integers(0, most), st.integers(0, most)))
     return Pool(max(window - sum(padding), 1) + draw(st.integers(0, 7)), window, strides, padding)
+
+
+class Form(NamedTuple):
+    """A trilinear form and the sizes that its geometry leaves open."""
+
+    geometry: Geometry
+    members: int
+    batch: int
+    channels: int
+    """Of a group."""
+    filters: int
+    """Of a group."""
+
+    @property
+    def shapes(self):
+        geometry = self.geometry
+        return {
+            "x": (self.members, self.batch, *geometry.lengths, self.channels * geometry.groups),
+            "w": (self.members, *geometry.size, self.channels, self.filters * geometry.groups),
+            "y": (self.members, self.batch, *geometry.outputs, self.filters * geometry.groups),
+        }
+
+
+@st.composite
+def forms(draw, *, strides=4, dilation=3, groups=4, members=2, kernel_size=6, ndim=2, bare=False):
+    """Any `Form` up to these hyperparameters, crops among its paddings; ``bare`` for nothing to pad or crop.
+
+    Some of x is always inside, and there is always an output: the length is what the other numbers ask for.
+    """
+    axes = []
+    for _ in range(n := draw(st.integers(1, ndim))):
+        k = draw(st.integers(1, kernel_size if n == 1 else min(kernel_size, 3)))
+        s, d = draw(st.integers(1, strides)), draw(st.integers(1, dilation))
+        before, after = (0, 0) if bare else draw(st.tuples(st.integers(-3, 4), st.integers(-3, 4)))
+        window = d * (k - 1) + 1
+        least = 1 + max(0, -before) + max(0, -after)
+        outputs = 1 + max(0, -(-(least + before + after - window) // s)) + draw(st.integers(0, 3))
+        axes.append((s * (outputs - 1) + window - before - after, k, outputs, s, d, before))
+    geometry = Geometry(*zip(*axes, strict=True), groups=draw(st.integers(1, groups)))
+    return Form(geometry, *(draw(st.integers(1, most)) for most in (members, 2, 3, 3)))

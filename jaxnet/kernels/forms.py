@@ -94,12 +94,12 @@ def shifted(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.A
 
     parts = windows(a, geometry)
     if slot == "y":
-        # (1, *K, C / g, O) -> (K, g, C / g, O / g)
-        w = b.reshape(taps, channels, groups, filters).swapaxes(1, 2)
+        # (1, *K, C / g, O) -> (K, C / g, 1, 1, ..., g, O / g), of a part's rank
+        w = b.reshape(taps, channels, *(1,) * (a.ndim - 1), groups, filters)
         total = functools.reduce(
             operator.add,
             (
-                by_group(part, channels, -1)[..., c, :] * w[k, :, c]
+                by_group(part, channels, -1)[..., c, :] * w[k, c]
                 for k, part in enumerate(parts)
                 for c in range(channels)
             ),

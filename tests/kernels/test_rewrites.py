@@ -1,0 +1,175 @@
+"""The trilinear form: its plain solution against the literal sum, and every rewrite and every form against that."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from jaxnet.kernels import forms, lowering, rewrites, trilinear
+from jaxnet.kernels.geometry import Geometry
+from jaxnet.kernels.slots import OPERANDS, shape_of
+from tests import oracles
+from tests.strategies import Form
+from tests.strategies import forms as drawn_forms
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+TIGHT = {"rtol": 1e-10, "atol": 1e-10}
+
+# Strides that leave inputs unread, crops, padding beyond the window, an even kernel, several members and groups.
+CROPPED = Form(Geometry((9,), (3,), (2,), (3,), (1,), (-2,), 2), members=2, batch=2, channels=2, filters=3)
+BEYOND = Form(Geometry((3,), (2,), (6,), (2,), (1,), (4,), 4), members=1, batch=1, channels=3, filters=1)
+
+
+def draw_arrays(form, dtype="float64"):
+    rng = np.random.default_rng(0)
+    return {name: jnp.asarray(rng.standard_normal(shape), dtype) for name, shape in form.shapes.items()}
+
+
+def solved(solver, form, slots="yxw", arrays=None):
+    """What a solver, ``(slot, a, b, geometry)``, gives for each slot, in one program."""
+    arrays = draw_arrays(form) if arrays is None else arrays
+
+    @jax.jit
+    def run(arrays):
+        return {slot: solver(slot, *(arrays[name] for name in OPERANDS[slot]), form.geometry) for slot in slots}
+
+    return run(arrays)
+
+
+def assert_same(got, expected, **tolerance):
+    for slot, value in got.items():
+        assert value.shape == expected[slot].shape
+        np.testing.assert_allclose(value, expected[slot], err_msg=f"slot {slot}", **tolerance)
+
+
+def literal_sums(x, w, y, geometry):
+    """The gradient of T by each array: its sum over members, b, j, k, o and c written out."""
+    groups, filters = geometry.groups, w.shape[-1] // geometry.groups
+    sums = {"x": np.zeros(x.shape), "w": np.zeros(w.shape), "y": np.zeros(y.shape)}
+    numbers = list(zip(geometry.strides, geometry.dilation, geometry.before, strict=True))
+    for n, b, o, c in itertools.product(*map(range, (*x.shape[:2], w.shape[-1], w.shape[-2]))):
+        channel = o // filters * (x.shape[-1] // groups) + c
+        for j, k in itertools.product(oracles.positions(geometry.outputs), list(oracles.positions(geometry.size))):
+            i = tuple(s * j_ + d * k_ - p for j_, k_, (s, d, p) in zip(j, k, numbers, strict=True))
+            if all(0 <= i_ < length for i_, length in zip(i, geometry.lengths, strict=True)):
+                at_x, at_w, at_y = (n, b, *i, channel), (n, *k, c, o), (n, b, *j, o)
+                sums["x"][at_x] += w[at_w] * y[at_y]
+                sums["w"][at_w] += x[at_x] * y[at_y]
+                sums["y"][at_y] += x[at_x] * w[at_w]
+    return sums
+
+
+@settings(max_examples=15)
+@example(CROPPED)
+@example(BEYOND)
+@given(drawn_forms(kernel_size=3))
+def test_the_plain_form_is_the_literal_sum(form):
+    with jax.enable_x64(True):
+        arrays = {name: np.asarray(value) for name, value in draw_arrays(form).items()}
+        assert_same(solved(forms.plain, form), literal_sums(**arrays, geometry=form.geometry), **TIGHT)
+
+
+@pytest.mark.parametrize("slot", OPERANDS)
+@given(form=drawn_forms())
+def test_shapes_are_those_of_the_three_arrays(slot, form):
+    assert shape_of(slot, *(form.shapes[name] for name in OPERANDS[slot]), form.geometry) == form.shapes[slot]
+
+
+def every_packing(geometry):
+    return [rewrites.packed(geometry, n) for n in range(1, geometry.groups + 1) if geometry.groups % n == 0]
+
+
+REWRITES = {
+    "padded": (lambda geometry: [rewrites.padded(geometry)], {}),
+    "mirrored": (lambda geometry: [rewrites.mirrored(geometry)], {"strides": 1}),
+    "stuffed_kernel": (lambda geometry: [rewrites.stuffed_kernel(geometry)], {}),
+    "polyphase": (lambda geometry: [rewrites.polyphase(geometry)], {"dilation": 1}),
+    "ungrouped": (lambda geometry: [rewrites.ungrouped(geometry)], {}),
+    "packed": (every_packing, {}),
+    "patches": (lambda geometry: [rewrites.patches(geometry)], {"groups": 1}),
+}
+
+
+@pytest.mark.parametrize("name", REWRITES)
+@settings(max_examples=12)
+@given(data=st.data())
+def test_a_rewrite_changes_no_slot(name, data):
+    make, limits = REWRITES[name]
+    form = data.draw(drawn_forms(**limits))
+    with jax.enable_x64(True):
+        expected = solved(forms.plain, form)
+        for rewrite in make(form.geometry):
+
+            def through(slot, a, b, geometry, rewrite=rewrite):
+                return rewrites.solve(rewrite, slot, a, b, geometry, forms.plain)
+
+            assert_same(solved(through, form), expected, **TIGHT)
+
+
+@pytest.mark.parametrize("form", [CROPPED, BEYOND], ids=["cropped", "beyond"])
+@pytest.mark.parametrize("name", [name for name, (_, limits) in REWRITES.items() if limits.keys() <= {"dilation"}])
+@pytest.mark.usefixtures("x64")
+def test_a_rewrite_changes_no_slot_of_an_awkward_form(name, form):
+    expected = solved(forms.plain, form)
+    for rewrite in REWRITES[name][0](form.geometry):
+
+        def through(slot, a, b, geometry, rewrite=rewrite):
+            return rewrites.solve(rewrite, slot, a, b, geometry, forms.plain)
+
+        assert_same(solved(through, form), expected, **TIGHT)
+
+
+FORMS = {
+    "dense": (forms.dense, "yw", {"groups": 1, "members": 1}),
+    "shifted": (forms.shifted, "yw", {"members": 1}),
+    "dot": (forms.dot, "yxw", {"groups": 1, "strides": 1, "kernel_size": 1, "bare": True}),
+    "cpu": (lowering.cpu, "yxw", {}),
+    "vendor": (lowering.vendor, "yxw", {}),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+@settings(max_examples=12)
+@given(data=st.data())
+def test_a_form_is_the_plain_one(name, data):
+    solver, slots, limits = FORMS[name]
+    form = data.draw(drawn_forms(**limits))
+    with jax.enable_x64(True):
+        assert_same(solved(solver, form, slots), solved(forms.plain, form, slots), **TIGHT)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [("bfloat16", {"rtol": 2**-8, "atol": 1e-5}), ("float32", {"rtol": 2e-5, "atol": 2e-5})],
+    ids=["bfloat16", "float32"],
+)
+@settings(max_examples=8)
+@example(form=CROPPED)
+@example(form=BEYOND)
+@given(form=drawn_forms())
+def test_on_a_cpu_sums_are_single_precisions_and_rounded_once(dtype, tolerance, form):
+    """From the same numbers in float64, bfloat16's result is one rounding away: u = 2^-8."""
+    arrays = draw_arrays(form, dtype)
+    got = solved(lowering.cpu, form, arrays=arrays)
+    assert all(value.dtype == dtype for value in got.values())
+    with jax.enable_x64(True):
+        exact = solved(forms.plain, form, arrays={name: np.asarray(v, np.float64) for name, v in arrays.items()})
+    assert_same({slot: np.asarray(value, np.float64) for slot, value in got.items()}, exact, **tolerance)
+
+
+@settings(max_examples=15)
+@example(CROPPED)
+@example(BEYOND)
+@given(drawn_forms())
+def test_the_three_primitives_are_adjoint(form):
+    """<conv(x, w), y> = <x, conv_input(y, w)> = <w, conv_kernel(x, y)>, all of them T(x, w, y)."""
+    solve = {"y": trilinear.conv, "x": trilinear.conv_input, "w": trilinear.conv_kernel}
+    with jax.enable_x64(True):
+        arrays = draw_arrays(form)
+        results = solved(lambda slot, *operands: solve[slot](*operands), form)
+        products = [np.vdot(arrays[slot], results[slot]) for slot in OPERANDS]
+        np.testing.assert_allclose(products[1:], products[0], rtol=1e-9, atol=1e-9)
