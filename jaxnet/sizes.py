@@ -317,6 +317,10 @@ def _count(jaxpr: Any) -> int:
     return sum(_count_equation(equation) for equation in jaxpr.eqns)
 
 
+# Which of their operands and results are y and w of the trilinear form, in the primitives of jaxnet.kernels.
+_TRILINEAR = {"conv": ("out", "b"), "conv_input": ("a", "b"), "conv_kernel": ("b", "out")}
+
+
 def _count_equation(equation: Any) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
@@ -332,6 +336,10 @@ def _count_equation(equation: Any) -> int:
         for i, step in enumerate(params["lhs_dilation"]):  # the zeros stuffed between values cost nothing
             positions *= left[numbers.lhs_spec[2 + i]] if step > 1 else out[numbers.out_spec[2 + i]]
         return out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * positions * taps
+    if name in _TRILINEAR:
+        operands = {**dict(zip(("a", "b"), equation.invars, strict=False)), "out": equation.outvars[0]}
+        y, w = (operands[which].aval.shape for which in _TRILINEAR[name])
+        return math.prod(y) * math.prod(w[1:-1])  # y (N, B, *J, O), w (N, *K, C / g, O)
     from jax.extend import core as jax_core  # which imports Pallas; nobody else needs it
 
     inner = [_count(j) for j in jax_core.jaxprs_in_params(params)]
