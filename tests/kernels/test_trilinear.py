@@ -376,8 +376,8 @@ def test_export_for_three_platforms(case):
 
 # Values that are not finite.
 
-# The padding is spelled out, for the oracle. Not here, because on a CPU it does spread there (zeros that a rewrite puts
-# into the kernel meet it): groups that `packed` joins, and kernels that `polyphase` fills up to a multiple of the stride.
+# The padding is spelled out, for the oracle. Not here, because on a CPU it does spread there (it meets zeros that a
+# rewrite put into the kernel): groups that `packed` joins, kernels that `polyphase` fills to a multiple of the stride.
 LOCAL = {
     "dense": Case(kernels.conv, (2, 8, 3), (3, 3, 4), {"padding": (1, 1)}),
     "strided": Case(kernels.conv, (2, 9, 3), (4, 3, 2), {"strides": 2, "padding": (1, 2)}),
