@@ -63,7 +63,7 @@ def literal_sums(x, w, y, geometry):
     return sums
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @example(CROPPED)
 @example(BEYOND)
 @given(drawn_forms(kernel_size=3))
@@ -95,7 +95,7 @@ REWRITES = {
 
 
 @pytest.mark.parametrize("name", REWRITES)
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_a_rewrite_changes_no_slot(name, data):
     make, limits = REWRITES[name]
@@ -133,7 +133,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_a_form_is_the_plain_one(name, data):
     solver, slots, limits = FORMS[name]
@@ -161,7 +161,7 @@ def test_on_a_cpu_sums_are_single_precisions_and_rounded_once(dtype, tolerance, 
     assert_same({slot: np.asarray(value, np.float64) for slot, value in got.items()}, exact, **tolerance)
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @example(CROPPED)
 @example(BEYOND)
 @given(drawn_forms())
