@@ -51,10 +51,10 @@ MOST_TAPS = 32
 
 
 def _members(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
-    members = a.shape[0]
-    if members <= MOST_MEMBERS:
+    members, elementwise = a.shape[0], _is_elementwise(slot, a, b, geometry)
+    if members <= MOST_MEMBERS and (elementwise or members * geometry.groups <= MOST_GROUPS):
         return jnp.concatenate([cpu(slot, a[i : i + 1], b[i : i + 1], geometry) for i in range(members)])
-    if _is_elementwise(slot, a, b, geometry):
+    if elementwise:
         return rewrites.solve(rewrites.merged(geometry, members), slot, a, b, geometry, cpu)
     if geometry.groups > 1:
         return rewrites.solve(rewrites.ungrouped(geometry), slot, a, b, geometry, cpu)
@@ -67,10 +67,11 @@ def _grouped(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.
 
     if _is_elementwise(slot, a, b, geometry):
         if slot == "x":
-            return through(_unit_strides(geometry) or rewrites.mirrored(geometry))
+            return through(_unit_strides(geometry) if _is_strided(geometry) else rewrites.mirrored(geometry))
         return _shifted(slot, a, b, geometry)
     if geometry.groups > MOST_GROUPS:
-        pack = next(p for p in range(1, geometry.groups + 1) if _divides(p, geometry.groups, MOST_GROUPS))
+        fewest = -(-geometry.groups // MOST_GROUPS)
+        pack = next(p for p in range(fewest, geometry.groups + 1) if geometry.groups % p == 0)
         return through(rewrites.packed(geometry, pack))
     count = _fold(slot, a, b, geometry)
     if count > 1:
@@ -80,9 +81,8 @@ def _grouped(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.
 
 def _groups_apart(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
     # Strides go before the groups part, so that each group reads its phases from one array.
-    rewrite = _unit_strides(geometry) if slot != "w" else None
-    if rewrite is not None:
-        return rewrites.solve(rewrite, slot, a, b, geometry, _groups_apart)
+    if _is_strided(geometry) and slot != "w":
+        return rewrites.solve(_unit_strides(geometry), slot, a, b, geometry, _groups_apart)
 
     def apart(slot, a, b, geometry):
         parts = [_dense(slot, a[i : i + 1], b[i : i + 1], geometry) for i in range(a.shape[0])]
@@ -95,7 +95,7 @@ def _dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Ar
     def through(rewrite, inner=cpu):
         return rewrites.solve(rewrite, slot, a, b, geometry, inner)
 
-    strided, taps = max(geometry.strides) > 1, math.prod(geometry.size)
+    strided, taps = _is_strided(geometry), math.prod(geometry.size)
     channels, filters = _channels(slot, a, b, geometry)
     # Products with one column or one row: 2 to 4 times as fast as sums of shifted arrays, or one product and a sum.
     few_taps = not strided and 1 < taps <= MOST_TAPS
@@ -142,9 +142,11 @@ def _channels(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> tup
     return channels, b.shape[-1] // geometry.groups
 
 
-def _unit_strides(geometry: Geometry) -> rewrites.Rewrite | None:
-    if max(geometry.strides) == 1:
-        return None
+def _is_strided(geometry: Geometry) -> bool:
+    return max(geometry.strides) > 1
+
+
+def _unit_strides(geometry: Geometry) -> rewrites.Rewrite:
     # Strided and dilated at once is rare: the dilation becomes zeros in the kernel.
     return rewrites.stuffed_kernel(geometry) if max(geometry.dilation) > 1 else rewrites.polyphase(geometry)
 
@@ -155,7 +157,7 @@ def _fold(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> int:
     8x8192, 16 to 64 channels, K 41, S 4, g 4, and 8x512, 256 to 256, g 64: 1.1 and 1.4 times as fast for y, 1.2 and 1.3
     for x, 1.4 and 1.7 for w. Dense convolutions only lose.
     """
-    if geometry.ndim > 1 or max(geometry.dilation) > 1 or max(geometry.strides) == 1:
+    if geometry.ndim > 1 or max(geometry.dilation) > 1 or not _is_strided(geometry):
         return 1
     (size,), (stride,), (outputs,) = geometry.size, geometry.strides, geometry.outputs
     channels, filters = _channels(slot, a, b, geometry)
@@ -165,7 +167,3 @@ def _fold(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> int:
     while count > 1 and (outputs % count or columns * count > widest or stride * (count - 1) > 0.3 * size):
         count //= 2
     return count
-
-
-def _divides(pack: int, groups: int, most: int) -> bool:
-    return groups % pack == 0 and groups // pack <= most

@@ -20,11 +20,11 @@ batch or the channels larger, and costs no more than that.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.core import ShapedArray
-from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxnet.kernels import lowering
@@ -53,7 +53,7 @@ def _bind(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Arr
     every = _varying(a) | _varying(b)
     a, b = (jax.lax.pcast(v, tuple(every - _varying(v)), to="varying") for v in (a, b))
     precision = jax.config.jax_default_matmul_precision
-    return _PRIMITIVES[slot].bind(a, b, geometry=geometry, precision=precision)
+    return _primitive(slot).bind(a, b, geometry=geometry, precision=precision)
 
 
 def _varying(value: jax.Array) -> frozenset:
@@ -95,7 +95,7 @@ def _narrow(value: jax.Array, members: int, array: str, index: str, groups: int)
 def _batch(slot: Slot, operands, dims, *, geometry: Geometry, **params):
     arrays = OPERANDS[slot]
     mapped = [dim is not None for dim in dims]
-    bind = functools.partial(_PRIMITIVES[slot].bind, geometry=geometry, **params)
+    bind = functools.partial(_primitive(slot).bind, geometry=geometry, **params)
     if all(mapped):
         a, b = (jnp.moveaxis(v, dim, 0) for v, dim in zip(operands, dims, strict=True))
         members = a.shape[0]
@@ -111,7 +111,10 @@ def _batch(slot: Slot, operands, dims, *, geometry: Geometry, **params):
     return _narrow(bind(*values), members, slot, index, geometry.groups), 0
 
 
-def _make(slot: Slot) -> Primitive:
+@functools.cache
+def _primitive(slot: Slot) -> Any:
+    from jax.extend.core import Primitive  # which imports Pallas: not before a convolution is asked for
+
     primitive = Primitive({"y": "conv", "x": "conv_input", "w": "conv_kernel"}[slot])
 
     @functools.partial(jax.jit, static_argnames=("geometry", "precision"))
@@ -127,6 +130,7 @@ def _make(slot: Slot) -> Primitive:
 
     primitive.def_impl(run)
     primitive.def_abstract_eval(abstract)
+    ad.defbilinear(primitive, _transpose(slot, 0), _transpose(slot, 1))
     batching.primitive_batchers[primitive] = functools.partial(_batch, slot)
     mlir.register_lowering(primitive, _rule(slot, lowering.vendor))
     mlir.register_lowering(primitive, _rule(slot, lowering.cpu), platform="cpu")
@@ -149,7 +153,6 @@ def _rule(slot: Slot, solve: lowering.Solver) -> Callable:
 
 
 _NO_MESH = jax.sharding.AbstractMesh((), ())
-_PRIMITIVES: dict[Slot, Primitive] = {"y": _make("y"), "x": _make("x"), "w": _make("w")}
 
 
 def _transpose(slot: Slot, operand: int):
@@ -158,10 +161,6 @@ def _transpose(slot: Slot, operand: int):
 
     def rule(cotangent, a, b, *, geometry, precision):
         values = {slot: cotangent, other: (a, b)[1 - operand]}
-        return _PRIMITIVES[one].bind(*(values[name] for name in OPERANDS[one]), geometry=geometry, precision=precision)
+        return _primitive(one).bind(*(values[name] for name in OPERANDS[one]), geometry=geometry, precision=precision)
 
     return rule
-
-
-for _slot, _primitive in _PRIMITIVES.items():
-    ad.defbilinear(_primitive, _transpose(_slot, 0), _transpose(_slot, 1))
