@@ -101,3 +101,23 @@ def poolings(draw, *, below_window=False):
     most = window - 1 if below_window else window + 1
     padding = draw(st.tuples(st.integers(0, most), st.integers(0, most)))
     return Pool(max(window - sum(padding), 1) + draw(st.integers(0, 7)), window, strides, padding)
+
+
+class PoolND(NamedTuple):
+    """A pooling over several dimensions and the lengths of its input."""
+
+    lengths: tuple[int, ...]
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+
+    @property
+    def keywords(self):
+        return {"strides": self.strides, "padding": self.padding}
+
+
+@st.composite
+def poolings_nd(draw, *, below_window=False, most_dimensions=2):
+    """Any `PoolND` that gives an output."""
+    axes = draw(st.lists(poolings(below_window=below_window), min_size=1, max_size=most_dimensions))
+    return PoolND(*zip(*axes, strict=True))
