@@ -318,7 +318,7 @@ def _count(jaxpr: Any) -> int:
 
 
 # Which of their operands and results are y and w of the trilinear form, in the primitives of jaxnet.kernels.
-_TRILINEAR = {"conv": ("out", "b"), "conv_input": ("a", "b"), "conv_kernel": ("b", "out")}
+_TRILINEAR = {"jaxnet_conv": ("out", "b"), "jaxnet_conv_input": ("a", "b"), "jaxnet_conv_kernel": ("b", "out")}
 
 
 def _count_equation(equation: Any) -> int:
@@ -337,7 +337,7 @@ def _count_equation(equation: Any) -> int:
             positions *= left[numbers.lhs_spec[2 + i]] if step > 1 else out[numbers.out_spec[2 + i]]
         return out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * positions * taps
     if name in _TRILINEAR:
-        operands = {**dict(zip(("a", "b"), equation.invars, strict=False)), "out": equation.outvars[0]}
+        operands = dict(zip(("a", "b", "out"), (*equation.invars, *equation.outvars), strict=True))
         y, w = (operands[which].aval.shape for which in _TRILINEAR[name])
         return math.prod(y) * math.prod(w[1:-1])  # y (N, B, *J, O), w (N, *K, C / g, O)
     from jax.extend import core as jax_core  # which imports Pallas; nobody else needs it

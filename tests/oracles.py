@@ -83,6 +83,23 @@ def pool(x, window, *, strides, padding, kind):
     return y
 
 
+def max_pool_gradient(x, cotangent, window, *, strides, padding):
+    """What each input of a maximum receives: a window's cotangent goes to its first NaN, or else its first maximum."""
+    x, gradient = np.asarray(x, np.float64), np.zeros(np.shape(x))
+    batch, *lengths, channels = x.shape
+    for j in positions(np.shape(cotangent)[1:-1]):
+        for b, c in positions((batch, channels)):
+            best = None
+            for k in positions(window):
+                at = [s * j_ + k_ - before for j_, k_, s, (before, _) in zip(j, k, strides, padding, strict=True)]
+                if all(0 <= i < length for i, length in zip(at, lengths, strict=True)):
+                    here = (b, *at, c)
+                    if best is None or x[here] > x[best] or (np.isnan(x[here]) and not np.isnan(x[best])):
+                        best = here
+            gradient[best] += cotangent[(b, *j, c)]
+    return gradient
+
+
 def same_padding(length, kernel_size, strides, dilation):
     """The least padding with which a convolution gives ceil(length / S) outputs; the odd value goes after."""
     for total in itertools.count():

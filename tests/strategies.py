@@ -143,3 +143,23 @@ def forms(draw, *, strides=4, dilation=3, groups=4, members=2, kernel_size=6, nd
         axes.append((s * (outputs - 1) + window - before - after, k, outputs, s, d, before))
     geometry = Geometry(*zip(*axes, strict=True), groups=draw(st.integers(1, groups)))
     return Form(geometry, *(draw(st.integers(1, most)) for most in (members, 2, 3, 3)))
+
+
+class PoolND(NamedTuple):
+    """A pooling over several dimensions and the lengths of its input."""
+
+    lengths: tuple[int, ...]
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+
+    @property
+    def keywords(self):
+        return {"strides": self.strides, "padding": self.padding}
+
+
+@st.composite
+def poolings_nd(draw, *, below_window=False, most_dimensions=2):
+    """Any `PoolND` that gives an output."""
+    axes = draw(st.lists(poolings(below_window=below_window), min_size=1, max_size=most_dimensions))
+    return PoolND(*zip(*axes, strict=True))

@@ -100,18 +100,16 @@ def jax_contestant(function: Callable[..., jax.Array], case: Case, mode: str, gi
     """A function of the operands, compiled in one of the modes."""
     names = tuple(given.operands)
 
-    def total(cotangent, *operands):
-        return jnp.sum((function(*operands) * cotangent).astype(jnp.float32))
-
     def derivatives(cotangent, *operands):
-        value, gradients = jax.value_and_grad(total, tuple(range(1, len(names) + 1)))(cotangent, *operands)
-        return {"value": value, **dict(zip(names, gradients, strict=True))}
+        y, pullback = jax.vjp(function, *operands)
+        return {"y": y, **dict(zip(names, pullback(cotangent), strict=True))}
 
     def steps(cotangent, *operands):
-        # Input and kernel both take the step: XLA would drop the gradient that nothing uses.
+        # Input and kernel both take the step, and the output is summed: XLA would drop what nothing uses.
         def step(operands, _):
             out = derivatives(cotangent, *operands)
-            return tuple(o - RATE * out[name] for name, o in zip(names, operands, strict=True)), out["value"]
+            value = jnp.sum((out["y"] * cotangent).astype(jnp.float32))
+            return tuple(o - RATE * out[name] for name, o in zip(names, operands, strict=True)), value
 
         operands, values = lax.scan(step, operands, None, length=STEPS)
         return {"value": values, **dict(zip(names, operands, strict=True))}
@@ -156,13 +154,10 @@ def torch_contestants(case: Case, mode: str, given: Data, dtype: str) -> dict[st
             return f(x, case.size, case.stride, before)
         return f(x, *kernel, None, case.stride, before, case.dilation, case.groups)
 
-    def total(*operands):
-        return (function(*operands) * cotangent).float().sum()
-
     def derivatives(*operands):
         operands = [o.detach().requires_grad_() for o in operands]
-        value = total(*operands)
-        return value.detach(), torch.autograd.grad(value, operands)
+        y = function(*operands)
+        return y.detach(), torch.autograd.grad(y, operands, cotangent)
 
     def forward():
         with torch.no_grad():
@@ -171,8 +166,8 @@ def torch_contestants(case: Case, mode: str, given: Data, dtype: str) -> dict[st
     def steps():
         present, values = operands, []
         for _ in range(STEPS):
-            value, gradients = derivatives(*present)
-            values.append(value)
+            y, gradients = derivatives(*present)
+            values.append((y * cotangent).float().sum())
             present = [torch.sub(o, g, alpha=RATE) for o, g in zip(present, gradients, strict=True)]
         return torch.stack(values), present
 
@@ -182,9 +177,11 @@ def torch_contestants(case: Case, mode: str, given: Data, dtype: str) -> dict[st
         return values, list(zip(*gradients, strict=True))
 
     def vmapped():
-        whole = torch.func.grad_and_value(total, tuple(range(len(operands))))
-        gradients, values = torch.func.vmap(whole, tuple(0 if c else None for c in copied))(*operands)
-        return values, gradients
+        def whole(*operands):
+            y, pullback = torch.func.vjp(function, *operands)
+            return y, pullback(cotangent)
+
+        return torch.func.vmap(whole, tuple(0 if c else None for c in copied))(*operands)
 
     def host(value):
         return np.stack([host(v) for v in value]) if isinstance(value, tuple) else value.detach().float().cpu().numpy()
@@ -192,7 +189,8 @@ def torch_contestants(case: Case, mode: str, given: Data, dtype: str) -> dict[st
     def outputs(out):
         if mode == "forward":
             return {"y": _channels_last(host(out), ndim)}
-        result = {"value": host(out[0])}
+        y = host(out[0])
+        result = {"value": y} if mode == "scan" else {"y": _channels_last(y, ndim)}
         for name, value in zip(names, out[1], strict=True):
             value = host(value)
             result[name] = _channels_last(value, ndim) if name == "x" else _kernel_from_torch(value, case)

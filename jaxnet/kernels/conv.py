@@ -61,7 +61,7 @@ def conv(
     Source: chapter 4.1.2, eq. 4.4 to 4.7.
     """
     who = "conv"
-    x, kernel, stops = _check(who, x, kernel, strides, padding, dilation, groups)
+    x, kernel, stops, groups = _check(who, x, kernel, strides, padding, dilation, groups)
     border = stops.conv_padding(who, x.shape[1:-1])
     value = checks.number(who, "padding_value", padding_value)
     if value:
@@ -130,12 +130,12 @@ def conv_transpose(
     Source: chapter 4.1.3.
     """
     who = "conv_transpose"
-    x, kernel, stops = _check(who, x, kernel, strides, padding, dilation, groups)
+    x, kernel, stops, groups = _check(who, x, kernel, strides, padding, dilation, groups)
     border = stops.conv_transpose_padding(who, x.shape[1:-1])
     # The form solved for its x: there y is our input, so the kernel's two channel axes change places and its taps run
     # the other way, and what pads the stuffed input by P crops the result by d (K - 1) - P.
     lengths = tuple(
-        s * (n - 1) + 1 + sum(pair) - d * (k - 1)
+        max(s * (n - 1) + 1, 0) + sum(pair) - d * (k - 1)
         for n, pair, k, s, d in zip(x.shape[1:-1], border, stops.size, stops.strides, stops.dilation, strict=True)
     )
     geometry = Geometry(
@@ -153,7 +153,7 @@ def conv_transpose(
     y = trilinear.conv_input(x[None], adjoint[None], geometry)[0]
     value = checks.number(who, "padding_value", padding_value)
     if value:  # what the border adds: the same convolution of a signal that is P_v there and 0 inside
-        inside = tuple(s * (n - 1) + 1 for n, s in zip(x.shape[1:-1], stops.strides, strict=True))
+        inside = tuple(max(s * (n - 1) + 1, 0) for n, s in zip(x.shape[1:-1], stops.strides, strict=True))
         alone = _fill_border(jnp.zeros((1, *inside, x.shape[-1]), x.dtype), border, value)
         y = y + conv(alone, kernel, dilation=dilation, groups=groups)  # broadcast over the batch
     return y
@@ -161,7 +161,7 @@ def conv_transpose(
 
 def _check(
     who: str, x: Any, kernel: Any, strides: Size, padding: Padding, dilation: Size, groups: int
-) -> tuple[jax.Array, jax.Array, Window]:
+) -> tuple[jax.Array, jax.Array, Window, int]:
     x, kernel = checks.floating(who, "x", x), checks.floating(who, "kernel", kernel)
     checks.same_dtype(who, x=x, kernel=kernel)
     ndim = kernel.ndim - 2
@@ -171,8 +171,9 @@ def _check(
         )
     stops = make_window(who, "kernel size", kernel.shape[:-2], strides=strides, padding=padding, dilation=dilation)
     check_input(who, x, ndim)
-    check_channels(who, x.shape, kernel.shape, checks.integer(who, "groups", groups, minimum=1))
-    return x, kernel, stops
+    groups = checks.integer(who, "groups", groups, minimum=1)
+    check_channels(who, x.shape, kernel.shape, groups)
+    return x, kernel, stops, groups
 
 
 def _fill_border(x: jax.Array, border: Sequence[tuple[int, int]], value: float) -> jax.Array:

@@ -25,7 +25,7 @@ def plain(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Arr
             _into_channels(x),
             _into_channels(w),
             window_strides=geometry.strides,
-            padding=geometry.padding,
+            padding=_symmetric(geometry),
             rhs_dilation=geometry.dilation,
             dimension_numbers=_dimension_numbers(geometry.ndim),
             feature_group_count=members * geometry.groups,
@@ -38,6 +38,14 @@ def plain(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Arr
     if slot == "x":
         return jax.linear_transpose(lambda x: convolve(x, b), like)(a)[0]
     return jax.linear_transpose(lambda w: convolve(a, w), like)(b)[0]
+
+
+def _symmetric(geometry: Geometry) -> list[tuple[int, int]]:
+    """As much padding after x as before it, where that adds no output: what a vendor's convolution takes as it is."""
+    return [
+        (before, max(after, min(before, after + s - 1)))
+        for (before, after), s in zip(geometry.padding, geometry.strides, strict=True)
+    ]
 
 
 def _into_channels(array: jax.Array) -> jax.Array:
@@ -86,26 +94,24 @@ def dot(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array
 def shifted(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
     """A sum of shifted products without any matrix product, for the slots y and w; one member."""
     groups, taps = geometry.groups, math.prod(geometry.size)
-    channels = a.shape[-1] // groups
-    filters = b.shape[-1] // groups
+    channels, filters = a.shape[-1] // groups, b.shape[-1] // groups
 
-    def by_group(array, size, axis):  # (..., g * size) -> (..., g, size, 1) or (..., g, 1, size)
-        return jnp.expand_dims(array.reshape(*array.shape[:-1], groups, size), axis)
+    def by_group(array, size, axis):  # (B, *J, g * size) -> (B, J, g, size, 1) or (B, J, g, 1, size)
+        # One spatial axis at most: jax 0.10.2 miscompiles sums of products that have seven axes.
+        return jnp.expand_dims(array.reshape(array.shape[0], -1, groups, size), axis)
 
-    parts = windows(a, geometry)
+    parts = [part[0] for part in windows(a, geometry)]
     if slot == "y":
-        # (1, *K, C / g, O) -> (K, C / g, 1, 1, ..., g, O / g), of a part's rank
-        w = b.reshape(taps, channels, *(1,) * (a.ndim - 1), groups, filters)
-        total = functools.reduce(
-            operator.add,
-            (
-                by_group(part, channels, -1)[..., c, :] * w[k, c]
-                for k, part in enumerate(parts)
-                for c in range(channels)
-            ),
+        # (1, *K, C / g, O) -> (K, C / g, 1, 1, g, O / g)
+        w = b.reshape(taps, channels, 1, 1, groups, filters)
+        terms = (
+            by_group(part, channels, -1)[..., c, :] * w[k, c] for k, part in enumerate(parts) for c in range(channels)
         )
-        return total.reshape(*total.shape[:-2], groups * filters)
-    y = by_group(b, filters, -2)
+        total = functools.reduce(operator.add, terms)
+        # What reads it must not compute it again: XLA would do so in every reader, and in a reduction on one core.
+        total = lax.optimization_barrier(total)
+        return total.reshape(1, a.shape[1], *geometry.outputs, groups * filters)
+    y = by_group(b[0], filters, -2)
     products = [(by_group(part, channels, -1) * y).reshape(-1, groups * channels * filters) for part in parts]
     # -> (K, g, C / g, O / g) -> (1, *K, C / g, O)
     sums = jnp.stack(_sums(products)).reshape(taps, groups, channels, filters).swapaxes(1, 2)

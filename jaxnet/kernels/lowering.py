@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxnet.kernels import forms, rewrites
 from jaxnet.kernels.geometry import Geometry
-from jaxnet.kernels.slots import Slot
+from jaxnet.kernels.slots import Slot, shape_of
 
 Solver = Callable[[Slot, jax.Array, jax.Array, Geometry], jax.Array]
 """Takes a slot, its two operands and the geometry; returns the array that the form is solved for."""
@@ -20,6 +20,8 @@ Solver = Callable[[Slot, jax.Array, jax.Array, Geometry], jax.Array]
 
 def vendor(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
     """GPU and TPU: the vendor's convolution."""
+    if 0 in (*a.shape, *b.shape):
+        return _nothing(slot, a, b, geometry)
     return forms.plain(slot, a, b, geometry)
 
 
@@ -28,10 +30,14 @@ def cpu(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array
 
     Everything else (input dilation, groups, and the kernel's gradient in a loop) XLA lowers to scalar loops.
     """
+    if 0 in (*a.shape, *b.shape):
+        return _nothing(slot, a, b, geometry)
     dtype = a.dtype
     if jnp.finfo(dtype).bits < 32:  # sums of products are rounded once, at the end
         return cpu(slot, a.astype(jnp.float32), b.astype(jnp.float32), geometry).astype(dtype)
-    if geometry.ndim > 2:  # XLA's fast convolution ends at two dimensions
+    # XLA's fast convolution ends at two dimensions; and strides and dilation at once are rewritten by zeros between the
+    # taps, more than which would be worse than a scalar loop.
+    if geometry.ndim > 2 or (_is_strided(geometry) and max(geometry.dilation) > MOST_DILATION):
         return forms.plain(slot, a, b, geometry)
     if a.shape[0] > 1:
         return _members(slot, a, b, geometry)
@@ -50,6 +56,14 @@ MOST_TAPS = 32
 """Taps that become a shifted product each."""
 
 
+MOST_DILATION = 16
+"""Zeros between taps, that make strides and dilation at once into strides alone."""
+
+
+def _nothing(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    return jnp.zeros(shape_of(slot, a.shape, b.shape, geometry), a.dtype)
+
+
 def _members(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
     members, elementwise = a.shape[0], _is_elementwise(slot, a, b, geometry)
     if members <= MOST_MEMBERS and (elementwise or members * geometry.groups <= MOST_GROUPS):
@@ -58,6 +72,8 @@ def _members(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.
         return rewrites.solve(rewrites.merged(geometry, members), slot, a, b, geometry, cpu)
     if geometry.groups > 1:
         return rewrites.solve(rewrites.ungrouped(geometry), slot, a, b, geometry, cpu)
+    if math.prod(geometry.size) > MOST_TAPS:  # the patches would be too large
+        return jax.lax.map(lambda pair: cpu(slot, pair[0][None], pair[1][None], geometry)[0], (a, b))
     return rewrites.solve(rewrites.patches(geometry), slot, a, b, geometry, forms.dot)
 
 
@@ -72,6 +88,8 @@ def _grouped(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.
     if geometry.groups > MOST_GROUPS:
         fewest = -(-geometry.groups // MOST_GROUPS)
         pack = next(p for p in range(fewest, geometry.groups + 1) if geometry.groups % p == 0)
+        if pack > 4 * fewest:  # a block has ``pack`` times the arithmetic
+            return through(rewrites.ungrouped(geometry))
         return through(rewrites.packed(geometry, pack))
     count = _fold(slot, a, b, geometry)
     if count > 1:

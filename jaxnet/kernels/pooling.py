@@ -44,7 +44,8 @@ def avg_pool(x: ArrayLike, window: Size, *, strides: Size | None = None, padding
 def max_pool(x: ArrayLike, window: Size, *, strides: Size | None = None, padding: Padding = 0) -> jax.Array:
     """Takes the maximum of each channel over sliding windows: y[j] = max over k of x[S j + k - P].
 
-    The border never wins: it counts as minus infinity. The gradient goes to the first maximum of a window.
+    The border never wins: it counts as minus infinity. The gradient goes to the first maximum of a window, in
+    row-major order. A window with a NaN gives NaN.
 
     Args:
       x: ``(batch, *lengths, channels)``, floating point.

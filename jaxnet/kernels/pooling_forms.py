@@ -59,26 +59,30 @@ class Forms(NamedTuple):
 
 
 def cpu_forms(kind: Kind, stops: Stops) -> Forms:
-    """Chooses by shape alone. The comments compare with `reduce_window` (x 2: twice as fast), float32 on 2 cores.
+    """Chooses by shape alone.
 
-    Shapes are (batch, *lengths, channels).
+    The comments give `reduce_window`'s time over a form's, float32 on two cores, shapes (batch, *lengths, channels).
     """
-    apart = stops.stride >= stops.size
-    # Value. Apart, unpadded: x 1.5 (16x2048x64, K4 S4), x 5 (8x8192x1, K4 S4, sum), x 1.8 (16x64x64x64, K2 S2).
-    # Overlapping or padded, slices lose: x 0.3 (64x512x64, K3 S2 P1), x 0.35 (16x2048x16, K3 S1 P1).
-    # Beyond 32 terms the program grows and nothing is won.
-    value = "slices" if apart and stops.padding == (0, 0) and stops.size <= 32 else "window"
-    # Value and gradient of many blocks. Even at 128 (8x4096x16, K128 S1) x 1.6 (max) and x 3.3 (avg), but compiling
-    # takes 1.6 s there and grows with the number of blocks.
+    # Value: slices of windows that do not overlap 1.5 (16x2048x64, K4 S4), 5 (8x8192x1, K4 S4, sum), 1.8 (16x64x64x64,
+    # K2 S2); of windows that do 0.3 (64x512x64, K3 S2 P1; 16x2048x16, K3 S1 P1). They are unrolled: 32 at most.
+    apart = stops.stride >= stops.size and stops.padding == (0, 0)
+    value = "slices" if apart and stops.size <= 32 else "window"
+    # What follows unrolls the blocks. 128 of them (8x4096x16, K128 S1) still give 1.4 (max) and 3.5 (avg), value and
+    # gradient together as everywhere below, but take 1.6 s to compile.
     if stops.blocks > 128:
-        return Forms(value, "window")
-    # Value and gradient of the sum. A few blocks: x 1.0 to 1.1 gathered against x 0.8 to 0.9 shifted
-    # (16x2048x16, K3 S1; 8x4096x16, K5 S1). Many: x 0.5 gathered against x 1.7 shifted (8x8192x16, K32 S1).
-    if kind == "avg":
-        return Forms(value, "gathered" if stops.blocks <= 5 else "shifted")
-    # Of the maximum: shifted never loses, x 20 (16x2048x64, K4 S4), x 10 (64x512x64, K3 S2 P1), x 12 (8x8192x16,
-    # K32 S1), x 1.4 (8x8192x1, K4 S4). Gathered can: x 0.2 (16x512x64, K8 S1), x 6 elsewhere.
-    return Forms(value, "shifted")
+        return Forms("window", "window")
+    if kind == "max":
+        # Shifted: 15 (16x2048x64, K4 S4), 8 (64x512x64, K3 S2 P1), 10 (8x8192x16, K32 S1), 2 (8x8192x1, K4 S4). Its
+        # least is one channel with overlap, 1.3 alone and 0.7 to 0.9 in a scan (8x8192x1, K4 S2 P1).
+        # Gathered: 0.2 (16x512x64, K8 S1).
+        return Forms(value, "shifted")
+    if stops.stride == 1 and stops.size < 16:
+        # The transpose of a sum of stride 1 is another. Shifted: 0.85 (8x4096x16, K5), 0.75 (16x2048x16, K8);
+        # gathered: 1.05 and 0.9, in a scan 0.75 and 0.4.
+        return Forms("window", "window")
+    # Gathered: 1.1 to 1.6 (64x512x64, K3 S2 P1), 0.5 (8x8192x16, K32 S1), 0.75 (8x8192x1, K16 S1).
+    # Shifted: 1.0, 1.6, 1.7.
+    return Forms(value, "gathered" if stops.blocks <= 5 else "shifted")
 
 
 @partial(jax.jit, static_argnames=("kind", "windows"))

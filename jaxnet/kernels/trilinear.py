@@ -19,6 +19,7 @@ batch or the channels larger, and costs no more than that.
 """
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,7 @@ import jax.numpy as jnp
 from jax.core import ShapedArray
 from jax.interpreters import ad, batching, mlir
 
+from jaxnet.errors import ConfigError
 from jaxnet.kernels import lowering
 from jaxnet.kernels.geometry import Geometry
 from jaxnet.kernels.slots import OPERANDS, Slot, shape_of
@@ -111,24 +113,48 @@ def _batch(slot: Slot, operands, dims, *, geometry: Geometry, **params):
     return _narrow(bind(*values), members, slot, index, geometry.groups), 0
 
 
-@functools.cache
 def _primitive(slot: Slot) -> Any:
+    with _LOCK:  # two primitives of one name would be two to every cache
+        return _make(slot)
+
+
+_LOCK = threading.RLock()
+
+
+def _check_sharding(slot: Slot, a: ShapedArray, b: ShapedArray) -> None:
+    """Refuses, on a mesh with explicit axes, what has no one obvious result: all but x and y spread over the batch."""
+    for name, array in zip(OPERANDS[slot], (a, b), strict=True):
+        spread = [i for i, axes in enumerate(array.sharding.spec) if axes is not None and (name == "w" or i != 1)]
+        if spread:
+            raise ConfigError(
+                f"conv: of an explicitly sharded mesh's arrays only the input's batch can be spread over devices, got "
+                f"{array}; take axis_types=(jax.sharding.AxisType.Auto,) for the mesh, or jax.sharding.reshard first"
+            )
+
+
+@functools.cache
+def _make(slot: Slot) -> Any:
     from jax.extend.core import Primitive  # which imports Pallas: not before a convolution is asked for
 
-    primitive = Primitive({"y": "conv", "x": "conv_input", "w": "conv_kernel"}[slot])
+    primitive = Primitive({"y": "jaxnet_conv", "x": "jaxnet_conv_input", "w": "jaxnet_conv_kernel"}[slot])
 
     @functools.partial(jax.jit, static_argnames=("geometry", "precision"))
     def run(a, b, *, geometry, precision):
         return primitive.bind(a, b, geometry=geometry, precision=precision)
 
     def abstract(a, b, *, geometry, precision):
+        _check_sharding(slot, a, b)
         shape = shape_of(slot, a.shape, b.shape, geometry)
         if slot == "w":  # summed over the batch: the same on every device of an explicitly sharded mesh
             spec = jax.sharding.PartitionSpec(*(None,) * len(shape))
             return a.update(shape=shape, sharding=a.sharding.update(spec=spec), weak_type=False)
         return a.update(shape=shape, weak_type=False)
 
-    primitive.def_impl(run)
+    def outside_of_jit(*operands, **params):
+        with jax.disable_jit(False):  # without jit there is nothing that could run the forms
+            return run(*operands, **params)
+
+    primitive.def_impl(outside_of_jit)
     primitive.def_abstract_eval(abstract)
     ad.defbilinear(primitive, _transpose(slot, 0), _transpose(slot, 1))
     batching.primitive_batchers[primitive] = functools.partial(_batch, slot)

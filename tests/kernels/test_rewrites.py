@@ -79,18 +79,26 @@ def test_shapes_are_those_of_the_three_arrays(slot, form):
     assert shape_of(slot, *(form.shapes[name] for name in OPERANDS[slot]), form.geometry) == form.shapes[slot]
 
 
-def every_packing(geometry):
+def every_packing(form):
+    geometry = form.geometry
     return [rewrites.packed(geometry, n) for n in range(1, geometry.groups + 1) if geometry.groups % n == 0]
 
 
+def every_fold(form):
+    (outputs,) = form.geometry.outputs
+    return [rewrites.folded(form.geometry, n) for n in range(1, outputs + 1) if outputs % n == 0]
+
+
 REWRITES = {
-    "padded": (lambda geometry: [rewrites.padded(geometry)], {}),
-    "mirrored": (lambda geometry: [rewrites.mirrored(geometry)], {"strides": 1}),
-    "stuffed_kernel": (lambda geometry: [rewrites.stuffed_kernel(geometry)], {}),
-    "polyphase": (lambda geometry: [rewrites.polyphase(geometry)], {"dilation": 1}),
-    "ungrouped": (lambda geometry: [rewrites.ungrouped(geometry)], {}),
+    "padded": (lambda form: [rewrites.padded(form.geometry)], {}),
+    "mirrored": (lambda form: [rewrites.mirrored(form.geometry)], {"strides": 1}),
+    "stuffed_kernel": (lambda form: [rewrites.stuffed_kernel(form.geometry)], {}),
+    "polyphase": (lambda form: [rewrites.polyphase(form.geometry)], {"dilation": 1}),
+    "ungrouped": (lambda form: [rewrites.ungrouped(form.geometry)], {}),
     "packed": (every_packing, {}),
-    "patches": (lambda geometry: [rewrites.patches(geometry)], {"groups": 1}),
+    "folded": (every_fold, {"dilation": 1, "ndim": 1}),
+    "merged": (lambda form: [rewrites.merged(form.geometry, form.members)], {}),
+    "patches": (lambda form: [rewrites.patches(form.geometry)], {"groups": 1}),
 }
 
 
@@ -102,7 +110,7 @@ def test_a_rewrite_changes_no_slot(name, data):
     form = data.draw(drawn_forms(**limits))
     with jax.enable_x64(True):
         expected = solved(forms.plain, form)
-        for rewrite in make(form.geometry):
+        for rewrite in make(form):
 
             def through(slot, a, b, geometry, rewrite=rewrite):
                 return rewrites.solve(rewrite, slot, a, b, geometry, forms.plain)
@@ -115,7 +123,7 @@ def test_a_rewrite_changes_no_slot(name, data):
 @pytest.mark.usefixtures("x64")
 def test_a_rewrite_changes_no_slot_of_an_awkward_form(name, form):
     expected = solved(forms.plain, form)
-    for rewrite in REWRITES[name][0](form.geometry):
+    for rewrite in REWRITES[name][0](form):
 
         def through(slot, a, b, geometry, rewrite=rewrite):
             return rewrites.solve(rewrite, slot, a, b, geometry, forms.plain)
@@ -140,6 +148,39 @@ def test_a_form_is_the_plain_one(name, data):
     form = data.draw(drawn_forms(**limits))
     with jax.enable_x64(True):
         assert_same(solved(solver, form, slots), solved(forms.plain, form, slots), **TIGHT)
+
+
+def a_form(length, size, stride=1, before=0, after=0, groups=1, members=1, channels=1, filters=1):
+    outputs = (length + before + after - size) // stride + 1
+    geometry = Geometry((length,), (size,), (outputs,), (stride,), (1,), (before,), groups)
+    return Form(geometry, members, 2, channels, filters)
+
+
+# What the drawn forms are too small to reach: one form for each choice that the lowering makes by a size.
+CHOICES = {
+    "more groups than are unrolled": a_form(7, 3, groups=66, channels=2, filters=3, before=1),
+    "a prime number of them": a_form(5, 2, groups=67, channels=3, filters=2),
+    "strided groups, folded by 2 and 4": a_form(60, 41, stride=4, before=20, after=21, groups=2, channels=2, filters=8),
+    "folded by 4": a_form(56, 41, stride=4, before=10, after=9, groups=3, channels=1, filters=5),
+    "depthwise, more taps than are unrolled": a_form(40, 33, before=16, after=16, groups=3),
+    "depthwise, strided": a_form(23, 7, stride=2, before=3, after=3, groups=8),
+    "depthwise, strided by much": a_form(33, 9, stride=6, before=2, after=3, groups=5),
+    "one channel, padded": a_form(20, 15, before=7, after=7, filters=4),
+    "one channel, many taps": a_form(50, 34, before=3, filters=3),
+    "one filter": a_form(20, 7, before=3, after=3, channels=4),
+    "one channel, one filter": a_form(20, 7, before=3, after=3),
+    "one channel, strided": a_form(20, 6, stride=3, before=2, filters=4),
+    "many members": a_form(9, 3, members=17, channels=2, filters=3, before=1, after=1),
+    "many members, strided": a_form(9, 3, stride=2, members=17, channels=2, filters=3, before=1),
+    "many members, depthwise": a_form(9, 3, members=17, groups=3, before=1, after=1),
+    "members with many groups": a_form(9, 3, members=9, groups=8, channels=2, filters=3),
+}
+
+
+@pytest.mark.parametrize("form", CHOICES.values(), ids=CHOICES)
+@pytest.mark.usefixtures("x64")
+def test_every_choice_by_size_is_the_plain_form(form):
+    assert_same(solved(lowering.cpu, form), solved(forms.plain, form), **TIGHT)
 
 
 @pytest.mark.parametrize(

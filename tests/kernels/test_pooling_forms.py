@@ -1,0 +1,277 @@
+"""Every way to pool against the literal sum and `reduce_window`; which one a platform's program holds."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.test_util import check_grads
+
+from jaxnet import kernels
+from jaxnet.kernels import pooling_forms
+from jaxnet.kernels.pooling_forms import Forms, Stops
+from tests import oracles
+from tests.strategies import PoolND, poolings_nd
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+KINDS = {"avg": kernels.avg_pool, "max": kernels.max_pool}
+BOTH = pytest.mark.parametrize("kind", KINDS)
+FORMS = [(value, tangent) for value in ("window", "slices") for tangent in ("window", "gathered", "shifted")]
+EACH = [("avg", Forms(*forms)) for forms in FORMS] + [
+    ("max", Forms(*forms)) for forms in FORMS if "gathered" not in forms
+]
+EVERY_FORM = pytest.mark.parametrize(("kind", "forms"), EACH, ids=["-".join((kind, *forms)) for kind, forms in EACH])
+
+# Windows that lie wholly in the border; a remainder; gaps; many blocks; window 1; row-major order of ties.
+AWKWARD = (
+    PoolND((1,), (5,), (5,), ((8, 0),)),
+    PoolND((9,), (4,), (3,), ((3, 1),)),
+    PoolND((5, 4), (2, 3), (5, 1), ((1, 0), (1, 2))),
+    PoolND((9,), (7,), (1,), ((0, 6),)),
+    PoolND((4, 3), (1, 2), (1, 3), ((0, 0), (0, 0))),
+)
+
+
+def draw(*shape, dtype="float64", seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def windows(case):
+    return tuple(map(Stops, range(1, len(case.window) + 1), case.window, case.strides, case.padding))
+
+
+def forced(kind, case, forms):
+    return lambda x: pooling_forms.separable(kind, x, windows(case), lambda kind, stops: forms)
+
+
+def plain(kind, case):
+    return lambda x: pooling_forms.plain(kind, x, windows(case))
+
+
+def public(kind, case):
+    return partial(KINDS[kind], window=case.window, **case.keywords)
+
+
+def allowed(kind, case):
+    return kind == "avg" or all(max(pair) < k for pair, k in zip(case.padding, case.window, strict=True))
+
+
+def derivatives(f, x, dx):
+    """The value, the derivative in each mode, and the second derivative in each, of the sum of weighted cubes."""
+
+    def cubes(x):
+        y = f(x)
+        return jnp.sum(y**3 * jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    y, dy = jax.jvp(f, (x,), (dx,))
+    gradient, forward_over_reverse = jax.jvp(jax.grad(cubes), (x,), (dx,))
+    reverse_over_reverse = jax.grad(lambda x: jnp.vdot(jax.grad(cubes)(x), dx))(x)
+    return y, dy, gradient, forward_over_reverse, reverse_over_reverse
+
+
+@EVERY_FORM
+@settings(max_examples=3)
+@example(AWKWARD[0])
+@example(AWKWARD[1])
+@example(AWKWARD[2])
+@example(AWKWARD[3])
+@given(poolings_nd())
+def test_every_form_is_reduce_window_and_the_literal_sum(kind, forms, case):
+    if not allowed(kind, case):
+        return
+    with jax.enable_x64(True):
+        x, dx = (draw(1, *case.lengths, 2, seed=seed) for seed in (0, 1))
+
+        @jax.jit
+        def both(x, dx):
+            return derivatives(forced(kind, case, forms), x, dx), derivatives(plain(kind, case), x, dx)
+
+        ours, theirs = both(x, dx)
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+        expected = oracles.pool(x, case.window, kind=kind, **case.keywords)
+        np.testing.assert_allclose(ours[0], expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("forms", [forms for kind, forms in EACH if kind == "max" and forms.tangent == "shifted"])
+@settings(max_examples=5)
+@example(AWKWARD[1])
+@example(AWKWARD[2])
+@given(poolings_nd(below_window=True))
+def test_ties_infinities_and_nan(forms, case):
+    """The first maximum in row-major order, the border never; of a NaN the first too; forward as in reverse."""
+    with jax.enable_x64(True):
+        x = np.random.default_rng(0).choice([-np.inf, -np.inf, 0.0, -0.0, 1.0, np.nan], (1, *case.lengths, 2))
+        y, pullback = jax.jit(partial(jax.vjp, forced("max", case, forms)))(x)
+        np.testing.assert_array_equal(y, plain("max", case)(x))
+        cotangent = draw(*y.shape)
+        expected = oracles.max_pool_gradient(x, cotangent, case.window, **case.keywords)
+        np.testing.assert_allclose(pullback(jnp.asarray(cotangent))[0], expected, rtol=1e-12, atol=1e-13)
+        dx = draw(*x.shape, seed=1)
+        _, dy = jax.jit(partial(jax.jvp, forced("max", case, forms)))((x,), (dx,))
+        np.testing.assert_allclose(np.vdot(dy, cotangent), np.vdot(dx, expected), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("forms", [forms for kind, forms in EACH if kind == "avg"])
+def test_an_infinity_or_nan_reaches_only_its_windows(forms):
+    case = PoolND((9,), (4,), (2,), ((1, 1),))
+    x = draw(1, 9, 2, dtype="float32")
+    x[0, 3, 0], x[0, 6, 1] = np.inf, np.nan
+    np.testing.assert_allclose(forced("avg", case, forms)(x), plain("avg", case)(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_an_average_of_half_precision_is_rounded_once(dtype):
+    x = jnp.asarray(np.abs(draw(1, 64, 64, 2, dtype="float32")), dtype)
+    y = kernels.avg_pool(x, (32, 32))
+    exact = np.asarray(x, np.float64).reshape(1, 2, 32, 2, 32, 2).mean((2, 4))
+    assert y.dtype == dtype
+    np.testing.assert_allclose(np.asarray(y, np.float64), exact, rtol=float(jnp.finfo(dtype).eps) * 0.51)
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gradients_of_half_precision(kind, dtype):
+    case = PoolND((9, 8), (3, 2), (2, 2), ((1, 1), (0, 0)))
+    x = jnp.asarray(draw(2, 9, 8, 3, dtype="float32"), dtype)
+    dx = jax.jit(jax.grad(lambda x: public(kind, case)(x).astype("float32").sum()))(x)
+    expected = jax.grad(lambda x: plain(kind, case)(x).sum())(x.astype("float32"))
+    assert dx.dtype == dtype
+    np.testing.assert_allclose(dx.astype("float32"), expected, rtol=2e-2, atol=1e-2)
+
+
+CASE = PoolND((12, 9), (4, 3), (4, 2), ((0, 0), (1, 1)))
+
+
+def gradient(kind, x, pool=public):
+    """Of the sum of cubes."""
+    return jax.grad(lambda x: jnp.sum(pool(kind, CASE)(x) ** 3))(x)
+
+
+@BOTH
+def test_transformations_give_what_reduce_window_gives(kind):
+    """A batch axis, a scan differentiated from within and through, rematerialization, a donated buffer."""
+    xs = draw(3, 2, *CASE.lengths, 2, dtype="float32")
+
+    def loss(pool, x):
+        return jnp.sum(pool(kind, CASE)(x) ** 3)
+
+    def scanned(pool):
+        inside = lax.scan(lambda _, x: (None, jax.grad(partial(loss, pool))(x)), None, xs)[1]
+        through = jax.grad(lambda xs: lax.scan(lambda total, x: (total + loss(pool, x), None), 0.0, xs)[0])(xs)
+        return inside, through
+
+    @jax.jit
+    def gradients(xs):
+        expected, ours, remat = (
+            jax.vmap(jax.grad(f))(xs)
+            for f in (partial(loss, plain), partial(loss, public), jax.checkpoint(partial(loss, public)))
+        )
+        return expected, ours, remat, *scanned(plain), *scanned(public)
+
+    first, *others = gradients(xs)
+    for other in others:
+        np.testing.assert_allclose(other, first, rtol=1e-5, atol=1e-6)
+    donated = jax.jit(partial(gradient, kind), donate_argnums=0)(jnp.asarray(xs[0]))
+    np.testing.assert_allclose(donated, first[0], rtol=1e-5, atol=1e-6)
+
+
+@BOTH
+@pytest.mark.usefixtures("x64")
+def test_derivatives_of_what_a_platform_chooses(kind):
+    case = PoolND((4, 5), (2, 3), (2, 2), ((0, 0), (1, 1)))
+    check_grads(jax.jit(lambda x: public(kind, case)(x) ** 2), (draw(1, 4, 5, 1),), order=2, atol=1e-5, rtol=1e-5)
+
+
+@BOTH
+def test_sharded(kind):
+    """By hand, with the check of what is replicated, and automatically; along the batch."""
+    x = draw(4, *CASE.lengths, 2, dtype="float32")
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    spec = PartitionSpec("data")
+    expected = jax.jit(partial(gradient, kind))(x)
+    by_hand = jax.jit(jax.shard_map(partial(gradient, kind), mesh=mesh, in_specs=spec, out_specs=spec))
+    np.testing.assert_allclose(by_hand(x), expected, rtol=1e-6)
+
+    def loss(scale, x):
+        return lax.psum(jnp.sum(public(kind, CASE)(scale * x) ** 3), "data")
+
+    replicated = jax.shard_map(
+        jax.grad(loss), mesh=mesh, in_specs=(PartitionSpec(), spec), out_specs=PartitionSpec(), check_vma=True
+    )
+    one = jax.grad(lambda scale: jnp.sum(public(kind, CASE)(scale * x) ** 3))(jnp.float32(1.5))
+    np.testing.assert_allclose(jax.jit(replicated)(jnp.float32(1.5), x), one, rtol=1e-4)
+
+    placed = jax.device_put(x, NamedSharding(mesh, spec))
+    automatic = jax.jit(partial(gradient, kind))(placed)
+    np.testing.assert_allclose(automatic, expected, rtol=1e-6)
+
+
+def lowered(f, x, *platforms):
+    return jax.jit(f).trace(x).lower(lowering_platforms=platforms).as_text()
+
+
+SPREAD = [
+    PoolND((16,), (4,), (4,), ((0, 0),)),
+    PoolND((16,), (3,), (2,), ((1, 1),)),
+    PoolND((64,), (32,), (1,), ((0, 0),)),
+    PoolND((8, 9), (3, 3), (2, 2), ((1, 1), (1, 1))),
+]
+
+
+def operations(program):
+    """The names of what a program does, in MLIR or in HLO."""
+    return {a or b for a, b in re.findall(r"stablehlo\.(\w+)|\s([a-z][a-z-]*)\(", program)}
+
+
+@BOTH
+@pytest.mark.parametrize("case", SPREAD)
+def test_on_a_cpu_the_backward_pass_scatters_nothing(kind, case):
+    x = jax.ShapeDtypeStruct((2, *case.lengths, 3), jnp.float32)
+
+    def programs(pool):
+        f = jax.grad(lambda x: jnp.sum(pool(kind, case)(x) ** 2))
+        return operations(lowered(f, x, "cpu")), operations(jax.jit(f).lower(x).compile().as_text())
+
+    loops = {"select_and_scatter", "select-and-scatter", "scatter", "while"}
+    for ours, theirs in zip(programs(public), programs(plain), strict=True):
+        assert {"slice", "reshape", "multiply"} & ours
+        assert not loops & ours
+        assert kind == "avg" or loops & theirs
+
+
+def structure(program):
+    """How often each operation that pools occurs."""
+    return {name: program.count(f'"stablehlo.{name}"') for name in ("reduce_window", "select_and_scatter")}
+
+
+@BOTH
+@pytest.mark.parametrize("case", SPREAD)
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_elsewhere_it_is_one_reduce_window(kind, case, platform):
+    x = jax.ShapeDtypeStruct((2, *case.lengths, 3), jnp.float32)
+    for wrap in (lambda f: f, lambda f: jax.grad(lambda x: jnp.sum(f(x) ** 2))):
+        ours, theirs = (lowered(wrap(f(kind, case)), x, platform) for f in (public, plain))
+        assert structure(ours) == structure(theirs)
+        assert structure(ours)["reduce_window"]
+
+
+@BOTH
+def test_one_exported_program_for_all_platforms(kind):
+    x = jax.ShapeDtypeStruct((2, *CASE.lengths, 3), jnp.float32)
+    exported = jax.export.export(jax.jit(partial(gradient, kind)), platforms=("cpu", "cuda", "tpu"))(x)
+    values = draw(*x.shape, dtype="float32")
+    np.testing.assert_allclose(exported.call(values), gradient(kind, values), rtol=1e-6)
+
+
+def test_window_too_long_to_unroll_stays_reduce_window():
+    assert pooling_forms.cpu_forms("max", Stops(1, 500, 1, (0, 0))).tangent == "window"
+    x = draw(1, 300, 1, dtype="float32")
+    case = PoolND((300,), (200,), (1,), ((0, 0),))
+    for kind in KINDS:
+        np.testing.assert_allclose(public(kind, case)(x), plain(kind, case)(x), rtol=1e-5, atol=1e-6)
