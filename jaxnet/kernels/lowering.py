@@ -1,7 +1,7 @@
 """How the trilinear form is compiled: which form, for which platform and shapes. All choices are made here.
 
 They depend on nothing but the platform and the shapes, and are made when a program is lowered for its platform. The
-figures beside them are ratios from `python -m benchmarks kernels` and from the trials that docs/kernels.md tells of.
+figures beside them are ratios of times in trials, float32 on 2 cores; `python -m benchmarks kernels` measures the whole.
 """
 
 import math
@@ -149,7 +149,7 @@ def _shifted(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.
 
 def _is_elementwise(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> bool:
     # Depthwise and nearly so: a group's product is too small for a matrix product. After space-to-depth, the gradient
-    # of a strided depthwise convolution has S channels a group.
+    # of a strided depthwise convolution has S channels a group: beyond S = 4 it leaves this path.
     channels, filters = _channels(slot, a, b, geometry)
     return geometry.groups > 1 and channels * filters <= 4 and math.prod(geometry.size) <= MOST_TAPS
 

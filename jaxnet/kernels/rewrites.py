@@ -184,7 +184,10 @@ def merged(geometry: Geometry, members: int) -> Rewrite:
 
 
 def packed(geometry: Geometry, count: int) -> Rewrite:
-    """Every ``count`` groups as one, with zeros where a filter must not see a channel: wider products, more of them."""
+    """Every ``count`` groups as one, with zeros where a filter must not see a channel.
+
+    Fewer and wider products, with ``count`` times the arithmetic.
+    """
     groups = geometry.groups // count
 
     def block_diagonal(w):
