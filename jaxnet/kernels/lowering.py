@@ -1,7 +1,7 @@
 """How the trilinear form is compiled: which form, for which platform and shapes. All choices are made here.
 
 They depend on nothing but the platform and the shapes, and are made when a program is lowered for its platform. The
-figures beside them are ratios of times in trials, float32 on 2 cores; `python -m benchmarks kernels` measures the whole.
+figures beside them are ratios of times in trials, float32 on 2 cores; `python -m benchmarks kernels` measures it all.
 """
 
 import math
