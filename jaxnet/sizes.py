@@ -337,7 +337,7 @@ def _count_equation(equation: Any) -> int:
             positions *= left[numbers.lhs_spec[2 + i]] if step > 1 else out[numbers.out_spec[2 + i]]
         return out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * positions * taps
     if name in _TRILINEAR:
-        operands = dict(zip(("a", "b", "out"), (*equation.invars, *equation.outvars), strict=True))
+        operands: dict[str, Any] = dict(zip(("a", "b", "out"), (*equation.invars, *equation.outvars), strict=True))
         y, w = (operands[which].aval.shape for which in _TRILINEAR[name])
         return math.prod(y) * math.prod(w[1:-1])  # y (N, B, *J, O), w (N, *K, C / g, O)
     from jax.extend import core as jax_core  # which imports Pallas; nobody else needs it

@@ -178,8 +178,8 @@ def torch_contestants(case: Case, mode: str, given: Data, dtype: str) -> dict[st
 
     def vmapped():
         def whole(*operands):
-            y, pullback = torch.func.vjp(function, *operands)
-            return y, pullback(cotangent)
+            pair: Any = torch.func.vjp(function, *operands)
+            return pair[0], pair[1](cotangent)
 
         return torch.func.vmap(whole, tuple(0 if c else None for c in copied))(*operands)
 

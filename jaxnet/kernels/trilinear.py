@@ -54,7 +54,7 @@ def _bind(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Arr
     # transpose of that is the sum over devices which a replicated kernel's gradient needs.
     every = _varying(a) | _varying(b)
     a, b = (jax.lax.pcast(v, tuple(every - _varying(v)), to="varying") for v in (a, b))
-    precision = jax.config.jax_default_matmul_precision
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     return _primitive(slot).bind(a, b, geometry=geometry, precision=precision)
 
 
