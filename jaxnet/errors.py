@@ -53,6 +53,14 @@ class DataError(JaxnetError, ValueError):
     """The data themselves are wrong: empty, of unequal lengths, a label that is no class."""
 
 
+class NonFiniteError(JaxnetError, ValueError):
+    """Training met NaN or Inf, and cannot go on from there."""
+
+
+class CheckpointError(JaxnetError, ValueError):
+    """A file of saved arrays is damaged, or does not fit what it is loaded into."""
+
+
 @contextmanager
 def located(place: str) -> Iterator[None]:
     """Prefixes the path of any `JaxnetError` that passes through with ``place``."""
