@@ -12,6 +12,7 @@ from jaxnet import (
     regularizers,
     sizes,
     testing,
+    training,
 )
 
 __version__ = "0.1.0"
@@ -27,4 +28,5 @@ __all__ = [
     "regularizers",
     "sizes",
     "testing",
+    "training",
 ]

@@ -134,23 +134,48 @@ def batches(
             f"{who}: a batch of {batch_size} from {n} samples would be dropped, so nothing would be trained; "
             f"use a batch_size of at most {n}, or drop_last=False"
         )
-    columns = [checks.host_array(who, f"array {i}", column) for i, column in enumerate(columns)]
-    for i, column in enumerate(columns):
-        _check_finite(who, i, column)
+    columns = usable(who, columns)
     stop = n - n % batch_size if drop_last else n
 
     def generate():
         for epoch in range(first_epoch, first_epoch + epochs):
-            generator = _generator(who, seed, epoch)
-            if replacement:
-                order = generator.integers(n, size=n)
-            else:
-                order = generator.permutation(n) if shuffle else np.arange(n)
+            order = epoch_order(n, seed=seed, epoch=epoch, shuffle=shuffle, replacement=replacement)
             for start in range(0, stop, batch_size):
                 index = order[start : start + batch_size]
                 yield tuple(column[index] for column in columns) if len(columns) > 1 else columns[0][index]
 
     return generate()
+
+
+def epoch_order(
+    samples: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True, replacement: bool = False
+) -> np.ndarray:
+    """Returns the order in which `batches` goes through the samples in one epoch, an int64 index a sample.
+
+    Example:
+      >>> from jaxnet import data
+      >>> sorted(data.epoch_order(5, seed=1, epoch=3).tolist())
+      [0, 1, 2, 3, 4]
+
+    Source: chapter 4.4.1, algorithm 2's Sample.
+    """
+    generator = _generator("epoch_order", seed, epoch)
+    if replacement:
+        return generator.integers(samples, size=samples)
+    return generator.permutation(samples) if shuffle else np.arange(samples)
+
+
+def usable(who: str, arrays: Sequence[Any]) -> list[np.ndarray]:
+    """Host arrays with one entry a sample on the first axis, equally many and finite, in dtypes that JAX keeps.
+
+    Raises:
+      DataError: no samples, arrays of different lengths, a NaN or an Inf.
+      DTypeError: something that is no numeric array.
+    """
+    columns = [checks.host_array(who, f"array {i}", column) for i, column in enumerate(_columns(who, arrays))]
+    for i, column in enumerate(columns):
+        _check_finite(who, i, column)
+    return columns
 
 
 def _columns(who: str, arrays: Sequence[Any]) -> list[np.ndarray]:

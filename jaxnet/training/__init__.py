@@ -1,1 +1,33 @@
 """Training (4.6): the compiled step, the loop around it, and what keeps a run safe."""
+
+from jaxnet.training.early_stopping import EarlyStopping
+from jaxnet.training.evaluate import make_evaluate
+from jaxnet.training.fit import Fit, fit
+from jaxnet.training.gan import GANState, Player, init_gan, make_gan_step
+from jaxnet.training.history import History
+from jaxnet.training.loop import Trained, train
+from jaxnet.training.state import Guard, LossScale, TrainState, init
+from jaxnet.training.step import make_step
+from jaxnet.training.sweep import Sweep, grid, sweep
+
+__all__ = [
+    "EarlyStopping",
+    "Fit",
+    "GANState",
+    "Guard",
+    "History",
+    "LossScale",
+    "Player",
+    "Sweep",
+    "TrainState",
+    "Trained",
+    "fit",
+    "grid",
+    "init",
+    "init_gan",
+    "make_evaluate",
+    "make_gan_step",
+    "make_step",
+    "sweep",
+    "train",
+]

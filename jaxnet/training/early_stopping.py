@@ -1,0 +1,78 @@
+"""Stopping when a measure no longer improves (4.6.2)."""
+
+import math
+from typing import Any, NamedTuple
+
+from jaxnet import _checks as checks
+from jaxnet.errors import ConfigError
+from jaxnet.training.history import Record
+
+
+class EarlyStopping(NamedTuple):
+    """Ends a run after ``patience`` epochs in a row without a new best, whose weights are then the result.
+
+    NaN is never an improvement.
+
+    Attributes:
+      patience: epochs to wait, at least 1.
+      monitor: the column of the history to watch.
+      mode: "min" if less is better, "max" if more is.
+      minimum_change: by how much a value must be better than the best so far, at least 0.
+
+    Example:
+      >>> from jaxnet.training import EarlyStopping
+      >>> EarlyStopping(5, monitor="validation_accuracy", mode="max").patience
+      5
+
+    Source: chapter 4.6.2; Prechelt 1998, Early stopping - but when?
+    """
+
+    patience: int
+    monitor: str = "validation_loss"
+    mode: str = "min"
+    minimum_change: float = 0.0
+
+
+def checked(who: str, value: Any, has_validation: bool) -> EarlyStopping | None:
+    """``early_stopping`` as given by a user: a patience, an `EarlyStopping`, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, EarlyStopping):
+        value = EarlyStopping(value)
+    checks.integer(who, "early_stopping: patience", value.patience, minimum=1)
+    checks.choice(who, "early_stopping: mode", value.mode, ("min", "max"))
+    checks.number(who, "early_stopping: minimum_change", value.minimum_change, low=0)
+    if value.monitor.startswith("validation_") and not has_validation:
+        raise ConfigError(
+            f"{who}: early stopping watches {value.monitor!r}, and there is no validation set; give validation=(x, y), "
+            f"or EarlyStopping({value.patience}, monitor='loss')"
+        )
+    return value
+
+
+class Best:
+    """The best epoch so far by a column of the history, and for how many epochs there was no better."""
+
+    def __init__(self, monitor: str, mode: str = "min", minimum_change: float = 0.0):
+        self.monitor, self.mode, self.minimum_change = monitor, mode, minimum_change
+        self.value, self.epoch, self.waited = math.nan, 0, 0
+
+    def improved(self, record: Record) -> bool:
+        """Takes in an epoch; whether it is the new best."""
+        if self.monitor not in record:
+            raise ConfigError(f"no column {self.monitor!r} to watch; there are {', '.join(record)}")
+        value = record[self.monitor]
+        gain = (self.value - value) if self.mode == "min" else (value - self.value)
+        if not math.isnan(value) and (math.isnan(self.value) or gain > self.minimum_change):
+            self.value, self.epoch, self.waited = value, int(record["epoch"]), 0
+            return True
+        self.waited += 1
+        return False
+
+    def save(self) -> dict[str, Any]:
+        """What `restore` needs, as JSON."""
+        return {"value": self.value, "epoch": self.epoch, "waited": self.waited}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Takes up what `save` returned."""
+        self.value, self.epoch, self.waited = saved["value"], saved["epoch"], saved["waited"]

@@ -1,0 +1,123 @@
+"""The loss and the metrics of a network on a whole set, in evaluation."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxnet import _checks as checks
+from jaxnet import data as data_module
+from jaxnet.errors import DataError
+from jaxnet.layers.layer import Layer, as_layer
+from jaxnet.training import sharding
+from jaxnet.training.step import Metrics, checked_metrics, measure, pair
+
+Evaluate = Callable[[Any, Any, Any], dict[str, float]]
+"""``(params, state, data) -> {"loss": ..., ...}``."""
+
+
+def make_evaluate(
+    net: Any,
+    loss: Callable[[Any, Any], jax.Array],
+    *,
+    metrics: Mapping[str, Callable[[Any, Any], jax.Array]] | None = None,
+    batch_size: int = 256,
+    mesh: Any = None,
+) -> Evaluate:
+    """Makes the function that measures a network on a whole set.
+
+    Of arrays ``(x, target)`` it computes the predictions batch by batch, in one compiled program, and then the loss and
+    the metrics of all of them at once: exact for every loss and metric, whatever the size of the last batch. Of an
+    iterable of batches it gives their mean, weighted by their sizes.
+
+    Args:
+      net: a `Layer`.
+      loss: ``(prediction, target) -> scalar``.
+      metrics: by name, more such functions.
+      batch_size: examples at once.
+      mesh: devices among which to share the examples of arrays.
+
+    Returns:
+      ``evaluate(params, state, data) -> {"loss": float, ...}``, which compiles at its first call.
+
+    Raises:
+      ConfigError: what is no network, loss, metric or size.
+      DataError: from the function: no data, unequal lengths, NaN or Inf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers, losses, training
+      >>> net = layers.dense(1)
+      >>> params, state = net.init(0, jnp.ones((1, 3)))
+      >>> evaluate = training.make_evaluate(net, losses.mse)
+      >>> evaluate(params, state, (jnp.zeros((10, 3)), jnp.ones((10, 1))))
+      {'loss': 1.0}
+    """
+    who = "evaluate"
+    net = as_layer(net, who)
+    checks.function(who, "loss", loss)
+    metrics = checked_metrics(who, metrics)
+    batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
+    if mesh is not None:
+        mesh = sharding.automatic(who, mesh)
+        batch_size += -batch_size % mesh.shape[mesh.axis_names[0]]
+
+    of_arrays = jax.jit(on_arrays(net, loss, metrics, batch_size, mesh))
+
+    @jax.jit
+    def of_batch(params, state, batch):
+        x, target = batch
+        return measure(who, loss, metrics, net.apply(params, state, x, train=False)[0], target)
+
+    def evaluate(params, state, data):
+        if isinstance(data, tuple):
+            on_device = all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(data))
+            x, target = pair(who, data) if on_device else arrays(who, data)
+            return {k: float(v) for k, v in jax.device_get(of_arrays(params, state, x, target)).items()}
+        totals: dict[str, float] = {}
+        count = 0
+        batches: Any = data(0) if callable(data) else data
+        for batch in batches:
+            batch = pair(who, batch)
+            size = len(jax.tree.leaves(batch[0])[0])
+            for name, value in jax.device_get(of_batch(params, state, batch)).items():
+                totals[name] = totals.get(name, 0.0) + size * float(value)
+            count += size
+        if not count:
+            raise DataError(f"{who}: the data held no batch; an iterator can be read once: give a list, or a function")
+        return {name: total / count for name, total in totals.items()}
+
+    return evaluate
+
+
+def on_arrays(
+    net: Layer, loss: Any, metrics: Mapping[str, Any], batch_size: int, mesh: Mesh | None = None
+) -> Callable[..., Metrics]:
+    """The function that `make_evaluate` compiles for arrays: ``(params, state, x, target) -> metrics``."""
+
+    def evaluate(params, state, x, target):
+        n = jax.tree.leaves(x)[0].shape[0]
+        size = min(batch_size, n) if mesh is None else batch_size
+        # The last batch is filled with the last example, again and again; what it predicts is cut off.
+        rows = np.minimum(np.arange(-(-n // size) * size, dtype=np.int32), n - 1).reshape(-1, size)
+
+        def predict(index):
+            batch = jax.tree.map(lambda leaf: leaf[index], x)
+            if mesh is not None:
+                batch = jax.lax.with_sharding_constraint(batch, sharding.over_batch(mesh))
+            return net.apply(params, state, batch, train=False)[0]
+
+        prediction = jax.lax.map(predict, jnp.asarray(rows))
+        prediction = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:n], prediction)
+        return measure("evaluate", loss, metrics, prediction, target)
+
+    return evaluate
+
+
+def arrays(who: str, data: Any) -> tuple[Any, Any]:
+    """``(x, target)``, each an array or a tree of arrays, on the host and checked: finite, and equally many."""
+    leaves, treedef = jax.tree.flatten(pair(who, data))
+    return jax.tree.unflatten(treedef, data_module.usable(who, leaves))

@@ -1,0 +1,214 @@
+"""Where a run's batches come from: arrays that stay on the device, or any iterable of batches."""
+
+import time
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxnet import _checks as checks
+from jaxnet import data as data_module
+from jaxnet.errors import DataError
+from jaxnet.training import sharding
+from jaxnet.training.evaluate import arrays
+from jaxnet.training.sources import Ahead, Source
+from jaxnet.training.step import Step, pair
+
+TARGET_SECONDS = 0.1
+"""How long one dispatch should compute: long enough to cost nothing, short enough to stop and report at once."""
+
+IN_FLIGHT = 8
+"""Steps dispatched before waiting. With virtual devices on few cores, 40 unawaited steps deadlock in a collective."""
+
+
+class Progress(NamedTuple):
+    """What a dispatch has done.
+
+    Attributes:
+      train_state: after it.
+      steps: steps done in this epoch.
+      measured: by name, a float a step.
+      compile_seconds: of this, how long it took to compile.
+      position: of an iterator that can say where it is.
+    """
+
+    train_state: Any
+    steps: int
+    measured: dict[str, np.ndarray]
+    compile_seconds: float = 0.0
+    position: Any = None
+
+
+class Resident:
+    """Arrays on the device, sampled inside the compiled program, many steps a dispatch.
+
+    The number of steps is an argument of one program, so no number compiles anew.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        data: Any,
+        *,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        drop_last: bool,
+        mesh: Mesh | None,
+        placement: Any = None,
+    ):
+        who = "fit"
+        self.batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
+        self.seed, self.shuffle = seed, checks.flag(who, "shuffle", shuffle)
+        data = arrays(who, data)
+        self.samples = len(jax.tree.leaves(data)[0])
+        checks.flag(who, "drop_last", drop_last)
+        if drop_last and self.batch_size > self.samples:
+            raise DataError(
+                f"{who}: a batch of {batch_size} from {self.samples} samples would be dropped, so nothing would be "
+                f"trained; use a batch_size of at most {self.samples}, or drop_last=False"
+            )
+        self.full, rest = divmod(self.samples, self.batch_size)
+        self.rest = 0 if drop_last else rest
+        self.dropped = rest if drop_last else 0
+        self.steps = self.full + bool(self.rest)
+        self.mesh = mesh
+        if mesh is not None:
+            for size in {self.batch_size if self.full else 0, self.rest} - {0}:
+                sharding.batch_fits(who, mesh, size)
+            data = sharding.place(data, jax.tree.map(lambda _: sharding.replicated(mesh), data))
+        self.data = jax.tree.map(jnp.asarray, data)
+        self.example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self.data[0])
+        self.description = {
+            "samples": self.samples,
+            "batch_size": self.batch_size,
+            "seed": seed,
+            "shuffle": shuffle,
+            "drop_last": drop_last,
+        }
+        self._program = jax.jit(self._steps(step), donate_argnums=0, **_outputs(mesh, placement))
+        self._compiled: set[int] = set()
+        self._count = 1
+
+    def _steps(self, step: Step) -> Callable[..., Any]:
+        def steps(train_state, data, rows, start, stop):
+            def body(i, carry):
+                train_state, measured = carry
+                batch = jax.tree.map(lambda leaf: leaf[rows[i]], data)
+                if self.mesh is not None:
+                    batch = jax.lax.with_sharding_constraint(batch, sharding.over_batch(self.mesh))
+                train_state, metrics = step(train_state, batch)
+                return train_state, {name: measured[name].at[i].set(value) for name, value in metrics.items()}
+
+            example = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct((rows.shape[1], *leaf.shape[1:]), leaf.dtype), data
+            )
+            _, metrics = jax.eval_shape(step, train_state, example)
+            empty = {name: jnp.zeros(rows.shape[0], value.dtype) for name, value in metrics.items()}
+            return jax.lax.fori_loop(start, stop, body, (train_state, empty))
+
+        return steps
+
+    def batch(self, epoch: int, step: int) -> np.ndarray:
+        """The indices of the samples in a batch."""
+        order = data_module.epoch_order(self.samples, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
+        return order[step * self.batch_size : (step + 1) * self.batch_size]
+
+    def epoch(self, train_state: Any, epoch: int, start: int, position: Any = None) -> Generator[Progress, None, None]:
+        """Trains on an epoch from its step ``start`` on; yields after every dispatch."""
+        del position
+        order = data_module.epoch_order(self.samples, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
+        order = order.astype(np.int32)
+        rows = order[: self.full * self.batch_size].reshape(self.full, self.batch_size)
+        done = start
+        while done < self.full:
+            stop = min(done + self._count, self.full)
+            progress = self._dispatch(train_state, rows, done, stop)
+            train_state, done = progress.train_state, stop
+            yield progress
+        if self.rest and done == self.full:
+            progress = self._dispatch(train_state, order[-self.rest :][None], 0, 1)
+            yield progress._replace(steps=self.steps)
+
+    def _dispatch(self, train_state: Any, rows: np.ndarray, start: int, stop: int) -> Progress:
+        began = time.perf_counter()
+        train_state, measured = self._program(train_state, self.data, rows, np.int32(start), np.int32(stop))
+        measured = {name: values[start:stop] for name, values in jax.device_get(measured).items()}
+        seconds = time.perf_counter() - began
+        first = rows.shape[1] not in self._compiled
+        self._compiled.add(rows.shape[1])
+        if jax.process_count() > 1:
+            self._count = IN_FLIGHT  # the same on all processes, whatever their clocks say
+        elif not first and rows.shape[1] == self.batch_size:
+            faster = TARGET_SECONDS / max(seconds, 1e-6) * (stop - start)
+            self._count = max(1, min(int(faster), 4 * self._count))
+        return Progress(train_state, stop, measured, seconds if first else 0.0)
+
+
+class Stream:
+    """Batches from an iterable, fetched ahead, one step a dispatch."""
+
+    def __init__(self, step: Step, source: Source, *, mesh: Mesh | None, placement: Any = None):
+        self.source, self.mesh = source, mesh
+        self.steps, self.dropped = source.steps, 0
+        self.description = {"steps_per_epoch": source.steps}
+        self.recent: dict[int, Any] = {}
+        self._program = jax.jit(step, donate_argnums=0, **_outputs(mesh, placement))
+        self._shapes: set[Any] = set()
+
+    def epoch(self, train_state: Any, epoch: int, start: int, position: Any = None) -> Generator[Progress, None, None]:
+        """Trains on an epoch from its step ``start`` on; yields after every few steps."""
+        batches, get_state = self.source.epoch(epoch, start, position)
+        done, pending, began = start, [], time.perf_counter()
+        compile_seconds, alone = 0.0, jax.process_count() == 1  # several processes must yield at the same steps
+        limit = None if self.steps is None else self.steps - start
+        with Ahead(batches, get_state, limit, self._placed) as fetched:
+            for batch, position in fetched:
+                shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(batch))
+                clock = time.perf_counter()
+                train_state, metrics = self._program(train_state, batch)
+                if shapes not in self._shapes:
+                    self._shapes.add(shapes)
+                    jax.block_until_ready(metrics)
+                    compile_seconds += time.perf_counter() - clock
+                self.recent = {k: v for k, v in self.recent.items() if k > done - 2 * IN_FLIGHT} | {done: batch}
+                pending.append(metrics)
+                done += 1
+                if len(pending) == IN_FLIGHT or (alone and time.perf_counter() - began > TARGET_SECONDS):
+                    yield Progress(train_state, done, _columns(pending), compile_seconds, position)
+                    pending, began, compile_seconds = [], time.perf_counter(), 0.0
+        if pending:
+            yield Progress(train_state, done, _columns(pending), compile_seconds, position)
+        if done == 0:
+            raise DataError(
+                f"fit: epoch {epoch + 1} held no batch; an iterator is read only once: give a list, a function from "
+                f"the epoch to an iterable, or steps_per_epoch"
+            )
+        if self.steps is not None and done < self.steps:
+            raise DataError(f"fit: the data ended after {done} batches of an epoch of steps_per_epoch={self.steps}")
+
+    def _placed(self, batch: Any) -> Any:
+        batch = pair("fit", batch)
+        leaves, treedef = jax.tree.flatten(batch)
+        leaves = [
+            leaf if isinstance(leaf, jax.Array) else checks.host_array("fit", "a batch", np.asarray(leaf))
+            for leaf in leaves
+        ]
+        batch = jax.tree.unflatten(treedef, leaves)
+        if self.mesh is None:
+            return jax.device_put(batch)
+        sharding.batch_fits("fit", self.mesh, len(leaves[0]) * jax.process_count())
+        return sharding.place_local_batch(batch, self.mesh)
+
+
+def _outputs(mesh: Mesh | None, placement: Any) -> dict[str, Any]:
+    """Where a program's results live: the state where it was, what was measured on every device."""
+    return {} if mesh is None else {"out_shardings": (placement, sharding.replicated(mesh))}
+
+
+def _columns(metrics: list[dict[str, jax.Array]]) -> dict[str, np.ndarray]:
+    host = jax.device_get(metrics)
+    return {name: np.array([m[name] for m in host]) for name in host[0]}

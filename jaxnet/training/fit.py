@@ -1,0 +1,199 @@
+"""Training in one call (4.6)."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet import _checks as checks
+from jaxnet.errors import JaxnetError
+from jaxnet.layers.layer import Params, State, as_layer
+from jaxnet.optimizers import _checks as optimizer_checks
+from jaxnet.training import loop, sharding
+from jaxnet.training import state as states
+from jaxnet.training.checkpoints import Checkpoints
+from jaxnet.training.early_stopping import EarlyStopping
+from jaxnet.training.evaluate import arrays, make_evaluate
+from jaxnet.training.history import History, Record
+from jaxnet.training.sources import Source
+from jaxnet.training.state import TrainState
+from jaxnet.training.step import make_step
+
+
+class Fit(NamedTuple):
+    """What `fit` returns.
+
+    Attributes:
+      params: of the best epoch if ``early_stopping`` was given, else of the last.
+      state: the network's state, of the same epoch.
+      history: the records of all epochs.
+      train_state: after the last step, to train on with.
+    """
+
+    params: Params
+    state: State
+    history: History
+    train_state: TrainState
+
+
+def fit(
+    net: Any,
+    loss: Callable[[Any, Any], jax.Array],
+    optimizer: Any,
+    data: Any,
+    *,
+    epochs: int,
+    batch_size: int | None = None,
+    validation: Any = None,
+    key: Any = 0,
+    seed: int = 0,
+    metrics: Mapping[str, Callable[[Any, Any], jax.Array]] | None = None,
+    regularizer: Callable[[Any], jax.Array] | None = None,
+    accumulate: int = 1,
+    loss_scale: float | None = None,
+    start: tuple[Params, State] | None = None,
+    early_stopping: EarlyStopping | int | None = None,
+    checkpoint: str | os.PathLike[str] | Checkpoints | None = None,
+    checkpoint_seconds: float = 10.0,
+    callbacks: Sequence[Callable[[Record, TrainState], Any]] = (),
+    log: str | os.PathLike[str] | None = None,
+    shuffle: bool = True,
+    drop_last: bool = True,
+    steps_per_epoch: int | None = None,
+    mesh: Any = None,
+    shard_parameters: bool = False,
+    max_skipped: int = 20,
+    progress: bool | Callable[[str], Any] = True,
+) -> Fit:
+    """Trains a network: mini-batches, one compiled program, a line an epoch, and nothing lost when it is interrupted.
+
+    Arrays ``(x, target)`` are put on the device once, and batches are sampled inside the program, many steps a
+    dispatch, without compiling again for a last partial batch. With ``checkpoint``, the run is saved every few seconds,
+    at Ctrl-C and at SIGTERM, and the same call takes it up where it stopped: with the same bits, on the same machine,
+    as if it had never been interrupted.
+
+    Args:
+      net: a `Layer` from x to a prediction.
+      loss: ``(prediction, target) -> scalar``.
+      optimizer: an ``(init, update)`` pair, ours or optax's.
+      data: arrays ``(x, target)`` with one example an entry of their first axes (or trees of such arrays); or an
+        iterable of batches ``(x, target)``, a loader or a list, read anew each epoch; or a function from the epoch's
+        number, from 0, to an iterable. An iterator with ``get_state`` and ``set_state`` (Grain's) resumes without
+        reading again.
+      epochs: how often to go through the data.
+      batch_size: B, examples a step, of arrays.
+      validation: data to measure after every epoch, as ``data``.
+      key: a PRNG key or a seed: of the parameters, and of dropout, by ``fold_in(key, step)``.
+      seed: of the order of arrays, an integer that gives one order with every version of JAX (`data.epoch_order`).
+      metrics: by name, more functions of ``(prediction, target)`` to measure.
+      regularizer: ``params -> scalar``, added to the loss that is minimized.
+      accumulate: parts into which a batch is split to save memory (`make_step`).
+      loss_scale: the first factor on the loss, for float16 (`init`).
+      start: ``(params, state)`` to begin with, instead of drawing them.
+      early_stopping: epochs to wait for a better validation loss, or an `EarlyStopping`; the best weights are returned.
+      checkpoint: a directory, or a `Checkpoints`.
+      checkpoint_seconds: how much work may be lost when the machine dies. Saving takes at most a twentieth of the time.
+      callbacks: functions ``(record, train_state)`` to call after every epoch; one that returns True ends the run.
+      log: a file to write the history to, a JSON line an epoch.
+      shuffle: draw a new order of arrays each epoch.
+      drop_last: leave out the samples that do not fill a batch, others each epoch; else a smaller last batch is
+        trained on with a second program.
+      steps_per_epoch: of an endless iterable, batches an epoch.
+      mesh: devices, `jax.make_mesh`, over whose first axis to share each batch. An iterable gives each process its
+        own part of it.
+      shard_parameters: also share parameters and the optimizer's state among them (fully sharded).
+      max_skipped: non-finite steps in a row to skip before giving up.
+      progress: whether to print, or a function that takes the lines.
+
+    Returns:
+      A `Fit`: params, state, history and the train state.
+
+    Raises:
+      ConfigError, DataError, NonFiniteError, CheckpointError: as `train`; DataError also for labels that the loss
+        refuses.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers, losses, optimizers, training
+      >>> x = jnp.linspace(-1, 1, 64)[:, None]
+      >>> net = layers.chain(layers.dense(16), jnp.tanh, layers.dense(1))
+      >>> adam = optimizers.adam(0.01)
+      >>> fit = training.fit(net, losses.mse, adam, (x, x**2), epochs=100, batch_size=16, progress=False)
+      >>> bool(fit.history["loss"][-1] < 0.01)
+      True
+
+    Source: chapter 4.4.1, algorithm 2; 4.6.
+    """
+    who = "fit"
+    net = as_layer(net, who)
+    optimizer = optimizer_checks.optimizer(who, optimizer)
+    if isinstance(data, tuple):
+        data = arrays(who, data)
+        x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data[0])
+    else:
+        data = Source(data, steps_per_epoch)
+        x = data.example
+    step = make_step(net, loss, optimizer, metrics=metrics, regularizer=regularizer, accumulate=accumulate)
+    key = checks.key(who, key)
+    if start is None:
+        train_state = states.init(net, optimizer, x, key, loss_scale=loss_scale)
+    else:
+        train_state = states.from_params(optimizer, *start, jax.random.split(key)[1], loss_scale=loss_scale)
+
+    def check_targets(batch):
+        prediction = jax.eval_shape(
+            lambda p, s, v: net.apply(p, s, v, train=False)[0], train_state.params, train_state.state, batch[0]
+        )
+        loss(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), prediction), batch[1])
+
+    def explain(batch):
+        for name, leaf in zip(("x", "target"), batch, strict=True):
+            for array in jax.tree.leaves(leaf):
+                if not np.isfinite(np.asarray(array, np.float64)).all():
+                    return f"The batch's {name} holds NaN or Inf: drop or repair those samples"
+        try:
+            check_targets(batch)
+        except JaxnetError as error:
+            return f"The loss refuses the batch's targets: {error}"
+        return ""
+
+    if isinstance(data, tuple):
+        _check_labels(check_targets, data)
+    evaluate = None
+    if validation is not None:
+        measure = make_evaluate(net, loss, metrics=metrics, batch_size=2 * (batch_size or 128), mesh=mesh)
+        if isinstance(validation, tuple):
+            validation = arrays(f"{who}: validation", validation)
+            _check_labels(check_targets, validation)
+            validation = jax.tree.map(jnp.asarray, validation)
+            if mesh is not None:
+                everywhere = sharding.replicated(sharding.automatic(who, mesh))
+                validation = sharding.place(validation, jax.tree.map(lambda _: everywhere, validation))
+
+        def measure_all(train_state):
+            return measure(train_state.params, train_state.state, validation)
+
+        evaluate = measure_all
+
+    trained = loop.train(
+        step, train_state, data,
+        epochs=epochs, batch_size=batch_size, steps_per_epoch=steps_per_epoch, seed=seed, shuffle=shuffle,
+        drop_last=drop_last, evaluate=evaluate, early_stopping=early_stopping, checkpoint=checkpoint,
+        checkpoint_seconds=checkpoint_seconds, callbacks=callbacks, log=log, mesh=mesh,
+        shard_parameters=shard_parameters, max_skipped=max_skipped, progress=progress, explain=explain,
+    )  # fmt: skip
+    params, state = trained.best
+    return Fit(params, state, trained.history, trained.train_state)
+
+
+def _check_labels(check_targets: Callable[[Any], None], data: Any) -> None:
+    """Asks the loss, outside of the compiled program, what it thinks of integer targets, a few thousand at a time."""
+    targets = jax.tree.leaves(data[1])
+    if not all(jnp.issubdtype(target.dtype, jnp.integer) for target in targets):
+        return
+    for first in range(0, len(targets[0]), 4096):
+        some = slice(first, first + 4096)
+        check_targets(jax.tree.map(lambda leaf, some=some: leaf[some], data))

@@ -1,0 +1,109 @@
+"""What training carries from step to step, as one pytree."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet import _checks as checks
+from jaxnet.layers.layer import Params, State, as_layer
+from jaxnet.optimizers import _checks as optimizer_checks
+
+
+class Guard(NamedTuple):
+    """What the finite guard has counted.
+
+    Attributes:
+      in_row: steps skipped in a row up to now, int32.
+      total: steps skipped in all, int32.
+      leaf: of the last step skipped, the first gradient that was not finite, counted over the leaves of the
+        parameters; -1 if only the loss was not finite, or none was skipped yet. int32.
+      step: the last step skipped, -1 if none was; int32.
+    """
+
+    in_row: jax.Array
+    total: jax.Array
+    leaf: jax.Array
+    step: jax.Array
+
+
+class LossScale(NamedTuple):
+    """The factor on the loss that keeps float16 gradients from vanishing.
+
+    Attributes:
+      value: the factor, a float32 power of two.
+      good_steps: finite steps since it last changed, int32.
+    """
+
+    value: jax.Array
+    good_steps: jax.Array
+
+
+class TrainState(NamedTuple):
+    """Everything a training step reads and writes: a pytree of arrays to jit, scan, vmap, shard or save.
+
+    Attributes:
+      params: what the optimizer updates.
+      state: the network's state (batch norm's averages).
+      opt_state: the optimizer's state.
+      key: the run's one PRNG key; a step draws from ``fold_in(key, step)``.
+      step: steps done, int32.
+      guard: what the finite guard has counted.
+      loss_scale: a `LossScale`, or () without loss scaling.
+    """
+
+    params: Params
+    state: State
+    opt_state: Any
+    key: jax.Array
+    step: jax.Array
+    guard: Guard
+    loss_scale: LossScale | tuple[()]
+
+
+def init(net: Any, optimizer: Any, x: Any, key: Any, *, loss_scale: float | None = None) -> TrainState:
+    """Draws the parameters of a network and makes the state that `make_step`'s function takes.
+
+    Args:
+      net: a `Layer`.
+      optimizer: an ``(init, update)`` pair, ours or optax's.
+      x: an example input, or its `jax.ShapeDtypeStruct`.
+      key: a PRNG key or an integer seed; the parameters are drawn from ``split(key)[0]``, every step from
+        ``split(key)[1]``.
+      loss_scale: the first factor on the loss, for float16 (2.0**15 is usual); None for none.
+
+    Returns:
+      A `TrainState` at step 0.
+
+    Raises:
+      ConfigError: no optimizer, no key, or a factor that is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers, optimizers, training
+      >>> train_state = training.init(layers.dense(2), optimizers.adam(1e-3), jnp.ones((1, 3)), 0)
+      >>> train_state.params["kernel"].shape, int(train_state.step)
+      ((3, 2), 0)
+    """
+    who = "training.init"
+    net = as_layer(net, who)
+    optimizer = optimizer_checks.optimizer(who, optimizer)
+    init_key, step_key = jax.random.split(checks.key(who, key))
+    params, state = net.init(init_key, x)
+    return from_params(optimizer, params, state, step_key, loss_scale=loss_scale)
+
+
+def from_params(
+    optimizer: Any, params: Params, state: State, key: jax.Array, *, loss_scale: float | None = None
+) -> TrainState:
+    """A `TrainState` at step 0 with parameters that exist already."""
+    scale: LossScale | tuple[()] = ()
+    if loss_scale is not None:
+        factor = checks.number("training.init", "loss_scale", loss_scale, low=0, open_low=True)
+        scale = LossScale(jnp.float32(factor), jnp.int32(0))
+    return TrainState(params, state, optimizer.init(params), key, jnp.int32(0), new_guard(), scale)
+
+
+def new_guard() -> Guard:
+    """The counts before the first step."""
+    return Guard(jnp.int32(0), jnp.int32(0), jnp.int32(-1), jnp.int32(-1))

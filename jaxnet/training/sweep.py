@@ -1,0 +1,174 @@
+"""Many networks trained at once, in one compiled program."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet import _checks as checks
+from jaxnet import data as data_module
+from jaxnet.errors import ConfigError, DataError
+from jaxnet.layers.layer import Params, State, as_layer
+from jaxnet.training import state as states
+from jaxnet.training.evaluate import arrays, on_arrays
+from jaxnet.training.step import checked_metrics, make_step
+
+
+class Sweep(NamedTuple):
+    """What `sweep` returns; member m is the m-th of the networks.
+
+    Attributes:
+      params: all members' parameters, stacked along a new first axis.
+      state: all members' network states, stacked likewise.
+      history: by name, an array ``(epochs, members)``.
+      settings: by name, an array ``(members,)``: the seeds and the hyperparameters.
+      best: the member with the lowest last loss, of validation if there was one; -1 if all are NaN.
+    """
+
+    params: Params
+    state: State
+    history: dict[str, np.ndarray]
+    settings: dict[str, np.ndarray]
+    best: int
+
+    def member(self, m: int) -> tuple[Params, State]:
+        """The parameters and the state of one network.
+
+        Raises:
+          ConfigError: there is no such member; of ``best``, if all diverged.
+        """
+        members = len(self.settings["seed"])
+        if not 0 <= m < members:
+            hint = "; every network diverged" if m == -1 else ""
+            raise ConfigError(f"sweep: member must be from 0 to {members - 1}, got {m}{hint}")
+        return jax.tree.map(lambda leaf: leaf[m], (self.params, self.state))
+
+
+def grid(**values: Sequence[Any]) -> dict[str, np.ndarray]:
+    """Every combination of some values, as equally long arrays for `sweep`.
+
+    Example:
+      >>> from jaxnet import training
+      >>> training.grid(seed=[0, 1], rate=[0.1, 0.2])
+      {'seed': array([0, 0, 1, 1]), 'rate': array([0.1, 0.2, 0.1, 0.2])}
+    """
+    columns = zip(*itertools.product(*values.values()), strict=True)
+    return {name: np.array(column) for name, column in zip(values, columns, strict=True)}
+
+
+def sweep(
+    net: Any,
+    loss: Callable[[Any, Any], jax.Array],
+    optimizer: Callable[..., Any],
+    data: Any,
+    *,
+    settings: Mapping[str, Any],
+    epochs: int,
+    batch_size: int,
+    validation: Any = None,
+    metrics: Mapping[str, Callable[[Any, Any], jax.Array]] | None = None,
+) -> Sweep:
+    """Trains one network many times, with other seeds and hyperparameters, all in one compiled program.
+
+    Member m is trained as ``fit(net, loss, optimizer(**its settings), data, key=its seed, seed=its seed, ...)`` would,
+    to within rounding.
+
+    Args:
+      net: a `Layer`.
+      loss: ``(prediction, target) -> scalar``.
+      optimizer: makes an optimizer from the settings, without the seed, by their names:
+        ``lambda rate: optimizers.adam(rate)``. They are traced scalars.
+      data: arrays ``(x, target)``.
+      settings: by name, a value a member: "seed", integers, and whatever ``optimizer`` takes. `grid` makes all
+        combinations.
+      epochs: how often to go through the data.
+      batch_size: examples a step and member; samples that do not fill a batch are left out, others each epoch.
+      validation: arrays ``(x, target)`` to measure at the end of every epoch.
+      metrics: by name, more functions of ``(prediction, target)`` to measure.
+
+    Returns:
+      A `Sweep`.
+
+    Raises:
+      ConfigError: settings of unequal lengths, no seeds, or names that ``optimizer`` does not take.
+      DataError: data that `fit` refuses.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers, losses, optimizers, training
+      >>> x = jnp.linspace(-1, 1, 64)[:, None]
+      >>> result = training.sweep(
+      ...     layers.dense(1), losses.mse, lambda rate: optimizers.sgd(rate), (x, 2 * x),
+      ...     settings=training.grid(seed=[0, 1], rate=[1e-4, 0.3]), epochs=5, batch_size=16,
+      ... )
+      >>> result.history["loss"].shape, float(result.settings["rate"][result.best])
+      ((5, 4), 0.3)
+    """
+    who = "sweep"
+    net = as_layer(net, who)
+    checks.function(who, "optimizer", optimizer)
+    epochs = checks.integer(who, "epochs", epochs, minimum=1)
+    batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
+    settings, seeds, hyper = _settings(who, settings)
+    data = arrays(who, data)
+    samples = len(jax.tree.leaves(data)[0])
+    steps = samples // batch_size
+    if not steps:
+        raise DataError(f"{who}: a batch of {batch_size} does not fill from {samples} samples; make it smaller")
+    device = jax.tree.map(jnp.asarray, data)
+    example = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), device[0])
+
+    @jax.jit
+    @jax.vmap
+    def begin(key, hyper):
+        return states.init(net, optimizer(**hyper), example, key)
+
+    def epoch(train_state, hyper, rows):
+        step = make_step(net, loss, optimizer(**hyper), metrics=metrics)
+        train_state, measured = jax.lax.scan(
+            lambda carry, row: step(carry, jax.tree.map(lambda leaf: leaf[row], device)), train_state, rows
+        )
+        return train_state, {name: jnp.mean(values) for name, values in measured.items()}
+
+    run = jax.jit(jax.vmap(epoch), donate_argnums=0)
+    evaluate = None
+    if validation is not None:
+        held_out = jax.tree.map(jnp.asarray, arrays(f"{who}: validation", validation))
+        measured_on = on_arrays(net, loss, checked_metrics(who, metrics), 2 * batch_size)
+        evaluate = jax.jit(jax.vmap(lambda params, state: measured_on(params, state, *held_out)))
+    train_state = begin(jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)), hyper)
+    records: list[dict[str, np.ndarray]] = []
+    for number in range(epochs):
+        orders = [data_module.epoch_order(samples, seed=int(seed), epoch=number) for seed in seeds]
+        rows = np.stack([order[: steps * batch_size].reshape(steps, batch_size) for order in orders]).astype(np.int32)
+        train_state, measured = run(train_state, hyper, rows)
+        if evaluate is not None:
+            validated = evaluate(train_state.params, train_state.state)
+            measured |= {f"validation_{name}": values for name, values in validated.items()}
+        records.append(jax.device_get(measured))
+    history = {name: np.stack([record[name] for record in records]) for name in records[0]}
+    last = history["validation_loss" if validation is not None else "loss"][-1]
+    best = -1 if np.isnan(last).all() else int(np.nanargmin(last))
+    return Sweep(train_state.params, train_state.state, history, settings, best)
+
+
+def _settings(who: str, given: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, jax.Array]]:
+    """The settings as arrays; of them, the seeds, and the hyperparameters on the device."""
+    if not isinstance(given, Mapping) or "seed" not in given:
+        raise ConfigError(f"{who}: settings must be a dict with a 'seed' a member, got {given!r}; try training.grid")
+    settings = {name: np.asarray(values) for name, values in given.items()}
+    lengths = {name: values.shape for name, values in settings.items()}
+    if len(set(lengths.values())) > 1 or settings["seed"].ndim != 1 or not len(settings["seed"]):
+        raise ConfigError(f"{who}: settings must have one value a member each, got the shapes {lengths}")
+    seeds = np.array([checks.integer(who, "seed", seed, minimum=0) for seed in settings["seed"]])
+    hyper = {}
+    for name, values in settings.items():
+        if name != "seed":
+            numbers = [checks.number(who, name, value) for value in values.tolist()]
+            hyper[name] = jnp.asarray(numbers, jnp.float32 if settings[name].dtype.kind == "f" else jnp.int32)
+    if any(seed >= 2**32 for seed in seeds.tolist()):
+        raise ConfigError(f"{who}: seeds must be below 2**32, got {max(seeds.tolist())}")
+    return settings, seeds, hyper
