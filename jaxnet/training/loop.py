@@ -283,7 +283,8 @@ class _Run:
         if (metadata["best"] is None) != (self.best is None):
             raise ConfigError(
                 f"fit: the run in {checkpoints.directory} had {'no' if metadata['best'] is None else 'an'} "
-                f"early_stopping, and this call has {'none' if self.best is None else 'one'}; give the same, or another directory"
+                f"early_stopping, and this call has {'none' if self.best is None else 'one'}; give the same, or another "
+                f"directory"
             )
         self.train_state = tree["train_state"]
         self.best_weights = tree["best"]

@@ -67,7 +67,8 @@ class Source:
 
     def _iterator(self, epoch: int) -> Any:
         if callable(self._data):
-            return iter(self._data(epoch))
+            made: Any = self._data(epoch)
+            return iter(made)
         once = iter(self._data) is self._data
         if not once and self.steps is None:
             return iter(self._data)

@@ -1,0 +1,256 @@
+"""The training step against a loop written by hand, and what it does with values that are not finite."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxnet import activations, layers, losses, optimizers, regularizers, training
+from jaxnet.errors import ConfigError, DataError, ShapeError
+
+X = np.random.default_rng(0).standard_normal((12, 16, 2)).astype(np.float32)
+LABELS = (np.arange(12) % 3).astype(np.int32)
+
+
+def network(*, noise=True):
+    return layers.chain(
+        layers.conv(4, 3, padding="same"),
+        *([layers.batch_norm()] if noise else []),
+        activations.relu,
+        *([layers.dropout(0.3)] if noise else []),
+        layers.flatten(),
+        layers.dense(3),
+    )
+
+
+def accuracy(logits, labels):
+    return jnp.mean((logits.argmax(-1) == labels).astype(jnp.float32))
+
+
+def begin(net, optimizer, key=3, **options):
+    return training.init(net, optimizer, jax.ShapeDtypeStruct((1, 16, 2), jnp.float32), key, **options)
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, a), jax.tree.map(np.asarray, b))
+
+
+def assert_close(a, b, rtol=1e-5, atol=1e-6):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+
+
+@pytest.mark.parametrize("optimizer", [optimizers.adam(1e-2), optax.adam(1e-2)], ids=["ours", "optax"])
+def test_equals_the_loop_written_by_hand(optimizer):
+    net = network()
+    train_state = begin(net, optimizer)
+    params, state, opt_state = train_state.params, train_state.state, optimizer.init(train_state.params)
+    step = jax.jit(training.make_step(net, losses.softmax_cross_entropy, optimizer, metrics={"accuracy": accuracy}))
+
+    @jax.jit
+    def by_hand(params, state, opt_state, key):
+        def loss(params):
+            logits, after = net.apply(params, state, X, train=True, key=key)
+            return losses.softmax_cross_entropy(logits, LABELS), (after, logits)
+
+        (value, (after, logits)), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
+        return optimizers.apply_updates(params, updates), after, opt_state, value, accuracy(logits, LABELS), norm
+
+    for i in range(5):
+        key = jax.random.fold_in(jax.random.split(jax.random.key(3))[1], i)
+        params, state, opt_state, value, score, norm = by_hand(params, state, opt_state, key)
+        train_state, metrics = step(train_state, (X, LABELS))
+        assert set(metrics) == {"loss", "accuracy", "grad_norm"}
+        np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+        np.testing.assert_allclose(metrics["accuracy"], score)
+        np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
+    assert int(train_state.step) == 5
+    assert_close(train_state.params, params)
+    assert_close(train_state.state, state)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@given(parts=st.sampled_from([2, 3, 4, 6, 12]))
+def test_accumulated_parts_equal_the_whole_batch(parts):
+    net, optimizer = network(noise=False), optimizers.sgd(0.1)
+    regularizer = regularizers.l2(0.01)
+    results = []
+    for accumulate in (1, parts):
+        step = training.make_step(
+            net, losses.softmax_cross_entropy, optimizer, accumulate=accumulate, regularizer=regularizer
+        )
+        results.append(jax.jit(step)(begin(net, optimizer), (X, LABELS)))
+    assert_close(results[0][0].params, results[1][0].params)
+    assert_close(results[0][1], results[1][1])
+
+
+def test_batch_norm_sees_the_parts_one_after_the_other():
+    net, optimizer = layers.chain(layers.batch_norm(decay=0.5), layers.flatten(), layers.dense(3)), optimizers.sgd(0.1)
+    step = training.make_step(net, losses.softmax_cross_entropy, optimizer, accumulate=2)
+    train_state, _ = step(begin(net, optimizer), (X, LABELS))
+    mean = np.zeros(2)
+    for part in (X[:6], X[6:]):
+        mean = 0.5 * mean + 0.5 * part.mean((0, 1), dtype=np.float64)
+    np.testing.assert_allclose(train_state.state[0]["mean"], mean, rtol=1e-5)
+
+
+def test_regularizer_is_minimized_and_measured_apart():
+    net, optimizer = network(noise=False), optimizers.sgd(1.0)
+    penalty = regularizers.l2(0.1)
+    train_state = begin(net, optimizer)
+    plain, bare = training.make_step(net, losses.softmax_cross_entropy, optimizer)(train_state, (X, LABELS))
+    after, metrics = training.make_step(net, losses.softmax_cross_entropy, optimizer, regularizer=penalty)(
+        train_state, (X, LABELS)
+    )
+    np.testing.assert_allclose(metrics["penalty"], penalty(train_state.params), rtol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], bare["loss"], rtol=1e-6)
+    expected = plain.params[0]["kernel"] - 0.2 * train_state.params[0]["kernel"]
+    np.testing.assert_allclose(after.params[0]["kernel"], expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(after.params[0]["bias"], plain.params[0]["bias"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30], ids=["nan", "inf", "overflowing"])
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(bad):
+    net, optimizer = network(), optimizers.adam(1e-2)
+    step = jax.jit(training.make_step(net, losses.softmax_cross_entropy, optimizer))
+    before, _ = step(begin(net, optimizer), (X, LABELS))
+    spoiled = X.copy()
+    spoiled[4, 3, 1] = bad
+    if bad == 1e30:  # finite gradients, whose squares are not
+        spoiled = np.where(np.arange(16)[:, None] < 8, X * 1e25, X).astype(np.float32)
+        net = layers.chain(layers.flatten(), layers.dense(3))
+        optimizer = optimizers.sgd(0.1)
+        step = jax.jit(training.make_step(net, losses.softmax_cross_entropy, optimizer))
+        before = begin(net, optimizer)
+    after, metrics = step(before, (spoiled, LABELS))
+    assert not np.isfinite(metrics["grad_norm"])
+    for name in ("params", "state", "opt_state"):
+        assert_same(getattr(before, name), getattr(after, name))
+    assert int(after.step) == int(before.step) + 1
+    assert (int(after.guard.in_row), int(after.guard.total), int(after.guard.step)) == (1, 1, int(before.step))
+    again, _ = step(after, (X, LABELS))
+    assert (int(again.guard.in_row), int(again.guard.total)) == (0, 1)
+    assert any(
+        (a != b).any() for a, b in zip(jax.tree.leaves(again.params), jax.tree.leaves(after.params), strict=True)
+    )
+
+
+def test_the_guard_names_the_first_bad_gradient():
+    @jax.custom_jvp
+    def spoil(x):
+        return x
+
+    spoil.defjvp(lambda primals, tangents: (primals[0], tangents[0] * jnp.float32(jnp.inf)))
+
+    def scale(params, x):
+        return x * params["a"] + spoil(params["b"])
+
+    net = layers.stateless(lambda key, x: {"a": jnp.ones(3), "b": jnp.ones(3)}, scale)
+    optimizer = optimizers.sgd(0.1)
+    step = training.make_step(net, losses.mse, optimizer)
+    train_state = training.init(net, optimizer, jnp.ones((2, 3)), 0)
+    after, _ = step(train_state, (jnp.ones((2, 3)), jnp.zeros((2, 3))))
+    assert int(after.guard.leaf) == 1
+
+
+def test_loss_scaling_saves_float16_gradients_and_adapts():
+    net = layers.mixed_precision(layers.dense(1, bias=False), compute=jnp.float16)
+    x, target = jnp.full((4, 1), 1e-4), jnp.full((4, 1), 1e-4)
+
+    def loss(prediction, target):  # its gradient, 1e-8, is 0 in float16
+        return jnp.mean(prediction) * 1e-4 + 0 * jnp.mean(target)
+
+    optimizer = optimizers.sgd(1.0)
+    step = jax.jit(training.make_step(net, loss, optimizer))
+    plain = training.init(net, optimizer, x, 0)
+    scaled = training.init(net, optimizer, x, 0, loss_scale=2.0**12)
+    after, metrics = step(plain, (x, target))
+    assert metrics["grad_norm"] == 0
+    assert_same(after.params, plain.params)
+    after, metrics = step(scaled, (x, target))
+    np.testing.assert_allclose(metrics["grad_norm"], 1e-8, rtol=1e-2)
+    assert int(after.loss_scale.good_steps) == 1
+
+    too_large = training.init(net, optimizer, x, 0, loss_scale=2.0**40)  # Inf in float16
+    halved, metrics = step(too_large, (x, target))
+    assert not np.isfinite(metrics["grad_norm"])
+    assert float(halved.loss_scale.value) == 2.0**39
+    nearly = scaled._replace(loss_scale=scaled.loss_scale._replace(good_steps=jnp.int32(1999)))
+    doubled, _ = step(nearly, (x, target))
+    assert (float(doubled.loss_scale.value), int(doubled.loss_scale.good_steps)) == (2.0**13, 0)
+
+
+def test_scaling_by_a_power_of_two_changes_no_bit_in_float32():
+    net, optimizer = network(), optimizers.adam(1e-2)
+    step = jax.jit(training.make_step(net, losses.softmax_cross_entropy, optimizer))
+    plain, _ = step(begin(net, optimizer), (X, LABELS))
+    scaled, _ = step(begin(net, optimizer, loss_scale=2.0**10), (X, LABELS))
+    assert_same(plain.params, scaled.params)
+
+
+def test_the_step_is_a_pure_function_to_scan_and_vmap():
+    net = network()
+    step = training.make_step(net, losses.softmax_cross_entropy, optimizers.adam(1e-2))
+    batches = (X.reshape(3, 4, 16, 2), LABELS.reshape(3, 4))
+    starts = [begin(net, optimizers.adam(1e-2), key) for key in (0, 1)]
+    scanned = jax.jit(lambda s: jax.lax.scan(step, s, batches))
+    stacked = jax.tree.map(lambda a, b: jnp.stack([a, b]), *starts)
+    both, metrics = jax.jit(jax.vmap(lambda s: jax.lax.scan(step, s, batches)))(stacked)
+    for i, start in enumerate(starts):
+        alone, measured = scanned(start)
+        np.testing.assert_allclose(metrics["loss"][i], measured["loss"], rtol=1e-5)
+        assert_close(jax.tree.map(lambda a, i=i: a[i], both.params), alone.params, rtol=1e-4, atol=1e-5)
+
+
+def test_the_step_is_traced_once():
+    traces = []
+
+    def loss(prediction, target):
+        traces.append(1)
+        return losses.softmax_cross_entropy(prediction, target)
+
+    net, optimizer = network(), optimizers.adam(1e-2)
+    step = jax.jit(training.make_step(net, loss, optimizer))
+    train_state = begin(net, optimizer)
+    for _ in range(3):
+        train_state, _ = step(train_state, (X, LABELS))
+    assert len(traces) == 1
+
+
+NET, SGD = layers.dense(1), optimizers.sgd(0.1)
+ONES = np.ones((4, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "call"),
+    [
+        (ConfigError, "loss must be callable", lambda: training.make_step(NET, "mse", SGD)),
+        (ConfigError, "an optimizer is a pair", lambda: training.make_step(NET, losses.mse, 0.1)),
+        (ConfigError, "call it first: adam", lambda: training.make_step(NET, losses.mse, optimizers.adam)),
+        (ConfigError, "metrics must be a dict", lambda: training.make_step(NET, losses.mse, SGD, metrics=[losses.mae])),
+        (ConfigError, "a name of its own", lambda: training.make_step(NET, losses.mse, SGD, metrics={"loss": print})),
+        (ConfigError, "accumulate must be an integer >= 1", lambda: training.make_step(NET, losses.mse, SGD, accumulate=0)),
+        (ConfigError, r"a pair \(x, target\), got a tuple of 3", lambda: run((ONES, ONES, ONES))),
+        (ConfigError, r"give \(x, x\)", lambda: run(ONES)),
+        (DataError, "the batch is empty", lambda: run((ONES[:0], ONES[:0, :1]))),
+        (DataError, "accumulate=3 must divide the batch of 4", lambda: run((ONES, ONES[:, :1]), accumulate=3)),
+        (ShapeError, r"the loss must be a scalar, got shape \(4, 1\); take its mean", lambda: run((ONES, ONES[:, :1]), lambda p, t: p - t)),
+        (ShapeError, "the loss must return one scalar, got a tuple of 2", lambda: run((ONES, ONES[:, :1]), lambda p, t: (p.sum(), t))),
+        (ShapeError, "must have one shape", lambda: run((ONES, ONES[:, 0]))),
+        (ConfigError, "make one with training.init", lambda: training.make_step(NET, losses.mse, SGD)({}, (ONES, ONES))),
+        (ConfigError, "loss_scale must be a finite number", lambda: training.init(NET, SGD, ONES, 0, loss_scale=0)),
+        (ConfigError, "outside 0..2", lambda: training.init(NET, SGD, ONES, 2**32)),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused(error, message, call):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def run(batch, loss=losses.mse, **options):
+    train_state = training.init(NET, SGD, ONES, 0)
+    return training.make_step(NET, loss, SGD, **options)(train_state, batch)
