@@ -8,18 +8,18 @@ a model's own names.
 
 **Layouts**, ours on the left:
 
-==================  ====================================  =============================================================
-layer               ours                                  PyTorch's
-==================  ====================================  =============================================================
-dense               ``kernel`` (N_in, N_out)              ``weight`` (N_out, N_in)
-conv                ``kernel`` (\\*K, C_in / g, C_out)     ``weight`` (C_out, C_in / g, \\*K)
-conv_transpose      ``kernel`` (\\*K, C_in / g, C_out)     ``weight`` (C_in, C_out / g, \\*K), taps reversed
-these three         ``bias``                              ``bias``
-batch_norm          ``scale``, ``offset``                 ``weight``, ``bias``
-batch_norm's state  ``mean``, ``variance``                ``running_mean``, ``running_var``, ``num_batches_tracked``
-layer_norm          ``scale``, ``offset``                 ``weight``, ``bias``
-prelu               ``slope`` () or (C,)                  ``weight`` (1,) or (C,)
-==================  ====================================  =============================================================
+==============  ================================  ==========================================================
+layer           ours                              PyTorch's
+==============  ================================  ==========================================================
+dense           ``kernel (N_in, N_out)``          ``weight (N_out, N_in)``
+conv            ``kernel (*K, C_in / g, C_out)``  ``weight (C_out, C_in / g, *K)``
+conv_transpose  ``kernel (*K, C_in / g, C_out)``  ``weight (C_in, C_out / g, *K)``, taps reversed
+these three     ``bias``                          ``bias``
+batch_norm      ``scale``, ``offset``             ``weight``, ``bias``
+its state       ``mean``, ``variance``            ``running_mean``, ``running_var``, ``num_batches_tracked``
+layer_norm      ``scale``, ``offset``             ``weight``, ``bias``
+prelu           ``slope ()`` or ``(C,)``          ``weight (1,)`` or ``(C,)``
+==============  ================================  ==========================================================
 
 **Hyperparameters** are not in the arrays, and some mean other things in PyTorch: its batch norm's ``momentum`` is
 1 - ``decay``; the padding of its transposed convolution is converted by `sizes.torch_padding`; and its data are

@@ -53,8 +53,8 @@ def export(
       The artifact.
 
     Raises:
-      ConfigError: an unknown platform, or a network whose computation in Python needs the batch size as a
-        number (a branch on ``x.shape[0]``, say).
+      ConfigError: an unknown platform, or a network that needs the batch size as a number in Python (a branch on
+        ``x.shape[0]``, say), or that returns something else than arrays in tuples, lists and dicts.
       ShapeError: x does not fit the network, or has no batch axis.
       DependencyError: flatbuffers is not installed.
 
@@ -96,9 +96,10 @@ def export(
         raise
     except Exception as error:
         raise ConfigError(
-            f"{who}: the network {net.name} cannot be written as one function of every batch size: "
-            f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}; x.shape[0] is no "
-            f"number here, so that no branch, loop or float() in Python can depend on it"
+            f"{who}: the network {net.name} cannot be exported for every batch size: "
+            f"{(str(error).strip() or type(error).__name__).splitlines()[0]}; x.shape[0] stands "
+            f"for any number here, so no branch, loop or float() in Python can depend on it, and the outputs must be "
+            f"arrays in tuples, lists and dicts"
         ) from error
     artifact = payload + hashlib.sha256(payload).digest() + _MAGIC
     if path is not None:

@@ -246,8 +246,16 @@ def test_bad_platforms_are_refused(platforms, message):
     ],
 )
 def test_a_network_that_needs_the_batch_size_as_a_number_is_refused(f):
-    with pytest.raises(ConfigError, match=r"chain cannot be written as one function of every batch size: .+; x\.shape"):
+    with pytest.raises(
+        ConfigError, match=r"chain cannot be exported for every batch size: .+; x\.shape\[0\] stands for any"
+    ):
         training.export(layers.chain(f), ((),), ((),), X)
+
+
+def test_outputs_in_a_class_of_ones_own_are_refused():
+    net = layers.chain(lambda x: layers.Watched(x, x))
+    with pytest.raises(ConfigError, match=r"unregistered type .*Watched.*; .* arrays in tuples, lists and dicts"):
+        training.export(net, ((),), ((),), X)
 
 
 def test_errors_of_the_network_come_as_they_are():
