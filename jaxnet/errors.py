@@ -61,6 +61,10 @@ class CheckpointError(JaxnetError, ValueError):
     """A file of saved arrays is damaged, or does not fit what it is loaded into."""
 
 
+class DependencyError(JaxnetError, ImportError):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """A library that one feature alone needs is not installed. Its ``path`` is ours, no file's as in ImportError."""
+
+
 @contextmanager
 def located(place: str) -> Iterator[None]:
     """Prefixes the path of any `JaxnetError` that passes through with ``place``."""

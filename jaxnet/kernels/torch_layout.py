@@ -1,4 +1,4 @@
-"""PyTorch's kernel layouts in ours."""
+"""PyTorch's kernel layouts in ours, and ours in PyTorch's."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def conv_kernel_from_torch(weight: ArrayLike) -> jax.Array:
       (5, 3, 8)
     """
     who = "conv_kernel_from_torch"
-    weight = _weight(who, weight, "(C_out, C_in / g, *K)")
+    weight = _kernel(who, "weight", weight, "(C_out, C_in / g, *K)")
     return jnp.moveaxis(weight, (0, 1), (-1, -2))
 
 
@@ -38,7 +38,7 @@ def conv_transpose_kernel_from_torch(weight: ArrayLike, *, groups: int = 1) -> j
       (5, 3, 8)
     """
     who = "conv_transpose_kernel_from_torch"
-    weight = _weight(who, weight, "(C_in, C_out / g, *K)")
+    weight = _kernel(who, "weight", weight, "(C_in, C_out / g, *K)")
     groups = checks.integer(who, "groups", groups, minimum=1)
     channels, filters_per_group, *taps = weight.shape
     if channels % groups:
@@ -50,8 +50,48 @@ def conv_transpose_kernel_from_torch(weight: ArrayLike, *, groups: int = 1) -> j
     return arranged.reshape(*taps, channels // groups, groups * filters_per_group)
 
 
-def _weight(who: str, weight: ArrayLike, layout: str) -> jax.Array:
-    weight = checks.array(who, "weight", weight)
-    if weight.ndim < 3:
-        raise ShapeError(f"{who}: weight must have the axes {layout}, got shape {weight.shape}")
-    return weight
+def conv_kernel_to_torch(kernel: ArrayLike) -> jax.Array:
+    """Returns PyTorch's ``(C_out, C_in / g, *K)`` for our convolution kernel ``(*K, C_in / g, C_out)``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import kernels
+      >>> kernels.conv_kernel_to_torch(jnp.zeros((5, 3, 8))).shape
+      (8, 3, 5)
+    """
+    kernel = _kernel("conv_kernel_to_torch", "kernel", kernel, "(*K, C_in / g, C_out)")
+    return jnp.moveaxis(kernel, (-1, -2), (0, 1))
+
+
+def conv_transpose_kernel_to_torch(kernel: ArrayLike, *, groups: int = 1) -> jax.Array:
+    """Returns PyTorch's ``(C_in, C_out / g, *K)`` for our transposed kernel ``(*K, C_in / g, C_out)``.
+
+    The inverse of `conv_transpose_kernel_from_torch`: the taps are flipped.
+
+    Raises:
+      ShapeError: ``groups`` does not divide C_out.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import kernels
+      >>> kernels.conv_transpose_kernel_to_torch(jnp.zeros((5, 3, 8)), groups=2).shape
+      (6, 4, 5)
+    """
+    who = "conv_transpose_kernel_to_torch"
+    kernel = _kernel(who, "kernel", kernel, "(*K, C_in / g, C_out)")
+    groups = checks.integer(who, "groups", groups, minimum=1)
+    *taps, channels_per_group, filters = kernel.shape
+    if filters % groups:
+        raise ShapeError(f"{who}: groups={groups} must divide the {filters} filters of kernel {kernel.shape}")
+    flipped = jnp.flip(kernel, range(len(taps)))
+    grouped = flipped.reshape(*taps, channels_per_group, groups, filters // groups)
+    # (*K, C_in / g, g, C_out / g) -> (g, C_in / g, C_out / g, *K)
+    arranged = jnp.moveaxis(grouped, (-3, -2, -1), (1, 0, 2))
+    return arranged.reshape(groups * channels_per_group, filters // groups, *taps)
+
+
+def _kernel(who: str, name: str, kernel: ArrayLike, layout: str) -> jax.Array:
+    kernel = checks.array(who, name, kernel)
+    if kernel.ndim < 3:
+        raise ShapeError(f"{who}: {name} must have the axes {layout}, got shape {kernel.shape}")
+    return kernel

@@ -198,4 +198,4 @@ def _make(
         )
         return add_bias(who, y, *rest), state
 
-    return Layer(init, apply, who)
+    return Layer(init, apply, who, groups=groups)

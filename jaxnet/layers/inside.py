@@ -47,4 +47,4 @@ def watched(net: Layer, watch: Watch, path: tuple[str, ...] = ()) -> Layer:
         y, new = inner.apply(params, state, x, train=train, key=key)
         return y, Watched(new, watch(path, net, params, state, x, y))
 
-    return Layer(net.init, apply, net.name)
+    return Layer(net.init, apply, net.name, groups=net.groups)

@@ -47,6 +47,8 @@ class Layer(NamedTuple):
       name: what error messages and tables call it.
       parts: a container's layers, with the label of each.
       rebuild: makes the same container around other parts, given in the same order.
+      groups: of a convolution, into how many its channels are split. Its kernel's shape does not tell, and other
+        libraries keep a transposed kernel by groups.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -63,6 +65,7 @@ class Layer(NamedTuple):
     name: str = "layer"
     parts: tuple[tuple[str, Layer], ...] = ()
     rebuild: Callable[..., Layer] | None = None
+    groups: int = 1
 
 
 def stateless(init: Callable[..., Params], f: Callable[..., Any], *, name: str | None = None) -> Layer:

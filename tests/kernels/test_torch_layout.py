@@ -29,6 +29,19 @@ def test_conv_transpose_kernel_axes_by_index():
         assert kernel[k, c, g * outputs + o] == weight[g * inputs + c, o, taps - 1 - k]
 
 
+@settings(max_examples=8)
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.lists(st.integers(1, 3), min_size=1, max_size=3))
+def test_there_and_back_again(groups, inputs, outputs, taps):
+    """Every element in its old place: the two directions are each other's inverse, with groups and several axes."""
+    kernel = np.arange(math.prod(taps) * inputs * groups * outputs).reshape(*taps, inputs, groups * outputs)
+    weight = kernels.conv_kernel_to_torch(kernel)
+    assert weight.shape == (groups * outputs, inputs, *taps)
+    np.testing.assert_array_equal(kernels.conv_kernel_from_torch(weight), kernel)
+    weight = kernels.conv_transpose_kernel_to_torch(kernel, groups=groups)
+    assert weight.shape == (groups * inputs, outputs, *taps)
+    np.testing.assert_array_equal(kernels.conv_transpose_kernel_from_torch(weight, groups=groups), kernel)
+
+
 @pytest.mark.peers
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 def test_a_pytorch_convolution_converts(ndim):
@@ -141,3 +154,10 @@ def test_conversions_are_differentiable_and_compile():
 def test_groups_that_do_not_divide_are_refused():
     with pytest.raises(ShapeError, match="groups=4 must divide the 6 input channels"):
         kernels.conv_transpose_kernel_from_torch(np.zeros((6, 2, 3), np.float32), groups=4)
+    with pytest.raises(ShapeError, match="conv_transpose_kernel_to_torch: groups=4 must divide the 6 filters"):
+        kernels.conv_transpose_kernel_to_torch(np.zeros((3, 2, 6), np.float32), groups=4)
+
+
+def test_a_matrix_is_no_kernel():
+    with pytest.raises(ShapeError, match=r"conv_kernel_to_torch: kernel must have the axes \(\*K, C_in / g, C_out\)"):
+        kernels.conv_kernel_to_torch(np.zeros((3, 2), np.float32))

@@ -1,0 +1,300 @@
+"""Trained parameters from PyTorch and for PyTorch, under its names and in its layouts; PyTorch is never imported.
+
+**Names** follow the tree of params: each chain and each parallel is a `torch.nn.Sequential` (or `ModuleList`), whose
+indices count every part, those without parameters too; the parts of a residual are ``branch`` and ``shortcut``; the
+copies in a repeat are ``0`` to ``n - 1``; mixed_precision is no module, and adds nothing. So the kernel of the second
+layer of the branch of a residual that is fourth in a chain is ``3.branch.1.weight``. From there, ``rename`` takes it to
+a model's own names.
+
+**Layouts**, ours on the left:
+
+==============  ================================  ==========================================================
+layer           ours                              PyTorch's
+==============  ================================  ==========================================================
+dense           ``kernel (N_in, N_out)``          ``weight (N_out, N_in)``
+conv            ``kernel (*K, C_in / g, C_out)``  ``weight (C_out, C_in / g, *K)``
+conv_transpose  ``kernel (*K, C_in / g, C_out)``  ``weight (C_in, C_out / g, *K)``, taps reversed
+these three     ``bias``                          ``bias``
+batch_norm      ``scale``, ``offset``             ``weight``, ``bias``
+its state       ``mean``, ``variance``            ``running_mean``, ``running_var``, ``num_batches_tracked``
+layer_norm      ``scale``, ``offset``             ``weight``, ``bias``
+prelu           ``slope ()`` or ``(C,)``          ``weight (1,)`` or ``(C,)``
+==============  ================================  ==========================================================
+
+**Hyperparameters** are not in the arrays, and some mean other things in PyTorch: its batch norm's ``momentum`` is
+1 - ``decay``; the padding of its transposed convolution is converted by `sizes.torch_padding`; and its data are
+channels-first, so that its ``Flatten`` runs channel by channel where `layers.flatten` runs position by position. Where
+a dense layer follows, put ``lambda x: jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)`` in the chain in flatten's place.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet import _checks as checks
+from jaxnet import kernels
+from jaxnet.errors import CheckpointError, ConfigError, DTypeError
+from jaxnet.layers.layer import Layer, Params, State, as_layer
+
+Rename = Mapping[str, str] | Callable[[str], str] | None
+"""From our names to others: of modules or of arrays in a mapping, of arrays by a function."""
+
+
+def from_torch(state_dict: Mapping[str, Any], net: Layer, x: Any, *, rename: Rename = None) -> tuple[Params, State]:
+    """Makes the params and the state of a network from a PyTorch model's ``state_dict()``.
+
+    Every array must find its place and every place its array, in shape and dtype; nothing is cast, dropped or left as
+    it was drawn. The one exception is ``num_batches_tracked``, which no layer of ours has: it may be there or not.
+
+    Args:
+      state_dict: names to arrays: PyTorch tensors, numpy or JAX arrays; `safetensors.numpy.load_file` returns one.
+      net: the same network, in jaxnet.
+      x: an example input, or its `jax.ShapeDtypeStruct`, as for ``net.init``: params have its dtype.
+      rename: where the model's modules have names of their own: a mapping from ours, such as
+        ``{"0": "encoder", "3.branch": "blocks.0"}``, of which the longest that begins a name at its dots is replaced;
+        or a function from our full names to the model's.
+
+    Returns:
+      ``(params, state)``, as ``net.init`` returns them.
+
+    Raises:
+      CheckpointError: names that are missing or unexpected, arrays of another shape or dtype; all of them at once.
+      ConfigError: a layer of the network with arrays that have no counterpart in PyTorch, or a ``rename`` with an
+        entry that fits no name, or that gives two arrays one name.
+      DTypeError: something that is no mapping, or a tensor that numpy cannot hold.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> from jaxnet import interop, layers
+      >>> net = layers.chain(jnp.tanh, layers.dense(2))
+      >>> theirs = {"head.weight": np.ones((2, 3), np.float32), "head.bias": np.zeros(2, np.float32)}
+      >>> params, state = interop.from_torch(theirs, net, jnp.ones((1, 3)), rename={"1": "head"})
+      >>> params[1]["kernel"].shape
+      (3, 2)
+    """
+    who = "from_torch"
+    if not isinstance(state_dict, Mapping):
+        raise DTypeError(
+            f"{who}: state_dict must map names to arrays, got {type(state_dict).__name__}; pass model.state_dict(), or "
+            f"what safetensors.numpy.load_file returns"
+        )
+    net = as_layer(net, who)
+    structs = jax.eval_shape(net.init, jax.random.key(0), checks.shape_struct(who, x))
+    convert = functools.partial(_in_torchs_layouts, who, net)
+    wanted = jax.eval_shape(convert, *structs)
+    counts = [count for name in wanted if (count := _count_beside(name))]
+    theirs = _renamed(who, [*wanted, *counts], rename)
+    given = {name: _on_host(who, name, value) for name, value in state_dict.items()}
+
+    missing = [theirs[name] for name in wanted if theirs[name] not in given]
+    unexpected = given.keys() - theirs.values()
+    mismatched = [
+        f"{theirs[name]} is {_describe(given[theirs[name]])}, the network has {_describe(struct)}"
+        for name, struct in wanted.items()
+        if theirs[name] in given and _describe(given[theirs[name]]) != _describe(struct)
+    ]
+    if missing or unexpected or mismatched:
+        lines = [f"{who}: the state dict does not fit the network {net.name}:"]
+        lines += [f"  missing: {', '.join(missing)}"] * bool(missing)
+        lines += [f"  unexpected: {', '.join(sorted(map(str, unexpected)))}"] * bool(unexpected)
+        lines += [f"  mismatched: {line}" for line in mismatched]
+        lines += ["Other names are given as rename={'ours': 'theirs'}; nothing is cast: convert the arrays, or x."]
+        raise CheckpointError("\n".join(lines))
+    # The conversion only moves elements, each to one place: its transpose is its inverse.
+    arrays = {name: jnp.asarray(given[theirs[name]]) for name in wanted}
+    return jax.linear_transpose(convert, *structs)(arrays)
+
+
+def to_torch(params: Params, state: State, net: Layer, *, rename: Rename = None) -> dict[str, np.ndarray]:
+    """Returns a network's arrays as a PyTorch model's ``load_state_dict(strict=True)`` wants them.
+
+    Each is a new array in C order, which is what `safetensors` 0.8.0 needs: it writes others wrong without an error.
+    To write a file that PyTorch (``safetensors.torch.load_file``) and others read::
+
+        safetensors.numpy.save_file(interop.to_torch(params, state, net), "net.safetensors")
+
+    and for PyTorch in the same process ``{name: torch.from_numpy(a) for name, a in interop.to_torch(...).items()}``
+    (which has no bfloat16: cast those to float32 first, or go through a file).
+
+    Args:
+      params: the network's.
+      state: the network's.
+      net: the network.
+      rename: as for `from_torch`: from our names to the model's.
+
+    Returns:
+      A dict from the model's names to numpy arrays of the dtypes they had; ``num_batches_tracked``, which PyTorch
+      reads only where ``momentum=None``, is 0.
+
+    Raises:
+      ConfigError: params or a state of another network, a layer with arrays that have no counterpart in PyTorch, or a
+        ``rename`` with an entry that fits no name, or that gives two arrays one name.
+      ShapeError: a kernel with another number of axes than its layer's.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import interop, layers
+      >>> net = layers.chain(layers.conv(8, 3, groups=2), jnp.tanh, layers.batch_norm(scale=False, offset=False))
+      >>> params, state = net.init(0, jnp.ones((1, 16, 4)))
+      >>> {name: array.shape for name, array in interop.to_torch(params, state, net).items()}
+      {'0.weight': (8, 2, 3), '0.bias': (8,), '2.running_mean': (8,), '2.running_var': (8,),
+       '2.num_batches_tracked': ()}
+    """
+    who = "to_torch"
+    net = as_layer(net, who)
+    params, state = jax.tree.map(lambda leaf: checks.array(who, "params", leaf), (params, state))
+    arrays: dict[str, Any] = {}
+    for name, value in _in_torchs_layouts(who, net, params, state).items():
+        arrays[name] = np.array(value, order="C")  # a copy: torch.from_numpy wants to be able to write
+        if count := _count_beside(name):
+            arrays[count] = np.zeros((), np.int64)
+    names = _renamed(who, list(arrays), rename)
+    return {names[name]: value for name, value in arrays.items()}
+
+
+def _keep(array: jax.Array, groups: int) -> jax.Array:
+    del groups
+    return array
+
+
+def _transpose(kernel: jax.Array, groups: int) -> jax.Array:
+    del groups
+    checks.rank("to_torch", "a dense kernel", kernel, 2, "(N_in, N_out)")
+    return kernel.T
+
+
+_BIAS = {"bias": ("bias", _keep)}
+_NORM = {"scale": ("weight", _keep), "offset": ("bias", _keep)}
+
+# By the name of a layer: its leaves, each with PyTorch's name and the map into PyTorch's layout.
+_LAYERS: dict[str, dict[str, tuple[str, Callable[[jax.Array, int], jax.Array]]]] = {
+    "dense": {"kernel": ("weight", _transpose), **_BIAS},
+    "conv": {"kernel": ("weight", lambda kernel, groups: kernels.conv_kernel_to_torch(kernel)), **_BIAS},
+    "conv_transpose": {
+        "kernel": ("weight", lambda kernel, groups: kernels.conv_transpose_kernel_to_torch(kernel, groups=groups)),
+        **_BIAS,
+    },
+    "batch_norm": {**_NORM, "mean": ("running_mean", _keep), "variance": ("running_var", _keep)},
+    "layer_norm": _NORM,
+    "prelu": {"slope": ("weight", lambda slope, groups: slope.reshape(-1))},
+}
+
+
+def _in_torchs_layouts(who: str, net: Layer, params: Params, state: State, path: str = "") -> dict[str, jax.Array]:
+    """PyTorch's names and arrays. Elements are moved and nothing else, so that this has an inverse."""
+    place = path.rstrip(".") or "the network"
+    if net.name == "mixed_precision" and net.parts:  # params and state are its part's
+        return _in_torchs_layouts(who, net.parts[0][1], params, state, path)
+    if net.name == "repeat" and net.parts:
+        copies = [(str(i), net.parts[0][1], *trees) for i, trees in enumerate(_unstacked(who, place, (params, state)))]
+    elif net.parts:
+        below = (_by_label(who, place, net, name, tree) for name, tree in (("params", params), ("state", state)))
+        copies = [(label, part, *trees) for (label, part), *trees in zip(net.parts, *below, strict=True)]
+    else:
+        return _leaves(who, place, net, params, state, path)
+    return {
+        name: array
+        for label, part, p, s in copies
+        for name, array in _in_torchs_layouts(who, part, p, s, f"{path}{label}.").items()
+    }
+
+
+def _leaves(who: str, place: str, layer: Layer, params: Params, state: State, path: str) -> dict[str, jax.Array]:
+    known = _LAYERS.get(layer.name, {})
+    leaves = {name: leaf for tree in (params, state) if isinstance(tree, dict) for name, leaf in tree.items()}
+    if layer.name not in _LAYERS and jax.tree.leaves((params, state)):
+        raise ConfigError(
+            f"{who}: {place} is a layer {layer.name!r}, whose arrays have no known counterpart in PyTorch; leave it "
+            f"out, and convert the parts around it by themselves"
+        )
+    if len(leaves) != len(jax.tree.leaves((params, state))) or not leaves.keys() <= known.keys():
+        raise ConfigError(
+            f"{who}: {place} is a layer {layer.name!r}, whose arrays are {', '.join(known)}, got "
+            f"{', '.join(map(str, leaves)) or 'something else'}; pass what this network's init returned"
+        )
+    return {path + name: into(leaves[leaf], layer.groups) for leaf, (name, into) in known.items() if leaf in leaves}
+
+
+def _unstacked(who: str, place: str, trees: Any) -> list[Any]:
+    """The trees of each copy in a repeat."""
+    leaves, structure = jax.tree.flatten(trees)
+    depths = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
+    if len(depths) > 1 or 0 in depths:
+        raise ConfigError(
+            f"{who}: {place} is a repeat, whose arrays are stacked, all to one depth, got depths "
+            f"{', '.join(map(str, sorted(depths)))}; pass what this network's init returned"
+        )
+    n = max(depths, default=0)
+    # Split and concatenate are each other's transposes; indexing's is an addition to zeros, which turns -0.0 into 0.0.
+    columns = [[part.reshape(part.shape[1:]) for part in jax.lax.split(leaf, (1,) * n)] for leaf in leaves]
+    return [structure.unflatten([column[i] for column in columns]) for i in range(n)]
+
+
+def _by_label(who: str, place: str, net: Layer, name: str, tree: Any) -> list[Any]:
+    """A container's params, or its state, one a part."""
+    labels = [label for label, _ in net.parts]
+    if isinstance(tree, dict) and tree.keys() == set(labels):
+        return [tree[label] for label in labels]
+    if isinstance(tree, (tuple, list)) and len(tree) == len(labels):
+        return list(tree)
+    raise ConfigError(
+        f"{who}: {place} is a {net.name} of the parts {', '.join(labels)}, but its {name} are no tuple or dict of "
+        f"as many; pass what this network's init returned"
+    )
+
+
+def _count_beside(name: str) -> str:
+    """The name of the count that PyTorch keeps beside the running variance ``name``; "" beside anything else."""
+    *path, last = name.split(".")
+    return ".".join((*path, "num_batches_tracked")) if last == "running_var" else ""
+
+
+def _renamed(who: str, names: Iterable[str], rename: Rename) -> dict[str, str]:
+    """Our names to the user's."""
+    if rename is None:
+        return {name: name for name in names}
+    if isinstance(rename, Mapping):
+        unused = set(rename)
+
+        def function(name):
+            places = name.split(".")
+            for n in range(len(places), 0, -1):
+                if (module := ".".join(places[:n])) in rename:
+                    unused.discard(module)
+                    return ".".join((rename[module], *places[n:]))
+            return name
+    else:
+        unused, function = set(), checks.function(who, "rename", rename)
+    renamed = {name: function(name) for name in names}
+    if unused:
+        raise ConfigError(
+            f"{who}: rename replaces {', '.join(map(repr, sorted(unused)))} nowhere; its keys are our names, of arrays "
+            f"or of modules: {', '.join(renamed)}"
+        )
+    ours: dict[str, str] = {}
+    for name, new in renamed.items():
+        if new in ours:
+            raise ConfigError(f"{who}: rename gives both {ours[new]} and {name} the name {new!r}")
+        ours[new] = name
+    return renamed
+
+
+def _on_host(who: str, name: str, value: Any) -> np.ndarray:
+    """A tensor of PyTorch's, or whatever numpy reads, as a numpy array."""
+    try:
+        if not hasattr(value, "detach"):
+            return np.asarray(value)
+        tensor = value.detach().cpu()
+        if str(tensor.dtype) == "torch.bfloat16":  # numpy's comes with JAX, and PyTorch does not know it
+            return tensor.float().numpy().astype(jnp.bfloat16)
+        return tensor.numpy()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DTypeError(f"{who}: {name} cannot be read as an array: {error}") from error
+
+
+def _describe(array: Any) -> str:
+    return f"{array.dtype} {tuple(array.shape)}"

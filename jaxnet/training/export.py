@@ -1,0 +1,236 @@
+"""A trained network as one file of StableHLO, which runs without jaxnet: `jax.export` with the weights inside."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet import _checks as checks
+from jaxnet.errors import CheckpointError, ConfigError, DependencyError, DTypeError, JaxnetError, ShapeError
+from jaxnet.layers.layer import Layer, Params, State, as_layer
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+"""What an artifact can be compiled for."""
+
+# An artifact is what `jax.export` writes, its SHA-256, and this. They stand at the end, so that `jax.export` itself,
+# which reads a flatbuffer from its beginning, can read the whole.
+_MAGIC = b"\njaxnet.export 1\n"
+_TAIL = hashlib.sha256().digest_size + len(_MAGIC)
+
+
+def export(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: Any,
+    *,
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    path: str | os.PathLike[str] | None = None,
+) -> bytes:
+    """Compiles a network's evaluation, weights included, to an artifact for any batch size.
+
+    The artifact is the function x -> y of ``net.apply(params, state, x, train=False)`` and its derivative by x, as
+    StableHLO; one artifact serves all ``platforms``. `load_exported` loads it; where there is no jaxnet, so does
+    ``jax.export.deserialize(bytearray(artifact)).call``. It holds the weights twice, for the function and for its
+    derivative. JAX promises to read it in versions up to six months newer than the one that wrote it, so keep the
+    parameters too.
+
+    Args:
+      net: the network.
+      params: its parameters.
+      state: its state.
+      x: an example input (batch, ...), or its `jax.ShapeDtypeStruct`; the batch size does not matter.
+      platforms: of "cpu", "cuda", "rocm" and "tpu", what it shall run on.
+      path: a file to write, too; it is complete or not there, whatever interrupts the writing.
+
+    Returns:
+      The artifact.
+
+    Raises:
+      ConfigError: an unknown platform, or a network that needs the batch size as a number in Python (a branch on
+        ``x.shape[0]``, say), or that returns something else than arrays in tuples, lists and dicts.
+      ShapeError: x does not fit the network, or has no batch axis.
+      DependencyError: flatbuffers is not installed.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxnet import layers, training
+      >>> net = layers.chain(layers.dense(8), jnp.tanh, layers.dense(3))
+      >>> params, state = net.init(0, jnp.ones((1, 4)))
+      >>> artifact = training.export(net, params, state, jnp.ones((1, 4)))
+      >>> training.load_exported(artifact)
+      ExportedNet(shape=(None, 4), dtype=dtype('float32'), platforms=('cpu', 'cuda', 'tpu'))
+      >>> training.load_exported(artifact)(jnp.ones((5, 4))).shape
+      (5, 3)
+    """
+    who = "export"
+    jax_export = _jax_export(who)
+    net = as_layer(net, who)
+    platforms = _checked_platforms(who, platforms)
+    struct = checks.shape_struct(who, x)
+    if not struct.shape:
+        raise ShapeError(f"{who}: x must have the axes (batch, ...), got a scalar")
+    # By way of the host: the program is for one device, however the arrays are spread.
+    params, state = jax.tree.map(
+        lambda leaf: jnp.asarray(np.asarray(checks.array(who, "params", leaf))), (params, state)
+    )
+
+    def evaluate(x):
+        return net.apply(params, state, x, train=False)[0]
+
+    # What is wrong with the network, its params or x shows with a batch size that is a number.
+    jax.eval_shape(evaluate, jax.ShapeDtypeStruct((2, *struct.shape[1:]), struct.dtype))
+    (batch,) = jax_export.symbolic_shape("batch")
+    try:
+        exported = jax_export.export(jax.jit(evaluate), platforms=platforms)(
+            jax.ShapeDtypeStruct((batch, *struct.shape[1:]), struct.dtype)
+        )
+        payload = bytes(exported.serialize(vjp_order=1))
+    except JaxnetError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{who}: the network {net.name} cannot be exported for every batch size: "
+            f"{(str(error).strip() or type(error).__name__).splitlines()[0]}; x.shape[0] stands "
+            f"for any number here, so no branch, loop or float() in Python can depend on it, and the outputs must be "
+            f"arrays in tuples, lists and dicts"
+        ) from error
+    artifact = payload + hashlib.sha256(payload).digest() + _MAGIC
+    if path is not None:
+        _write(Path(path), artifact)
+    return artifact
+
+
+@dataclass(frozen=True)
+class ExportedNet:
+    """A network out of an artifact: call it with a batch, also under `jax.jit`, `jax.grad` and `jax.vjp`.
+
+    First derivatives in reverse mode are all that an artifact holds, and `jax.vmap` cannot look into one.
+
+    Attributes:
+      shape: of its input, with None for the batch size.
+      dtype: of its input.
+      platforms: what it can run on.
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: np.dtype
+    platforms: tuple[str, ...]
+    _call: Callable[[jax.Array], Any] = field(repr=False)
+
+    def __call__(self, x: Any) -> Any:
+        """Computes the outputs for a batch of at least one example.
+
+        Raises:
+          ShapeError: x has another shape than ``shape``.
+          DTypeError: x has another dtype than ``dtype``.
+        """
+        who = "ExportedNet"
+        x = checks.array(who, "x", x)
+        if x.ndim != len(self.shape) or x.shape[1:] != self.shape[1:] or x.shape[0] == 0:
+            wanted = ", ".join(("batch", *map(str, self.shape[1:])))
+            raise ShapeError(
+                f"{who}: x must have the shape ({wanted}), batch >= 1, got {x.shape}"
+                + ("; add the batch axis: x[None]" if x.shape == self.shape[1:] else "")
+            )
+        if x.dtype != self.dtype:
+            narrow = jax.dtypes.canonicalize_dtype(self.dtype) != self.dtype
+            hint = "jax.config.update('jax_enable_x64', True)" if narrow else f"x.astype({self.dtype.name!r})"
+            raise DTypeError(f"{who}: x must be {self.dtype}, got {x.dtype}; {hint}")
+        return self._call(x)
+
+
+def load_exported(source: bytes | bytearray | str | os.PathLike[str]) -> ExportedNet:
+    """Loads a network that `export` wrote.
+
+    An artifact is code: it is compiled and run. Its checksum tells damage from chance, not from malice. Load none
+    whose writer you would not let run a program on your machine.
+
+    Args:
+      source: the artifact's bytes, or the path of its file.
+
+    Returns:
+      A function of a batch, with its input's ``shape`` and ``dtype``.
+
+    Raises:
+      CheckpointError: no artifact of `export`, a part of one, a damaged one, or one that this version of JAX cannot
+        read any more (or yet).
+      DTypeError: ``source`` is neither bytes nor a path.
+      DependencyError: flatbuffers is not installed.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxnet import layers, training
+      >>> double = layers.chain(lambda x: 2 * x)
+      >>> artifact = training.export(double, ((),), ((),), jax.ShapeDtypeStruct((1, 2), jnp.float32))
+      >>> f = training.load_exported(artifact)
+      >>> jax.grad(lambda x: f(x).sum())(jnp.zeros((1, 2)))
+      Array([[2., 2.]], dtype=float32)
+    """
+    who = "load_exported"
+    jax_export = _jax_export(who)
+    if isinstance(source, (bytes, bytearray)):
+        artifact, name = bytes(source), "the artifact"
+    elif isinstance(source, (str, os.PathLike)):
+        artifact, name = Path(source).read_bytes(), os.fspath(source)
+    else:
+        raise DTypeError(f"{who}: source must be bytes or a path, got {type(source).__name__}")
+    payload, digest, magic = artifact[:-_TAIL], artifact[-_TAIL : -len(_MAGIC)], artifact[-len(_MAGIC) :]
+    if magic != _MAGIC:
+        raise CheckpointError(
+            f"{who}: {name} ({len(artifact)} bytes) does not end as an artifact of training.export does: it is "
+            f"something else, or was cut off; copy it again, or export the network again"
+        )
+    if hashlib.sha256(payload).digest() != digest:
+        raise CheckpointError(
+            f"{who}: {name} is damaged, its checksum differs; copy it again, or export the network again"
+        )
+    try:
+        exported = jax_export.deserialize(bytearray(payload))
+    except Exception as error:
+        raise CheckpointError(
+            f"{who}: jax {jax.__version__} cannot read {name}, which is undamaged: {error}; export the network again "
+            f"with the version of jax that shall load it"
+        ) from error
+    (x,) = exported.in_avals
+    return ExportedNet((None, *x.shape[1:]), np.dtype(x.dtype), exported.platforms, jax.jit(exported.call))
+
+
+def _jax_export(who: str) -> Any:
+    try:
+        import flatbuffers  # noqa: F401
+    except ImportError as error:
+        raise DependencyError(
+            f"{who}: jax.export needs flatbuffers, which is not installed; pip install 'jaxnet[export]'"
+        ) from error
+    from jax import export as jax_export
+
+    return jax_export
+
+
+def _checked_platforms(who: str, platforms: Any) -> tuple[str, ...]:
+    if isinstance(platforms, str) or not isinstance(platforms, Sequence) or not platforms:
+        raise ConfigError(f"{who}: platforms must be a sequence such as ('cpu', 'cuda'), got {platforms!r}")
+    checked = tuple(checks.choice(who, "a platform", platform, PLATFORMS) for platform in platforms)
+    if len(set(checked)) != len(checked):
+        raise ConfigError(f"{who}: platforms must differ, got {platforms!r}")
+    return checked
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes a file beside and renames it, so that ``path`` never holds a part."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
