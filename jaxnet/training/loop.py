@@ -16,6 +16,7 @@ from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, NonFiniteError
 from jaxnet.training import early_stopping as stopping
 from jaxnet.training import sharding
+from jaxnet.training.checkpoint import read_metadata
 from jaxnet.training.checkpoints import Checkpoints
 from jaxnet.training.feed import Progress, Resident, Stream
 from jaxnet.training.history import History, Record, line
@@ -144,7 +145,7 @@ def train(
     run = _Run(train_state, weights, stop_early, evaluate is not None)
     saver = _Saver(checkpoint, checkpoint_seconds)
     if saver.checkpoints is not None:
-        run.restore(saver.checkpoints, feed.description, placement)
+        run.restore(saver.checkpoints, feed.description)
         if run.step_of_epoch or len(run.history):
             report.say(
                 f"resumed from {saver.checkpoints.directory}: epoch {len(run.history)} of {epochs} is done"
@@ -265,27 +266,29 @@ class _Run:
             "best": None if self.best is None else self.best.save(),
         }
 
-    def restore(self, checkpoints: Checkpoints, settings: dict[str, Any], placement: Any) -> None:
+    def restore(self, checkpoints: Checkpoints, settings: dict[str, Any]) -> None:
         """Takes up the newest checkpoint, if there is one."""
-        like = self.saved
-        restored = checkpoints.restore(like)
-        if restored is None:
+        latest = checkpoints.latest()
+        if latest is None:
             return
-        tree, metadata = restored
-        before = metadata.get("settings")
+        metadata = read_metadata(latest)
+        before = metadata.get("settings", {})
         if before != settings:
-            names = [k for k in {**(before or {}), **settings} if (before or {}).get(k) != settings.get(k)]
-            listed = ", ".join(f"{k} {(before or {}).get(k)!r}, now {settings.get(k)!r}" for k in names)
+            names = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
+            listed = ", ".join(f"{k} {before.get(k)!r}, now {settings.get(k)!r}" for k in names)
             raise ConfigError(
                 f"fit: the run in {checkpoints.directory} had other settings ({listed}), so it would not be the same "
                 f"run going on; restore them, or give another directory"
             )
         if (metadata["best"] is None) != (self.best is None):
+            had, has = ("no", "one") if metadata["best"] is None else ("an", "none")
             raise ConfigError(
-                f"fit: the run in {checkpoints.directory} had {'no' if metadata['best'] is None else 'an'} "
-                f"early_stopping, and this call has {'none' if self.best is None else 'one'}; give the same, or another "
-                f"directory"
+                f"fit: the run in {checkpoints.directory} had {had} early_stopping, and this call has {has}; give the "
+                f"same, or another directory"
             )
+        restored = checkpoints.restore(self.saved)
+        assert restored is not None
+        tree = restored[0]
         self.train_state = tree["train_state"]
         self.best_weights = tree["best"]
         self.history = History(metadata["history"])

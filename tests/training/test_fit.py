@@ -1,0 +1,405 @@
+"""`fit`: the same numbers as a loop written by hand, and what a user meets around it."""
+
+import json
+import re
+import signal
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import activations, data, layers, losses, optimizers, training
+from jaxnet.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from jaxnet.training import EarlyStopping
+
+RANDOM = np.random.default_rng(1)
+X = RANDOM.standard_normal((50, 6)).astype(np.float32)
+LABELS = (X[:, 0] > 0).astype(np.int32) + (X[:, 1] > 0)
+TRAIN, VALIDATION = (X[:37], LABELS[:37]), (X[37:], LABELS[37:])
+NET = layers.chain(layers.dense(8), layers.batch_norm(), activations.relu, layers.dropout(0.2), layers.dense(3))
+ADAM = optimizers.adam(1e-2)
+CE = losses.softmax_cross_entropy
+
+
+def accuracy(logits, labels):
+    return jnp.mean((logits.argmax(-1) == labels).astype(jnp.float32))
+
+
+def fit(data=TRAIN, **options):
+    options = {"epochs": 3, "progress": False} | ({"batch_size": 8} if isinstance(data, tuple) else {}) | options
+    net, loss, optimizer = (options.pop(n, d) for n, d in (("net", NET), ("loss", CE), ("optimizer", ADAM)))
+    return training.fit(net, loss, optimizer, data, **options)
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, _host(a), _host(b))
+
+
+def assert_close(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=2e-6), _host(a), _host(b))
+
+
+def _host(tree):
+    return [
+        np.asarray(jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a)
+        for a in jax.tree.leaves(tree)
+    ]
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_equals_the_loop_written_by_hand(drop_last):
+    result = fit(drop_last=drop_last, key=5, seed=7, validation=VALIDATION, metrics={"accuracy": accuracy})
+    train_state = training.init(NET, ADAM, X[:1], 5)
+    step = jax.jit(training.make_step(NET, CE, ADAM, metrics={"accuracy": accuracy}))
+    for epoch in range(3):
+        values = []
+        for batch in data.batches(*TRAIN, batch_size=8, seed=7, first_epoch=epoch, drop_last=drop_last):
+            train_state, metrics = step(train_state, batch)
+            values.append(jax.device_get(metrics))
+        record = result.history[epoch]
+        assert record["step"] == int(train_state.step) == (epoch + 1) * (4 if drop_last else 5)
+        for name in ("loss", "accuracy", "grad_norm"):
+            np.testing.assert_allclose(record[name], np.mean([v[name] for v in values]), rtol=1e-5)
+        np.testing.assert_allclose(record["loss_deviation"], np.std([v["loss"] for v in values]), rtol=1e-3, atol=1e-6)
+        logits, _ = NET.apply(train_state.params, train_state.state, VALIDATION[0], train=False)
+        np.testing.assert_allclose(record["validation_loss"], CE(logits, VALIDATION[1]), rtol=1e-5)
+        np.testing.assert_allclose(record["validation_accuracy"], accuracy(logits, VALIDATION[1]))
+    assert_close((result.params, result.state), (train_state.params, train_state.state))
+    assert list(record)[:4] == ["epoch", "step", "loss", "accuracy"]
+
+
+def test_arrays_lists_loaders_and_functions_of_the_epoch_give_the_same_bits():
+    def of_epoch(epoch):
+        return data.batches(*TRAIN, batch_size=8, first_epoch=epoch, drop_last=True)
+
+    resident = fit()
+    assert_same(fit(of_epoch).train_state, resident.train_state)
+    endless = (batch for epoch in range(100) for batch in of_epoch(epoch))
+    assert_same(fit(endless, steps_per_epoch=4).train_state, resident.train_state)
+    fixed = list(of_epoch(0))
+    assert_same(fit(fixed).train_state, fit(lambda epoch: fixed).train_state)
+    assert_same(fit(fixed, epochs=2).train_state, fit(fixed, steps_per_epoch=8, epochs=1).train_state)
+
+
+def test_trees_of_arrays_are_data_too():
+    def init(key, x):
+        return {"slope": jnp.ones(())}, ()
+
+    def apply(params, state, x, *, train, key=None):
+        return {"sum": params["slope"] * (x["a"] + x["b"])}, state
+
+    net = layers.Layer(init, apply)
+    x = {"a": X[:, :1], "b": X[:, 1:2]}
+    target = {"sum": 2 * (X[:, :1] + X[:, 1:2])}
+    result = fit((x, target), net=net, loss=lambda p, t: losses.mse(p["sum"], t["sum"]), epochs=60, batch_size=10)
+    assert abs(result.params["slope"] - 2) < 0.1
+
+
+def test_early_stopping_returns_the_best_weights():
+    target = (X[:37, :1] > 0).astype(np.float32)
+    rising = optimizers.sgd(lambda count: jnp.where(count < 8, 0.05, 2.5))  # learns, then diverges
+    weights = []
+    result = fit(
+        (X[:37], target), net=layers.dense(1), loss=losses.mse, optimizer=rising, epochs=50, early_stopping=3,
+        validation=(X[37:], (X[37:, :1] > 0).astype(np.float32)),
+        callbacks=[lambda record, train_state: weights.append(jax.device_get(train_state.params))],
+    )  # fmt: skip
+    best = int(np.argmin(result.history["validation_loss"]))
+    assert len(result.history) == best + 1 + 3
+    assert best < len(result.history) - 1
+    assert_same(result.params, weights[best])
+    assert any((a != b).any() for a, b in zip(_host(result.params), _host(result.train_state.params), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("mode", "change", "values", "best", "waited"),
+    [
+        ("min", 0, [3, 2, 2, np.nan, 1], [0, 1, 4], 0),
+        ("min", 0, [np.nan, np.nan, 5, np.nan], [2], 1),
+        ("max", 0, [3, 4, np.nan, 4], [0, 1], 2),
+        ("min", 0.5, [3, 2.6, 2.4, 2.0], [0, 2], 1),
+        ("min", 0, [-np.inf, 1, 2], [0], 2),
+    ],
+)
+def test_nan_is_never_an_improvement(mode, change, values, best, waited):
+    from jaxnet.training.early_stopping import Best
+
+    tracker = Best("loss", mode, change)
+    improved = [i for i, value in enumerate(values) if tracker.improved({"epoch": i + 1, "loss": value})]
+    assert (improved, tracker.waited) == (best, waited)
+
+
+def test_a_callback_ends_the_run():
+    result = fit(epochs=10, callbacks=[lambda record, train_state: record["epoch"] == 2])
+    assert len(result.history) == 2
+
+
+def test_training_goes_on_from_given_weights():
+    first = fit(epochs=2)
+    second = fit(start=(first.params, first.state), epochs=1)
+    assert second.history[0]["loss"] < first.history[0]["loss"]
+    assert int(second.train_state.step) == 4
+    assert_same(first.params, fit(epochs=2).params)  # what was given is not donated
+
+
+def test_one_program_for_all_steps(caplog):
+    traces = []
+
+    def loss(logits, labels):
+        traces.append(isinstance(logits, jax.core.Tracer))
+        return CE(logits, labels)
+
+    with jax.log_compiles():
+        fit(loss=loss, epochs=6, validation=VALIDATION)
+    assert caplog.text.count("Finished XLA compilation of jit(steps)") == 1
+    assert sum(traces) <= 4  # shapes and step; evaluation
+
+
+# --- resume ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("early_stopping", [None, 2])
+def test_resuming_between_epochs_changes_no_bit(tmp_path, early_stopping):
+    options = {"validation": VALIDATION, "early_stopping": early_stopping, "metrics": {"accuracy": accuracy}}
+    unbroken = fit(epochs=5, **options)
+    for epochs in (1, 2, 5):
+        resumed = fit(epochs=epochs, checkpoint=tmp_path, **options)
+    assert_same(resumed[:2], unbroken[:2])
+    assert_same(resumed.train_state, unbroken.train_state)
+    columns = [name for name in unbroken.history.names if name not in ("seconds", "steps_per_second")]
+    for name in columns:
+        np.testing.assert_array_equal(resumed.history[name], unbroken.history[name])
+    again = fit(epochs=5, checkpoint=tmp_path, **options)  # nothing is left to do
+    assert_same(again[:2], unbroken[:2])
+
+
+def interrupt(number=signal.SIGTERM):
+    """What `kill` and Ctrl-C do to a process, whose main thread handles it."""
+    signal.pthread_kill(threading.main_thread().ident, number)
+
+
+def assert_left_cleanly(run, capsys, name="SIGTERM"):
+    with pytest.raises(SystemExit) as left:
+        run()
+    assert left.value.code == 0
+    assert re.search(rf"{name}: saved at step \d+ in .*; the same command goes on", capsys.readouterr().out)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_between_two_steps_loses_nothing(tmp_path, monkeypatch, capsys, number):
+    monkeypatch.setattr("jaxnet.training.feed.TARGET_SECONDS", 0)  # one step a dispatch
+    callbacks = [lambda record, train_state: interrupt(number) if record["epoch"] == 2 else None]
+    assert_left_cleanly(
+        lambda: fit(epochs=4, checkpoint=tmp_path, callbacks=callbacks, early_stopping=9, validation=VALIDATION),
+        capsys,
+        number.name,
+    )
+    saved = training.read_metadata(training.Checkpoints(tmp_path).latest())
+    assert (saved["step"], saved["step_of_epoch"], len(saved["history"])) == (9, 1, 2)
+    lines = []
+    resumed = fit(epochs=4, checkpoint=tmp_path, early_stopping=9, validation=VALIDATION, progress=lines.append)
+    assert "epoch 2 of 4 is done, and 1 steps of the next" in " ".join(lines)
+    unbroken = fit(epochs=4, early_stopping=9, validation=VALIDATION)
+    assert_same(resumed.train_state, unbroken.train_state)
+    assert_same(resumed[:2], unbroken[:2])
+    np.testing.assert_array_equal(resumed.history["loss"], unbroken.history["loss"])
+
+
+def stream(epochs=range(3), stop_at=None):
+    for epoch in epochs:
+        for i, batch in enumerate(data.batches(*TRAIN, batch_size=8, first_epoch=epoch, drop_last=True)):
+            if 4 * epoch + i == stop_at:
+                interrupt()
+            yield batch
+
+
+@pytest.mark.parametrize("endless", [False, True])
+def test_a_stream_resumes_in_the_middle_of_an_epoch(tmp_path, capsys, endless):
+    def source(stop_at=None):
+        return stream(stop_at=stop_at) if endless else lambda epoch: stream([epoch], stop_at)
+
+    options = {"steps_per_epoch": 4} if endless else {}
+    assert_left_cleanly(lambda: fit(source(6), checkpoint=tmp_path, **options), capsys)
+    assert 0 < training.read_metadata(training.Checkpoints(tmp_path).latest())["step"] < 12
+    resumed = fit(source(), checkpoint=tmp_path, **options)
+    assert_same(resumed.train_state, fit(source(), **options).train_state)
+
+
+class Positioned:
+    """An iterator that can say where it is, as Grain's can."""
+
+    def __init__(self, stop_at=None):
+        self.batches, self.at, self.read, self.stop_at = list(stream()), 0, [], stop_at
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.at == self.stop_at:
+            interrupt()
+        self.read.append(self.at)
+        self.at += 1
+        return self.batches[self.at - 1]
+
+    def get_state(self):
+        return {"at": self.at}
+
+    def set_state(self, state):
+        self.at = state["at"]
+
+
+def test_an_iterator_with_a_position_is_not_read_again(tmp_path, capsys):
+    assert_left_cleanly(lambda: fit(Positioned(7), steps_per_epoch=4, checkpoint=tmp_path), capsys)
+    step = training.read_metadata(training.Checkpoints(tmp_path).latest())["step"]
+    source = Positioned()
+    resumed = fit(source, steps_per_epoch=4, checkpoint=tmp_path)
+    assert source.read == [0, *range(step, 12)]  # the first, for its shape
+    assert_same(resumed.train_state, fit(Positioned(), steps_per_epoch=4).train_state)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    fit(checkpoint=tmp_path)
+    with pytest.raises(ConfigError, match=r"other settings \(batch_size 8, now 4\).*another directory"):
+        fit(checkpoint=tmp_path, batch_size=4)
+    with pytest.raises(ConfigError, match="had no early_stopping, and this call has one"):
+        fit(checkpoint=tmp_path, early_stopping=2, validation=VALIDATION)
+    with pytest.raises(CheckpointError, match="kernel"):
+        fit(checkpoint=tmp_path, net=layers.chain(layers.dense(9), *NET_AFTER))
+    with pytest.raises(CheckpointError, match="opt_state"):
+        fit(checkpoint=tmp_path, optimizer=optimizers.sgd(0.1))
+
+
+NET_AFTER = [layers.batch_norm(), activations.relu, layers.dropout(0.2), layers.dense(3)]
+
+
+# --- what goes wrong ------------------------------------------------------------------------------------------------
+
+
+def with_value(array, value):
+    array = array.copy()
+    array[(5,) + (0,) * (array.ndim - 1)] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "call"),
+    [
+        (DataError, "array 0 holds nan at index", lambda: fit((with_value(X, np.nan), LABELS))),
+        (DataError, "array 0 holds inf at index", lambda: fit(validation=(with_value(X, np.inf), LABELS))),
+        (DataError, "label.*3", lambda: fit((X, with_value(LABELS, 3)))),
+        (DataError, "label.*-1", lambda: fit((X, with_value(LABELS, -1)))),
+        (DataError, "label.*7", lambda: fit(validation=(X, with_value(LABELS, 7)))),
+        (DataError, "50, 40 samples", lambda: fit((X, LABELS[:40]))),
+        (DataError, "the batch is empty", lambda: fit((X[:0], LABELS[:0]))),
+        (DataError, "a batch of 60 from 50 samples would be dropped", lambda: fit((X, LABELS), batch_size=60)),
+        (ConfigError, r"a pair \(x, target\)", lambda: fit((X, LABELS, LABELS))),
+        (ConfigError, "give batch_size", lambda: fit((X, LABELS), batch_size=None)),
+        (ConfigError, "batch_size must be an integer >= 1", lambda: fit((X, LABELS), batch_size=0)),
+        (ConfigError, "batch_size must not be given", lambda: fit([(X, LABELS)], batch_size=8)),
+        (ConfigError, "data must be arrays", lambda: fit(7)),
+        (ConfigError, "epochs must be an integer >= 1", lambda: fit(epochs=0)),
+        (ConfigError, "there is no validation set", lambda: fit(early_stopping=3)),
+        (ConfigError, "patience must be an integer >= 1", lambda: fit(early_stopping=0, validation=VALIDATION)),
+        (ConfigError, "shard_parameters needs mesh", lambda: fit(shard_parameters=True)),
+        (ConfigError, "mesh must be a jax.sharding.Mesh", lambda: fit(mesh=8)),
+        (ConfigError, "callbacks must be callable", lambda: fit(callbacks=[3])),
+        (DataError, "the data held no batch", lambda: fit([])),
+        (DataError, "read only once", lambda: fit(stream(range(1)), epochs=2)),
+        (DataError, "ended after 2 batches of an epoch of steps_per_epoch=5", lambda: fit(stream(), steps_per_epoch=5)),
+        (ConfigError, "no column 'x' to watch; there are epoch, step, loss", lambda: fit(early_stopping=EarlyStopping(2, "x"))),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused(error, message, call):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_an_error_in_the_data_reaches_the_caller():
+    def broken():
+        yield TRAIN[0][:8], TRAIN[1][:8]
+        raise OSError("disk gone")
+
+    with pytest.raises(OSError, match="disk gone"):
+        fit(broken(), epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x, y: (x * np.float32(np.nan), y), "The batch's x holds NaN or Inf"),
+        (lambda x, y: (x, y + 5), "The loss refuses the batch's targets: .*label"),
+    ],
+)
+def test_bad_batches_are_skipped_and_at_last_explained(spoil, message):
+    good = [(X[:8], LABELS[:8])] * 3
+    bad = [spoil(X[:8], LABELS[:8])] * 4
+    result = fit([*good, *bad], epochs=1)
+    assert result.history[0]["skipped"] == 4
+    assert np.isfinite(result.history[0]["loss"])
+    with pytest.raises(NonFiniteError, match=message) as caught:
+        fit([*good, *bad], epochs=1, max_skipped=4)
+    assert "4 steps in a row were not finite, up to step 6 (epoch 1, batch 6" in str(caught.value)
+    assert_same(caught.value.train_state.params, fit(good, epochs=1).params)
+    assert_same(caught.value.batch, bad[0])
+
+
+def test_divergence_is_named_with_its_samples_and_leaf():
+    with pytest.raises(NonFiniteError, match=r"samples \[\d+, .*Lower the learning rate") as caught:
+        fit((X[:37], X[:37, :1]), optimizer=optimizers.sgd(1e15), net=layers.dense(1), loss=losses.mse, max_skipped=2)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(caught.value.train_state.params))
+
+
+# --- what is said ---------------------------------------------------------------------------------------------------
+
+
+def test_lines_log_and_picture(tmp_path, capsys):
+    log = tmp_path / "sub" / "history.jsonl"
+    result = fit(progress=True, validation=VALIDATION, metrics={"accuracy": accuracy}, log=log)
+    printed = capsys.readouterr()
+    assert printed.err == ""  # no bar where there is no terminal
+    lines = printed.out.splitlines()
+    assert lines[0].startswith("5 of 37 samples do not fill a batch and are left out, others each epoch")
+    assert re.match(r"compiled the step in [\d.]+ s", lines[1])
+    number = r"[\d.e+-]+"
+    for i, line in enumerate(lines[2:], 1):
+        assert re.fullmatch(
+            rf"epoch {i}/3  loss {number}  accuracy {number}  validation loss {number}  validation accuracy {number}  "
+            rf"{number} steps/s  \d+ s left",
+            line,
+        )
+    assert len(lines) == 5
+    assert (
+        training.History.load(log).records
+        == result.history.records
+        == [json.loads(text) for text in log.read_text().splitlines()]
+    )
+    picture = result.history.plot(tmp_path / "curves.png", "digits")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ConfigError, match="no column 'lost'; there are epoch"):
+        result.history["lost"]
+    log.write_text("{}\nno json\n")
+    with pytest.raises(DataError, match="line 2"):
+        training.History.load(log)
+
+
+def test_silence_when_asked(capfd):
+    fit(progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_evaluation_is_exact_whatever_the_batch_size():
+    params, state = fit(epochs=1)[:2]
+    logits, _ = NET.apply(params, state, X, train=False)
+    expected = {"loss": float(CE(logits, LABELS)), "accuracy": float(accuracy(logits, LABELS))}
+    for size in (1, 7, 25, 50, 64):
+        evaluate = training.make_evaluate(NET, CE, metrics={"accuracy": accuracy}, batch_size=size)
+        measured = evaluate(params, state, (X, LABELS))
+        assert measured == pytest.approx(expected, rel=1e-5)
+    batches = [(X[:30], LABELS[:30]), (X[30:], LABELS[30:])]
+    assert evaluate(params, state, batches) == pytest.approx(expected, rel=1e-5)
+    assert evaluate(params, state, lambda epoch: iter(batches)) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(DataError, match="held no batch"):
+        evaluate(params, state, iter([]))
