@@ -121,3 +121,21 @@ def arrays(who: str, data: Any) -> tuple[Any, Any]:
     """``(x, target)``, each an array or a tree of arrays, on the host and checked: finite, and equally many."""
     leaves, treedef = jax.tree.flatten(pair(who, data))
     return jax.tree.unflatten(treedef, data_module.usable(who, leaves))
+
+
+def check_labels(net: Layer, loss: Any, data: Any) -> None:
+    """Asks the loss about integer targets outside of any compiled program, where it refuses a label that is no class.
+
+    It is given zeros for the predictions, a few thousand examples at a time.
+    """
+    targets = jax.tree.leaves(data[1])
+    if not all(jnp.issubdtype(target.dtype, jnp.integer) for target in targets):
+        return
+
+    def predict(key, x):
+        return net.apply(*net.init(key, x), x, train=False)[0]
+
+    for first in range(0, len(targets[0]), 4096):
+        x, target = jax.tree.map(lambda leaf, some=slice(first, first + 4096): leaf[some], data)
+        prediction = jax.eval_shape(predict, jax.random.key(0), x)
+        loss(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), prediction), target)

@@ -16,7 +16,7 @@ from jaxnet.training import loop, sharding
 from jaxnet.training import state as states
 from jaxnet.training.checkpoints import Checkpoints
 from jaxnet.training.early_stopping import EarlyStopping
-from jaxnet.training.evaluate import arrays, make_evaluate
+from jaxnet.training.evaluate import arrays, check_labels, make_evaluate
 from jaxnet.training.history import History, Record
 from jaxnet.training.sources import Source
 from jaxnet.training.state import TrainState
@@ -143,31 +143,25 @@ def fit(
     else:
         train_state = states.from_params(optimizer, *start, jax.random.split(key)[1], loss_scale=loss_scale)
 
-    def check_targets(batch):
-        prediction = jax.eval_shape(
-            lambda p, s, v: net.apply(p, s, v, train=False)[0], train_state.params, train_state.state, batch[0]
-        )
-        loss(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), prediction), batch[1])
-
     def explain(batch):
         for name, leaf in zip(("x", "target"), batch, strict=True):
             for array in jax.tree.leaves(leaf):
                 if not np.isfinite(np.asarray(array, np.float64)).all():
                     return f"The batch's {name} holds NaN or Inf: drop or repair those samples"
         try:
-            check_targets(batch)
+            check_labels(net, loss, batch)
         except JaxnetError as error:
             return f"The loss refuses the batch's targets: {error}"
         return ""
 
     if isinstance(data, tuple):
-        _check_labels(check_targets, data)
+        check_labels(net, loss, data)
     evaluate = None
     if validation is not None:
         measure = make_evaluate(net, loss, metrics=metrics, batch_size=2 * (batch_size or 128), mesh=mesh)
         if isinstance(validation, tuple):
             validation = arrays(f"{who}: validation", validation)
-            _check_labels(check_targets, validation)
+            check_labels(net, loss, validation)
             validation = jax.tree.map(jnp.asarray, validation)
             if mesh is not None:
                 everywhere = sharding.replicated(sharding.automatic(who, mesh))
@@ -187,13 +181,3 @@ def fit(
     )  # fmt: skip
     params, state = trained.best
     return Fit(params, state, trained.history, trained.train_state)
-
-
-def _check_labels(check_targets: Callable[[Any], None], data: Any) -> None:
-    """Asks the loss, outside of the compiled program, what it thinks of integer targets, a few thousand at a time."""
-    targets = jax.tree.leaves(data[1])
-    if not all(jnp.issubdtype(target.dtype, jnp.integer) for target in targets):
-        return
-    for first in range(0, len(targets[0]), 4096):
-        some = slice(first, first + 4096)
-        check_targets(jax.tree.map(lambda leaf, some=some: leaf[some], data))

@@ -1,5 +1,6 @@
 """Many networks trained at once, in one compiled program."""
 
+import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, DataError
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.training import state as states
-from jaxnet.training.evaluate import arrays, on_arrays
+from jaxnet.training.evaluate import arrays, check_labels, on_arrays
 from jaxnet.training.step import checked_metrics, make_step
 
 
@@ -113,11 +114,19 @@ def sweep(
     epochs = checks.integer(who, "epochs", epochs, minimum=1)
     batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
     settings, seeds, hyper = _settings(who, settings)
+    try:
+        inspect.signature(optimizer).bind(**hyper)
+    except TypeError:
+        takes = ", ".join(inspect.signature(optimizer).parameters) or "nothing"
+        raise ConfigError(
+            f"{who}: the optimizer takes {takes}, not {', '.join(hyper) or 'nothing'}; name the settings as it does"
+        ) from None
     data = arrays(who, data)
     samples = len(jax.tree.leaves(data)[0])
     steps = samples // batch_size
     if not steps:
         raise DataError(f"{who}: a batch of {batch_size} does not fill from {samples} samples; make it smaller")
+    check_labels(net, loss, data)
     device = jax.tree.map(jnp.asarray, data)
     example = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), device[0])
 
