@@ -32,15 +32,28 @@ def test_continuous_integration_takes_its_command_from_here():
     assert "eval" in script
 
 
-def test_the_networks_code_trains(capsys):
-    network, own_layer = blocks("python")
+def test_the_networks_code_trains(capsys, tmp_path, monkeypatch):
+    network, in_one_call, own_layer = blocks("python")
     scope = {}
     exec(network, scope)
     loss, accuracy = re.match(r"loss ([\d.]+), accuracy (\d+)%", capsys.readouterr().out).groups()
     assert float(loss) < 0.3
     assert int(accuracy) > 90
+    monkeypatch.chdir(tmp_path)
+    exec(in_one_call, scope)
+    assert scope["fit"].history[-1]["loss"] < 0.5
+    assert (tmp_path / "out" / "noise.png").exists()
     exec(own_layer, scope)
     testing.check_layer(scope["swish"], jax.random.normal(jax.random.key(0), (3, 4)))
+
+
+def test_the_guide_to_training_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL):
+        exec(block, scope)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "curves.png"}
+    assert "'accuracy': 1.0" in capsys.readouterr().out  # all its labels are 0
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`jaxnet\.([\w.]+)", README))))
