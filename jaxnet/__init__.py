@@ -1,20 +1,23 @@
 """jaxnet: everything that learns is a pair of pure functions over pytrees that you own."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from jaxnet import (
     activations,
     data,
     errors,
     initializers,
-    interop,
     kernels,
     layers,
     losses,
     optimizers,
     regularizers,
     sizes,
-    testing,
-    training,
 )
+
+if TYPE_CHECKING:
+    from jaxnet import interop, testing, training
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,3 +35,14 @@ __all__ = [
     "testing",
     "training",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Not every program trains: these are a third of the time that `import jaxnet` would take.
+    if name in ("interop", "testing", "training"):
+        return importlib.import_module(f"jaxnet.{name}")
+    raise AttributeError(f"module 'jaxnet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Gives an empty directory to fill, which takes the place of ``path`` unless the block raises.
 
     Raises:
-      OSError: the file system refused; ``path`` is as it was, and nothing is left beside it.
+      OSError: the file system refused; ``path`` is whole or as it was, and nothing is left beside it.
     """
     _make(path.parent)
     _clean(path.parent)
@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def remove(path: Path) -> None:
     """Removes a directory at once under its name; a stop in between leaves a temporary for `replacing` to clean."""
-    old = temporary(path, secrets.token_bytes(8))
+    old = _beside(path, "new")
     with contextlib.suppress(FileNotFoundError):  # another process was faster
         os.rename(path, old)
         shutil.rmtree(old, ignore_errors=True)
@@ -64,18 +64,8 @@ def current(path: Path) -> Path:
     return path
 
 
-def temporary(path: Path, token: bytes) -> Path:
-    """The name under which ``path`` is filled by the process that drew ``token``."""
-    return path.with_name(f".{path.name}.{token.hex()}.jaxnet-new")
-
-
-def token(new: Path) -> bytes:
-    """The eight bytes that tell the temporary name ``new`` from others."""
-    return bytes.fromhex(new.name.split(".")[-2])
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.jaxnet-old")
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.jaxnet-{kind}")
 
 
 def _make(directory: Path) -> None:
@@ -95,12 +85,15 @@ def _sync(path: Path) -> None:
 
 def _locked_directory(path: Path) -> tuple[Path, int]:
     while True:
-        new = temporary(path, secrets.token_bytes(8))
+        new = _beside(path, "new")
         new.mkdir()
         try:
             lock = os.open(new, os.O_RDONLY)
         except FileNotFoundError:  # cleaned before it was locked
             continue
+        except OSError:
+            new.rmdir()
+            raise
         if _lock(lock) is not False and new.exists():
             return new, lock
         os.close(lock)
@@ -152,7 +145,7 @@ def _put(new: Path, path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):  # another process moved it: begin again
             if _exchange(new, path):
                 return
-            old = _aside(path)
+            old = _beside(path, "old")
             os.rename(path, old)
             try:
                 os.rename(new, path)

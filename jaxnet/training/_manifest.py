@@ -50,12 +50,12 @@ def read(path: Path) -> dict[str, Any]:
     if raw != body + _seal(body):
         raise CheckpointError(f"{path} is damaged: its checksum is not that of its bytes")
     manifest = parse(raw, path)
-    if manifest.get("format") != FORMAT or not isinstance(manifest.get("version"), int):
+    version = manifest.get("version")
+    if manifest.get("format") != FORMAT or not isinstance(version, int) or version < 1:
         raise CheckpointError(f"{path} is no manifest of a {FORMAT}")
-    if manifest["version"] > VERSION:
+    if version > VERSION:
         raise CheckpointError(
-            f"{path} has version {manifest['version']:.0f} of the format, and this jaxnet knows {VERSION}; "
-            f"update it: pip install -U jaxnet"
+            f"{path} has version {version} of the format, and this jaxnet knows {VERSION}: pip install -U jaxnet"
         )
     leaves = manifest.get("leaves")
     sound = isinstance(leaves, dict) and all(isinstance(entry, dict) for entry in leaves.values())

@@ -10,6 +10,7 @@ Nothing in it is code, and no name in it is ever used as a path.
 
 import contextlib
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -57,7 +59,7 @@ def save(path: str | os.PathLike[str], tree: Any, *, metadata: dict[str, Any] | 
       DTypeError: a leaf that is no array, or of a dtype that is no number.
       DataError: an array that was donated or deleted.
       ConfigError: metadata that are not JSON, or two leaves whose places have the same name.
-      CheckpointError: ``path`` exists and is no checkpoint, or the file system refused; what was there is unharmed.
+      CheckpointError: ``path`` exists and is no checkpoint, or the file system refused; no checkpoint is harmed.
 
     Example:
       >>> import tempfile
@@ -86,7 +88,7 @@ def save(path: str | os.PathLike[str], tree: Any, *, metadata: dict[str, Any] | 
         "version": _manifest.VERSION,
         "jax": jax.__version__,
         "file": {},
-        "leaves": {name: _entry(who, name, leaf) for name, leaf in leaves.items()},
+        "leaves": {name: _entry(leaf) for name, leaf in leaves.items()},
         "metadata": _jsonable(who, metadata),
     }
     place = Path(os.path.realpath(path))
@@ -102,7 +104,7 @@ def save(path: str | os.PathLike[str], tree: Any, *, metadata: dict[str, Any] | 
                 _write(directory, here, manifest)
     except OSError as error:
         raise CheckpointError(
-            f"{who}: cannot write {path}: {error.strerror or error}; what was there before is as it was"
+            f"{who}: cannot write {path}: {error.strerror or error}; what lies there is whole, or as it was before"
         ) from error
     return Path(path)
 
@@ -203,7 +205,7 @@ class Stored:
                         f"{self.who}: like[{name!r}] is {leaf.dtype}, and JAX would make it {canonical}; enable 64-bit "
                         f"types with jax.config.update('jax_enable_x64', True), or have a NumPy array there"
                     )
-        wanted = {name: _entry(self.who, name, leaf) for name, leaf in leaves.items()}
+        wanted = {name: _entry(leaf) for name, leaf in leaves.items()}
         stored = self.manifest["leaves"]
         different = [
             f"{_short(name)} is {_text(stored[name])} in the file, {_text(wanted[name])} in the tree"
@@ -251,8 +253,10 @@ class Stored:
     def _read_over_hosts(self, leaves: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         items = {name: str(self.manifest["leaves"][name]["orbax"]) for name in leaves}
         likes = {items[name]: _orbax_like(leaf) for name, leaf in leaves.items()}
-        if len(likes) != len(leaves):
-            raise CheckpointError(f"{self.path / MANIFEST} is damaged: two leaves are one item of Orbax")
+        if len(likes) != len(leaves) or not all(re.fullmatch("[0-9]{1,9}", item) for item in likes):
+            raise CheckpointError(f"{self.path / MANIFEST} is damaged: it does not number the arrays in {ORBAX}")
+        if likes:
+            _orbax.check(self.path / ORBAX, self.manifest.get("orbax"))
         found = _orbax.read(self.path / ORBAX, likes) if likes else {}
         for name, leaf in leaves.items():
             data, array = _data(leaf), found[items[name]]
@@ -298,11 +302,9 @@ def _named(who: str, argument: str, tree: Any) -> dict[str, Any]:
     return found
 
 
-def _entry(who: str, name: str, leaf: Any) -> dict[str, Any]:
+def _entry(leaf: Any) -> dict[str, Any]:
     """What the manifest says of a leaf; that of ``like`` must be the same."""
-    kind = "array"
-    if _is_key(leaf):
-        kind = f"key<{_implementation(leaf)}>"
+    kind = f"key<{_implementation(leaf)}>" if _is_key(leaf) else "array"
     data = _data(leaf)
     return {"kind": kind, "dtype": data.dtype.name, "shape": list(data.shape)}
 
@@ -333,7 +335,7 @@ def _layout(leaf: Any) -> tuple[str, tuple[int, ...]]:
 
 
 def _crc32(array: np.ndarray) -> str:
-    return f"{zlib.crc32(array.reshape(-1).view(np.uint8)):08x}"
+    return f"{zlib.crc32(array.reshape(-1).view(np.uint8).data):08x}"
 
 
 def _jsonable(who: str, metadata: Any) -> dict[str, Any]:
@@ -350,9 +352,13 @@ def _jsonable(who: str, metadata: Any) -> dict[str, Any]:
 
 
 def _check_replaceable(who: str, place: Path) -> None:
-    if not os.path.lexists(place):
+    try:
+        names = os.listdir(place)
+    except FileNotFoundError:
         return
-    if not place.is_dir() or not {entry.name for entry in place.iterdir()} <= {MANIFEST, ARRAYS, ORBAX}:
+    except NotADirectoryError:
+        names = ["a file"]
+    if not set(names) <= {MANIFEST, ARRAYS, ORBAX}:
         raise CheckpointError(f"{who}: {place} exists and is no checkpoint, so it is not replaced; give another path")
 
 
@@ -393,14 +399,15 @@ def _write_over_hosts(place: Path, here: dict[str, Any], spread: dict[str, Any],
                 directory = stack.enter_context(_atomic.replacing(place))
             except OSError as error:
                 failure = error
-        token = _orbax.share(_atomic.token(directory) if directory else None)
-        if not any(token):
+        name = _orbax.share(directory.name if directory else "")
+        if not name:
             raise failure
-        directory = directory or _atomic.temporary(place, token)
+        directory = place.parent / name
         _orbax.write(directory / ORBAX, parts)
         if first:
+            _, manifest["orbax"] = _orbax.checksums(directory / ORBAX)
             _write(directory, here, manifest)
-    _orbax.wait(f"jaxnet checkpoint {token.hex()}")
+    _orbax.wait(f"jaxnet checkpoint {name}")
 
 
 def _outline(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:

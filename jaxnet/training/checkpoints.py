@@ -80,11 +80,13 @@ class Checkpoints:
         """
         who = "Checkpoints.save"
         step = checks.integer(who, "step", step, minimum=0)
-        metadata = dict(metadata or {})
+        metadata = {} if metadata is None else metadata
+        if not isinstance(metadata, dict):
+            raise ConfigError(f"{who}: metadata must be a dict, got {type(metadata).__name__}")
         for name in ("step", "metric"):
             if name in metadata:
                 raise ConfigError(f"{who}: metadata[{name!r}] is set from the argument {name}; use another name")
-        metadata |= {"step": step, "metric": _metric(who, metric)}
+        metadata = metadata | {"step": step, "metric": _metric(who, metric)}
         older = self._paths()
         number = 1 + max((_number(path) for path in older), default=0)
         path = save(self.directory / f"{number:06d}-step-{step}", tree, metadata=metadata)
