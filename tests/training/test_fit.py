@@ -385,6 +385,15 @@ def test_lines_log_and_picture(tmp_path, capsys):
         training.History.load(log)
 
 
+def test_a_bar_on_a_terminal_alone(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    fit(progress=True, epochs=2)
+    printed = capsys.readouterr()
+    assert "epoch 2/2" in printed.err
+    assert "step" in printed.err
+    assert printed.out.count("epoch ") == 2  # the lines are not drawn over
+
+
 def test_silence_when_asked(capfd):
     fit(progress=False)
     assert capfd.readouterr() == ("", "")
