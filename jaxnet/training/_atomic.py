@@ -1,0 +1,172 @@
+"""Directories that are whole or absent, whenever the process or the machine stops.
+
+A new directory is filled under a temporary name beside its place, every file of it is forced to disk, and then it is
+renamed: the one step that either happened or did not. Where a directory of that name exists already, the two are
+exchanged (Linux's ``renameat2``); a file system that cannot do it renames the old one aside first, and readers look
+there (`current`) should the process die between the two renames.
+
+The process that fills a temporary directory holds a lock on it, which the kernel takes back however the process ends.
+So a temporary without a lock is a dead process's, and the next `replacing` beside it removes it; process numbers
+could not tell, in containers or after a restart.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.jaxnet-(?P<kind>new|old)", re.DOTALL)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives an empty directory to fill, which takes the place of ``path`` unless the block raises.
+
+    Raises:
+      OSError: the file system refused; ``path`` is whole or as it was, and nothing is left beside it.
+    """
+    _make(path.parent)
+    _clean(path.parent)
+    new, lock = _locked_directory(path)
+    try:
+        yield new
+        for folder, _, files in os.walk(new, topdown=False):
+            for name in files:
+                _sync(Path(folder, name))
+            _sync(Path(folder))
+        _put(new, path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)  # what was in its place, or what could not be finished
+        os.close(lock)
+
+
+def remove(path: Path) -> None:
+    """Removes a directory at once under its name; a stop in between leaves a temporary for `replacing` to clean."""
+    old = _beside(path, "new")
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        os.rename(path, old)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def current(path: Path) -> Path:
+    """``path``, or where the old one lies if the process that was replacing it died between two renames."""
+    if not os.path.lexists(path):
+        for aside in path.parent.glob(".*.jaxnet-old"):
+            found = _TEMPORARY.fullmatch(aside.name)
+            if found and found["name"] == path.name:
+                return aside
+    return path
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.jaxnet-{kind}")
+
+
+def _make(directory: Path) -> None:
+    if not directory.is_dir():
+        _make(directory.parent)
+        directory.mkdir(exist_ok=True)
+        _sync(directory.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked_directory(path: Path) -> tuple[Path, int]:
+    while True:
+        new = _beside(path, "new")
+        new.mkdir()
+        try:
+            lock = os.open(new, os.O_RDONLY)
+        except FileNotFoundError:  # cleaned before it was locked
+            continue
+        except OSError:
+            new.rmdir()
+            raise
+        if _lock(lock) is not False and new.exists():
+            return new, lock
+        os.close(lock)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Whether this process now holds the lock; None on a file system (some of NFS) that locks no directories."""
+    import fcntl  # absent on Windows, where `import jaxnet` must still work
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _clean(parent: Path) -> None:
+    """Removes the temporaries of dead processes, and puts back what one of them had moved aside."""
+    for entry in parent.iterdir():
+        found = _TEMPORARY.fullmatch(entry.name)
+        if not found:
+            continue
+        try:
+            lock = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:  # gone by now, or not ours
+            continue
+        try:
+            if _lock(lock):
+                place = parent / found["name"]
+                if found["kind"] == "old" and not os.path.lexists(place):
+                    with contextlib.suppress(OSError):
+                        os.rename(entry, place)
+                else:
+                    shutil.rmtree(entry, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _put(new: Path, path: Path) -> None:
+    while True:
+        try:
+            os.rename(new, path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        with contextlib.suppress(FileNotFoundError):  # another process moved it: begin again
+            if _exchange(new, path):
+                return
+            old = _beside(path, "old")
+            os.rename(path, old)
+            try:
+                os.rename(new, path)
+                shutil.rmtree(old, ignore_errors=True)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    os.rename(old, path)
+                    raise
+                shutil.rmtree(old, ignore_errors=True)  # another process put a whole one there in between
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Exchanges two names in one step; False where the system or the file system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if rename is None:
+        return False
+    if rename(here, os.fsencode(a), here, os.fsencode(b), ctypes.c_uint(exchange)) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(a), None, str(b))

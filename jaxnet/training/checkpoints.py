@@ -1,0 +1,200 @@
+"""The checkpoints of a run: the last few, and the best."""
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnet import _checks as checks
+from jaxnet.errors import CheckpointError, ConfigError
+from jaxnet.training import _atomic
+from jaxnet.training.checkpoint import Stored, save
+
+_NAME = re.compile(r"(\d{6,})-step-(\d+)")
+
+
+class Checkpoints:
+    """A directory of checkpoints that keeps the last ``keep`` and the best, to stop and resume from.
+
+    Each is a directory that `load` reads, named by a number that counts the saves and by its step, such as
+    ``000012-step-600``. The last is the one that was saved last, also after a run went back and took other steps. A
+    step that is saved again takes the place of the older one.
+
+    A killed process cannot damage a checkpoint (see `save`). If the newest is damaged nevertheless, a disk or a person
+    did it, and `latest` and `restore` raise and say which it is, instead of taking the one before without being asked:
+    that would repeat a part of the run unnoticed, and prune what could have been repaired. Deleting it falls back.
+
+    Args:
+      directory: where they lie; made by the first save.
+      keep: how many of the last to keep, at least 1.
+      keep_best: whether to keep the one with the lowest metric too.
+
+    Raises:
+      ConfigError: a bad ``keep`` or ``keep_best``.
+
+    Example:
+      >>> import tempfile
+      >>> import jax.numpy as jnp
+      >>> from jaxnet.training import Checkpoints
+      >>> directory = tempfile.TemporaryDirectory()
+      >>> checkpoints = Checkpoints(directory.name, keep=1)
+      >>> for step, loss in [(10, 0.5), (20, 0.3), (30, 0.4), (40, float("nan"))]:
+      ...     path = checkpoints.save(step, {"weight": jnp.full(2, step)}, metric=loss)
+      >>> checkpoints.latest().name, checkpoints.best().name
+      ('000004-step-40', '000002-step-20')
+      >>> checkpoints.restore({"weight": jnp.zeros(2, int)})
+      ({'weight': Array([40, 40], dtype=int32)}, {'step': 40, 'metric': nan})
+      >>> directory.cleanup()
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, keep: int = 3, keep_best: bool = True):
+        who = "Checkpoints"
+        self.directory = Path(directory)
+        self.keep = checks.integer(who, "keep", keep, minimum=1)
+        self.keep_best = checks.flag(who, "keep_best", keep_best)
+
+    def save(
+        self, step: int, tree: Any, *, metadata: dict[str, Any] | None = None, metric: float | None = None
+    ) -> Path:
+        """Saves a checkpoint, then removes those that are neither among the last nor the best.
+
+        Args:
+          step: how many steps were taken.
+          tree: as for `save`. Where several processes train, either its arrays lie on the devices of all and all call
+            this, or the first process alone does.
+          metadata: as for `save`; ``step`` and ``metric`` are added to it.
+          metric: lower is better, such as the loss on the validation set; NaN and infinities are never the best.
+
+        Returns:
+          Its path.
+
+        Raises:
+          ConfigError: a negative step, a metric that is no number, or what `save` refuses.
+          CheckpointError, DTypeError, DataError: see `save`; older checkpoints are unharmed.
+        """
+        who = "Checkpoints.save"
+        step = checks.integer(who, "step", step, minimum=0)
+        metadata = {} if metadata is None else metadata
+        if not isinstance(metadata, dict):
+            raise ConfigError(f"{who}: metadata must be a dict, got {type(metadata).__name__}")
+        for name in ("step", "metric"):
+            if name in metadata:
+                raise ConfigError(f"{who}: metadata[{name!r}] is set from the argument {name}; use another name")
+        metadata = metadata | {"step": step, "metric": _metric(who, metric)}
+        older = self._paths()
+        number = 1 + max((_number(path) for path in older), default=0)
+        path = save(self.directory / f"{number:06d}-step-{step}", tree, metadata=metadata)
+        if jax.process_index() == 0:
+            self._prune(older, path)
+        return path
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint, or None if there are none.
+
+        Raises:
+          CheckpointError: it is damaged (its manifest, or the size of its arrays; `restore` checks all).
+        """
+        paths = self._paths()
+        if not paths:
+            return None
+        with self._advice(paths):
+            Stored("Checkpoints.latest", paths[-1])
+        return paths[-1]
+
+    def best(self) -> Path | None:
+        """The checkpoint with the lowest metric (of equals, the oldest), or None if none has a finite one.
+
+        Raises:
+          CheckpointError: one is damaged, so that its metric is not known; deleting it chooses among the others.
+        """
+        rated = [(metric, path) for path in self._paths() if (metric := _stored_metric(path)) is not None]
+        return min(rated, key=lambda pair: pair[0])[1] if rated else None
+
+    def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
+        """Loads the newest checkpoint.
+
+        Args:
+          like: as for `load`.
+
+        Returns:
+          The tree and its metadata, with ``step`` and ``metric`` in it; None if there are no checkpoints.
+
+        Raises:
+          CheckpointError: it is damaged, or does not fit.
+        """
+        paths = self._paths()
+        if not paths:
+            return None
+        with self._advice(paths):
+            stored = Stored("Checkpoints.restore", paths[-1])
+        leaves = stored.fit(like)
+        with self._advice(paths):
+            tree = stored.read(leaves, jax.tree.structure(like))
+        return tree, stored.manifest["metadata"]
+
+    def _paths(self) -> list[Path]:
+        """All of them, the newest last."""
+        if not self.directory.is_dir():
+            return []
+        found = [path for path in self.directory.iterdir() if _NAME.fullmatch(path.name)]
+        return sorted(found, key=lambda path: (_number(path), _step(path)))
+
+    def _prune(self, older: list[Path], new: Path) -> None:
+        others = [path for path in older if _step(path) != _step(new)]
+        kept = {new, *others[max(0, len(others) - self.keep + 1) :]}
+        if self.keep_best:
+            rated = []
+            for path in [*others, new]:
+                try:
+                    metric = _stored_metric(path)
+                    rated += [(metric, path)] if metric is not None else []
+                except CheckpointError:
+                    kept.add(path)  # it may be the best, and repaired: `best` tells of it
+            kept |= {min(rated, key=lambda pair: pair[0])[1]} if rated else set()
+        for path in older:
+            if path not in kept:
+                _atomic.remove(path)
+
+    @contextmanager
+    def _advice(self, paths: list[Path]) -> Iterator[None]:
+        try:
+            yield
+        except CheckpointError as error:
+            fallback = f"the one before, {paths[-2].name}" if len(paths) > 1 else "a new start"
+            raise CheckpointError(
+                f"{error}. This is the newest checkpoint; delete {paths[-1]} to fall back to {fallback}"
+            ) from error
+
+
+def _number(path: Path) -> int:
+    return int(path.name.split("-")[0])
+
+
+def _step(path: Path) -> int:
+    return int(path.name.split("-")[-1])
+
+
+def _metric(who: str, metric: Any) -> float | None:
+    if metric is None:
+        return None
+    try:
+        if isinstance(metric, (str, bytes, bool)) or np.ndim(metric):
+            raise TypeError
+        return float(metric)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{who}: metric must be a number, lower is better, got {metric!r}") from error
+
+
+def _stored_metric(path: Path) -> float | None:
+    """The metric, if it is finite."""
+    try:
+        metric = Stored("Checkpoints.best", path).manifest["metadata"].get("metric")
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. Delete {path} to choose among the others") from error
+    return metric if isinstance(metric, (int, float)) and math.isfinite(metric) else None
