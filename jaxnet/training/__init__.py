@@ -2,5 +2,42 @@
 
 from jaxnet.training.checkpoint import load, read_metadata, save
 from jaxnet.training.checkpoints import Checkpoints
+from jaxnet.training.early_stopping import EarlyStopping
+from jaxnet.training.evaluate import make_evaluate
+from jaxnet.training.export import ExportedNet, export, load_exported
+from jaxnet.training.fit import Fit, fit
+from jaxnet.training.gan import GANState, Player, init_gan, make_gan_step
+from jaxnet.training.history import History
+from jaxnet.training.loop import Trained, train
+from jaxnet.training.state import Guard, LossScale, TrainState, init
+from jaxnet.training.step import make_step
+from jaxnet.training.sweep import Sweep, grid, sweep
 
-__all__ = ["Checkpoints", "load", "read_metadata", "save"]
+__all__ = [
+    "Checkpoints",
+    "EarlyStopping",
+    "ExportedNet",
+    "Fit",
+    "GANState",
+    "Guard",
+    "History",
+    "LossScale",
+    "Player",
+    "Sweep",
+    "TrainState",
+    "Trained",
+    "export",
+    "fit",
+    "grid",
+    "init",
+    "init_gan",
+    "load",
+    "load_exported",
+    "make_evaluate",
+    "make_gan_step",
+    "make_step",
+    "read_metadata",
+    "save",
+    "sweep",
+    "train",
+]
