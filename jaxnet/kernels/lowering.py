@@ -91,6 +91,9 @@ def _grouped(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.
         if pack > 4 * fewest:  # a block has ``pack`` times the arithmetic
             return through(rewrites.ungrouped(geometry))
         return through(rewrites.packed(geometry, pack))
+    pack = _pack(slot, a, b, geometry)
+    if pack > 1:
+        return through(rewrites.packed(geometry, pack))
     count = _fold(slot, a, b, geometry)
     if count > 1:
         return through(rewrites.folded(geometry, count), _groups_apart)
@@ -117,7 +120,10 @@ def _dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Ar
     channels, filters = _channels(slot, a, b, geometry)
     # Products with one column or one row: 2 to 4 times as fast as sums of shifted arrays, or one product and a sum.
     few_taps = not strided and 1 < taps <= MOST_TAPS
+    product = taps == 1 and not strided and not any(map(any, geometry.padding))
     if slot == "x":
+        if product:  # 1.4 times for groups, 8x2048, 64 to 128, g 4: the product reads the kernel as it lies
+            return forms.dot(slot, a, b, geometry)
         if strided:  # 10 to 30 times: XLA's own gradient of a strided convolution dilates its input
             return through(_unit_strides(geometry))
         if channels == 1 and few_taps and filters > 1:
@@ -129,7 +135,7 @@ def _dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Ar
         if filters == 1 and few_taps:
             return through(rewrites.mirrored(geometry))
         return forms.dense(slot, a, b, geometry)  # strided too: space-to-depth would be slower here, 0.6 to 0.9
-    if taps == 1 and not strided and not any(map(any, geometry.padding)):
+    if product:
         return forms.dot(slot, a, b, geometry)  # 1.1 to 2 times as fast as a convolution
     no_longer = all(n <= j for n, j in zip(geometry.lengths, geometry.outputs, strict=True))
     if filters <= channels and not strided and no_longer:
@@ -169,13 +175,29 @@ def _unit_strides(geometry: Geometry) -> rewrites.Rewrite:
     return rewrites.stuffed_kernel(geometry) if max(geometry.dilation) > 1 else rewrites.polyphase(geometry)
 
 
-def _fold(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> int:
-    """How many outputs of a long, strided, grouped kernel to compute at once, to make narrow products wider.
+def _pack(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> int:
+    """How many narrow groups without strides to compute as one, with zeros between.
 
-    8x8192, 16 to 64 channels, K 41, S 4, g 4, and 8x512, 256 to 256, g 64: 1.1 and 1.4 times as fast for y, 1.2 and 1.3
-    for x, 1.4 and 1.7 for w. Dense convolutions only lose.
+    8x4096, 32 to 32, g 8: 4.5, 4 and 3 times as fast for y with K 3, K 7 (folded too) and K 1; 1.2 times for w, where
+    more than 8 channels a product lose again. g 4: 1.4 (y, K 3); g 2 and fewer only lose.
     """
-    if geometry.ndim > 1 or max(geometry.dilation) > 1 or not _is_strided(geometry):
+    if _is_strided(geometry):
+        return 1
+    widest = 8 if slot == "w" or _folds_narrow(geometry) else 16
+    most = max(1, widest // max(_channels(slot, a, b, geometry)))
+    return max(n for n in range(1, most + 1) if geometry.groups % n == 0)
+
+
+def _fold(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> int:
+    """How many outputs of a long grouped kernel to compute at once, to make narrow products wider.
+
+    Strided, 8x8192, 16 to 64 channels, K 41, S 4, g 4, and 8x512, 256 to 256, g 64: 1.1 and 1.4 times as fast for y,
+    1.2 and 1.3 for x, 1.4 and 1.7 for w. Without strides, groups of 8, K 7 (8x4096, 32 channels) and K 5 (8x256, 256
+    channels): 1.3 for y. Dense convolutions only lose.
+    """
+    if not _is_strided(geometry):
+        return 2 if slot != "w" and _folds_narrow(geometry) and max(_channels(slot, a, b, geometry)) <= 8 else 1
+    if geometry.ndim > 1 or max(geometry.dilation) > 1:
         return 1
     (size,), (stride,), (outputs,) = geometry.size, geometry.strides, geometry.outputs
     channels, filters = _channels(slot, a, b, geometry)
@@ -185,3 +207,8 @@ def _fold(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> int:
     while count > 1 and (outputs % count or columns * count > widest or stride * (count - 1) > 0.3 * size):
         count //= 2
     return count
+
+
+def _folds_narrow(geometry: Geometry) -> bool:
+    # One more tap for two outputs must be little: K 3 gains nothing.
+    return geometry.ndim == 1 and geometry.size[0] >= 5 and max(geometry.dilation) == 1 and geometry.outputs[0] % 2 == 0
