@@ -150,6 +150,14 @@ def test_a_form_is_the_plain_one(name, data):
         assert_same(solved(solver, form, slots), solved(forms.plain, form, slots), **TIGHT)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.usefixtures("x64")
+def test_once_changes_no_bit(dtype):
+    kind = np.finfo(dtype)
+    values = np.array([0.0, -0.0, 1 + kind.eps, kind.tiny, kind.max, -kind.max, np.inf, -np.inf, np.nan, 0.1], dtype)
+    assert np.asarray(jax.jit(forms.once)(values)).tobytes() == values.tobytes()
+
+
 def a_form(length, size, stride=1, before=0, after=0, groups=1, members=1, channels=1, filters=1):
     outputs = (length + before + after - size) // stride + 1
     geometry = Geometry((length,), (size,), (outputs,), (stride,), (1,), (before,), groups)
@@ -167,6 +175,7 @@ CHOICES = {
     "narrow groups, packed into one": a_form(9, 4, groups=2, channels=3, filters=4),
     "groups of 1x1": a_form(9, 1, groups=2, channels=9, filters=5),
     "depthwise, more taps than are unrolled": a_form(40, 33, before=16, after=16, groups=3),
+    "depthwise, nine taps": a_form(12, 9, before=4, after=4, groups=3),
     "depthwise, strided": a_form(23, 7, stride=2, before=3, after=3, groups=8),
     "depthwise, strided by much": a_form(33, 9, stride=6, before=2, after=3, groups=5),
     "one channel, padded": a_form(20, 15, before=7, after=7, filters=4),
