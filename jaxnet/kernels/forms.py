@@ -64,10 +64,11 @@ def dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Arr
     """
     a, b = a[0], b[0]
     spatial = range(1, geometry.ndim + 1)
-    # Cropped here: jax 0.10.2's CPU convolution reads beyond its input where it is to crop before and to pad after it.
-    for axis, (before, after) in zip(spatial, geometry.padding, strict=True):
-        a = lax.slice_in_dim(a, max(0, -before), a.shape[axis] - max(0, -after), axis=axis)
-    border = [(max(0, before), max(0, after)) for before, after in geometry.padding]
+    # Cropped here: jax 0.10.2's CPU convolution reads beyond an input that it is to crop before and to pad after. To
+    # crop after it is left to the convolution, which does not copy for that.
+    for axis, before in zip(spatial, geometry.before, strict=True):
+        a = lax.slice_in_dim(a, max(0, -before), None, axis=axis)
+    border = [(max(0, before), after) for before, after in geometry.padding]
     if slot == "y":
         strides, dilation = geometry.strides, geometry.dilation
     else:

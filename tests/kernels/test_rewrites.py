@@ -102,6 +102,7 @@ REWRITES = {
     "folded": (every_fold, {"dilation": 1, "ndim": 1}),
     "merged": (lambda form: [rewrites.merged(form.geometry, form.members)], {}),
     "patches": (lambda form: [rewrites.patches(form.geometry)], {"groups": 1}),
+    "rows": (lambda form: [rewrites.rows(form.geometry)], {"groups": 1, "ndim": 2}),
 }
 
 
@@ -167,6 +168,12 @@ def a_form(length, size, stride=1, before=0, after=0, groups=1, members=1, chann
     return Form(geometry, members, 2, channels, filters)
 
 
+def an_image(channels, filters, stride=1):
+    outputs = ((6 - 1) // stride + 1, (7 - 1) // stride + 1)
+    geometry = Geometry((6, 7), (3, 3), outputs, (stride, stride), (1, 1), (1, 1), 1)
+    return Form(geometry, members=1, batch=2, channels=channels, filters=filters)
+
+
 # What the drawn forms are too small to reach: one form for each choice that the lowering makes by a size.
 CHOICES = {
     "more groups than are unrolled": a_form(7, 3, groups=66, channels=2, filters=3, before=1),
@@ -185,7 +192,13 @@ CHOICES = {
     "one channel, many taps": a_form(50, 34, before=3, filters=3),
     "one filter": a_form(20, 7, before=3, after=3, channels=4),
     "one channel, one filter": a_form(20, 7, before=3, after=3),
+    "strided, most phases short": a_form(13, 5, stride=4, before=2, after=1, channels=2, filters=3),
+    "strided, all phases but one short, and nothing before": a_form(14, 4, stride=3, channels=2, filters=3),
+    "strided, one tap": a_form(11, 1, stride=3, before=1, channels=2, filters=3),
     "one channel, strided": a_form(20, 6, stride=3, before=2, filters=4),
+    "two dimensions, rows as channels": an_image(channels=3, filters=32),
+    "two dimensions, rows as channels, in its mirror image": an_image(channels=32, filters=3),
+    "two dimensions, rows as channels, strided": an_image(stride=2, channels=3, filters=32),
     "many members": a_form(9, 3, members=17, channels=2, filters=3, before=1, after=1),
     "many members, strided": a_form(9, 3, stride=2, members=17, channels=2, filters=3, before=1),
     "many members, depthwise": a_form(9, 3, members=17, groups=3, before=1, after=1),
