@@ -6,6 +6,7 @@ figures beside them are ratios of times in trials, float32 on 2 cores; `python -
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,8 @@ MOST_GROUPS = 64
 MOST_TAPS = 32
 """Taps that become a shifted product each."""
 
+MOST_ROWS = 8
+"""Copies of the input, moved along the first of two axes, that are joined so that one axis is left."""
 
 MOST_DILATION = 16
 """Zeros between taps, that make strides and dilation at once into strides alone."""
@@ -91,6 +94,9 @@ def _grouped(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.
         if pack > 4 * fewest:  # a block has ``pack`` times the arithmetic
             return through(rewrites.ungrouped(geometry))
         return through(rewrites.packed(geometry, pack))
+    pack = _pack(slot, a, b, geometry)
+    if pack > 1:
+        return through(rewrites.packed(geometry, pack))
     count = _fold(slot, a, b, geometry)
     if count > 1:
         return through(rewrites.folded(geometry, count), _groups_apart)
@@ -117,8 +123,17 @@ def _dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Ar
     channels, filters = _channels(slot, a, b, geometry)
     # Products with one column or one row: 2 to 4 times as fast as sums of shifted arrays, or one product and a sum.
     few_taps = not strided and 1 < taps <= MOST_TAPS
+    product = taps == 1 and not strided and not any(map(any, geometry.padding))
+    if taps == 1 and strided and slot != "y":
+        # The inputs that are read, and a product: 1.3 times (1-D), 2.2 (2-D), all three slots together. y alone loses.
+        return through(rewrites.patches(geometry), forms.dot)
     if slot == "x":
+        if product:  # 1.4 times for groups, 8x2048, 64 to 128, g 4: the product reads the kernel as it lies
+            return forms.dot(slot, a, b, geometry)
         if strided:  # 10 to 30 times: XLA's own gradient of a strided convolution dilates its input
+            if _wastes_phases(geometry):  # 8x512, 256 to 256, K 5, S 4: 1.15 times, all three slots together
+                longer = geometry.size[0] % geometry.strides[0] * channels
+                return through(rewrites.polyphase(geometry), partial(_shorter_phases, longer=longer))
             return through(_unit_strides(geometry))
         if channels == 1 and few_taps and filters > 1:
             return through(rewrites.patches(geometry), forms.dot)
@@ -128,14 +143,38 @@ def _dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Ar
             return _shifted(slot, a, b, geometry)
         if filters == 1 and few_taps:
             return through(rewrites.mirrored(geometry))
-        return forms.dense(slot, a, b, geometry)  # strided too: space-to-depth would be slower here, 0.6 to 0.9
-    if taps == 1 and not strided and not any(map(any, geometry.padding)):
+        return _convolution(slot, a, b, geometry)  # strided too: space-to-depth would be slower here, 0.6 to 0.9
+    if product:
         return forms.dot(slot, a, b, geometry)  # 1.1 to 2 times as fast as a convolution
     no_longer = all(n <= j for n, j in zip(geometry.lengths, geometry.outputs, strict=True))
     if filters <= channels and not strided and no_longer:
         # The smaller of the two becomes the batch of the convolution, whose patches are copied: 1.1 to 2 times. Where
         # x is longer than y, XLA would take a kernel longer than its signal, which is a scalar loop again.
-        return through(rewrites.mirrored(geometry), forms.dense)
+        return through(rewrites.mirrored(geometry), _convolution)
+    return _convolution(slot, a, b, geometry)
+
+
+def _wastes_phases(geometry: Geometry) -> bool:
+    # Most phases have one tap less than the longest. K 3, S 2, which would save a quarter, loses a tenth.
+    if geometry.ndim > 1 or max(geometry.dilation) > 1:
+        return False
+    (size,), (stride,) = geometry.size, geometry.strides
+    return size > stride and 2 * stride * -(-size // stride) >= 3 * size
+
+
+def _shorter_phases(slot: Slot, y: jax.Array, w: jax.Array, geometry: Geometry, *, longer: int) -> jax.Array:
+    """Solves what polyphase makes of x, where the last tap of all channels but the first ``longer`` is zero."""
+    shorter = geometry._replace(lengths=(geometry.lengths[0] - 1,), size=(geometry.size[0] - 1,))
+    full = cpu(slot, y, w[:, :, :longer], geometry)
+    rest = cpu(slot, y, w[:, :-1, longer:], shorter)
+    return jnp.concatenate([full, rewrites.pad(rest, [(0, 1)])], axis=-1)
+
+
+def _convolution(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    # XLA's convolution is faster along one axis than along two: 1.2 to 1.7 times for y, 1.4 to 2.8 for w (3 to 256
+    # channels, 32 to 256 filters, K 3, 5 and 7). With 16 filters 0.7, and with 8, whose products are narrow, 0.15.
+    if geometry.ndim > 1 and math.prod(geometry.size) > 1 and geometry.size[0] <= MOST_ROWS and b.shape[-1] >= 32:
+        return rewrites.solve(rewrites.rows(geometry), slot, a, b, geometry, cpu)
     return forms.dense(slot, a, b, geometry)
 
 
@@ -169,13 +208,29 @@ def _unit_strides(geometry: Geometry) -> rewrites.Rewrite:
     return rewrites.stuffed_kernel(geometry) if max(geometry.dilation) > 1 else rewrites.polyphase(geometry)
 
 
-def _fold(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> int:
-    """How many outputs of a long, strided, grouped kernel to compute at once, to make narrow products wider.
+def _pack(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> int:
+    """How many narrow groups without strides to compute as one, with zeros between.
 
-    8x8192, 16 to 64 channels, K 41, S 4, g 4, and 8x512, 256 to 256, g 64: 1.1 and 1.4 times as fast for y, 1.2 and 1.3
-    for x, 1.4 and 1.7 for w. Dense convolutions only lose.
+    8x4096, 32 to 32, g 8: 4.5, 4 and 3 times as fast for y with K 3, K 7 (folded too) and K 1; 1.2 times for w, where
+    more than 8 channels a product lose again. g 4: 1.4 (y, K 3); g 2 and fewer only lose.
     """
-    if geometry.ndim > 1 or max(geometry.dilation) > 1 or not _is_strided(geometry):
+    if _is_strided(geometry):
+        return 1
+    widest = 8 if slot == "w" or _folds_narrow(geometry) else 16
+    most = max(1, widest // max(_channels(slot, a, b, geometry)))
+    return max(n for n in range(1, most + 1) if geometry.groups % n == 0)
+
+
+def _fold(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> int:
+    """How many outputs of a long grouped kernel to compute at once, to make narrow products wider.
+
+    Strided, 8x8192, 16 to 64 channels, K 41, S 4, g 4, and 8x512, 256 to 256, g 64: 1.1 and 1.4 times as fast for y,
+    1.2 and 1.3 for x, 1.4 and 1.7 for w. Without strides, groups of 8, K 7 (8x4096, 32 channels) and K 5 (8x256, 256
+    channels): 1.3 for y. Dense convolutions only lose.
+    """
+    if not _is_strided(geometry):
+        return 2 if slot != "w" and _folds_narrow(geometry) and max(_channels(slot, a, b, geometry)) <= 8 else 1
+    if geometry.ndim > 1 or max(geometry.dilation) > 1:
         return 1
     (size,), (stride,), (outputs,) = geometry.size, geometry.strides, geometry.outputs
     channels, filters = _channels(slot, a, b, geometry)
@@ -185,3 +240,8 @@ def _fold(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> int:
     while count > 1 and (outputs % count or columns * count > widest or stride * (count - 1) > 0.3 * size):
         count //= 2
     return count
+
+
+def _folds_narrow(geometry: Geometry) -> bool:
+    # One more tap for two outputs must be little: K 3 gains nothing.
+    return geometry.ndim == 1 and geometry.size[0] >= 5 and max(geometry.dilation) == 1 and geometry.outputs[0] % 2 == 0

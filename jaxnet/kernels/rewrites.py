@@ -218,6 +218,27 @@ def patches(geometry: Geometry) -> Rewrite:
     return Rewrite(inside, x=of_input, w=of_kernel)
 
 
+def rows(geometry: Geometry) -> Rewrite:
+    """The inputs under a window along the first axis side by side as channels, and that axis as batch; one group.
+
+    One dimension less: two dimensions become a convolution along the second.
+    """
+    numbers = geometry[:-1]
+    first, rest = Geometry._make([*(n[:1] for n in numbers), 1]), Geometry._make([*(n[1:] for n in numbers), 1])
+
+    def of_input(x):
+        return of_output(jnp.concatenate(windows(x, first), axis=-1))
+
+    def of_kernel(w):
+        w = jnp.moveaxis(w, 1, -3)
+        return w.reshape(*w.shape[:-3], w.shape[-3] * w.shape[-2], w.shape[-1])
+
+    def of_output(y):
+        return y.reshape(y.shape[0], y.shape[1] * y.shape[2], *y.shape[3:])
+
+    return Rewrite(rest, x=of_input, w=of_kernel, y=of_output)
+
+
 def windows(x: jax.Array, geometry: Geometry) -> list[jax.Array]:
     """The inputs that each tap meets, ``(N, B, *J, C)`` a tap in the kernel's order, zeros outside of x."""
     parts = [x]
