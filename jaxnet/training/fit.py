@@ -171,7 +171,9 @@ def fit(
             validation = jax.tree.map(jnp.asarray, validation)
             if mesh is not None:
                 everywhere = sharding.replicated(sharding.automatic(who, mesh))
-                validation = sharding.place(validation, jax.tree.map(lambda _: everywhere, validation))
+                validation = sharding.place(
+                    who, "the validation set", validation, jax.tree.map(lambda _: everywhere, validation)
+                )
 
         def measure_all(train_state):
             return measure(train_state.params, train_state.state, validation)

@@ -1,5 +1,6 @@
 """Iterables of batches as a run reads them: epoch by epoch, from where it stopped, fetched ahead."""
 
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ class Source:
         """The batches of an epoch from ``start`` on, and what tells the iterator's position, if it can."""
         if self._first is not None and (epoch == 0 or self._first[0] is self._running):
             iterator: Any = self._first[0]
-            batches = _chained(self._first[1], iterator)
+            batches = itertools.chain([self._first[1]], iterator)  # which does not close the iterator at its end
         else:
             iterator = batches = self._iterator(epoch)
         self._first = None
@@ -74,11 +75,6 @@ class Source:
         if self._running is None:  # one iterator for all epochs; a list is begun again where it ends
             self._running = self._data if once else _cycle(self._data)
         return self._running
-
-
-def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
 
 
 def _cycle(data: Any) -> Iterator[Any]:
