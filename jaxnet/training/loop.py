@@ -145,7 +145,7 @@ def train(
         source = data if isinstance(data, Source) else Source(data, steps_per_epoch)
         feed = Stream(step, source, mesh=mesh, placement=placement)
     settings = json.dumps([epochs, max_skipped, checkpoint is not None, evaluate is not None, feed.description])
-    sharding.agree(who, "the call", zlib.crc32(settings.encode()), f"here it has {settings}")
+    sharding.agree(who, "the call", zlib.crc32(settings.encode()), f"all must make the same, here: {settings}")
 
     report = _Report(progress, epochs, feed)
     run = _Run(train_state, weights, stop_early, evaluate is not None)

@@ -101,8 +101,8 @@ def of_parameters(mesh: Mesh, tree: Any, *, sharded: bool) -> Any:
 def place(who: str, what: str, tree: Any, shardings: Any) -> Any:
     """Puts a tree of arrays, which must be the same on all processes, where its shardings say."""
     if jax.process_count() > 1:
-        agree(who, what, _crc32(tree), "all must begin with the same keys, seeds and arrays: an array is shared by its "
-              "place in the batch, and only an iterable gives each process a part of its own")  # fmt: skip
+        hint = "give all processes the same key and the same whole arrays; only of an iterable does each have its part"
+        agree(who, what, _crc32(tree), hint)
     return jax.tree.map(_put, tree, shardings)
 
 
