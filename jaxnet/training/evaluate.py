@@ -67,7 +67,7 @@ def make_evaluate(
         mesh = sharding.automatic(who, mesh)
         batch_size += -batch_size % mesh.shape[mesh.axis_names[0]]
 
-    everywhere = {} if mesh is None else {"out_shardings": sharding.replicated(mesh)}
+    everywhere: dict[str, Any] = {} if mesh is None else {"out_shardings": sharding.replicated(mesh)}
     of_arrays = jax.jit(on_arrays(net, loss, metrics, batch_size, mesh), **everywhere)
 
     @jax.jit

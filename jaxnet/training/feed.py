@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxnet import _checks as checks
 from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, DataError
-from jaxnet.training import sharding
+from jaxnet.training import processes, sharding
 from jaxnet.training.evaluate import arrays
 from jaxnet.training.sources import Ahead, Source
 from jaxnet.training.step import Step, pair
@@ -207,7 +207,9 @@ class Stream:
                 f"fit: over several processes all batches have the shapes of the first, {next(iter(self._shapes))}, "
                 f"got {shapes}; drop or fill a last smaller batch"
             )
-        sharding.agree("fit", "the shape of the first batch", zlib.crc32(repr(shapes).encode()), f"here it is {shapes}")
+        processes.agree(
+            "fit", "the shape of the first batch", zlib.crc32(repr(shapes).encode()), f"here it is {shapes}"
+        )
 
     def _placed(self, batch: Any) -> Any:
         batch = pair("fit", batch)

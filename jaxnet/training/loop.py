@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, NonFiniteError
 from jaxnet.training import early_stopping as stopping
-from jaxnet.training import sharding
+from jaxnet.training import processes, sharding
 from jaxnet.training.checkpoints import Checkpoints
 from jaxnet.training.feed import Progress, Resident, Stream
 from jaxnet.training.history import History, Record, line
@@ -122,7 +122,7 @@ def train(
     placement = None
     if mesh is not None:
         mesh = sharding.automatic(who, mesh)
-    sharding.spans_processes(who, mesh)
+    processes.must_take_part(who, mesh)
     if mesh is not None:
         placement = sharding.of_parameters(
             mesh, train_state, sharded=checks.flag(who, "shard_parameters", shard_parameters)
@@ -145,14 +145,14 @@ def train(
         source = data if isinstance(data, Source) else Source(data, steps_per_epoch)
         feed = Stream(step, source, mesh=mesh, placement=placement)
     settings = json.dumps([epochs, max_skipped, checkpoint is not None, evaluate is not None, feed.description])
-    sharding.agree(who, "the call", zlib.crc32(settings.encode()), f"all must make the same, here: {settings}")
+    processes.agree(who, "the call", zlib.crc32(settings.encode()), f"all must make the same, here: {settings}")
 
     report = _Report(progress, epochs, feed)
     run = _Run(train_state, weights, stop_early, evaluate is not None)
     saver = _Saver(checkpoint, checkpoint_seconds)
     if saver.checkpoints is not None:
         run.restore(saver.checkpoints, feed.description)
-        sharding.agree(
+        processes.agree(
             who, "the checkpoint", int(run.train_state.step),
             f"all must see one file system, and {saver.checkpoints.directory} is not on one",
         )  # fmt: skip
@@ -172,14 +172,14 @@ def train(
                     _guard(run, feed, max_skipped, saver, explain)
                     if saver.checkpoints is None:
                         continue
-                    stop, due = sharding.any_process(interrupts.received is not None, saver.due())
+                    stop, due = processes.any_process(interrupts.received is not None, saver.due())
                     if stop or (due and done.steps != feed.steps):
                         saver.save(run, feed.description)
                     if stop:
                         report.close()
                         _leave(interrupts.received or "another process's signal", saver, run)
             run.end_epoch(evaluate, callbacks)
-            run.finished, due = sharding.any_process(run.finished, saver.due())
+            run.finished, due = processes.any_process(run.finished, saver.due())
             report.epoch(run)
             if log is not None and jax.process_index() == 0:
                 run.history.save(log)
@@ -297,7 +297,8 @@ class _Run:
         if (metadata["best"] is None) != (self.best is None):
             raise ConfigError(
                 f"fit: the run in {checkpoints.directory} had {'no' if metadata['best'] is None else 'an'} "
-                f"early_stopping, and this call has {'none' if self.best is None else 'one'}; give the same, or another directory"
+                f"early_stopping, and this call has {'none' if self.best is None else 'one'}; give the same, or "
+                f"another directory"
             )
         self.train_state = tree["train_state"]
         self.best_weights = tree["best"]

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnet.errors import ConfigError, DataError
+from jaxnet.training import processes
 
 
 def automatic(who: str, mesh: Any) -> Mesh:
@@ -18,34 +18,6 @@ def automatic(who: str, mesh: Any) -> Mesh:
     if not isinstance(mesh, Mesh):
         raise ConfigError(f"{who}: mesh must be a jax.sharding.Mesh, got {mesh!r}; jax.make_mesh((n,), ('data',))")
     return Mesh(mesh.devices, mesh.axis_names)
-
-
-def spans_processes(who: str, mesh: Mesh | None) -> None:
-    """Refuses to train with a part of the processes: those left out would wait for ever, or train for themselves."""
-    taking_part = set() if mesh is None else {device.process_index for device in mesh.devices.flat}
-    if jax.process_count() > 1 and len(taking_part) < jax.process_count():
-        came = "there is no mesh" if mesh is None else f"the mesh has devices of {len(taking_part)} of them"
-        raise ConfigError(
-            f"{who}: {jax.process_count()} processes must train together, and {came}; give "
-            f"mesh=jax.make_mesh((jax.device_count(),), ('data',))"
-        )
-
-
-def agree(who: str, what: str, value: int, hint: str) -> None:
-    """Refuses, on all processes at once, a ``value`` below 2**32 that is not that of process 0."""
-    if jax.process_count() == 1:
-        return
-    values = multihost_utils.process_allgather(np.uint32(value))
-    differ = np.flatnonzero(values != values[0])
-    if differ.size:
-        raise ConfigError(f"{who}: {what} of process {differ[0]} is not that of process 0; {hint}")
-
-
-def any_process(*flags: bool) -> tuple[bool, ...]:
-    """Whether each is so on any process, so that all do the same."""
-    if jax.process_count() == 1:
-        return flags
-    return tuple(multihost_utils.process_allgather(np.array(flags)).any(0).tolist())
 
 
 def in_use(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
@@ -102,7 +74,7 @@ def place(who: str, what: str, tree: Any, shardings: Any) -> Any:
     """Puts a tree of arrays, which must be the same on all processes, where its shardings say."""
     if jax.process_count() > 1:
         hint = "give all processes the same key and the same whole arrays; only of an iterable does each have its part"
-        agree(who, what, _crc32(tree), hint)
+        processes.agree(who, what, _crc32(tree), hint)
     return jax.tree.map(_put, tree, shardings)
 
 
@@ -123,7 +95,7 @@ def _crc32(tree: Any) -> int:
         if not _over_processes(leaf):
             host = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
             found = zlib.crc32(f"{host.dtype} {host.shape}".encode(), found)
-            found = zlib.crc32(host.reshape(-1).view(np.uint8), found)
+            found = zlib.crc32(host.reshape(-1).view(np.uint8).data, found)
     return found
 
 

@@ -26,6 +26,7 @@ ENVIRONMENT = {
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # nearly all that these runs do is to compile
     "PYTHONPATH": str(ROOT),
 }
+ENVIRONMENT.pop("NPROC", None)  # the wider thread pool of the other tests, which users do not have
 
 
 def start(*command, devices, **environment):
