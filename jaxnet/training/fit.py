@@ -102,8 +102,8 @@ def fit(
       drop_last: leave out the samples that do not fill a batch, others each epoch; else a smaller last batch is
         trained on with a second program.
       steps_per_epoch: of an endless iterable, batches an epoch.
-      mesh: devices, `jax.make_mesh`, over whose first axis to share each batch. An iterable gives each process its
-        own part of it.
+      mesh: devices, `jax.make_mesh`, over whose first axis to share each batch. Several processes make the same call,
+        each with the whole arrays, or with an iterable of its own parts of the batches and steps_per_epoch.
       shard_parameters: also share parameters and the optimizer's state among them (fully sharded).
       max_skipped: non-finite steps in a row to skip before giving up.
       progress: whether to print, or a function that takes the lines.

@@ -68,7 +68,8 @@ class Source:
 
     def _iterator(self, epoch: int) -> Any:
         if callable(self._data):
-            return iter(self._data(epoch))
+            batches: Any = self._data(epoch)
+            return iter(batches)
         once = iter(self._data) is self._data
         if not once and self.steps is None:
             return iter(self._data)
