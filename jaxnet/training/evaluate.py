@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxnet import _checks as checks
@@ -38,7 +39,8 @@ def make_evaluate(
       loss: ``(prediction, target) -> scalar``.
       metrics: by name, more such functions.
       batch_size: examples at once.
-      mesh: devices among which to share the examples of arrays.
+      mesh: devices among which to share the examples. An iterable gives each process its own part, of any length; then
+        parameters in pieces are put together on every device first.
 
     Returns:
       ``evaluate(params, state, data) -> {"loss": float, ...}``, which compiles at its first call.
@@ -65,7 +67,8 @@ def make_evaluate(
         mesh = sharding.automatic(who, mesh)
         batch_size += -batch_size % mesh.shape[mesh.axis_names[0]]
 
-    of_arrays = jax.jit(on_arrays(net, loss, metrics, batch_size, mesh))
+    everywhere: dict[str, Any] = {} if mesh is None else {"out_shardings": sharding.replicated(mesh)}
+    of_arrays = jax.jit(on_arrays(net, loss, metrics, batch_size, mesh), **everywhere)
 
     @jax.jit
     def of_batch(params, state, batch):
@@ -73,22 +76,30 @@ def make_evaluate(
         return measure(who, loss, metrics, net.apply(params, state, x, train=False)[0], target)
 
     def evaluate(params, state, data):
+        with sharding.in_use(mesh):
+            return of_data(params, state, data)
+
+    def of_data(params, state, data):
         if isinstance(data, tuple):
             on_device = all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(data))
             x, target = pair(who, data) if on_device else arrays(who, data)
             return {k: float(v) for k, v in jax.device_get(of_arrays(params, state, x, target)).items()}
+        if mesh is not None:
+            params, state = sharding.whole_here((params, state), mesh)
         totals: dict[str, float] = {}
         count = 0
         batches: Any = data(0) if callable(data) else data
         for batch in batches:
             batch = pair(who, batch)
             size = len(jax.tree.leaves(batch[0])[0])
+            if mesh is not None:
+                batch = jax.device_put(batch, sharding.over_batch_if_it_fits(mesh.local_mesh, size))
             for name, value in jax.device_get(of_batch(params, state, batch)).items():
                 totals[name] = totals.get(name, 0.0) + size * float(value)
             count += size
         if not count:
             raise DataError(f"{who}: the data held no batch; an iterator can be read once: give a list, or a function")
-        return {name: total / count for name, total in totals.items()}
+        return _over_processes({name: total / count for name, total in totals.items()}, count)
 
     return evaluate
 
@@ -115,6 +126,15 @@ def on_arrays(
         return measure("evaluate", loss, metrics, prediction, target)
 
     return evaluate
+
+
+def _over_processes(means: dict[str, float], count: int) -> dict[str, float]:
+    """The means over what all processes have measured, each on ``count`` examples."""
+    if jax.process_count() == 1:
+        return means
+    mine = np.array(list(means.values()), np.float32), np.int32(count)
+    values, counts = multihost_utils.process_allgather(mine)
+    return dict(zip(means, np.average(values.astype(np.float64), axis=0, weights=counts).tolist(), strict=True))
 
 
 def arrays(who: str, data: Any) -> tuple[Any, Any]:

@@ -1,6 +1,7 @@
 """Where a run's batches come from: arrays that stay on the device, or any iterable of batches."""
 
 import time
+import zlib
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
@@ -11,8 +12,8 @@ from jax.sharding import Mesh
 
 from jaxnet import _checks as checks
 from jaxnet import data as data_module
-from jaxnet.errors import DataError
-from jaxnet.training import sharding
+from jaxnet.errors import ConfigError, DataError
+from jaxnet.training import processes, sharding
 from jaxnet.training.evaluate import arrays
 from jaxnet.training.sources import Ahead, Source
 from jaxnet.training.step import Step, pair
@@ -79,7 +80,7 @@ class Resident:
         if mesh is not None:
             for size in {self.batch_size if self.full else 0, self.rest} - {0}:
                 sharding.batch_fits(who, mesh, size)
-            data = sharding.place(data, jax.tree.map(lambda _: sharding.replicated(mesh), data))
+            data = sharding.place(who, "the data", data, jax.tree.map(lambda _: sharding.replicated(mesh), data))
         self.data = jax.tree.map(jnp.asarray, data)
         self.example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self.data[0])
         self.description = {
@@ -152,6 +153,11 @@ class Stream:
     """Batches from an iterable, fetched ahead, one step a dispatch."""
 
     def __init__(self, step: Step, source: Source, *, mesh: Mesh | None, placement: Any = None):
+        if jax.process_count() > 1 and source.steps is None:
+            raise ConfigError(
+                "fit: several processes must train on equally many batches each epoch; give steps_per_epoch, which is "
+                "what the one with the fewest has"
+            )
         self.source, self.mesh = source, mesh
         self.steps, self.dropped = source.steps, 0
         self.description = {"steps_per_epoch": source.steps}
@@ -168,6 +174,8 @@ class Stream:
         with Ahead(batches, get_state, limit, self._placed) as fetched:
             for batch, position in fetched:
                 shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(batch))
+                if shapes not in self._shapes:
+                    self._agree_on(shapes)
                 clock = time.perf_counter()
                 train_state, metrics = self._program(train_state, batch)
                 if shapes not in self._shapes:
@@ -190,6 +198,19 @@ class Stream:
         if self.steps is not None and done < self.steps:
             raise DataError(f"fit: the data ended after {done} batches of an epoch of steps_per_epoch={self.steps}")
 
+    def _agree_on(self, shapes: Any) -> None:
+        """Over several processes: refuses batches that are not of one shape, which the others could not know of."""
+        if jax.process_count() == 1:
+            return
+        if self._shapes:
+            raise DataError(
+                f"fit: over several processes all batches have the shapes of the first, {next(iter(self._shapes))}, "
+                f"got {shapes}; drop or fill a last smaller batch"
+            )
+        processes.agree(
+            "fit", "the shape of the first batch", zlib.crc32(repr(shapes).encode()), f"here it is {shapes}"
+        )
+
     def _placed(self, batch: Any) -> Any:
         batch = pair("fit", batch)
         leaves, treedef = jax.tree.flatten(batch)
@@ -200,8 +221,7 @@ class Stream:
         batch = jax.tree.unflatten(treedef, leaves)
         if self.mesh is None:
             return jax.device_put(batch)
-        sharding.batch_fits("fit", self.mesh, len(leaves[0]) * jax.process_count())
-        return sharding.place_local_batch(batch, self.mesh)
+        return sharding.place_local_batch("fit", batch, self.mesh)
 
 
 def _outputs(mesh: Mesh | None, placement: Any) -> dict[str, Any]:

@@ -102,8 +102,8 @@ def fit(
       drop_last: leave out the samples that do not fill a batch, others each epoch; else a smaller last batch is
         trained on with a second program.
       steps_per_epoch: of an endless iterable, batches an epoch.
-      mesh: devices, `jax.make_mesh`, over whose first axis to share each batch. An iterable gives each process its
-        own part of it.
+      mesh: devices, `jax.make_mesh`, over whose first axis to share each batch. Several processes make the same call,
+        each with the whole arrays, or with an iterable of its own parts of the batches and steps_per_epoch.
       shard_parameters: also share parameters and the optimizer's state among them (fully sharded).
       max_skipped: non-finite steps in a row to skip before giving up.
       progress: whether to print, or a function that takes the lines.
@@ -165,7 +165,9 @@ def fit(
             validation = jax.tree.map(jnp.asarray, validation)
             if mesh is not None:
                 everywhere = sharding.replicated(sharding.automatic(who, mesh))
-                validation = sharding.place(validation, jax.tree.map(lambda _: everywhere, validation))
+                validation = sharding.place(
+                    who, "the validation set", validation, jax.tree.map(lambda _: everywhere, validation)
+                )
 
         def measure_all(train_state):
             return measure(train_state.params, train_state.state, validation)

@@ -1,21 +1,24 @@
 """The loop around a training step: epochs, reports, early stopping, checkpoints, exact resume."""
 
 import contextlib
+import json
 import math
 import os
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, NonFiniteError
 from jaxnet.training import early_stopping as stopping
-from jaxnet.training import sharding
+from jaxnet.training import processes, sharding
 from jaxnet.training.checkpoint import read_metadata
 from jaxnet.training.checkpoints import Checkpoints
 from jaxnet.training.feed import Progress, Resident, Stream
@@ -120,10 +123,12 @@ def train(
     placement = None
     if mesh is not None:
         mesh = sharding.automatic(who, mesh)
+    processes.must_take_part(who, mesh)
+    if mesh is not None:
         placement = sharding.of_parameters(
             mesh, train_state, sharded=checks.flag(who, "shard_parameters", shard_parameters)
         )
-        train_state = sharding.place(train_state, placement)
+        train_state = sharding.place(who, "the state to begin with", train_state, placement)
     elif shard_parameters:
         raise ConfigError(f"{who}: shard_parameters needs mesh, the devices to share them among")
     train_state = jax.tree.map(jnp.copy, train_state)  # which is donated to the first step
@@ -140,18 +145,24 @@ def train(
             raise ConfigError(f"{who}: an iterable makes its own batches, so batch_size must not be given")
         source = data if isinstance(data, Source) else Source(data, steps_per_epoch)
         feed = Stream(step, source, mesh=mesh, placement=placement)
+    settings = json.dumps([epochs, max_skipped, checkpoint is not None, evaluate is not None, feed.description])
+    processes.agree(who, "the call", zlib.crc32(settings.encode()), f"all must make the same, here: {settings}")
 
     report = _Report(progress, epochs, feed)
     run = _Run(train_state, weights, stop_early, evaluate is not None)
     saver = _Saver(checkpoint, checkpoint_seconds)
     if saver.checkpoints is not None:
         run.restore(saver.checkpoints, feed.description)
+        processes.agree(
+            who, "the checkpoint", int(run.train_state.step),
+            f"all must see one file system, and {saver.checkpoints.directory} is not on one",
+        )  # fmt: skip
         if run.step_of_epoch or len(run.history):
             report.say(
                 f"resumed from {saver.checkpoints.directory}: epoch {len(run.history)} of {epochs} is done"
                 + (f", and {run.step_of_epoch} steps of the next" if run.step_of_epoch else "")
             )
-    with Interrupts(enabled=saver.checkpoints is not None) as interrupts:
+    with Interrupts(enabled=saver.checkpoints is not None) as interrupts, sharding.in_use(mesh):
         while len(run.history) < epochs and not run.finished:
             with contextlib.closing(
                 feed.epoch(run.train_state, len(run.history), run.step_of_epoch, run.position)
@@ -160,17 +171,20 @@ def train(
                     run.take(done)
                     report.step(run, done)
                     _guard(run, feed, max_skipped, saver, explain)
-                    stop = saver.checkpoints is not None and _any_process(interrupts.received is not None)
-                    if stop or (done.steps != feed.steps and saver.due()):
+                    if saver.checkpoints is None:
+                        continue
+                    stop, due = processes.any_process(interrupts.received is not None, saver.due())
+                    if stop or (due and done.steps != feed.steps):
                         saver.save(run, feed.description)
                     if stop:
                         report.close()
                         _leave(interrupts.received or "another process's signal", saver, run)
             run.end_epoch(evaluate, callbacks)
+            run.finished, due = processes.any_process(run.finished, saver.due())
             report.epoch(run)
             if log is not None and jax.process_index() == 0:
                 run.history.save(log)
-            if saver.due() or run.finished or len(run.history) == epochs:
+            if due or run.finished or len(run.history) == epochs:
                 saver.save(run, feed.description)
     report.close()
     if run.finished and run.best is not None:
@@ -314,10 +328,9 @@ class _Saver:
         self._saved: tuple[int, int] | None = None
 
     def due(self) -> bool:
-        """Whether the last checkpoint is old enough for another; the same on all processes."""
-        if self.checkpoints is None:
-            return False
-        return _any_process(time.perf_counter() - self._last > max(self.seconds, self._cost / SAVE_SHARE))
+        """Whether the last checkpoint is old enough for another, by this process's clock."""
+        age = time.perf_counter() - self._last
+        return self.checkpoints is not None and age > max(self.seconds, self._cost / SAVE_SHARE)
 
     def save(self, run: _Run, settings: dict[str, Any]) -> None:
         """Saves now."""
@@ -329,7 +342,13 @@ class _Saver:
         if run.best is not None and not run.step_of_epoch and len(run.history):
             value = run.history[-1][run.best.monitor]
             metric = value if run.best.mode == "min" else -value
-        self.checkpoints.save(step, run.saved, metadata=run.metadata(settings), metric=metric)
+        # Of what every process has whole, the first writes its copy; pieces are written by those who have them.
+        tree = jax.tree.map(sharding.own_copy, run.saved)
+        in_pieces = not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree))
+        if in_pieces or jax.process_index() == 0:
+            self.checkpoints.save(step, tree, metadata=run.metadata(settings), metric=metric)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("checkpoint")  # once it is there, all may end
         self._saved = (step, len(run.history))
         self._last = time.perf_counter()
         self._cost = self._last - began
@@ -347,10 +366,12 @@ def _guard(run: _Run, feed: Resident | Stream, max_skipped: int, saver: _Saver, 
     where = f"the gradient of {jax.tree_util.keystr(params[leaf][0])}" if 0 <= leaf < len(params) else "the loss"
     if isinstance(feed, Resident):
         rows = feed.batch(len(run.history), step_of_epoch)
-        batch = jax.tree.map(lambda a: np.asarray(a[rows]), feed.data) if jax.process_count() == 1 else None
+        batch = jax.tree.map(lambda a: np.asarray(a[rows]), feed.data)
         which = f"samples {rows[:8].tolist()}{'...' if len(rows) > 8 else ''}"
     else:
         batch, which = feed.recent.get(step_of_epoch), "see error.batch"
+        if jax.process_count() > 1:
+            batch = multihost_utils.process_allgather(batch, tiled=True)
     cause = explain(batch) if explain is not None and batch is not None else ""
     error = NonFiniteError(
         f"fit: {skipped} steps in a row were not finite, up to step {last} (epoch {len(run.history) + 1}, batch "
@@ -363,22 +384,14 @@ def _guard(run: _Run, feed: Resident | Stream, max_skipped: int, saver: _Saver, 
     raise error
 
 
-def _any_process(flag: bool) -> bool:
-    """Whether it is so on any process, so that all do the same."""
-    if jax.process_count() == 1:
-        return flag
-    from jax.experimental import multihost_utils
-
-    return bool(multihost_utils.process_allgather(np.array(flag)).any())
-
-
 def _leave(signal_name: str, saver: _Saver, run: _Run) -> None:
     assert saver.checkpoints is not None
-    print(
-        f"{signal_name}: saved at step {int(run.train_state.step)} in {saver.checkpoints.directory}; "
-        f"the same command goes on from there",
-        flush=True,
-    )
+    if jax.process_index() == 0:
+        print(
+            f"{signal_name}: saved at step {int(run.train_state.step)} in {saver.checkpoints.directory}; "
+            f"the same command goes on from there",
+            flush=True,
+        )
     raise SystemExit(0)
 
 

@@ -1,5 +1,7 @@
 """Where arrays live on a mesh of devices: batches over its first axis, parameters everywhere or in pieces."""
 
+import contextlib
+import zlib
 from typing import Any
 
 import jax
@@ -8,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnet.errors import ConfigError, DataError
+from jaxnet.training import processes
 
 
 def automatic(who: str, mesh: Any) -> Mesh:
@@ -15,6 +18,12 @@ def automatic(who: str, mesh: Any) -> Mesh:
     if not isinstance(mesh, Mesh):
         raise ConfigError(f"{who}: mesh must be a jax.sharding.Mesh, got {mesh!r}; jax.make_mesh((n,), ('data',))")
     return Mesh(mesh.devices, mesh.axis_names)
+
+
+def in_use(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
+    """A context for programs over the mesh, in which no mesh of other axes that the caller has set is in their way."""
+    none_set = jax.sharding.get_abstract_mesh().empty
+    return contextlib.nullcontext() if mesh is None or none_set else jax.set_mesh(mesh)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -25,6 +34,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def over_batch(mesh: Mesh) -> NamedSharding:
     """The first axis of an array in pieces over the first axis of the mesh."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
+
+
+def over_batch_if_it_fits(mesh: Mesh, batch_size: int) -> NamedSharding:
+    """The batch in pieces if the mesh's first axis divides it, else a copy on every device."""
+    return replicated(mesh) if batch_size % mesh.shape[mesh.axis_names[0]] else over_batch(mesh)
 
 
 def batch_fits(who: str, mesh: Mesh, batch_size: int) -> None:
@@ -56,23 +70,65 @@ def of_parameters(mesh: Mesh, tree: Any, *, sharded: bool) -> Any:
     return jax.tree.map(of_leaf, tree)
 
 
-def place(tree: Any, shardings: Any) -> Any:
-    """Puts a tree of arrays, the same on all processes, where its shardings say."""
+def place(who: str, what: str, tree: Any, shardings: Any) -> Any:
+    """Puts a tree of arrays, which must be the same on all processes, where its shardings say."""
+    if jax.process_count() > 1:
+        hint = "give all processes the same key and the same whole arrays; only of an iterable does each have its part"
+        processes.agree(who, what, _crc32(tree), hint)
     return jax.tree.map(_put, tree, shardings)
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    if sharding.is_fully_addressable:
+    if sharding.is_fully_addressable or _over_processes(leaf):
         return jax.device_put(leaf, sharding)
     # Over several processes: each has the whole array, and gives its own devices' pieces of it.
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        implementation = jax.random.key_impl(leaf)
-        return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), sharding), impl=implementation)
+    if _is_key(leaf):
+        return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
-def place_local_batch(batch: Any, mesh: Mesh) -> Any:
+def _crc32(tree: Any) -> int:
+    """A checksum of the arrays that this process has for itself."""
+    found = 0
+    for leaf in jax.tree.leaves(tree):
+        if not _over_processes(leaf):
+            host = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
+            found = zlib.crc32(f"{host.dtype} {host.shape}".encode(), found)
+            found = zlib.crc32(host.reshape(-1).view(np.uint8).data, found)
+    return found
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _over_processes(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+
+
+def place_local_batch(who: str, batch: Any, mesh: Mesh) -> Any:
     """A batch, whose first axis is shared among processes, each with its own part of it, on the mesh."""
-    sharding = over_batch(mesh)
-    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)
+    over = over_batch(mesh)
+    for leaf in jax.tree.leaves(batch):
+        batch_fits(who, mesh.local_mesh, len(leaf))
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(over, np.asarray(leaf)), batch)
+
+
+def own_copy(leaf: Any) -> Any:
+    """An array of this process alone, if it has the whole of it; else the array as it is."""
+    return leaf.addressable_data(0) if _over_processes(leaf) and leaf.is_fully_replicated else leaf
+
+
+def whole_here(tree: Any, mesh: Mesh) -> Any:
+    """A tree on a mesh of several processes, whole on each device of this process's part of the mesh."""
+    if jax.process_count() == 1:
+        return tree
+    tree = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+    here = replicated(mesh.local_mesh)
+
+    def copy(leaf):
+        pieces = [piece.data for piece in leaf.addressable_shards]
+        return jax.make_array_from_single_device_arrays(leaf.shape, here, pieces)
+
+    return jax.tree.map(copy, tree)

@@ -51,7 +51,7 @@ class Source:
         """The batches of an epoch from ``start`` on, and what tells the iterator's position, if it can."""
         if self._first is not None and (epoch == 0 or self._first[0] is self._running):
             iterator: Any = self._first[0]
-            batches = itertools.chain([self._first[1]], iterator)
+            batches = itertools.chain([self._first[1]], iterator)  # which does not close the iterator at its end
         else:
             iterator = batches = self._iterator(epoch)
         self._first = None
@@ -68,8 +68,8 @@ class Source:
 
     def _iterator(self, epoch: int) -> Any:
         if callable(self._data):
-            made: Any = self._data(epoch)
-            return iter(made)
+            batches: Any = self._data(epoch)
+            return iter(batches)
         once = iter(self._data) is self._data
         if not once and self.steps is None:
             return iter(self._data)

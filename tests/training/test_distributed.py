@@ -1,0 +1,193 @@
+"""Two processes train as one, all end when one ends, and stopped runs go on with the same bits."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxnet.training import checkpoint
+from tests.training import runs, two_processes
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # nearly all that these runs do is to compile
+    "PYTHONPATH": str(ROOT),
+}
+ENVIRONMENT.pop("NPROC", None)  # the wider thread pool of the other tests, which users do not have
+
+
+def start(*command, devices, **environment):
+    """A Python process in a session of its own, so that its children can be killed with it."""
+    environment |= {**ENVIRONMENT, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)], cwd=ROOT, env=environment, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def kill(process):
+    """Ends a process and its children, whatever they do."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def history(result):
+    return {name: [record[name] for record in result["history"]] for name in ("loss", "grad_norm", "validation_loss")}
+
+
+REFUSED = {
+    "key": "ConfigError: fit: the state to begin with of process 1 is not that of process 0; give all .* the same key",
+    "data": "ConfigError: fit: the data of process 1 is not that of process 0; .* only of an iterable does each have",
+    "epochs": r"ConfigError: fit: the call of process 1 is not that of process 0; all must make the same, here: ",
+    "mesh": "ConfigError: fit: 2 processes must train together, and there is no mesh; give mesh=jax.make_mesh",
+    "local": "ConfigError: fit: 2 processes must train together, and the mesh has devices of 1 of them",
+    "steps": "ConfigError: fit: several processes must train on equally many batches each epoch; give steps_per_epoch",
+    "shape": "ConfigError: fit: the shape of the first batch of process 1 is not that of process 0",
+    "divide": "DataError: fit: a batch of 3 cannot be shared among 2 devices; a batch_size of 2 or 4 can",
+    "nan": "NonFiniteError: .* first value that was not finite is .* The batch's x holds NaN or Inf",
+    "overflow": r"NonFiniteError: fit: 2 steps .* batch 1: samples \[\d+, .*The parameters are those before",
+    "disk": "ConfigError: fit: the checkpoint of process 1 is not that of process 0; all must see one file system",
+}
+
+
+def test_two_processes_train_as_one(quick_compilation, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [start("-m", "tests.training.two_processes", port, i, tmp_path, devices=2) for i in range(2)]
+    try:
+        one = {"arrays": runs.fit()}
+        x, labels = runs.sounds(19, seed=1)
+        one["iterable"] = runs.fit(runs.batches(), validation=[(x, labels)])
+        printed = [process.communicate(timeout=80)[0] for process in processes]
+    finally:
+        for process in processes:
+            kill(process)
+    files = [tmp_path / f"results-{i}.json" for i in range(2)]
+    assert all(file.exists() for file in files), printed
+    first, second = (json.loads(file.read_text()) for file in files)
+
+    for name, fit in one.items():
+        assert first[name]["digest"] == second[name]["digest"]
+        assert history(first[name]) == history(second[name])
+        for column, values in history(first[name]).items():
+            np.testing.assert_allclose(values, fit.history[column], rtol=2e-4, err_msg=f"{name}: {column}")
+
+    assert (first["epochs"], second["epochs"]) == (3, 3)
+    for messages in (first["refused"], second["refused"]):
+        assert messages.keys() == REFUSED.keys()
+        for name, message in messages.items():
+            assert re.match(REFUSED[name], message), message
+
+    # Process 1 killed itself in a run of both: the other fails, and does not wait.
+    assert processes[1].returncode == -signal.SIGKILL
+    assert processes[0].returncode == 1
+    assert "Error" in printed[0]
+
+    for results in (first, second):
+        if importlib.util.find_spec("orbax"):
+            assert results["left"] == 0
+            assert results["kernel"] == [4, 64]
+            assert results["resumed"]["digest"] == results["unbroken"]["digest"]
+    if importlib.util.find_spec("orbax"):  # what two processes have saved in pieces, one process takes up in others
+        options = {"features": 256, "shard_parameters": True, "mesh": jax.make_mesh((8,), ("data",))}
+        whole = two_processes.small_fit(**options, epochs=3)
+        resumed = two_processes.small_fit(**options, epochs=3, checkpoint=tmp_path / "pieces")
+        np.testing.assert_allclose(resumed.history["loss"], whole.history["loss"], rtol=1e-5)
+        assert resumed.history[0]["seconds"] == first["resumed"]["history"][0]["seconds"]
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory):
+    """Starts the example on two processes; what one has compiled, the next finds."""
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
+    cache["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+    def start_in(out):
+        options = ["--epochs", 3, "--checkpoint-seconds", 0]
+        return start("examples/distributed.py", "--out", out, *options, devices=1, **cache)
+
+    return start_in
+
+
+def until(process, text):
+    """Reads what a process prints, to the line that has ``text``, or for 30 seconds."""
+    guard = threading.Timer(30, kill, [process])
+    guard.start()
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            guard.cancel()
+            return
+    raise AssertionError("".join(lines))
+
+
+@pytest.fixture(scope="module")
+def whole(launch, tmp_path_factory):
+    """Where a run was saved that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    process = launch(folder)
+    try:
+        assert ended(process).count("test accuracy") == 1
+    finally:
+        kill(process)
+    return folder
+
+
+def ended(process):
+    """What a process printed, which ended well."""
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, printed
+    return printed
+
+
+def final(out):
+    """The arrays of the last checkpoint, as they lie on the disk, and the history."""
+    newest = max((out / "distributed").iterdir())
+    return (newest / "arrays.safetensors").read_bytes(), checkpoint.read_metadata(newest)["step"]
+
+
+def test_the_example_stops_at_sigterm_and_goes_on_with_the_same_bits(launch, whole, tmp_path):
+    processes = []
+    try:
+        processes.append(launch(tmp_path))
+        until(processes[0], "epoch 1/3")
+        processes[0].send_signal(signal.SIGTERM)
+        assert ended(processes[0]).count("SIGTERM: saved at step ") == 1
+        assert final(tmp_path)[1] < 78
+        processes.append(launch(tmp_path))
+        assert ended(processes[1]).count("resumed from") == 1
+    finally:
+        for process in processes:
+            kill(process)
+    assert final(tmp_path) == final(whole)
+
+
+def test_the_example_ends_when_one_process_dies(launch, tmp_path):
+    process = launch(tmp_path)
+    try:
+        until(process, "epoch 1/3")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[1]), signal.SIGKILL)
+        printed, _ = process.communicate(timeout=5)
+    finally:
+        kill(process)
+    assert process.returncode == 1
+    assert "process 1 ended with -9" in printed
+    assert 0 < final(tmp_path)[1] < 78
+    assert not any(Path(f"/proc/{child}").exists() for child in children)

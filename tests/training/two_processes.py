@@ -1,0 +1,125 @@
+"""What `test_distributed.py` runs in each of two processes: python -m tests.training.two_processes PORT PROCESS FOLDER.
+
+Each writes FOLDER/results-PROCESS.json; then process 1 kills itself in the middle of a run.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from examples import distributed
+from jaxnet import layers, losses, optimizers, training
+from jaxnet.errors import JaxnetError
+from tests.training import runs
+
+
+def digest(train_state):
+    """A hash of this process's pieces of all arrays."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(train_state):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        for piece in leaf.addressable_shards:
+            found.update(np.asarray(piece.data).tobytes())
+    return found.hexdigest()
+
+
+def measured(fit):
+    return {"history": fit.history.records, "digest": digest(fit.train_state)}
+
+
+def own(array):
+    """This process's half of a batch."""
+    half = len(array) // 2
+    return array[jax.process_index() * half :][:half]
+
+
+def small_fit(data=None, features=4, **options):
+    """One dense layer, for runs of which only the end matters."""
+    options = {"mesh": jax.make_mesh((4,), ("data",)), "epochs": 2, "progress": False, **options}
+    if data is None:
+        data, options = (np.eye(16, 4), np.eye(16, features)), {"batch_size": 8, **options}
+    data = jax.tree.map(np.float32, data)
+    return training.fit(layers.dense(features), losses.mse, optimizers.adam(0.1), data, **options)
+
+
+def refused(**calls):
+    """The errors that calls of `small_fit` end with."""
+    messages = {}
+    for name, options in calls.items():
+        try:
+            small_fit(**options)
+        except JaxnetError as error:
+            messages[name] = f"{type(error).__name__}: {error}"
+    return messages
+
+
+def main(port, process, folder):
+    first = process == 0
+    distributed.join(f"127.0.0.1:{port}", 2, process)
+    mesh = jax.make_mesh((4,), ("data",))
+    results = {}
+
+    results["arrays"] = measured(runs.fit(mesh=mesh))
+    x, labels = runs.sounds(19, seed=1)
+    mine = slice(0, 16) if first else slice(16, 19)  # two batches and one
+    validation = [(x[mine][i : i + 8], labels[mine][i : i + 8]) for i in range(0, len(x[mine]), 8)]
+    parts = [(own(x), own(labels)) for x, labels in runs.batches()]
+    results["iterable"] = measured(runs.fit(parts, validation=validation, steps_per_epoch=4, mesh=mesh))
+
+    # Interrupted by a signal to one of the processes.
+    def stop(record, train_state):
+        if not first:
+            signal.raise_signal(signal.SIGTERM)
+
+    if importlib.util.find_spec("orbax"):
+        pieces = {"features": 256, "shard_parameters": True, "checkpoint": folder / "pieces"}
+        results["unbroken"] = measured(small_fit(**{**pieces, "checkpoint": None}))
+        try:
+            small_fit(**pieces, callbacks=[stop])
+        except SystemExit as left:
+            results["left"] = left.code
+        resumed = small_fit(**pieces)
+        results["resumed"] = measured(resumed)
+        results["kernel"] = resumed.train_state.opt_state.mu["kernel"].addressable_shards[0].data.shape
+
+    # What only one process wants or has.
+    stopped = small_fit(callbacks=[lambda record, train_state: record["epoch"] == 3 and not first], epochs=9)
+    results["epochs"] = len(stopped.history)
+    ones = np.ones((4 if first else 2, 4))
+    small_fit(checkpoint=folder / "disk")  # which the first process writes
+    results["refused"] = refused(
+        key={"key": process},
+        data={"data": (np.full((16, 4), process),) * 2, "batch_size": 8},
+        epochs={"epochs": 3 + process},
+        mesh={"mesh": None},
+        local={"mesh": jax.sharding.Mesh(np.array(jax.local_devices()), ("data",))},
+        steps={"data": [(ones, ones)]},
+        shape={"data": [(ones, ones)], "steps_per_epoch": 1},
+        divide={"data": [(np.ones((3, 4)), np.ones((3, 4)))], "steps_per_epoch": 1},
+        nan={"data": [(np.full((2, 4), [1, 1, 1, np.nan if first else 1]),) * 2], "steps_per_epoch": 4,
+             "max_skipped": 3},
+        overflow={"data": (np.full((16, 4), 1e30),) * 2, "batch_size": 8, "max_skipped": 2},
+        disk={"checkpoint": folder / ("disk" if first else "another")},
+    )  # fmt: skip
+    (folder / f"results-{process}.json").write_text(json.dumps(results))
+
+    def die(record, train_state):
+        if not first:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    small_fit(callbacks=[die], epochs=1000)
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
