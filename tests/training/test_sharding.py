@@ -165,13 +165,16 @@ def test_what_is_no_mesh():
         fit(shard_parameters=True)
 
 
+# A step that takes longer than it takes to dispatch it: with 1,000 in flight instead of 8, this hangs.
 STEPS = """
 import jax, jax.numpy as jnp
 from jaxnet import layers, losses, optimizers, training
-x = jnp.ones((16, 8))
-net, adam, mesh = layers.chain(layers.dense(8), layers.dense(8)), optimizers.adam(1e-3), jax.make_mesh((8,), ("data",))
-for data, options in [((x, x), {"batch_size": 16, "epochs": 300}), ([(x, x)], {"steps_per_epoch": 300, "epochs": 1})]:
-    fit = training.fit(net, losses.mse, adam, data, mesh=mesh, progress=False, **options)
+x, many = jnp.ones((64, 256)), jnp.ones((6400, 256))
+net = layers.chain(layers.dense(256), layers.batch_norm(), layers.dense(256))
+adam, mesh = optimizers.adam(1e-3), jax.make_mesh((8,), ("data",))
+arrays = {"data": (many, many), "batch_size": 64, "epochs": 3}
+for options in (arrays, {"data": [(x, x)], "steps_per_epoch": 300, "epochs": 1}):
+    fit = training.fit(net, losses.mse, adam, mesh=mesh, progress=False, **options)
     print(int(fit.train_state.step))
 """
 
