@@ -383,7 +383,7 @@ LOCAL = {
     "strided": Case(kernels.conv, (2, 9, 3), (4, 3, 2), {"strides": 2, "padding": (1, 2)}),
     "dilated": Case(kernels.conv, (2, 9, 2), (3, 2, 3), {"dilation": 2, "padding": (0, 0)}),
     "grouped, few": Case(kernels.conv, (1, 7, 8), (3, 2, 8), {"groups": 4, "padding": (1, 0)}),
-    "grouped, 8 filters": Case(kernels.conv, (1, 7, 4), (3, 2, 16), {"groups": 2, "padding": (1, 1)}),
+    "grouped, 16 filters": Case(kernels.conv, (1, 7, 4), (3, 2, 32), {"groups": 2, "padding": (1, 1)}),
     "strided, grouped": Case(kernels.conv, (1, 11, 16), (4, 8, 16), {"groups": 2, "strides": 2, "padding": (0, 0)}),
     "depthwise": Case(kernels.conv, (2, 6, 4), (3, 1, 4), {"groups": 4, "padding": (2, 0)}),
     "one filter": Case(kernels.conv, (2, 6, 4), (3, 4, 1), {"padding": (1, 1)}),
