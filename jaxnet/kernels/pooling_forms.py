@@ -60,15 +60,17 @@ class Forms(NamedTuple):
     tangent: Literal["window", "gathered", "shifted"]
 
 
-def cpu_forms(kind: Kind, stops: Stops) -> Forms:
-    """Chooses by shape alone.
+def cpu_forms(kind: Kind, stops: Stops, width: int) -> Forms:
+    """Chooses by shape alone; ``width`` numbers lie side by side after the axis.
 
     The comments give `reduce_window`'s time over a form's, float32 on two cores, shapes (batch, *lengths, channels).
     """
     # Value: slices of windows that do not overlap 1.5 (16x2048x64, K4 S4), 5 (8x8192x1, K4 S4, sum), 1.8 (16x64x64x64,
     # K2 S2); of windows that do 0.3 (64x512x64, K3 S2 P1; 16x2048x16, K3 S1 P1). They are unrolled: 32 at most.
     apart = stops.stride >= stops.size and stops.padding == (0, 0)
-    value = "slices" if apart and stops.size <= 32 else "window"
+    # Of 16 numbers side by side, the maxima of 3 or 4 are not vectorized: 0.85 and 0.75 (8x8192x16).
+    scalar = kind == "max" and width == 16 and stops.size in (3, 4)
+    value = "slices" if apart and stops.size <= 32 and not scalar else "window"
     # What follows unrolls the blocks. 128 of them (8x4096x16, K128 S1) still give 1.4 (max) and 3.5 (avg), value and
     # gradient together as everywhere below, but take 1.6 s to compile.
     if stops.blocks > 128:
@@ -107,7 +109,7 @@ def plain(kind: Kind, x: jax.Array, windows: Sequence[Stops]) -> jax.Array:
 
 
 def separable(
-    kind: Kind, x: jax.Array, windows: Sequence[Stops], forms: Callable[[Kind, Stops], Forms] = cpu_forms
+    kind: Kind, x: jax.Array, windows: Sequence[Stops], forms: Callable[[Kind, Stops, int], Forms] = cpu_forms
 ) -> jax.Array:
     """Pools one axis after the other.
 
@@ -120,7 +122,7 @@ def separable(
     y = x
     for stops in sorted(windows, reverse=True):
         if stops[1:] != (1, 1, (0, 0)):
-            y = _pool_axis(y, kind, stops, forms(kind, stops))
+            y = _pool_axis(y, kind, stops, forms(kind, stops, math.prod(y.shape[stops.axis + 1 :])))
     return (y * _share(windows, y.dtype)).astype(dtype) if kind == "avg" else y
 
 

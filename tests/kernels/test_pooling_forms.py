@@ -46,7 +46,7 @@ def windows(case):
 
 
 def forced(kind, case, forms):
-    return lambda x: pooling_forms.separable(kind, x, windows(case), lambda kind, stops: forms)
+    return lambda x: pooling_forms.separable(kind, x, windows(case), lambda *_: forms)
 
 
 def plain(kind, case):
@@ -270,7 +270,7 @@ def test_one_exported_program_for_all_platforms(kind):
 
 
 def test_window_too_long_to_unroll_stays_reduce_window():
-    assert pooling_forms.cpu_forms("max", Stops(1, 500, 1, (0, 0))).tangent == "window"
+    assert pooling_forms.cpu_forms("max", Stops(1, 500, 1, (0, 0)), 1).tangent == "window"
     x = draw(1, 300, 1, dtype="float32")
     case = PoolND((300,), (200,), (1,), ((0, 0),))
     for kind in KINDS:
