@@ -147,7 +147,9 @@ def fit(
         prediction = jax.eval_shape(
             lambda p, s, v: net.apply(p, s, v, train=False)[0], train_state.params, train_state.state, batch[0]
         )
-        loss(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), prediction), batch[1])
+        # The loss sees the targets, and of the prediction the shape: computed eagerly, each operation would compile.
+        targets = jax.tree.map(jnp.asarray, batch[1])
+        jax.eval_shape(lambda prediction: loss(prediction, targets), prediction)
 
     def explain(batch):
         for name, leaf in zip(("x", "target"), batch, strict=True):
