@@ -43,6 +43,7 @@ def interleaved(
     warmup: int = 3,
     minimum: int = 5,
     own_pace: bool = False,
+    rest: float = 0.0,
 ) -> dict[str, Timing]:
     """Times functions in turns, so that what else the machine does hits all of them alike.
 
@@ -54,6 +55,7 @@ def interleaved(
       own_pace: for programs of very different speeds. Each is called for about ``seconds``, the slow ones less often
         but spread evenly over the rounds, instead of all equally often; and a fast one is called once untimed at the
         start of its turn, so that it finds its own data in the caches. Needs a warm-up.
+      rest: seconds to sleep before each turn, until idle threads of the one before have stopped spinning.
 
     Returns:
       name -> `Timing`.
@@ -78,6 +80,7 @@ def interleaved(
         shuffle(order)
         for name in order:
             if (rounds + 1) * planned[name] // total > rounds * planned[name] // total:
+                time.sleep(rest)
                 if own_pace and last[name][0] < FAST:
                     call(name)
                 times[name].append(call(name))

@@ -6,12 +6,16 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import kernels, timing, vocoder_step
+from benchmarks import kernels, timing, training, vocoder_step
 from benchmarks.kernels import picture, programs, report
 from benchmarks.kernels.cases import CASES, FAMILIES
+from benchmarks.training import depth, loops, problems, processes, sweeps
+from benchmarks.training import libraries as training_libraries
+from benchmarks.training import picture as training_picture
 from benchmarks.vocoder_step import libraries, networks
 
 
@@ -21,7 +25,7 @@ def _quickly(quick_compilation):
 
 
 def test_names_have_dashes_and_no_helpers(capsys):
-    assert set(benchmarks.names()) >= {"kernels", "optimizers", "parity", "vocoder-step"}
+    assert set(benchmarks.names()) >= {"kernels", "optimizers", "parity", "training", "vocoder-step"}
     assert "timing" not in benchmarks.names()
     assert benchmarks.main(["vocoder_step"]) == 2
     assert "vocoder-step" in capsys.readouterr().out
@@ -157,3 +161,100 @@ class TestVocoderStep:
         saved = {"machine": timing.machine(), "results": {"records": records}}
         vocoder_step.draw(json.loads(json.dumps(saved)), tmp_path / "picture.png")
         assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+class TestTraining:
+    def test_digits_networks_and_batches(self):
+        pytest.importorskip("sklearn")
+        mlp, conv = problems.digits_mlp(), problems.digits_conv()
+        assert mlp.steps == conv.steps == 19
+        assert mlp.order(0).shape == (19, 64)
+        assert (mlp.order(0) != mlp.order(1)).any()
+        assert sum(leaf.size for w in mlp.weights().values() for leaf in w.values()) == 26_122
+        assert conv.one_step().steps == 1
+
+    def test_series_are_those_of_the_archive(self):
+        pytest.importorskip("aeon")
+        italy, leaf = problems.italy_power_demand(), problems.osu_leaf()
+        assert (italy.train[0].shape, italy.held_out[0].shape) == ((67, 24, 1), (1029, 24, 1))
+        assert (leaf.train[0].shape, leaf.held_out[0].shape) == ((200, 427, 1), (242, 427, 1))
+        assert set(leaf.train[1].tolist()) == set(range(6))
+        assert italy.train[0][0, :2, 0].tolist() == pytest.approx([-0.71051757, -1.1833204])
+
+    @pytest.mark.peers
+    @pytest.mark.parametrize("name", ["flax, device", "flax, scan", "equinox", "torch, fused"])
+    def test_every_library_has_our_losses(self, name):
+        pytest.importorskip(name.partition(",")[0])
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax and they need it
+            found, missing = training_libraries.contestants(tiny(), ["ours", name], validate=True)
+            assert not missing
+            loops.compare(tiny(), found)
+            scores = [train(2).accuracy for train in found.values()]
+        assert scores[0] is not None
+        assert scores[0] == pytest.approx(scores[1], abs=0.15)  # an example or two may lie on the border
+
+    def test_other_batches_give_other_losses(self):
+        found = {str(seed): training_libraries.ours(tiny()._replace(seed=seed), False) for seed in range(2)}
+        with pytest.raises(AssertionError, match="the losses of 1 are"):
+            loops.compare(tiny(), found)
+
+    def test_the_first_step_in_this_process(self, monkeypatch):
+        monkeypatch.setitem(problems.PROBLEMS, "tiny", (tiny, "numpy"))
+        answer = processes.child("ours", "tiny", 0)
+        assert answer["seconds"] > 0
+        assert answer["bytes"] >= 0
+
+    def test_the_report_and_the_picture(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(depth, "programs", functools.partial(_without_flax, depth.programs))
+        results = {
+            "loops": [_loop_record()],
+            "accuracy": [
+                {"problem": "P", "goal": 0.9, "library": name, "seed": 0, "reached": 0.8, "epochs": 3, "seconds": 1.5}
+                | {"seconds_compiled": 0.5}
+                for name in ("ours", "torch, fused")
+            ],
+            "processes": [
+                {"library": "ours", "problem": "P", "epochs": epochs, "seconds": 1.0, "bytes": 3e6} for epochs in (0, 3)
+            ],
+            "depth": [depth.measure(n, True) for n in (1, 2)],
+            "sweeps": sweeps.measure(tiny(), [2], 1e-3),
+        }
+        tables = {part: report(results[part]) for part, report in training.REPORTS.items()}
+        assert "| torch | 50 (50-50), 2.00x |" in tables["loops"]
+        assert "ours against the faster loop of torch: 1.50x P" in tables["loops"]
+        assert "| P | 90% | torch, fused | 3! |" in tables["accuracy"]
+        assert "| ours | 1 s | 3 MB |" in tables["processes"]
+        assert "2 blocks in a repeat compile in" in tables["depth"]
+        assert "| tiny | 2 |" in tables["sweeps"]
+        saved = {"machine": timing.machine(), "results": results}
+        training_picture.draw(json.loads(json.dumps(saved)), tmp_path / "picture.png")
+        assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def tiny():
+    """A problem of every kind of part, and of two steps an epoch."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20, 6, 2)).astype(np.float32)
+    labels = (x.sum((1, 2)) > 0).astype(np.int32)
+    P = problems
+    block = P.Conv("conv", 4, 4, 3), P.BatchNorm("norm", 4), P.Relu()
+    parts = (
+        P.Conv("first", 2, 4, 3), P.Residual(block), P.Pool(2), P.Flatten(), P.Dense("middle", 4, 5, 3), P.Relu(),
+        P.Dense("last", 5, 2),
+    )  # fmt: skip
+    return P.Problem("tiny", parts, 8, (x, labels), (x, labels), 0.9)
+
+
+def _without_flax(programs, blocks):
+    return {name: make for name, make in programs(blocks).items() if name != "flax"}
+
+
+def _loop_record():
+    seconds = {"ours": 0.01, "torch": 0.02, "torch, fused": 0.015}
+    return {
+        "problem": "P",
+        "steps_a_turn": 1,
+        "steps_an_epoch": 1,
+        "seconds_a_step": {name: timing.Timing(t, t, t, 1)._asdict() for name, t in seconds.items()},
+        "missing": [],
+    }

@@ -146,7 +146,7 @@ def arrays(who: str, data: Any) -> tuple[Any, Any]:
 def check_labels(net: Layer, loss: Any, data: Any) -> None:
     """Asks the loss about integer targets outside of any compiled program, where it refuses a label that is no class.
 
-    It is given zeros for the predictions, a few thousand examples at a time.
+    It is given a few thousand examples at a time, and nothing is computed.
     """
     targets = jax.tree.leaves(data[1])
     if not all(jnp.issubdtype(target.dtype, jnp.integer) for target in targets):
@@ -157,5 +157,7 @@ def check_labels(net: Layer, loss: Any, data: Any) -> None:
 
     for first in range(0, len(targets[0]), 4096):
         x, target = jax.tree.map(lambda leaf, some=slice(first, first + 4096): leaf[some], data)
+        target = jax.tree.map(jnp.asarray, target)
         prediction = jax.eval_shape(predict, jax.random.key(0), x)
-        loss(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), prediction), target)
+        # It sees the labels, and of the predictions the shape: computed, each of its operations would compile.
+        jax.eval_shape(lambda prediction, target=target: loss(prediction, target), prediction)

@@ -1,5 +1,6 @@
 """Where a run's batches come from: arrays that stay on the device, or any iterable of batches."""
 
+import functools
 import time
 import zlib
 from collections.abc import Callable, Generator
@@ -93,6 +94,11 @@ class Resident:
         self._program = jax.jit(self._steps(step), donate_argnums=0, **_outputs(mesh, placement))
         self._compiled: set[int] = set()
         self._count = 1
+        self._order = functools.lru_cache(maxsize=2)(
+            lambda epoch: data_module.epoch_order(self.samples, seed=seed, epoch=epoch, shuffle=shuffle).astype(
+                np.int32
+            )
+        )
 
     def _steps(self, step: Step) -> Callable[..., Any]:
         def steps(train_state, data, rows, start, stop):
@@ -115,28 +121,27 @@ class Resident:
 
     def batch(self, epoch: int, step: int) -> np.ndarray:
         """The indices of the samples in a batch."""
-        order = data_module.epoch_order(self.samples, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
-        return order[step * self.batch_size : (step + 1) * self.batch_size]
+        return self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
 
     def epoch(self, train_state: Any, epoch: int, start: int, position: Any = None) -> Generator[Progress, None, None]:
         """Trains on an epoch from its step ``start`` on; yields after every dispatch."""
         del position
-        order = data_module.epoch_order(self.samples, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
-        order = order.astype(np.int32)
+        order = self._order(epoch)
         rows = order[: self.full * self.batch_size].reshape(self.full, self.batch_size)
         done = start
         while done < self.full:
             stop = min(done + self._count, self.full)
-            progress = self._dispatch(train_state, rows, done, stop)
+            progress = self._dispatch(train_state, rows, done, stop, epoch)
             train_state, done = progress.train_state, stop
             yield progress
         if self.rest and done == self.full:
-            progress = self._dispatch(train_state, order[-self.rest :][None], 0, 1)
+            progress = self._dispatch(train_state, order[-self.rest :][None], 0, 1, epoch)
             yield progress._replace(steps=self.steps)
 
-    def _dispatch(self, train_state: Any, rows: np.ndarray, start: int, stop: int) -> Progress:
+    def _dispatch(self, train_state: Any, rows: np.ndarray, start: int, stop: int, epoch: int) -> Progress:
         began = time.perf_counter()
         train_state, measured = self._program(train_state, self.data, rows, np.int32(start), np.int32(stop))
+        self._order(epoch + 1)  # drawn while the device computes
         measured = {name: values[start:stop] for name, values in jax.device_get(measured).items()}
         seconds = time.perf_counter() - began
         first = rows.shape[1] not in self._compiled

@@ -130,8 +130,14 @@ def sweep(
     device = jax.tree.map(jnp.asarray, data)
     example = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), device[0])
 
+    def over_members(f):
+        if len(seeds) > 1:
+            return jax.vmap(f)
+        # vmap makes the guard's branch a choice between two results, which a single small network would feel.
+        return lambda *arguments: jax.tree.map(lambda leaf: leaf[None], f(*jax.tree.map(lambda a: a[0], arguments)))
+
     @jax.jit
-    @jax.vmap
+    @over_members
     def begin(key, hyper):
         return states.init(net, optimizer(**hyper), example, key)
 
@@ -142,12 +148,12 @@ def sweep(
         )
         return train_state, {name: jnp.mean(values) for name, values in measured.items()}
 
-    run = jax.jit(jax.vmap(epoch), donate_argnums=0)
+    run = jax.jit(over_members(epoch), donate_argnums=0)
     evaluate = None
     if validation is not None:
         held_out = jax.tree.map(jnp.asarray, arrays(f"{who}: validation", validation))
         measured_on = on_arrays(net, loss, checked_metrics(who, metrics), 2 * batch_size)
-        evaluate = jax.jit(jax.vmap(lambda params, state: measured_on(params, state, *held_out)))
+        evaluate = jax.jit(over_members(lambda params, state: measured_on(params, state, *held_out)))
     train_state = begin(jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)), hyper)
     records: list[dict[str, np.ndarray]] = []
     for number in range(epochs):

@@ -1,0 +1,89 @@
+"""What only a fresh process shows: how long the first step takes, and the most memory that training needs.
+
+``python -m benchmarks.training.processes LIBRARY PROBLEM EPOCHS`` is one such process. With 0 epochs it takes one step
+on one batch.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import timing
+
+NAMES = ["ours", "flax, device", "equinox, device", "torch", "torch.compile"]
+FIRST, MEMORY = ("digits-mlp", "digits-conv"), ("digits-conv", "osuleaf")
+
+
+def measure(problems: list[str], quick: bool) -> list[dict[str, Any]]:
+    """Runs the processes, libraries in turns."""
+    rounds = 1 if quick else 3
+    jobs = [(name, p, 0) for p in FIRST for _ in range(rounds) for name in NAMES if name != "torch.compile"]
+    jobs += [(name, p, 3) for p in MEMORY for name in NAMES[:4]]
+    if not quick:
+        jobs += [("torch.compile", p, 0) for p in FIRST]
+    records = []
+    for name, problem, epochs in jobs:
+        if problem in problems:
+            record = run(name, problem, epochs)
+            records += [] if record is None else [{"library": name, "problem": problem, "epochs": epochs, **record}]
+    return records
+
+
+def run(name: str, problem: str, epochs: int) -> dict[str, float] | None:
+    """One process's answer; None if the library cannot run here, and says so."""
+    command = [sys.executable, "-m", "benchmarks.training.processes", name, problem, str(epochs)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    if done.returncode:
+        print(f"not run: {name} on {problem}: {(done.stderr.splitlines() or ['no message'])[-1][:100]}")
+        return None
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def child(name: str, problem_name: str, epochs: int) -> dict[str, float]:
+    """Trains in this process, and says how long the first step or all took, and how much memory."""
+    from benchmarks.training.libraries import LIBRARIES, import_packages
+    from benchmarks.training.problems import PROBLEMS
+
+    import_packages(name)
+    problem = PROBLEMS[problem_name][0]()
+    before, began = peak_bytes(), time.perf_counter()
+    train = LIBRARIES[name][0](problem if epochs else problem.one_step(), False)
+    train(epochs or 1)
+    return {"seconds": time.perf_counter() - began, "bytes": peak_bytes() - before}
+
+
+def peak_bytes() -> int:
+    """The most memory this process has had.
+
+    On Linux not `resource.getrusage`'s ``ru_maxrss``: of a process started by another it is at least the other's.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return 1024 * int(lines[0].split()[1])
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def report(records: list[dict[str, Any]]) -> str:
+    """A Markdown table: medians of the first step, and the peaks."""
+    columns = list(dict.fromkeys((r["problem"], bool(r["epochs"])) for r in records))
+    rows = []
+    for name in dict.fromkeys(r["library"] for r in records):
+        cells = []
+        for problem, whole in columns:
+            of = [r for r in records if (r["library"], r["problem"], bool(r["epochs"])) == (name, problem, whole)]
+            value = statistics.median(r["bytes"] / 1e6 if whole else r["seconds"] for r in of) if of else None
+            cells.append("-" if value is None else f"{timing.figures(value)} {'MB' if whole else 's'}")
+        rows.append([name, *cells])
+    header = [f"{problem}: {'peak memory' if whole else 'first step'}" for problem, whole in columns]
+    return "In fresh processes, above the imports\n" + timing.table(["", *header], rows)
+
+
+if __name__ == "__main__":
+    print(json.dumps(child(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
