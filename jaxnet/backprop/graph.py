@@ -171,7 +171,8 @@ def _name(equation: core.JaxprEqn) -> str:
 
 
 def _runner(equation: core.JaxprEqn, variables: tuple[Any, ...]) -> Callable[..., list[Any]]:
-    jaxpr = core.Jaxpr((), variables, equation.outvars, [equation], equation.effects)
+    about = core.DebugInfo("backprop", equation.primitive.name, None, None)
+    jaxpr = core.Jaxpr((), variables, equation.outvars, [equation], equation.effects, about)
     return core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, ()))
 
 
@@ -196,4 +197,5 @@ def _unrolled(equation: core.JaxprEqn, label: str) -> core.ClosedJaxpr:
             carry, rows[i] = outputs[:carried], outputs[carried:]
         return [*carry, *map(jnp.stack, zip(*rows, strict=True))]
 
-    return jax.make_jaxpr(steps)(*(jax.ShapeDtypeStruct(a.aval.shape, a.aval.dtype) for a in equation.invars))
+    structs = [Variable(a.aval) for a in equation.invars]
+    return jax.make_jaxpr(steps)(*(jax.ShapeDtypeStruct(v.shape, v.dtype) for v in structs))

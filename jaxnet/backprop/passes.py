@@ -37,7 +37,7 @@ def passes(
         given = [v.value if isinstance(v, Constant) else values[v] for v in operation.reads]
         sources = [i for i, v in enumerate(operation.reads) if v in active]
         targets = [i for i, v in enumerate(operation.outputs) if v.continuous]
-        if not sources or not targets:
+        if not sources or not targets or operation.name == "stop_gradient":
             values |= zip(operation.outputs, operation.run(*given), strict=True)
             continue
 

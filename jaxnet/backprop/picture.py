@@ -158,9 +158,9 @@ def _draw_edges(axes: Any, boxes: list[Box], edges: list[Edge], places: Layout) 
             points, codes = [(columns[0] + shift, y0)], [Curve.MOVETO]
             for i, (a, b) in enumerate(itertools.pairwise(columns)):
                 row = places.row[source] + i
-                above, below = max(places.bottom[row], y0), min(places.top[row + 1], y1)
-                middle = (above + below) / 2
-                # Straight down past the row, then over to the next column between the rows.
+                above, below = max(places.bottom[row], leave + 6), min(places.top[row + 1], arrive - 6)
+                # Straight down past the row, then over to the next column between the rows, side by side on a slope.
+                middle = (above + below) / 2 - (shift if b > a else -shift if b < a else 0)
                 points += [(a + shift, above), (a + shift, middle), (b + shift, middle), (b + shift, below)]
                 codes += [Curve.LINETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4]
             points.append((columns[-1] + shift, y1))

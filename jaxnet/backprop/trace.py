@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
@@ -25,7 +26,8 @@ class Node(NamedTuple):
       inputs: the names of the nodes that it was computed from, and the constants among them.
       value: what the forward pass gave.
       adjoint: the derivative of the function's value with respect to this one, from the backward pass; None where
-        there is none: integers, bools, keys, and what depends on no differentiated argument.
+        there is none: integers, bools, keys, and where no path of derivatives leads from a differentiated argument
+        through this value to the function's.
     """
 
     name: str
