@@ -440,6 +440,32 @@ def test_a_network_applied_twice_is_two_nodes_a_layer():
     assert all(node.name.startswith(("v", "chain[1]")) for node in graph.open("chain[0]").nodes)
 
 
+def test_a_network_under_vmap_and_grad_is_a_node_a_layer():
+    net = layers.chain(jnp.sin, jnp.cos)
+    params, state = net.init(0, jnp.ones(2))
+
+    def apply(x):
+        return net.apply(params, state, x, train=True)[0].sum()
+
+    for f, names in (
+        (lambda x: jax.vmap(apply)(x).sum(), ["chain[0]", "chain[1]"]),
+        (lambda x: jax.vmap(jax.grad(apply))(x).sum(), ["chain[0]:0", "chain[0]:1", "chain[1]"]),
+    ):
+        x = jnp.arange(6.0).reshape(3, 2)
+        graph = backprop.trace(f, x)
+        assert set(names) <= {node.name for node in graph.nodes}
+        np.testing.assert_allclose(graph.gradients[0], jax.grad(f)(x), rtol=1e-5, atol=1e-6)
+
+
+def test_names_of_arguments_are_not_taken_twice():
+    graph = backprop.trace(lambda v1, v3: jnp.cos(v3 * jnp.sin(v1)), 1.0, 2.0)
+    assert [(node.name, node.inputs) for node in graph.nodes] == [
+        ("v2", ("v1",)),
+        ("v4", ("v3", "v2")),
+        ("v5", ("v4",)),
+    ]
+
+
 def test_any_named_scope_is_closed():
     def f(x):
         with jax.named_scope("angle"):

@@ -1,6 +1,7 @@
 """The computational graph of a jaxpr: compiled functions opened, operations grouped by their scopes."""
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def operations(
             return Constant(atom.val) if isinstance(atom, core.Literal) else values[atom]
 
         for equation in jaxpr.eqns:
-            place = (*scopes, *filter(None, str(equation.source_info.name_stack).split("/")))
+            place = (*scopes, *_scopes(equation))
             given = tuple(read(atom) for atom in equation.invars)
             inner = None
             if equation.primitive.name == "scan":
@@ -158,6 +159,15 @@ def _needed(operations: list[Operation], output: Any) -> list[Operation]:
             needed.update(operation.reads)
             kept.append(operation)
     return kept[::-1]
+
+
+def _scopes(equation: core.JaxprEqn) -> Iterator[str]:
+    """The scopes around an equation, whatever transformed them: of ``vmap(chain[0] dense)`` what is inside."""
+    for scope in str(equation.source_info.name_stack).split("/"):
+        while match := re.fullmatch(r"(?:jvp|transpose|vmap)\((.*)\)", scope):
+            scope = match[1]
+        if scope:
+            yield scope
 
 
 def _name(equation: core.JaxprEqn) -> str:

@@ -1,8 +1,8 @@
 """The forward and the backward pass of a function, recorded."""
 
 import inspect
+import itertools
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,18 +69,20 @@ class Trace:
 
         names: dict[Any, str] = {v: "".join(parts) for v, parts in zip(leaves, program.names, strict=True)}
         captured = dict(zip(constants, program.jaxpr.consts, strict=True))
-        places, count, labels = Counter(), 0, {}
+        taken, labels = set(names.values()), {}
+
+        def fresh(candidates):
+            name = next(name for name in candidates if name not in taken)
+            taken.add(name)
+            return name
+
         for group in groups:
-            if group.path is not None:
-                places[group.path] += 1
-                again = f"#{places[group.path]}" if places[group.path] > 1 else ""
-                several = len(group.outputs) > 1
-                for i, v in enumerate(group.outputs):
-                    names[v] = f"{group.path}{again}" + f":{i}" * several
+            if group.path is None:
+                names |= {v: fresh(f"v{i}" for i in itertools.count(1)) for v in group.outputs}
             else:
-                for v in group.outputs:
-                    count += 1
-                    names[v] = f"v{count}"
+                again = (f"{group.path}#{i}" for i in itertools.count(2))
+                name, several = fresh(itertools.chain([group.path], again)), len(group.outputs) > 1
+                names |= {v: name + f":{i}" * several for i, v in enumerate(group.outputs)}
             labels |= dict.fromkeys(map(id, group.operations), names[group.outputs[0]])
 
         shown = [v for group in groups for v in group.outputs]
