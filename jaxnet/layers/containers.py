@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, ShapeError, located
-from jaxnet.layers.layer import Layer, as_layer, output_struct, stateless
+from jaxnet.layers.layer import Layer, applied, as_layer, output_struct, stateless
 
 
 def chain(*parts: Layer | Callable[..., Any]) -> Layer:
@@ -56,7 +56,7 @@ def chain(*parts: Layer | Callable[..., Any]) -> Layer:
         _check_parts(who, "state", state, len(members))
         states = []
         for i, (member, p, s, k) in enumerate(zip(members, params, state, _keys(who, key, len(members)), strict=True)):
-            with located(f"chain[{i}]"):
+            with applied(f"chain[{i}]", member):
                 x, s = member.apply(p, s, x, train=train, key=k)
             states.append(s)
         return x, tuple(states)
@@ -213,13 +213,13 @@ def _side_by_side(who: str, members: dict[str, Layer], *, labelled: bool = True)
         return [tree[label] for label in labels]
 
     def place(label):
-        return located(f"{who}.{label}" if labelled else f"{who}[{label}]")
+        return f"{who}.{label}" if labelled else f"{who}[{label}]"
 
     def init(key, x):
         keys = jax.random.split(checks.key(who, key), len(labels))
         params, state = [], []
         for label, part_key in zip(labels, keys, strict=True):
-            with place(label):
+            with located(place(label)):
                 part_params, part_state = members[label].init(part_key, x)
             params.append(part_params)
             state.append(part_state)
@@ -230,7 +230,7 @@ def _side_by_side(who: str, members: dict[str, Layer], *, labelled: bool = True)
         outputs, states = [], []
         keys = _keys(who, key, len(labels))
         for label, p, s, k in zip(labels, unpack("params", params), unpack("state", state), keys, strict=True):
-            with place(label):
+            with applied(place(label), members[label]):
                 y, s = members[label].apply(p, s, x, train=train, key=k)
             outputs.append(y)
             states.append(s)
@@ -240,7 +240,10 @@ def _side_by_side(who: str, members: dict[str, Layer], *, labelled: bool = True)
 
 
 def _keys(who: str, key: Any, n: int) -> Iterator[Any]:
-    return iter([None] * n if key is None else jax.random.split(checks.key(who, key), n))
+    if key is None:
+        return iter([None] * n)
+    with jax.named_scope("keys"):
+        return iter(list(jax.random.split(checks.key(who, key), n)))
 
 
 def _check_parts(who: str, name: str, tree: Any, n: int) -> None:

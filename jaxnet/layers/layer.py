@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
 from jaxnet import _checks as checks
-from jaxnet.errors import ConfigError
+from jaxnet.errors import ConfigError, located
 
 Params = Any
 """A pytree of arrays that learn: a dict with full names in a layer, a tuple or dict of those in a container."""
@@ -122,6 +123,13 @@ def as_layer(part: Layer | Callable[..., Any], who: str) -> Layer:
         return part(x)
 
     return stateless(lambda key, x: (), f, name=name)
+
+
+@contextmanager
+def applied(place: str, part: Layer) -> Iterator[None]:
+    """Names the place of a part while it is applied: in errors, in profiles, and to `jaxnet.backprop`."""
+    with located(place), jax.named_scope(f"{place} {part.name}"):
+        yield
 
 
 def output_struct(part: Layer, params: Params, state: State, x: Any) -> Any:

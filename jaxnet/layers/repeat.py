@@ -9,7 +9,7 @@ from jax import lax
 
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, ShapeError, located
-from jaxnet.layers.layer import Layer, as_layer, output_struct
+from jaxnet.layers.layer import Layer, applied, as_layer, output_struct
 
 
 def repeat(layer: Layer | Callable[..., Any], n: int, *, remat: bool = False) -> Layer:
@@ -69,7 +69,7 @@ def repeat(layer: Layer | Callable[..., Any], n: int, *, remat: bool = False) ->
 
         def step(x, copy):
             params, state, key = copy
-            with located(who):
+            with applied(who, inner):
                 y, state = inner.apply(params, state, x, train=train, key=key)
             if not _same_struct(x, y):
                 raise ShapeError(f"repeat: the layer turns {_describe(x)} into {_describe(y)}; it must keep them")

@@ -42,7 +42,8 @@ def cosine_similarity(
 
     Source: chapter 4.3.4.
     """
-    return reduce("cosine_similarity", _cosine("cosine_similarity", prediction, target, axis), reduction)
+    with jax.named_scope("cosine_similarity"):
+        return reduce("cosine_similarity", _cosine("cosine_similarity", prediction, target, axis), reduction)
 
 
 def cosine_distance(prediction: ArrayLike, target: ArrayLike, *, axis: int = -1, reduction: str = "mean") -> jax.Array:
@@ -58,7 +59,8 @@ def cosine_distance(prediction: ArrayLike, target: ArrayLike, *, axis: int = -1,
 
     Source: chapter 4.3.4.
     """
-    return reduce("cosine_distance", 1 - _cosine("cosine_distance", prediction, target, axis), reduction)
+    with jax.named_scope("cosine_distance"):
+        return reduce("cosine_distance", 1 - _cosine("cosine_distance", prediction, target, axis), reduction)
 
 
 def _cosine(who: str, prediction: ArrayLike, target: ArrayLike, axis: int) -> jax.Array:

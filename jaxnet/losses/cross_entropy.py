@@ -49,22 +49,23 @@ def softmax_cross_entropy(
     Source: chapter 4.3.3; label smoothing: Szegedy et al. 2015, arXiv 1512.00567.
     """
     who = "softmax_cross_entropy"
-    logits = wide(checks.floating(who, "logits", logits))
-    smoothing = checks.number(who, "label_smoothing", label_smoothing, low=0, high=1)
-    target, integer = classes(who, "logits", logits, target, ignore_label)
-    if integer:
-        keep = None if ignore_label is None else target != ignore_label
-        if keep is not None:  # what an ignored example holds, even NaN, must not reach the gradient
-            logits = jnp.where(keep[..., None], logits, 0.0)
-        log_total = jax.nn.logsumexp(logits, axis=-1)
-        values = log_total - pick(logits, target)
+    with jax.named_scope(who):
+        logits = wide(checks.floating(who, "logits", logits))
+        smoothing = checks.number(who, "label_smoothing", label_smoothing, low=0, high=1)
+        target, integer = classes(who, "logits", logits, target, ignore_label)
+        if integer:
+            keep = None if ignore_label is None else target != ignore_label
+            if keep is not None:  # what an ignored example holds, even NaN, must not reach the gradient
+                logits = jnp.where(keep[..., None], logits, 0.0)
+            log_total = jax.nn.logsumexp(logits, axis=-1)
+            values = log_total - pick(logits, target)
+            if smoothing:
+                values = (1 - smoothing) * values + smoothing * (log_total - jnp.mean(logits, axis=-1))
+            return reduce_classes(who, values, logits, target, keep, reduction)
         if smoothing:
-            values = (1 - smoothing) * values + smoothing * (log_total - jnp.mean(logits, axis=-1))
-        return reduce_classes(who, values, logits, target, keep, reduction)
-    if smoothing:
-        target = (1 - smoothing) * target + smoothing / logits.shape[-1]
-    values = -_expect(target, logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
-    return reduce(who, values, reduction)
+            target = (1 - smoothing) * target + smoothing / logits.shape[-1]
+        values = -_expect(target, logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
+        return reduce(who, values, reduction)
 
 
 def cross_entropy(
@@ -100,18 +101,19 @@ def cross_entropy(
     Source: chapter 4.3.3.
     """
     who = "cross_entropy"
-    probabilities = checks.floating(who, "probabilities", probabilities)
-    check_distribution(who, "probabilities", probabilities, "; logits belong in softmax_cross_entropy")
-    probabilities = wide(probabilities)
-    target, integer = classes(who, "probabilities", probabilities, target, ignore_label)
-    if integer:
-        keep = None if ignore_label is None else target != ignore_label
-        picked = pick(probabilities, target)
-        if keep is not None:
-            picked = jnp.where(keep, picked, 1.0)
-        return reduce_classes(who, -jnp.log(picked), probabilities, target, keep, reduction)
-    counts = target > 0
-    return reduce(who, -_expect(target, jnp.log(jnp.where(counts, probabilities, 1.0))), reduction)
+    with jax.named_scope(who):
+        probabilities = checks.floating(who, "probabilities", probabilities)
+        check_distribution(who, "probabilities", probabilities, "; logits belong in softmax_cross_entropy")
+        probabilities = wide(probabilities)
+        target, integer = classes(who, "probabilities", probabilities, target, ignore_label)
+        if integer:
+            keep = None if ignore_label is None else target != ignore_label
+            picked = pick(probabilities, target)
+            if keep is not None:
+                picked = jnp.where(keep, picked, 1.0)
+            return reduce_classes(who, -jnp.log(picked), probabilities, target, keep, reduction)
+        counts = target > 0
+        return reduce(who, -_expect(target, jnp.log(jnp.where(counts, probabilities, 1.0))), reduction)
 
 
 def _expect(p: jax.Array, values: jax.Array) -> jax.Array:

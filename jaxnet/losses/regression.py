@@ -31,8 +31,9 @@ def mse(prediction: ArrayLike, target: ArrayLike, *, reduction: str = "mean") ->
 
     Source: chapter 4.3.1.
     """
-    prediction, target = pair("mse", prediction, target)
-    return reduce("mse", per_example(lax.square(prediction - target)), reduction)
+    with jax.named_scope("mse"):
+        prediction, target = pair("mse", prediction, target)
+        return reduce("mse", per_example(lax.square(prediction - target)), reduction)
 
 
 def mae(prediction: ArrayLike, target: ArrayLike, *, reduction: str = "mean") -> jax.Array:
@@ -61,5 +62,6 @@ def mae(prediction: ArrayLike, target: ArrayLike, *, reduction: str = "mean") ->
 
     Source: chapter 4.3.2.
     """
-    prediction, target = pair("mae", prediction, target)
-    return reduce("mae", per_example(absolute(prediction - target)), reduction)
+    with jax.named_scope("mae"):
+        prediction, target = pair("mae", prediction, target)
+        return reduce("mae", per_example(absolute(prediction - target)), reduction)

@@ -43,18 +43,19 @@ def spectral_mse(prediction: ArrayLike, target: ArrayLike, *, axis: int = 1, red
     Source: chapter 4.3.1.
     """
     who = "spectral_mse"
-    prediction, target = _signals(who, prediction, target, axis)
-    n = prediction.shape[axis]
-    bins = n // 2 + 1
-    weight = np.full(bins, 2.0)
-    weight[0] = 1.0
-    if n % 2 == 0:
-        weight[-1] = 1.0
-    weight = jnp.asarray(weight / n, prediction.dtype).reshape(
-        [-1 if i == axis % prediction.ndim else 1 for i in range(prediction.ndim)]
-    )
-    difference = jnp.abs(jnp.fft.rfft(prediction, axis=axis)) - jnp.abs(jnp.fft.rfft(target, axis=axis))
-    return reduce(who, per_example(jnp.sum(weight * lax.square(difference), axis=axis)), reduction)
+    with jax.named_scope(who):
+        prediction, target = _signals(who, prediction, target, axis)
+        n = prediction.shape[axis]
+        bins = n // 2 + 1
+        weight = np.full(bins, 2.0)
+        weight[0] = 1.0
+        if n % 2 == 0:
+            weight[-1] = 1.0
+        weight = jnp.asarray(weight / n, prediction.dtype).reshape(
+            [-1 if i == axis % prediction.ndim else 1 for i in range(prediction.ndim)]
+        )
+        difference = jnp.abs(jnp.fft.rfft(prediction, axis=axis)) - jnp.abs(jnp.fft.rfft(target, axis=axis))
+        return reduce(who, per_example(jnp.sum(weight * lax.square(difference), axis=axis)), reduction)
 
 
 def multi_resolution_stft(
@@ -100,20 +101,21 @@ def multi_resolution_stft(
     Source: Yamamoto et al. 2019, arXiv 1910.11480, eq. 3 to 6.
     """
     who = "multi_resolution_stft"
-    prediction, target = _signals(who, prediction, target, 1)
-    floor = checks.number(who, "floor", floor, low=0, open_low=True)
-    if not resolutions:
-        raise ConfigError(f"{who}: at least one resolution (dft, hop, window) is needed, got none")
-    if not all(isinstance(sizes, Sequence) and len(sizes) == 3 for sizes in resolutions):
-        raise ConfigError(f"{who}: resolutions must be a sequence of (dft, hop, window), got {resolutions!r}")
-    total = jnp.zeros(prediction.shape[0], prediction.dtype)
-    for dft, hop, length in resolutions:
-        s, t = (stft_magnitude(x, dft=dft, hop=hop, window=length) for x in (target, prediction))
-        axes = tuple(range(1, s.ndim))
-        convergence = norm(s - t, axes) / jnp.maximum(norm(s, axes), floor)
-        distance = absolute(jnp.log(_floored(s, floor)) - jnp.log(_floored(t, floor)))
-        total = total + convergence + jnp.mean(distance, axes)
-    return reduce(who, total / len(resolutions), reduction)
+    with jax.named_scope(who):
+        prediction, target = _signals(who, prediction, target, 1)
+        floor = checks.number(who, "floor", floor, low=0, open_low=True)
+        if not resolutions:
+            raise ConfigError(f"{who}: at least one resolution (dft, hop, window) is needed, got none")
+        if not all(isinstance(sizes, Sequence) and len(sizes) == 3 for sizes in resolutions):
+            raise ConfigError(f"{who}: resolutions must be a sequence of (dft, hop, window), got {resolutions!r}")
+        total = jnp.zeros(prediction.shape[0], prediction.dtype)
+        for dft, hop, length in resolutions:
+            s, t = (stft_magnitude(x, dft=dft, hop=hop, window=length) for x in (target, prediction))
+            axes = tuple(range(1, s.ndim))
+            convergence = norm(s - t, axes) / jnp.maximum(norm(s, axes), floor)
+            distance = absolute(jnp.log(_floored(s, floor)) - jnp.log(_floored(t, floor)))
+            total = total + convergence + jnp.mean(distance, axes)
+        return reduce(who, total / len(resolutions), reduction)
 
 
 def stft_magnitude(x: ArrayLike, *, dft: int, hop: int, window: int) -> jax.Array:
