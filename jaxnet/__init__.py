@@ -17,12 +17,13 @@ from jaxnet import (
 )
 
 if TYPE_CHECKING:
-    from jaxnet import interop, testing, training
+    from jaxnet import diagnostics, interop, testing, training
 
 __version__ = "0.1.0"
 __all__ = [
     "activations",
     "data",
+    "diagnostics",
     "errors",
     "initializers",
     "interop",
@@ -39,7 +40,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Not every program trains: these are a third of the time that `import jaxnet` would take.
-    if name in ("interop", "testing", "training"):
+    if name in ("diagnostics", "interop", "testing", "training"):
         return importlib.import_module(f"jaxnet.{name}")
     raise AttributeError(f"module 'jaxnet' has no attribute {name!r}")
 
