@@ -92,7 +92,7 @@ PATHOLOGIES = (
     ),
     Case(
         "exploding linear stack", "exploding_gradient",
-        sizes(Plan("linear", depth=16, activation="identity", gain=2.0, sgd=True, rate=0.01), **_WIDE),
+        sizes(Plan("linear", depth=16, activation="identity", gain=2.0, sgd=True, rate=0.002), **_WIDE),
     ),
     Case("relu killed by bias", "dead_units", sizes(Plan(bias=-10.0), **_WIDE)),
     Case("rate x 100", "rate_too_large", sizes(Plan(sgd=True, rate=5.0), **_WIDE)),

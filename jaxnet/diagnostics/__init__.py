@@ -1,5 +1,6 @@
 """Training diagnosed (4.2.1, 4.6.2, 4.6.3): what every layer does, what the curves say, and what to try next."""
 
+from jaxnet.diagnostics import pictures
 from jaxnet.diagnostics.born_dead import born_dead_probability
 from jaxnet.diagnostics.curves_report import curves_report
 from jaxnet.diagnostics.dead_units import DeadUnits, dead_units
@@ -24,6 +25,7 @@ __all__ = [
     "diagnose",
     "layer_report",
     "noise_scale",
+    "pictures",
     "rate_range_test",
     "suspect_labels",
 ]

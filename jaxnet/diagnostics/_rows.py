@@ -22,6 +22,13 @@ def leaves(net: Layer, path: Path = ()) -> Iterator[tuple[Path, Layer]]:
             yield from leaves(part, (*path, label))
 
 
+def repeats(net: Layer, above: int = 0) -> list[int]:
+    """Of each leaf, how many ``repeat`` are around it: as many axes come before those of its own values."""
+    if net.rebuild is None:
+        return [above]
+    return [count for _, part in net.parts for count in repeats(part, above + (net.name == "repeat"))]
+
+
 def seen(state: Any) -> list[Any]:
     """What a `watched` network saw of each of its leaves, in their order."""
     found = [node for node in jax.tree.leaves(state, is_leaf=_is_watched) if _is_watched(node)]

@@ -61,8 +61,9 @@ class Task(NamedTuple):
         probe = _first(self.train, PROBE)
         watched = _first(self.train, EVALUATED)
         held_out = _first(self.validation, EVALUATED)
-        example = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), self.train[0])
-        train_state = states.init(self.net, self.optimizer, example, self.key)
+        x = self.train[0]
+        example = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+        train_state = _begin(self.net, self.optimizer, example, self.key)
         multiplier = jnp.float32(factor)
         fixed = (self.net, self.loss, self.optimizer)
         look = _look(*fixed, train_state, multiplier, probe, watched, held_out)
@@ -78,6 +79,11 @@ class Task(NamedTuple):
             if float(losses[1]) < lowest:
                 best, lowest = (train_state.params, train_state.state), float(losses[1])
         return Trial(history, reports, best, (train_state.params, train_state.state))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _begin(net, optimizer, example, key):
+    return states.init(net, optimizer, example, key)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
