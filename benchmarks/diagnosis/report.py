@@ -94,6 +94,6 @@ def main(argv: list[str]) -> None:
         jax.clear_caches()
     print()
     print(confusion(records))
-    print("\nLosses are validation losses over that of the best constant prediction, the median of all seeds and sizes.")
+    print("\nLosses are of validation, over the best constant prediction's; medians over seeds and sizes.")
     partial = bool(options.quick or options.only)
     print(f"written to {timing.save('diagnosis', records, partial=partial).name}")

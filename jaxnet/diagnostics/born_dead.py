@@ -38,7 +38,9 @@ def born_dead_probability(widths: Sequence[int]) -> float:
     """
     who = "born_dead_probability"
     if not isinstance(widths, Sequence) or not widths:
-        raise ConfigError(f"{who}: widths must be a sequence with one width a hidden layer, got {widths!r}; try [64, 64]")
+        raise ConfigError(
+            f"{who}: widths must be a sequence with one width a hidden layer, got {widths!r}; try [64, 64]"
+        )
     dead = 0.0
     for width in widths:
         # Adding up what dies keeps the digits that 1 - (1 - small) would lose.

@@ -53,12 +53,13 @@ def curves_report(history: History, *, baseline: float | None = None, batch_size
         steps = f", {skipped.sum():.0f} steps were not finite" if skipped.sum() else ""
         found.append(
             Verdict(
-                "divergence", _SURE,
-                f"the loss went from {start:.3g} to {loss[-1]:.3g}{steps}; beyond {limits.RISE:g} times its start it diverges",
+                "divergence",
+                _SURE,
+                f"the loss went from {start:.3g} to {loss[-1]:.3g}{steps} (limit {limits.RISE:g} times its start)",
                 "Steps too large for the curvature, or a gradient that explodes",
                 remedies(("scale_rate", 0.1), "clip", "initialize", "normalize"),
             )
-        )  # fmt: skip
+        )
         return found
     tail = max(len(loss) // 6, 1)
     end = float(np.median(loss[-tail:]))
@@ -75,23 +76,26 @@ def curves_report(history: History, *, baseline: float | None = None, batch_size
             best = int(np.nanargmin(validation))
             found.append(
                 Verdict(
-                    "overfitting", _SURE,
+                    "overfitting",
+                    _SURE,
                     f"validation loss {last:.3g} against {end:.3g} in training, a gap of {gap:.2f} of {start:.3g} "
-                    f"(limit {limits.GAP:g}); validation was best in record {best + 1} of {len(loss)}, {validation[best]:.3g}",
+                    f"(limit {limits.GAP:g}); validation was best in record {best + 1} of {len(loss)}, "
+                    f"{validation[best]:.3g}",
                     "The network learns its samples by heart: too few of them for its size",
                     remedies("more_data", "regularize", "shrink"),
                 )
-            )  # fmt: skip
+            )
     rising = end > limits.RISE * np.nanmin(loss) and end - np.nanmin(loss) > limits.PLATEAU * start
     if rising:
         found.append(
             Verdict(
-                "rate_too_large", _LIKELY,
+                "rate_too_large",
+                _LIKELY,
                 f"the loss rose from {np.nanmin(loss):.3g} to {end:.3g}, more than {limits.RISE:g} times",
                 "The steps overshoot",
                 remedies(("scale_rate", 0.1), "clip"),
             )
-        )  # fmt: skip
+        )
     if left > limits.TRAINED and not found:
         deviation = history["loss_deviation"][-1] / start if "loss_deviation" in history.names else 0.0
         middle = len(loss) // 2
@@ -99,40 +103,44 @@ def curves_report(history: History, *, baseline: float | None = None, batch_size
         if left > limits.STUCK and second_half > 0.5 * first_half > 0:
             found.append(
                 Verdict(
-                    "rate_too_small", _HINT,
-                    f"{text}, and fell as fast in the second half ({second_half:.2g}) as in the first ({first_half:.2g})",
+                    "rate_too_small",
+                    _HINT,
+                    f"{text}, and fell by {second_half:.2g} in the second half, {first_half:.2g} in the first",
                     "The steps are so small that the curve is still a straight line",
                     remedies(("scale_rate", 10.0), "train_longer"),
                 )
-            )  # fmt: skip
+            )
         if deviation > limits.NOISE:
             found.append(
                 Verdict(
-                    "noisy_gradient", _HINT,
+                    "noisy_gradient",
+                    _HINT,
                     f"{text}, and varies by {deviation:.0%} from batch to batch (limit {limits.NOISE:.0%})",
                     "Batches so small that each pulls elsewhere",
                     remedies(("larger_batch", 4 * (batch_size or 32)), ("scale_rate", 0.3)),
                 )
-            )  # fmt: skip
+            )
         if flat:
             found.append(
                 Verdict(
-                    "underfitting" if "validation_loss" in history.names or baseline else "plateau", _LIKELY,
-                    f"{text}, more than {limits.TRAINED:.0%}, and over the last third it fell by {fall:.1%} (flat below "
-                    f"{limits.PLATEAU:.0%})",
+                    "underfitting" if "validation_loss" in history.names or baseline else "plateau",
+                    _LIKELY,
+                    f"{text}, more than {limits.TRAINED:.0%}, and over the last third it fell by {fall:.1%} "
+                    f"(flat below {limits.PLATEAU:.0%})",
                     "The network cannot represent the task, or the data do not determine the target",
                     remedies("widen", ("scale_rate", 3.0), "normalize"),
                 )
-            )  # fmt: skip
+            )
         elif not found:
             found.append(
                 Verdict(
-                    "not_converged", _LIKELY,
+                    "not_converged",
+                    _LIKELY,
                     f"{text}, more than {limits.TRAINED:.0%}, and over the last third it still fell by {fall:.1%}",
                     "Too few steps",
                     remedies("train_longer", ("scale_rate", 3.0)),
                 )
-            )  # fmt: skip
+            )
     if not found:
         found.append(Verdict("healthy", _LIKELY, text, "Nothing in the curves is out of order"))
     return sorted(found, key=lambda verdict: -verdict.certainty)

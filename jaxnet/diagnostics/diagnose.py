@@ -183,9 +183,14 @@ def diagnose(
     verdicts = _ranked(found) or [_healthy(trial, baseline)]
     watched = jax.tree.leaves(data[0])[0][:EVALUATED]
     return Diagnosis(
-        tuple(verdicts), trial.history, tuple(trial.reports), dead_units(net, *trial.last, watched), baseline, rates,
+        tuple(verdicts),
+        trial.history,
+        tuple(trial.reports),
+        dead_units(net, *trial.last, watched),
+        baseline,
+        rates,
         trial.last,
-    )  # fmt: skip
+    )
 
 
 def _usable(who: str, data: Any) -> tuple[Any, np.ndarray, np.ndarray]:
@@ -210,13 +215,14 @@ def _usable(who: str, data: Any) -> tuple[Any, np.ndarray, np.ndarray]:
 def _non_finite(data: Any, bad: np.ndarray) -> Verdict:
     several = len(bad) > 1
     return Verdict(
-        "non_finite_data", 1.0,
+        "non_finite_data",
+        1.0,
         f"sample{'s' if several else ''} {', '.join(map(str, bad[:8]))}{', ...' if len(bad) > 8 else ''} "
         f"hold{'' if several else 's'} NaN or Inf, {len(bad)} of {len(bad) + len(jax.tree.leaves(data)[0])}",
         "Missing values, a division by zero or an overflow where the data were made; one such value makes the gradient "
         "of its whole batch NaN",
         remedies(("drop_samples", bad.tolist())),
-    )  # fmt: skip
+    )
 
 
 def _at_the_start(net: Layer, data: Any, report: LayerReport) -> list[Verdict]:
@@ -229,39 +235,47 @@ def _at_the_start(net: Layer, data: Any, report: LayerReport) -> list[Verdict]:
     saturated = report.saturated[~np.isnan(report.saturated)]
     normalized = any(label.endswith("_norm") for label in before)
     if rms > limits.INPUT_RMS and not normalized:
-        tail = f"; {saturated[0]:.0%} of the first saturating activation's outputs are at its bounds" if saturated.size else ""
+        tail = (
+            f"; {saturated[0]:.0%} of the first bounded activation's outputs are at its bounds"
+            if saturated.size
+            else ""
+        )
         found.append(
             Verdict(
-                "unnormalized_input", 0.95,
-                f"the input's root mean square is {rms:.3g} (limit {limits.INPUT_RMS:g}), its mean {x.mean():.3g}{tail}",
+                "unnormalized_input",
+                0.95,
+                f"root mean square {rms:.3g} (limit {limits.INPUT_RMS:g}), mean {x.mean():.3g}{tail}",
                 "Units of measurement that the initialization does not know",
                 remedies("standardize_input", "normalize", "use_rectifiers"),
             )
-        )  # fmt: skip
+        )
     gains = report.gain[kernels]
     if gains.size and not limits.GAIN >= np.median(gains) >= 1 / limits.GAIN:
         large = np.median(gains) > 1
         found.append(
             Verdict(
-                f"initialization_too_{'large' if large else 'small'}", 0.95,
+                f"initialization_too_{'large' if large else 'small'}",
+                0.95,
                 f"the median layer multiplies its input's deviation by {np.median(gains):.3g} "
                 f"({'above' if large else 'below'} {limits.GAIN if large else 1 / limits.GAIN:g}; 1 to 1.41 keeps it)",
-                "Weights drawn " + ("too large: signals grow from layer to layer, and activations saturate or die" if large
-                else "too small: signals and gradients fade from layer to layer"),
+                "Weights drawn too large: signals grow from layer to layer, and activations saturate or die"
+                if large
+                else "Weights drawn too small: signals and gradients fade from layer to layer",
                 remedies("initialize", "normalize"),
             )
-        )  # fmt: skip
+        )
     worst = _worst(report.dead)
     if worst is not None and report.dead[worst] >= limits.DEAD:
         found.append(
             Verdict(
-                "dead_units", 0.9,
+                "dead_units",
+                0.9,
                 f"{report.dead[worst]:.0%} of the units of {report.labels[worst]} are 0 on the whole batch before the "
                 f"first step (limit {limits.DEAD:.0%})",
                 "They were born dead: large negative biases, or layers so narrow that all units are off at once",
                 remedies("initialize", "use_leaky_rectifiers", "normalize", "widen"),
             )
-        )  # fmt: skip
+        )
     ratio = report.gradient_ratio
     overflow = int(report.first_nonfinite) >= 0 or not np.isfinite(report.loss)
     gradients = report.activation_gradient[kernels]
@@ -275,23 +289,29 @@ def _at_the_start(net: Layer, data: Any, report: LayerReport) -> list[Verdict]:
         saturating = saturated.size > 0
         found.append(
             Verdict(
-                "vanishing_gradient", 0.9,
+                "vanishing_gradient",
+                0.9,
                 f"{text} (limit {limits.GRADIENT_RATIO:g})",
                 "Backpropagation multiplies by one derivative a layer"
                 + (", and those of sigmoid and tanh are small: at most 1/4 for sigmoid" if saturating else ""),
                 remedies(*(["use_rectifiers"] if saturating else ["initialize"]), "normalize", "residual"),
             )
-        )  # fmt: skip
+        )
     elif overflow or (len(kernels) > 1 and ratio > 1 / limits.GRADIENT_RATIO):
-        place = f"values overflow from {report.labels[int(report.first_nonfinite)]} on; " if int(report.first_nonfinite) >= 0 else ""
+        place = (
+            f"values overflow from {report.labels[int(report.first_nonfinite)]} on; "
+            if int(report.first_nonfinite) >= 0
+            else ""
+        )
         found.append(
             Verdict(
-                "exploding_gradient", 0.9,
+                "exploding_gradient",
+                0.9,
                 f"{place}{text} (limit {1 / limits.GRADIENT_RATIO:g})",
-                "Backpropagation multiplies by one matrix a layer, and these enlarge: harmless in one layer, not in many",
+                "Backpropagation multiplies by one matrix a layer, and these enlarge: harmless once, not many times",
                 remedies("initialize", "normalize", "residual", "clip"),
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -314,13 +334,14 @@ def _rates(trial: Trial, rates: dict[float, float]) -> list[Verdict]:
     large = factor < 1
     return [
         Verdict(
-            f"rate_too_{'large' if large else 'small'}", 0.85,
-            f"at {factor:g} times the rate the training loss reaches {rates[factor]:.3g} in a quarter of the steps, at this "
-            f"rate {end:.3g} in all (a rate is wrong if another reaches {limits.OTHER_RATE:.0%})",
+            f"rate_too_{'large' if large else 'small'}",
+            0.85,
+            f"at {factor:g} times the rate the training loss reaches {rates[factor]:.3g} in a quarter of the steps, "
+            f"at this rate {end:.3g} in all (a rate is wrong if another reaches {limits.OTHER_RATE:.0%} of it)",
             "The steps overshoot" if large else "The steps are too small to get anywhere",
             remedies(("scale_rate", factor), *(["clip"] if large else ["train_longer"]), "normalize"),
         )
-    ]  # fmt: skip
+    ]
 
 
 def _labels(task: Task, trial: Trial, numbers: np.ndarray) -> list[Verdict]:
@@ -340,13 +361,14 @@ def _labels(task: Task, trial: Trial, numbers: np.ndarray) -> list[Verdict]:
         return []
     return [
         Verdict(
-            "wrong_labels", 0.8,
-            f"{share:.0%} of {len(labels)} labels are contradicted by the network, before it learned them by heart, and by "
-            f"the {NEIGHBOURS} nearest other samples (limit {limits.WRONG_LABELS:.0%})",
+            "wrong_labels",
+            0.8,
+            f"{share:.0%} of {len(labels)} labels are contradicted by the network at its best, and so by the "
+            f"{NEIGHBOURS} nearest other samples (limit {limits.WRONG_LABELS:.0%})",
             "Labels that are wrong, or inputs that do not tell the classes apart",
             remedies(("drop_samples", sorted(numbers[suspects].tolist())), "regularize"),
         )
-    ]  # fmt: skip
+    ]
 
 
 def _dead_at_the_end(trial: Trial, found: list[Verdict], trained: bool) -> list[Verdict]:
@@ -357,13 +379,14 @@ def _dead_at_the_end(trial: Trial, found: list[Verdict], trained: bool) -> list[
         return []
     return [
         Verdict(
-            "dead_units", 0.75,
+            "dead_units",
+            0.75,
             f"{report.dead[worst]:.0%} of the units of {report.labels[worst]} are 0 on the whole batch at the end, "
             f"{trial.reports[0].dead[worst]:.0%} before the first step (limit {limits.DEAD:.0%})",
             "They died in training: a step too large has pushed their biases below every input",
             remedies(("scale_rate", 0.1), "use_leaky_rectifiers", "clip", "normalize"),
         )
-    ]  # fmt: skip
+    ]
 
 
 # What brings about what: each of a group may be a consequence of any in the groups before it.
@@ -391,12 +414,13 @@ def _ranked(found: list[Verdict]) -> list[Verdict]:
 def _healthy(trial: Trial, baseline: float) -> Verdict:
     last = trial.history[-1]
     return Verdict(
-        "healthy", 0.7,
-        f"the training loss ends at {last['training_loss'] / baseline:.0%} of the best constant prediction's, the validation "
-        f"loss at {last['validation_loss'] / baseline:.0%}; over depth the gradient changes by a factor of "
+        "healthy",
+        0.7,
+        f"the training loss ends at {last['training_loss'] / baseline:.0%} of the best constant prediction's, the "
+        f"validation loss at {last['validation_loss'] / baseline:.0%}; over depth the gradient changes by a factor of "
         f"{trial.reports[0].gradient_ratio:.2g}",
         "Nothing is out of order",
-    )  # fmt: skip
+    )
 
 
 def _constant_loss(net: Layer, loss: Callable[[Any, Any], jax.Array], data: Any) -> float:

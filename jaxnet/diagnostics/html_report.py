@@ -9,7 +9,7 @@ from typing import Any
 from jaxnet.diagnostics import pictures
 
 _STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#111;background:#fff}"
+    "body{font:1em/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#111}"
     "pre{font-size:12px;overflow-x:auto;background:#f4f4f4;padding:1rem}img{max-width:100%;height:auto}"
     "section{border-left:4px solid #888;padding-left:1rem;margin:1rem 0}section:first-of-type{border-color:#111}"
     "dt{font-weight:600}"
@@ -36,7 +36,9 @@ def html_report(diagnosis: Any, path: Any, title: str) -> Path:
             drawn["Gradient over depth"] = pictures.gradient_flow(place / "flow.png", [first, middle, last], names)
             drawn["Weights and updates"] = pictures.weights_over_time(place / "weights.png", diagnosis.reports, steps)
         images = {name: base64.b64encode(file.read_bytes()).decode() for name, file in drawn.items()}
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
+    head = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
+    )
     verdicts = "".join(_section(verdict) for verdict in diagnosis.verdicts)
     shown = "".join(
         f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{data}">' for name, data in images.items()

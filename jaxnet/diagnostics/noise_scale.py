@@ -16,9 +16,9 @@ class NoiseScale(NamedTuple):
     """What `noise_scale` returns.
 
     Attributes:
-      batch_size: the noise scale trace(Sigma) / |G|^2: the batch size at which noise and gradient are equally strong. Far
-        below it, twice the batch allows nearly twice the rate; far above it, nothing is gained. Inf where the estimate
-        of |G|^2 is not positive: the samples' gradients then say nothing in common.
+      batch_size: the noise scale trace(Sigma) / |G|^2: the batch size at which noise and gradient are equally
+        strong. Far below it, twice the batch allows nearly twice the rate; far above it, nothing is gained. Inf where
+        the estimate of |G|^2 is not positive: the samples' gradients then say nothing in common.
       gradient_square: the estimate of |G|^2, the squared norm of the gradient over all data.
       noise: the estimate of trace(Sigma), the summed variances of one sample's gradient.
     """
@@ -83,7 +83,9 @@ def noise_scale(
     batch = jax.tree.map(lambda leaf: checks.array(who, "batch", leaf), pair(who, batch))
     size = jax.tree.leaves(batch)[0].shape[0]
     if size % parts:
-        raise DataError(f"{who}: parts={parts} must divide the batch of {size}; cut it to {size - size % parts} samples")
+        raise DataError(
+            f"{who}: parts={parts} must divide the batch of {size}; cut it to {size - size % parts} samples"
+        )
     small = size // parts
     keys = None if key is None else jax.random.split(checks.key(who, key), parts)
 

@@ -175,7 +175,9 @@ def learning_curves(path: Any, history: History, *, baseline: float | None = Non
         ax.plot(steps, np.where(np.isfinite(values), values, np.nan), style, markersize=3, label=label)
     if "loss_deviation" in history.names:
         low = np.maximum(history["loss"] - history["loss_deviation"], 0)
-        ax.fill_between(steps, low, history["loss"] + history["loss_deviation"], color="0.85", label="batches ± deviation")
+        ax.fill_between(
+            steps, low, history["loss"] + history["loss_deviation"], color="0.85", label="batches ± deviation"
+        )
     if baseline is not None:
         ax.axhline(baseline, color="0.3", linestyle=":", label="best constant prediction")
     validation = curves[-1][1]
@@ -184,7 +186,9 @@ def learning_curves(path: Any, history: History, *, baseline: float | None = Non
         if verdict.name == "overfitting" and np.isfinite(validation).any():
             best = int(np.nanargmin(validation))
             ax.axvline(steps[best], color="0.5", linewidth=0.8)
-            ax.annotate("best validation", (steps[best], ax.get_ylim()[1]), fontsize=8, rotation=90, va="top", ha="right")
+            ax.annotate(
+                "best validation", (steps[best], ax.get_ylim()[1]), fontsize=8, rotation=90, va="top", ha="right"
+            )
     shown = np.concatenate([values[np.isfinite(values)] for _, values, _ in curves])
     if shown.size and shown.min() > 0 and shown.max() > 20 * shown.min():
         ax.set_yscale("log")
@@ -206,7 +210,9 @@ def weights_over_time(path: Any, reports: Sequence[LayerReport], steps: Sequence
     """
     picture, (left, right) = figure(2, width=4.6, height=3.4)
     rows = reports[0].kernels
-    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(6, len(rows))).round().astype(int))] if len(rows) else rows
+    chosen = (
+        rows[np.unique(np.linspace(0, len(rows) - 1, min(6, len(rows))).round().astype(int))] if len(rows) else rows
+    )
     for row, style in zip(chosen, _styles(), strict=False):
         for ax, name in ((left, "weight_norm"), (right, "update_ratio")):
             values = np.array([float(getattr(report, name)[row]) for report in reports])
@@ -238,6 +244,4 @@ def rate_range(found: Any, path: Any) -> Path:
 def _styles() -> list[dict[str, Any]]:
     """Lines that differ in dash and marker as well as in shade."""
     dashes, markers = ("-", "--", ":", "-."), ("o", "s", "^", "v", "D", "x")
-    return [
-        {"color": str(0.6 * (i % 3) / 2), "linestyle": dashes[i % 4], "marker": markers[i % 6]} for i in range(12)
-    ]
+    return [{"color": str(0.6 * (i % 3) / 2), "linestyle": dashes[i % 4], "marker": markers[i % 6]} for i in range(12)]

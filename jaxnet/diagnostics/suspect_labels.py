@@ -39,7 +39,7 @@ def suspect_labels(x: Any, labels: Any, predicted: Any) -> np.ndarray:
       >>> diagnostics.suspect_labels(x, given, predicted=right)
       array([3])
 
-    Source: the idea of confident learning, Northcutt et al. 2021, arXiv 1911.00068, with neighbours as the second model.
+    Source: after confident learning, Northcutt et al. 2021, arXiv 1911.00068, with neighbours as the second model.
     """
     who = "suspect_labels"
     labels, predicted = np.asarray(labels), np.asarray(predicted)
