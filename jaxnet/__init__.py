@@ -17,13 +17,14 @@ from jaxnet import (
 )
 
 if TYPE_CHECKING:
-    from jaxnet import backprop, interop, testing, training
+    from jaxnet import backprop, diagnostics, interop, testing, training
 
 __version__ = "0.1.0"
 __all__ = [
     "activations",
     "backprop",
     "data",
+    "diagnostics",
     "errors",
     "initializers",
     "interop",
@@ -40,7 +41,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Not every program trains: these are a third of the time that `import jaxnet` would take.
-    if name in ("backprop", "interop", "testing", "training"):
+    if name in ("backprop", "diagnostics", "interop", "testing", "training"):
         return importlib.import_module(f"jaxnet.{name}")
     raise AttributeError(f"module 'jaxnet' has no attribute {name!r}")
 

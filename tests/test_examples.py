@@ -2,7 +2,7 @@
 
 import pytest
 
-from examples import digits
+from examples import diagnosis, digits
 
 
 def test_digits_goes_on_where_it_was(tmp_path, capsys):
@@ -24,3 +24,14 @@ def test_digits_reach_97_percent(net, seed, tmp_path, capsys):
     picture = (tmp_path / f"digits-{net}.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
+
+
+def test_diagnosis_finds_what_is_planted_and_heals_it(tmp_path, capsys, quick_compilation):
+    before, after = diagnosis.main(["--steps", "400", "--out", str(tmp_path)])
+    assert before.verdicts[0].name == "vanishing_gradient"
+    assert after.healthy, str(after)
+    assert "trying the first remedy: Use activations that do not saturate" in capsys.readouterr().out
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == {
+        "sigmoid-before.png", "sigmoid-after.png", "sigmoid-before.html", "sigmoid-after.html", "sigmoid-gradients.png",
+    }  # fmt: skip

@@ -1,0 +1,99 @@
+"""Runs the cases and prints the confusion table."""
+
+import argparse
+from collections import Counter
+from typing import Any
+
+import jax
+
+from benchmarks import timing
+from benchmarks.diagnosis.cases import CASES, Case, Setup, remedied, setup
+from jaxnet import diagnostics
+from jaxnet.diagnostics import thresholds
+
+SEEDS = 5
+STEPS = 600
+
+
+def diagnosed(it: Setup, seed: int, steps: int = STEPS) -> diagnostics.Diagnosis:
+    """Diagnoses a setup."""
+    return diagnostics.diagnose(
+        it.net, it.loss, it.optimizer, it.data, validation=it.validation, key=seed, steps=steps,
+        regularizer=it.regularizer,
+    )  # fmt: skip
+
+
+def trains(found: diagnostics.Diagnosis) -> bool:
+    """Whether a run has learned what holds for other data: half the best constant prediction's loss, or less."""
+    return found.history[-1]["validation_loss"] <= thresholds.TRAINED * found.baseline
+
+
+def run(case: Case, size: int, seed: int, steps: int = STEPS) -> dict[str, Any]:
+    """One case: what came first, and what its first remedy did."""
+    plan = case.plans[size]
+    found = diagnosed(setup(plan, seed), seed, steps)
+    first = found.verdicts[0]
+    record: dict[str, Any] = {
+        "case": case.name, "wanted": case.verdict, "size": size, "seed": seed, "first": first.name,
+        "all": [[verdict.name, verdict.certainty] for verdict in found.verdicts],
+        "validation": found.history[-1]["validation_loss"] / found.baseline,
+        "evidence": first.evidence,
+        "gradient_ratio": found.reports[0].gradient_ratio,
+    }  # fmt: skip
+    if first.remedies:
+        after = diagnosed(setup(remedied(plan, first.remedies[0]), seed), seed, steps)
+        record |= {
+            "remedy": first.remedies[0].action,
+            "remedied": trains(after),
+            "validation_after": after.history[-1]["validation_loss"] / after.baseline,
+            "first_after": after.verdicts[0].name,
+        }
+    return record
+
+
+def confusion(records: list[dict[str, Any]]) -> str:
+    """A row a case: which verdicts came first, and how often the first remedy made it train."""
+    rows = []
+    for case in CASES:
+        of_case = [record for record in records if record["case"] == case.name]
+        if not of_case:
+            continue
+        counts = Counter(record["first"] for record in of_case)
+        right = counts.pop(case.verdict, 0)
+        others = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.most_common())
+        before = sorted(record["validation"] for record in of_case)[len(of_case) // 2]
+        row = [case.name, case.verdict.replace("_", " "), f"{right}/{len(of_case)}", others or "-", f"{before:.2g}"]
+        treated = [record for record in of_case if "remedied" in record]
+        if case.verdict == "healthy":
+            rows.append([*row, "-", "-", "-"])
+            continue
+        after = sorted(record["validation_after"] for record in treated)[len(treated) // 2] if treated else float("nan")
+        actions = Counter(record["remedy"] for record in treated).most_common()
+        rows.append([
+            *row, ", ".join(name.replace("_", " ") for name, _ in actions),
+            f"{sum(record['remedied'] for record in treated)}/{len(of_case)}", f"{after:.2g}",
+        ])  # fmt: skip
+    head = ["planted", "verdict wanted", "came first", "instead", "loss", "first remedy", "then trains", "loss then"]
+    return timing.table(head, rows)
+
+
+def main(argv: list[str]) -> None:
+    """Prints the confusion table and saves it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks diagnosis", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one seed and one size")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    options = parser.parse_args(argv)
+    records = []
+    for case in CASES:
+        if options.only not in case.name:
+            continue
+        for size in range(1 if options.quick else 2):
+            for seed in range(1 if options.quick else SEEDS):
+                records.append(run(case, size, seed))
+                print(f"{case.name}, size {size}, seed {seed}: {records[-1]['first']}", flush=True)
+        jax.clear_caches()
+    print()
+    print(confusion(records))
+    print("\nLosses are of validation, over the best constant prediction's; medians over seeds and sizes.")
+    partial = bool(options.quick or options.only)
+    print(f"written to {timing.save('diagnosis', records, partial=partial).name}")

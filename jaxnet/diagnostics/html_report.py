@@ -1,0 +1,64 @@
+"""A diagnosis as one HTML page that needs nothing else."""
+
+import base64
+import html
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jaxnet.diagnostics import pictures
+
+_STYLE = (
+    "body{font:1em/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#111}"
+    "pre{font-size:12px;overflow-x:auto;background:#f4f4f4;padding:1rem}img{max-width:100%;height:auto}"
+    "section{border-left:4px solid #888;padding-left:1rem;margin:1rem 0}section:first-of-type{border-color:#111}"
+    "dt{font-weight:600}"
+)
+
+
+def html_report(diagnosis: Any, path: Any, title: str) -> Path:
+    """Writes a `Diagnosis` as one page: the verdicts, the pictures and the reports of the layers; needs matplotlib.
+
+    Returns:
+      The page's path.
+    """
+    steps = [0, *diagnosis.history["step"].astype(int)]
+    first, middle, last = diagnosis.reports[0], diagnosis.reports[len(steps) // 2], diagnosis.reports[-1]
+    names = ["before the first step", f"after step {steps[len(steps) // 2]}", f"after step {steps[-1]}"]
+    drawn = {}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        verdict = diagnosis.verdicts[0]
+        drawn["Learning curves"] = pictures.learning_curves(
+            place / "curves.png", diagnosis.history, baseline=diagnosis.baseline, verdict=verdict
+        )
+        if len(first.kernels):
+            drawn["Gradient over depth"] = pictures.gradient_flow(place / "flow.png", [first, middle, last], names)
+            drawn["Weights and updates"] = pictures.weights_over_time(place / "weights.png", diagnosis.reports, steps)
+        images = {name: base64.b64encode(file.read_bytes()).decode() for name, file in drawn.items()}
+    head = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
+    )
+    verdicts = "".join(_section(verdict) for verdict in diagnosis.verdicts)
+    shown = "".join(
+        f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{data}">' for name, data in images.items()
+    )
+    tables = "".join(
+        f"<h2>Layers {name}</h2><pre>{html.escape(str(report))}</pre>"
+        for name, report in ((names[0], first), (names[2], last))
+    )
+    dead = f"<h2>Dead units at the end</h2><pre>{html.escape(str(diagnosis.dead))}</pre>"
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{head}<h1>{html.escape(title)}</h1>{verdicts}{shown}{tables}{dead}</html>\n", encoding="utf-8")
+    return path
+
+
+def _section(verdict: Any) -> str:
+    remedies = "".join(f"<li>{html.escape(remedy.sentence)}</li>" for remedy in verdict.remedies)
+    name = html.escape(verdict.name.replace("_", " "))
+    return (
+        f"<section><h2>{name} <small>certainty {verdict.certainty:.2f}</small></h2><dl>"
+        f"<dt>Evidence</dt><dd>{html.escape(verdict.evidence)}</dd><dt>Cause</dt><dd>{html.escape(verdict.cause)}</dd>"
+        f"</dl>{f'<p>What to do, the likeliest to help first:</p><ol>{remedies}</ol>' if remedies else ''}</section>"
+    )

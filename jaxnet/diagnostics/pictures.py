@@ -1,0 +1,247 @@
+"""Pictures of a diagnosis, in black, white and grey; they need matplotlib (``pip install 'jaxnet[plot]'``)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet import activations
+from jaxnet.diagnostics import _rows
+from jaxnet.diagnostics.layer_report import LayerReport
+from jaxnet.errors import ConfigError, DependencyError
+from jaxnet.layers.inside import watched
+from jaxnet.layers.layer import as_layer
+from jaxnet.training.history import History
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "ReLU": activations.relu,
+    "leaky ReLU, a = 1/3": lambda x: activations.leaky_relu(x, 1 / 3),
+    "sigmoid": activations.sigmoid,
+    "tanh": activations.tanh,
+}
+"""The activation functions that the chapter draws: figures 4.6 and 4.7 and the two after them."""
+
+_BINS = 60
+
+
+def figure(panels: int, *, columns: int = 2, width: float = 4.2, height: float = 3.0) -> tuple["Figure", list[Any]]:
+    """An empty picture of so many panels, and these."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise DependencyError("diagnostics: pictures need matplotlib; pip install 'jaxnet[plot]'") from error
+    columns = min(columns, panels)
+    rows = -(-panels // columns)
+    result = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = list(result.subplots(rows, columns, squeeze=False).ravel())
+    for spare in axes[panels:]:
+        spare.remove()
+    for ax in axes[:panels]:
+        ax.grid(alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+    return result, axes[:panels]
+
+
+def saved(picture: "Figure", path: Any) -> Path:
+    """Writes a picture, PNG, SVG or PDF by its ending, and returns its path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(path, dpi=150)
+    return path
+
+
+def activation_functions(
+    path: Any, functions: dict[str, Callable[[jax.Array], jax.Array]] | None = None, *, reach: float = 5.0
+) -> Path:
+    """Draws activation functions, solid, and their derivatives, dashed.
+
+    Args:
+      path: of the picture.
+      functions: by name, elementwise functions; the four that the chapter draws unless given.
+      reach: the largest |x|.
+
+    Returns:
+      The picture's path.
+
+    Source: chapter 4.2, figures 4.6 and 4.7 and those of sigmoid and tanh.
+    """
+    functions = functions or FUNCTIONS
+    x = jnp.linspace(-reach, reach, 2001, dtype=jnp.float32)
+    picture, axes = figure(len(functions))
+    for ax, (name, f) in zip(axes, functions.items(), strict=True):
+        slope = np.array(jax.vmap(jax.grad(f))(x))
+        slope[1:][np.abs(np.diff(slope)) > 0.1] = np.nan  # at a kink the derivative jumps: draw no line there
+        ax.axhline(0, color="0.6", linewidth=0.8)
+        ax.axvline(0, color="0.6", linewidth=0.8)
+        ax.plot(x, f(x), "k-", label="σ(x)")
+        ax.plot(x, slope, "k--", label="dσ/dx")
+        ax.set(title=name, xlabel="x", ylabel="σ(x) and dσ/dx")
+        ax.legend()
+    return saved(picture, path)
+
+
+def gradient_flow(path: Any, reports: Sequence[LayerReport], labels: Sequence[str]) -> Path:
+    """Draws the norm of the gradient at every layer with a kernel, over depth, a line a report.
+
+    Args:
+      path: of the picture.
+      reports: of networks, or of one network at several times.
+      labels: what each is called.
+
+    Returns:
+      The picture's path.
+
+    Source: chapter 4.6.3.
+    """
+    picture, (ax,) = figure(1, width=6.4, height=3.6)
+    for (report, label), style in zip(zip(reports, labels, strict=True), _styles(), strict=False):
+        norms = np.asarray(report.activation_gradient)[report.kernels]
+        depth = np.arange(1, len(norms) + 1)
+        ax.plot(depth, np.where(norms > 0, norms, np.nan), markersize=4, label=label, **style)
+    ax.set_yscale("log")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set(xlabel="layer with a kernel, from the input", ylabel="norm of ∂loss/∂output")
+    ax.legend()
+    return saved(picture, path)
+
+
+def activation_histograms(path: Any, net: Any, params: Any, state: Any, x: Any, *, most: int = 12) -> Path:
+    """Draws how the outputs of every layer are distributed, a panel a layer; of many layers some, evenly spread.
+
+    Args:
+      path: of the picture.
+      net: a `Layer`.
+      params: its parameters.
+      state: its state.
+      x: a batch of inputs.
+      most: panels.
+
+    Returns:
+      The picture's path.
+    """
+    net = as_layer(net, "activation_histograms")
+
+    def watch(path, layer, params, state, x, y):
+        return y if hasattr(y, "dtype") else jnp.zeros(0)
+
+    after = jax.jit(lambda p, s, x: watched(net, watch).apply(p, s, x, train=False)[1])(params, state, x)
+    values = _rows.seen(after)
+    copies = [value.shape[:repeats] for value, repeats in zip(values, _rows.repeats(net), strict=True)]
+    rows = [row for row in _rows.expanded(net, copies) if values[row[1]].size]
+    chosen = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int))]
+    picture, axes = figure(len(chosen), columns=4, width=2.8, height=2.2)
+    for ax, (label, leaf, copy) in zip(axes, chosen, strict=True):
+        outputs = np.asarray(values[leaf][copy], np.float32).ravel()
+        finite = outputs[np.isfinite(outputs)]
+        if finite.size:
+            ax.hist(finite, bins=_BINS, weights=np.full(finite.size, 1 / outputs.size), color="0.35")
+        zero, deviation = np.mean(outputs == 0), finite.std() if finite.size else np.nan
+        ax.set_title(f"{label}\ndeviation {deviation:.2g}" + (f", {zero:.0%} zeros" if zero > 0.01 else ""), fontsize=8)
+        ax.set_xlabel("output", fontsize=8)
+        ax.set_ylabel("share", fontsize=8)
+        ax.tick_params(labelsize=7)
+    return saved(picture, path)
+
+
+def learning_curves(path: Any, history: History, *, baseline: float | None = None, verdict: Any = None) -> Path:
+    """Draws the losses over the steps, with the verdict and what it rests on marked.
+
+    Args:
+      path: of the picture.
+      history: of the run.
+      baseline: the loss of the best constant prediction, a dotted line.
+      verdict: a `Verdict` to write above the picture; of overfitting the best step is marked.
+
+    Returns:
+      The picture's path.
+
+    Source: chapter 4.6.2.
+    """
+    if not len(history):
+        raise ConfigError("learning_curves: there is nothing to draw, no epoch was completed")
+    picture, (ax,) = figure(1, width=6.4, height=3.6)
+    steps = history["step"] if "step" in history.names else history["epoch"]
+    training = history["training_loss" if "training_loss" in history.names else "loss"]
+    curves = [("training", training, "k-o")]
+    if "validation_loss" in history.names:
+        curves.append(("validation", history["validation_loss"], "k--s"))
+    for label, values, style in curves:
+        ax.plot(steps, np.where(np.isfinite(values), values, np.nan), style, markersize=3, label=label)
+    if "loss_deviation" in history.names:
+        low = np.maximum(history["loss"] - history["loss_deviation"], 0)
+        ax.fill_between(
+            steps, low, history["loss"] + history["loss_deviation"], color="0.85", label="batches ± deviation"
+        )
+    if baseline is not None:
+        ax.axhline(baseline, color="0.3", linestyle=":", label="best constant prediction")
+    validation = curves[-1][1]
+    if verdict is not None:
+        ax.set_title(f"{verdict.name.replace('_', ' ')} (certainty {verdict.certainty:.2f})")
+        if verdict.name == "overfitting" and np.isfinite(validation).any():
+            best = int(np.nanargmin(validation))
+            ax.axvline(steps[best], color="0.5", linewidth=0.8)
+            ax.annotate(
+                "best validation", (steps[best], ax.get_ylim()[1]), fontsize=8, rotation=90, va="top", ha="right"
+            )
+    shown = np.concatenate([values[np.isfinite(values)] for _, values, _ in curves])
+    if shown.size and shown.min() > 0 and shown.max() > 20 * shown.min():
+        ax.set_yscale("log")
+    ax.set(xlabel="step" if "step" in history.names else "epoch", ylabel="loss")
+    ax.legend(fontsize=8)
+    return saved(picture, path)
+
+
+def weights_over_time(path: Any, reports: Sequence[LayerReport], steps: Sequence[int]) -> Path:
+    """Draws each layer's weight norm and its update over weight, over the steps; the layers from dark to light.
+
+    Args:
+      path: of the picture.
+      reports: of one network at several times.
+      steps: these times.
+
+    Returns:
+      The picture's path.
+    """
+    picture, (left, right) = figure(2, width=4.6, height=3.4)
+    rows = reports[0].kernels
+    chosen = (
+        rows[np.unique(np.linspace(0, len(rows) - 1, min(6, len(rows))).round().astype(int))] if len(rows) else rows
+    )
+    for row, style in zip(chosen, _styles(), strict=False):
+        for ax, name in ((left, "weight_norm"), (right, "update_ratio")):
+            values = np.array([float(getattr(report, name)[row]) for report in reports])
+            ax.plot(steps, np.where(values > 0, values, np.nan), markersize=3, label=reports[0].labels[row], **style)
+    right.axhline(1e-3, color="0.5", linestyle=":")
+    right.annotate("0.001", (1.0, 1e-3), xycoords=("axes fraction", "data"), fontsize=8, va="bottom", ha="right")
+    left.set(xlabel="step", ylabel="norm of the weights", yscale="log")
+    right.set(xlabel="step", ylabel="norm of the update / norm of the weights", yscale="log")
+    left.legend(fontsize=7)
+    return saved(picture, path)
+
+
+def rate_range(found: Any, path: Any) -> Path:
+    """Draws the loss of a `RateRange` against the factor on the rate."""
+    picture, (ax,) = figure(1, width=6.4, height=3.6)
+    ax.plot(found.factors, found.losses, color="0.7", linewidth=0.8, label="batches")
+    ax.plot(found.factors, found.smoothed, "k-", label="running mean")
+    ax.axvline(found.largest, color="k", linestyle="--", label=f"largest of use, {found.largest:.2g}")
+    ax.axvline(found.suggested, color="k", linestyle=":", label=f"suggested, {found.suggested:.2g}")
+    finite = found.smoothed[np.isfinite(found.smoothed)]
+    if finite.size:
+        low, high = finite.min(), max(found.smoothed[0], finite.min() * 1.5)
+        ax.set_ylim(low - 0.1 * (high - low), high + 0.3 * (high - low))
+    ax.set(xscale="log", xlabel="factor on the learning rate", ylabel="loss")
+    ax.legend(fontsize=8)
+    return saved(picture, path)
+
+
+def _styles() -> list[dict[str, Any]]:
+    """Lines that differ in dash and marker as well as in shade."""
+    dashes, markers = ("-", "--", ":", "-."), ("o", "s", "^", "v", "D", "x")
+    return [{"color": str(0.6 * (i % 3) / 2), "linestyle": dashes[i % 4], "marker": markers[i % 6]} for i in range(12)]

@@ -1,0 +1,149 @@
+"""The learning-rate range test: one short run in which the rate grows until training breaks."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet import _checks as checks
+from jaxnet import data as data_module
+from jaxnet.errors import DataError
+from jaxnet.layers.layer import as_layer
+from jaxnet.optimizers import _checks as optimizer_checks
+from jaxnet.optimizers.base import Optimizer
+from jaxnet.training import state as states
+from jaxnet.training.evaluate import arrays, check_labels
+from jaxnet.training.step import make_step
+
+SMOOTHING = 0.9
+"""Weight of the past in the running mean of the losses: about ten batches."""
+
+
+class RateRange(NamedTuple):
+    """What `rate_range_test` returns.
+
+    Attributes:
+      factors: of each step, the factor on the optimizer's rate. With ``sgd(1.0)`` they are the rates themselves.
+      losses: each step's loss, before its update.
+      smoothed: their running mean.
+      largest: the factor at which the smoothed loss was lowest; from there on it rose.
+      suggested: a tenth of it.
+    """
+
+    factors: np.ndarray
+    losses: np.ndarray
+    smoothed: np.ndarray
+    largest: float
+    suggested: float
+
+    def plot(self, path: Any) -> Any:
+        """Draws the loss against the factor; needs matplotlib. Returns the picture's path."""
+        from jaxnet.diagnostics.pictures import rate_range
+
+        return rate_range(self, path)
+
+
+def rate_range_test(
+    net: Any,
+    loss: Callable[[Any, Any], jax.Array],
+    optimizer: Any,
+    data: Any,
+    *,
+    key: Any = 0,
+    steps: int = 200,
+    batch_size: int = 32,
+    low: float = 1e-4,
+    high: float = 1e4,
+) -> RateRange:
+    """Trains for a few steps, multiplying the optimizer's rate by a factor that grows from ``low`` to ``high``.
+
+    Below some rate nothing happens, then the loss falls, and beyond another it rises: that is the largest rate of use.
+    The factor multiplies the optimizer's updates, so any optimizer will do, with the rate that you have in mind:
+    ``suggested`` says by what to multiply it, about.
+
+    Args:
+      net: a `Layer`.
+      loss: ``(prediction, target) -> scalar``.
+      optimizer: an ``(init, update)`` pair, ours or optax's.
+      data: arrays ``(x, target)``.
+      key: a PRNG key or a seed, of the parameters.
+      steps: how many steps, and so factors.
+      batch_size: samples a step.
+      low: the first factor.
+      high: the last.
+
+    Returns:
+      A `RateRange`.
+
+    Raises:
+      ConfigError: factors or sizes that make no sense.
+      DataError: data that `training.fit` refuses, or less than a batch.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import diagnostics, layers, losses, optimizers
+      >>> x = jnp.linspace(-1, 1, 64)[:, None]
+      >>> found = diagnostics.rate_range_test(layers.dense(1), losses.mse, optimizers.sgd(1.0), (x, 2 * x))
+      >>> 0.3 < found.largest < 5  # the curvature is 2 for the bias, so steps of more than 1 diverge
+      True
+
+    Source: Smith 2017, Cyclical learning rates, arXiv 1506.01186, section 3.3; chapter 4.6.2.
+    """
+    who = "rate_range_test"
+    net = as_layer(net, who)
+    checks.function(who, "loss", loss)
+    optimizer = optimizer_checks.optimizer(who, optimizer)
+    steps = checks.integer(who, "steps", steps, minimum=2)
+    batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
+    low = checks.number(who, "low", low, low=0, open_low=True)
+    high = checks.number(who, "high", high, low=low, open_low=True)
+    data = arrays(who, data)
+    check_labels(net, loss, data)
+    samples = len(jax.tree.leaves(data)[0])
+    if samples < batch_size:
+        raise DataError(f"{who}: a batch of {batch_size} does not fill from {samples} samples; make it smaller")
+    rows = orders(samples, batch_size, steps)
+    example = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data[0])
+    factors = np.geomspace(low, high, steps).astype(np.float32)
+
+    @jax.jit
+    def run(train_state, data):
+        def step(train_state, inputs):
+            row, factor = inputs
+            one = make_step(net, loss, scaled(optimizer, factor))
+            return one(train_state, jax.tree.map(lambda leaf: leaf[row], data))
+
+        _, measured = jax.lax.scan(step, train_state, (jnp.asarray(rows), jnp.asarray(factors)))
+        return measured["loss"]
+
+    train_state = states.init(net, optimizer, example, key)
+    losses = np.asarray(run(train_state, jax.tree.map(jnp.asarray, data)), np.float64)
+    smoothed, average = [], 0.0
+    for i, value in enumerate(losses, 1):
+        average = SMOOTHING * average + (1 - SMOOTHING) * value
+        smoothed.append(average / (1 - SMOOTHING**i))
+    finite = np.where(np.isfinite(smoothed), smoothed, math.inf)
+    # Each loss is measured before its own step, and so is what the step before has led to.
+    largest = float(factors[max(int(np.argmin(finite)) - 1, 0)])
+    return RateRange(factors, losses, np.array(smoothed), largest, largest / 10)
+
+
+def scaled(optimizer: Any, factor: Any) -> Optimizer:
+    """``optimizer`` with its updates multiplied by ``factor``, which may be traced: so its rate is."""
+
+    def update(updates, state, params=None, **extra):
+        updates, state = optimizer.update(updates, state, params, **extra)
+        return jax.tree.map(lambda u: u * jnp.asarray(factor, u.dtype), updates), state
+
+    return Optimizer(optimizer.init, update)
+
+
+def orders(samples: int, batch_size: int, steps: int, *, seed: int = 0) -> np.ndarray:
+    """Which samples each of ``steps`` batches takes: epoch after epoch, what does not fill a batch left out."""
+    per_epoch = samples // batch_size
+    epochs = -(-steps // per_epoch)
+    picked = [data_module.epoch_order(samples, seed=seed, epoch=e)[: per_epoch * batch_size] for e in range(epochs)]
+    return np.concatenate(picked).reshape(-1, batch_size)[:steps].astype(np.int32)

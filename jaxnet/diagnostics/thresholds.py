@@ -1,0 +1,43 @@
+"""The numbers at which something is called wrong, and where each comes from. They are the same for every network.
+
+"Measured" are figures of `python -m benchmarks diagnosis`, over all its seeds and sizes.
+"""
+
+GAIN = 4.0
+"""A layer's gain is off beyond this factor either way. Common initializers have gains from 0.58 (PyTorch's default,
+uniform within 1 / sqrt(fan_in)) to 1.41 (He et al. 2015)."""
+
+INPUT_RMS = 5.0
+"""Root mean square of the input. LeCun et al. 1998 (Efficient BackProp, 4.3) want mean 0 and variance 1; a unit of gain
+1 with a normal input of this size has |tanh| > 0.95 on 71 % of the samples."""
+
+GRADIENT_RATIO = 1e-3
+"""Gradient at the first layer over that at the last, and its inverse."""
+
+DEAD = 0.5
+"""Share of a layer's units that are dead: half the layer's capacity."""
+
+TRAINED = 0.5
+"""A run has trained once its loss is below this share of the best constant prediction's."""
+
+OTHER_RATE = 0.5
+"""A rate is wrong if another one reaches less than this share of the loss, in a quarter of the steps."""
+
+GAP = 0.3
+"""Overfitting: validation loss minus training loss, as a share of the best constant prediction's loss."""
+
+PLATEAU = 0.05
+"""A curve is flat if over its last third it falls by less than this share of the best constant prediction's loss."""
+
+STUCK = 0.9
+"""Next to nothing was learned while the loss is above this share of the best constant prediction's."""
+
+RISE = 1.5
+"""A loss that ends this many times above where it began diverges; above its own minimum, its rate is too large."""
+
+NOISE = 0.3
+"""Deviation of the loss from batch to batch, as a share of the best constant prediction's loss."""
+
+WRONG_LABELS = 0.1
+"""Share of labels that both the network and the neighbours contradict. Northcutt et al. 2021 (arXiv 2103.14749)
+estimate 0.15 % to 10.1 % in ten much-used test sets."""
