@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from benchmarks import timing
+from benchmarks.diagnosis import cost
 from benchmarks.diagnosis.cases import CASES, Case, Setup, remedied, setup
 from jaxnet import diagnostics
 from jaxnet.diagnostics import thresholds
@@ -82,7 +83,12 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks diagnosis", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one seed and one size")
     parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--cost", action="store_true", help="only what a report costs")
     options = parser.parse_args(argv)
+    costs = cost.measure(0.2 if options.quick else 2.0)
+    print(cost.table(costs))
+    if options.cost:
+        return
     records = []
     for case in CASES:
         if options.only not in case.name:
@@ -96,4 +102,4 @@ def main(argv: list[str]) -> None:
     print(confusion(records))
     print("\nLosses are of validation, over the best constant prediction's; medians over seeds and sizes.")
     partial = bool(options.quick or options.only)
-    print(f"written to {timing.save('diagnosis', records, partial=partial).name}")
+    print(f"written to {timing.save('diagnosis', {'cost': costs, 'records': records}, partial=partial).name}")

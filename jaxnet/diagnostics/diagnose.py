@@ -102,7 +102,7 @@ def diagnose(
     unnormalized_input        the first layer sees numbers far from mean 0 and variance 1
     initialization_too_large  half the layers or more multiply their input's deviation by more than 4
     initialization_too_small  ... by less than 1/4
-    dead_units                a rectifier most of whose units are 0 on the whole batch
+    dead_units                half the units of a rectifier are 0 on the whole batch, and the run has not trained
     vanishing_gradient        the gradient that reaches the first layer is 1,000 times smaller than at the last
     exploding_gradient        ... 1,000 times larger, or values overflow
     rate_too_large            a smaller rate gets much further
@@ -170,7 +170,7 @@ def diagnose(
     end = trial.history[-1]["training_loss"]
     trained = math.isfinite(end) and end <= limits.TRAINED * baseline
 
-    found += _at_the_start(net, data, trial.reports[0])
+    found += _at_the_start(data, trial.reports[0], trained)
     rates: dict[float, float] = {}
     start = float(trial.reports[0].loss)  # a lucky draw may begin well below the baseline
     if not trained or not end <= limits.TRAINED * start:
@@ -225,7 +225,7 @@ def _non_finite(data: Any, bad: np.ndarray) -> Verdict:
     )
 
 
-def _at_the_start(net: Layer, data: Any, report: LayerReport) -> list[Verdict]:
+def _at_the_start(data: Any, report: LayerReport, trained: bool) -> list[Verdict]:
     """What is wrong before the first step: the input's scale, the weights', dead units, the gradient's path."""
     found: list[Verdict] = []
     kernels = report.kernels
@@ -265,7 +265,8 @@ def _at_the_start(net: Layer, data: Any, report: LayerReport) -> list[Verdict]:
             )
         )
     worst = _worst(report.dead)
-    if worst is not None and report.dead[worst] >= limits.DEAD:
+    # In deep narrow networks a layer may have half its units dead and enough alive: then the run trains.
+    if not trained and worst is not None and report.dead[worst] >= limits.DEAD:
         found.append(
             Verdict(
                 "dead_units",

@@ -146,6 +146,7 @@ def activation_histograms(path: Any, net: Any, params: Any, state: Any, x: Any, 
         ax.set_xlabel("output", fontsize=8)
         ax.set_ylabel("share", fontsize=8)
         ax.tick_params(labelsize=7)
+        ax.locator_params(axis="x", nbins=4)
     return saved(picture, path)
 
 

@@ -121,8 +121,7 @@ class TestNoiseScale:
         np.testing.assert_allclose(found.batch_size, trace / square, rtol=1e-4)
 
     def test_a_linear_regression_reckoned_by_hand(self):
-        # x is N(0, I), the target w x + s noise. At w + d the gradient is 2 d, the square of a sample's
-        # 4 ((n + 2) d^2 + n s^2).
+        """x is N(0, I), the target w x + s noise: at w + d the gradient is 2 d, its square 4 ((n + 2) d^2 + n s^2)."""
         n, s, d = 4, 0.5, 0.3
         random = np.random.default_rng(0)
         x = random.standard_normal((40_000, n)).astype(np.float32)
