@@ -377,7 +377,8 @@ def test_export_for_three_platforms(case):
 # Values that are not finite.
 
 # The padding is spelled out, for the oracle. Not here, because on a CPU it does spread there (it meets zeros that a
-# rewrite put into the kernel): groups that `packed` joins, kernels that `polyphase` fills to a multiple of the stride.
+# rewrite put into the kernel): groups that `packed` joins, outputs that `folded` computes together, kernels that
+# `polyphase` fills to a multiple of the stride.
 LOCAL = {
     "dense": Case(kernels.conv, (2, 8, 3), (3, 3, 4), {"padding": (1, 1)}),
     "strided": Case(kernels.conv, (2, 9, 3), (4, 3, 2), {"strides": 2, "padding": (1, 2)}),
