@@ -29,7 +29,7 @@ that has not trained is what `TRAINED` asks of a run."""
 
 GAP = 0.3
 """Overfitting: validation loss minus training loss, as a share of the best constant prediction's loss. Measured: 30
-samples give 5 or more, healthy runs less than 0.02, handwritten digits 0.03."""
+samples give more than 2, healthy runs less than 0.02."""
 
 PLATEAU = 0.05
 """A curve is flat if over its last third it falls by less than this share of the best constant prediction's loss."""
