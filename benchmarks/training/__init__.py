@@ -23,14 +23,14 @@ def measure(part: str, problems: dict[str, Any], quick: bool) -> list[dict[str, 
         return [loops.measure(problem, quick) for problem in problems.values()]
     if part == "accuracy":
         chosen = [problems[name] for name in ("digits-conv", "italy") if name in problems]
-        return [record for problem in chosen for record in accuracy.measure(problem, 1 if quick else 3)]
+        return [record for problem in chosen for record in accuracy.measure(problem, 1 if quick else 2)]
     if part == "processes":
         return processes.measure(list(problems), quick)
     if part == "depth":
-        return [depth.measure(blocks, quick) for blocks in ((2, 16) if quick else (2, 8, 32, 64))]
+        return [depth.measure(blocks, quick) for blocks in ((2, 16) if quick else (2, 8, 64))]
     chosen = [problems[name] for name in ("digits-mlp", "digits-conv") if name in problems]
-    members = [1, 8] if quick else [1, 2, 4, 8, 16, 32, 64]
-    return [record for problem in chosen for record in sweeps.measure(problem, members, 0.3 if quick else 1.0)]
+    members = [1, 8] if quick else [1, 2, 4, 8, 16, 64]
+    return [record for problem in chosen for record in sweeps.measure(problem, members, 0.3 if quick else 0.5)]
 
 
 REPORTS = {

@@ -254,7 +254,7 @@ def _jax_loop(
 
     def scanned(params, state, opt_state, data, rows):
         def body(carry, rows):
-            *carry, value = gathered(*carry, data, rows)
+            *carry, value = gathered(carry[0], carry[1], carry[2], data, rows)
             return tuple(carry), value
 
         carry, values = jax.lax.scan(body, (params, state, opt_state), rows)

@@ -41,7 +41,7 @@ def measure(problem: Problem, quick: bool) -> dict[str, Any]:
     epochs = max(1, round(TURN / ((time.perf_counter() - began) / 3)))
     runs = {name: lambda train=train: train(epochs) for name, train in found.items()}
     times = timing.interleaved(
-        runs, seconds=0.3 if quick else 2.0, warmup=1, minimum=3, own_pace=True, rest=REST
+        runs, seconds=0.3 if quick else 1.2, warmup=1, minimum=3, own_pace=True, rest=REST
     )  # fmt: skip
     steps = epochs * problem.steps
     return {
