@@ -108,9 +108,10 @@ def diagnose(
     rate_too_large            a smaller rate gets much further
     rate_too_small            a larger one does
     wrong_labels              more than a tenth of the labels are contradicted by the network and by their neighbours
-    divergence, overfitting, noisy_gradient, underfitting, not_converged: as `curves_report` says
-    healthy                   none of these
+    healthy                   none of these, nor anything that `curves_report` says
     ========================  ======================================================================================
+
+    and divergence, overfitting, noisy_gradient, underfitting and not_converged, as `curves_report` says.
 
     What may be the consequence of another verdict comes after it, with half the certainty.
 

@@ -1,458 +1,471 @@
-"""Why a network does not learn: a short run, looked at closely, and verdicts with evidence, cause and remedies."""
+"""The loop around a training step: epochs, reports, early stopping, checkpoints, exact resume."""
 
+import contextlib
+import json
 import math
-from collections.abc import Callable
+import os
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxnet import _checks as checks
-from jaxnet import data as data_module
-from jaxnet.diagnostics import thresholds as limits
-from jaxnet.diagnostics.curves_report import curves_report
-from jaxnet.diagnostics.dead_units import DeadUnits, dead_units
-from jaxnet.diagnostics.layer_report import LayerReport
-from jaxnet.diagnostics.suspect_labels import NEIGHBOURS, suspect_labels
-from jaxnet.diagnostics.trial import EVALUATED, LOOKS, Task, Trial, predict
-from jaxnet.diagnostics.verdict import Verdict, remedies
-from jaxnet.errors import DataError
-from jaxnet.layers.layer import Layer, as_layer
-from jaxnet.optimizers import _checks as optimizer_checks
-from jaxnet.training.history import History
-from jaxnet.training.step import pair
+from jaxnet.errors import ConfigError, NonFiniteError
+from jaxnet.training import early_stopping as stopping
+from jaxnet.training import processes, sharding
+from jaxnet.training.checkpoint import read_metadata
+from jaxnet.training.checkpoints import Checkpoints
+from jaxnet.training.feed import Progress, Resident, Stream
+from jaxnet.training.history import History, Record, line
+from jaxnet.training.interrupts import Interrupts
+from jaxnet.training.sources import Source
+from jaxnet.training.step import Step
 
-FACTORS = (0.001, 0.01, 0.1, 10.0, 100.0, 1000.0)
-"""Other rates that a run which did not train is tried with, as factors on its own."""
+_USUAL_CAUSES = (
+    "Lower the learning rate, clip the gradient (optimizers.clip_by_global_norm), or look for log(0), 0/0 and overflow "
+    "in the loss"
+)
 
-TRIED = 0.25
-"""The share of the steps for which each other rate is tried."""
-
-AUDITED = 4096
-"""The most samples whose labels are looked at."""
+SAVE_SHARE = 0.05
+"""The most of the time that saving checkpoints may take."""
 
 
-class Diagnosis(NamedTuple):
-    """What `diagnose` returns; prints as a report.
+class Trained(NamedTuple):
+    """What `train` returns.
 
     Attributes:
-      verdicts: what is wrong, the most certain first; one verdict "healthy" if nothing is.
-      history: of the run, 20 records.
-      reports: a `LayerReport` before the first step and one at every record.
-      dead: the dead units at the end, on up to 1,024 samples.
-      baseline: the loss of the best constant prediction.
-      rates: by factor on the rate, the training loss after a quarter of the steps; empty if the run trained.
-      last: params and state at the end of the run.
+      train_state: after the last step.
+      best: of the best epoch, what ``weights`` gave; of the last one, if nothing was watched.
+      best_epoch: its number from 1, or 0 if nothing was watched.
+      history: the records of all epochs.
     """
 
-    verdicts: tuple[Verdict, ...]
+    train_state: Any
+    best: Any
+    best_epoch: int
     history: History
-    reports: tuple[LayerReport, ...]
-    dead: DeadUnits
-    baseline: float
-    rates: dict[float, float]
-    last: tuple[Any, Any]
-
-    @property
-    def healthy(self) -> bool:
-        """Whether nothing was found."""
-        return self.verdicts[0].name == "healthy"
-
-    def __str__(self) -> str:
-        last = self.history[-1]
-        lines = [
-            f"{last['step']:.0f} steps: training loss {last['training_loss']:.4g}, validation loss "
-            f"{last['validation_loss']:.4g}; the best constant prediction has {self.baseline:.4g}",
-            "",
-            *(f"{verdict}\n" for verdict in self.verdicts),
-        ]
-        if self.rates:
-            tried = ", ".join(f"x{factor:g} {loss:.3g}" for factor, loss in sorted(self.rates.items()))
-            lines += [f"training loss after a quarter of the steps, by rate: {tried}", ""]
-        return "\n".join([*lines, "before the first step:", str(self.reports[0])])
-
-    def html(self, path: Any, title: str = "Diagnosis") -> Any:
-        """Writes the report with its pictures as one self-contained HTML page; needs matplotlib. Returns its path."""
-        from jaxnet.diagnostics.html_report import html_report
-
-        return html_report(self, path, title)
 
 
-def diagnose(
-    net: Any,
-    loss: Callable[[Any, Any], jax.Array],
-    optimizer: Any,
+def train(
+    step: Step,
+    train_state: Any,
     data: Any,
     *,
-    validation: Any = None,
-    key: Any = 0,
-    steps: int = 600,
-    batch_size: int = 32,
-    regularizer: Callable[[Any], jax.Array] | None = None,
-) -> Diagnosis:
-    """Trains a network for a short while and says what is wrong, from what evidence, why, and what to try.
+    epochs: int,
+    batch_size: int | None = None,
+    steps_per_epoch: int | None = None,
+    seed: int = 0,
+    shuffle: bool = True,
+    drop_last: bool = True,
+    evaluate: Callable[[Any], dict[str, float]] | None = None,
+    weights: Callable[[Any], Any] | None = None,
+    early_stopping: stopping.EarlyStopping | int | None = None,
+    checkpoint: str | os.PathLike[str] | Checkpoints | None = None,
+    checkpoint_seconds: float = 10.0,
+    callbacks: Sequence[Callable[[Record, Any], Any]] = (),
+    log: str | os.PathLike[str] | None = None,
+    mesh: Any = None,
+    shard_parameters: bool = False,
+    max_skipped: int = 20,
+    progress: bool | Callable[[str], Any] = True,
+    explain: Callable[[Any], str] | None = None,
+) -> Trained:
+    """Runs any training step over data, epoch by epoch; `fit` is this loop around `make_step`'s function.
 
-    It looks at the data; at every layer before the first step and 20 times during the run (`layer_report`); at the
-    learning curves (`curves_report`). If the run has not trained, it is repeated for a quarter of the steps at rates
-    from 1,000 times smaller to 1,000 times larger. Of a classification the labels are looked at. The verdicts are:
-
-    ========================  ======================================================================================
-    non_finite_data           NaN or Inf in the data; the rest is diagnosed without these samples
-    unnormalized_input        the first layer sees numbers far from mean 0 and variance 1
-    initialization_too_large  half the layers or more multiply their input's deviation by more than 4
-    initialization_too_small  ... by less than 1/4
-    dead_units                half the units of a rectifier are 0 on the whole batch, and the run has not trained
-    vanishing_gradient        the gradient that reaches the first layer is 1,000 times smaller than at the last
-    exploding_gradient        ... 1,000 times larger, or values overflow
-    rate_too_large            a smaller rate gets much further
-    rate_too_small            a larger one does
-    wrong_labels              more than a tenth of the labels are contradicted by the network and by their neighbours
-    healthy                   none of these, nor anything that `curves_report` says
-    ========================  ======================================================================================
-
-    and divergence, overfitting, noisy_gradient, underfitting and not_converged, as `curves_report` says.
-
-    What may be the consequence of another verdict comes after it, with half the certainty.
+    The step may be of any kind, as long as its state has the fields ``step`` and ``guard`` of a `TrainState`; so has
+    the state of two players (`make_gan_step`). All other arguments are those of `fit`.
 
     Args:
-      net: a `Layer` from x to a prediction.
-      loss: ``(prediction, target) -> scalar``.
-      optimizer: an ``(init, update)`` pair, ours or optax's.
-      data: arrays ``(x, target)``, unchecked: NaN is a finding. They are gone through in a random order.
-      validation: arrays ``(x, target)``; a fifth of the data unless given.
-      key: a PRNG key or a seed, of the parameters and of dropout.
-      steps: of the run.
-      batch_size: samples a step, or all if there are fewer.
-      regularizer: ``params -> scalar``, added to the loss that is minimized.
+      step: ``(train_state, (x, target)) -> (train_state, metrics)``, pure.
+      train_state: the state to begin with. It is copied first, and remains yours.
+      data: arrays ``(x, target)``, an iterable of batches, or a function from the epoch (from 0) to one.
+      evaluate: ``train_state -> {name: number}``, called after every epoch; its columns get ``validation_`` before their
+        names.
+      weights: ``train_state -> tree``, what is kept of the best epoch; ``(params, state)`` unless given.
+      explain: ``batch -> str``, called with a batch that gave NaN, to say what is wrong with it.
 
     Returns:
-      A `Diagnosis`.
+      A `Trained`.
 
     Raises:
-      ConfigError: what is no network, loss or optimizer.
-      DataError: fewer than four samples, or labels that the loss refuses.
+      ConfigError: arguments that make no sense, or a checkpoint of a run with other settings.
+      DataError: empty or non-finite data, unequal lengths, a batch larger than the data or one that does not fit the
+        mesh.
+      NonFiniteError: ``max_skipped`` steps in a row were not finite; ``error.train_state`` is the last good one.
+      CheckpointError: a checkpoint that is damaged or belongs to another network or optimizer.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from jaxnet import diagnostics, layers, losses, optimizers
-      >>> x = jnp.linspace(-1, 1, 256)[:, None]
-      >>> net = layers.chain(layers.dense(16), jnp.tanh, layers.dense(1))
-      >>> slow = optimizers.adam(1e-5)
-      >>> found = diagnostics.diagnose(net, losses.mse, slow, (x, jnp.sin(3 * x)), steps=400)
-      >>> found.verdicts[0].name, found.verdicts[0].remedies[0].action
-      ('rate_too_small', 'scale_rate')
-
-    Source: chapter 4.2.1, 4.6.2, 4.6.3.
+      >>> from jaxnet import layers, losses, optimizers, training
+      >>> net, optimizer = layers.dense(1), optimizers.adam(0.1)
+      >>> x = jnp.linspace(-1, 1, 64)[:, None]
+      >>> step = training.make_step(net, losses.mse, optimizer)
+      >>> state = training.init(net, optimizer, x, 0)
+      >>> result = training.train(step, state, (x, 2 * x), epochs=30, batch_size=16, progress=False)
+      >>> bool(result.history["loss"][-1] < 1e-2)
+      True
     """
-    who = "diagnose"
-    net = as_layer(net, who)
-    checks.function(who, "loss", loss)
-    optimizer = optimizer_checks.optimizer(who, optimizer)
-    steps = checks.integer(who, "steps", steps, minimum=3 * LOOKS)
-    batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
-    if regularizer is not None:
-        checks.function(who, "regularizer", regularizer)
-    found: list[Verdict] = []
-    data, numbers, bad = _usable(who, data)
-    if bad.size:
-        found.append(_non_finite(data, bad))
-    if validation is not None:
-        validation = _usable(who, validation)[0]
+    who = "fit"
+    epochs = checks.integer(who, "epochs", epochs, minimum=1)
+    max_skipped = checks.integer(who, "max_skipped", max_skipped, minimum=1)
+    checkpoint_seconds = checks.number(who, "checkpoint_seconds", checkpoint_seconds, low=0)
+    callbacks = [checks.function(who, "callbacks", callback) for callback in callbacks]
+    for name in ("step", "guard"):
+        if not hasattr(train_state, name):
+            raise ConfigError(f"{who}: the train state lacks the field {name!r}; begin with training.init")
+    stop_early = stopping.checked(who, early_stopping, evaluate is not None)
+    weights = weights or _params_and_state
+    placement = None
+    if mesh is not None:
+        mesh = sharding.automatic(who, mesh)
+    processes.must_take_part(who, mesh)
+    if mesh is not None:
+        placement = sharding.of_parameters(
+            mesh, train_state, sharded=checks.flag(who, "shard_parameters", shard_parameters)
+        )
+        train_state = sharding.place(who, "the state to begin with", train_state, placement)
+    elif shard_parameters:
+        raise ConfigError(f"{who}: shard_parameters needs mesh, the devices to share them among")
+    train_state = jax.tree.map(jnp.copy, train_state)  # which is donated to the first step
+
+    if isinstance(data, tuple):
+        if batch_size is None or steps_per_epoch is not None:
+            raise ConfigError(f"{who}: arrays are trained on in batches: give batch_size, and no steps_per_epoch")
+        feed: Resident | Stream = Resident(
+            step, data, batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last, mesh=mesh,
+            placement=placement,
+        )  # fmt: skip
     else:
-        count = max(len(numbers) // 5, 1)
-        validation = jax.tree.map(lambda leaf: leaf[:count], data)
-        data, numbers = jax.tree.map(lambda leaf: leaf[count:], data), numbers[count:]
-    baseline = _constant_loss(net, loss, data)  # asks the loss about the labels, outside of any compiled program
-    task = Task(
-        net, loss, optimizer, regularizer, data, validation, min(batch_size, len(numbers)), checks.key(who, key)
-    )
-    trial = task.run(steps)
-    end = trial.history[-1]["training_loss"]
-    trained = math.isfinite(end) and end <= limits.TRAINED * baseline
+        if batch_size is not None:
+            raise ConfigError(f"{who}: an iterable makes its own batches, so batch_size must not be given")
+        source = data if isinstance(data, Source) else Source(data, steps_per_epoch)
+        feed = Stream(step, source, mesh=mesh, placement=placement)
+    settings = json.dumps([epochs, max_skipped, checkpoint is not None, evaluate is not None, feed.description])
+    processes.agree(who, "the call", zlib.crc32(settings.encode()), f"all must make the same, here: {settings}")
 
-    found += _at_the_start(data, trial.reports[0], trained)
-    rates: dict[float, float] = {}
-    start = float(trial.reports[0].loss)  # a lucky draw may begin well below the baseline
-    if not trained or not end <= limits.TRAINED * start:
-        rates = {f: _loss_at(task, steps, f) for f in FACTORS}
-        found += _rates(trial, rates)
-    found += _labels(task, trial, numbers)
-    found += _dead_at_the_end(trial, found, trained)
-    curves = curves_report(trial.history, baseline=baseline, batch_size=batch_size)
-    found += [verdict for verdict in curves if verdict.name not in ("healthy", "rate_too_large", "rate_too_small")]
-    verdicts = _ranked(found) or [_healthy(trial, baseline)]
-    watched = jax.tree.leaves(data[0])[0][:EVALUATED]
-    return Diagnosis(
-        tuple(verdicts),
-        trial.history,
-        tuple(trial.reports),
-        dead_units(net, *trial.last, watched),
-        baseline,
-        rates,
-        trial.last,
-    )
-
-
-def _usable(who: str, data: Any) -> tuple[Any, np.ndarray, np.ndarray]:
-    """The finite samples in a random order, their numbers, and the numbers of the others."""
-    pairs = pair(who, data)
-    leaves, treedef = jax.tree.flatten(pairs)
-    leaves = [checks.host_array(who, "data", np.asarray(leaf)) for leaf in leaves]
-    lengths = {len(leaf) if leaf.ndim else 0 for leaf in leaves}
-    if len(lengths) != 1:
-        raise DataError(f"{who}: x and target must hold one entry a sample, got lengths {sorted(lengths)}")
-    finite = np.ones(lengths.pop(), bool)
-    for leaf in leaves:
-        if leaf.dtype.kind not in "iub":
-            finite &= np.isfinite(leaf.astype(np.float32)).reshape(len(leaf), -1).all(1)
-    numbers = data_module.epoch_order(len(finite))
-    numbers = numbers[finite[numbers]]
-    if len(numbers) < 4:
-        raise DataError(f"{who}: at least four samples without NaN or Inf are needed, got {len(numbers)}")
-    return jax.tree.unflatten(treedef, [leaf[numbers] for leaf in leaves]), numbers, np.flatnonzero(~finite)
-
-
-def _non_finite(data: Any, bad: np.ndarray) -> Verdict:
-    several = len(bad) > 1
-    return Verdict(
-        "non_finite_data",
-        1.0,
-        f"sample{'s' if several else ''} {', '.join(map(str, bad[:8]))}{', ...' if len(bad) > 8 else ''} "
-        f"hold{'' if several else 's'} NaN or Inf, {len(bad)} of {len(bad) + len(jax.tree.leaves(data)[0])}",
-        "Missing values, a division by zero or an overflow where the data were made; one such value makes the gradient "
-        "of its whole batch NaN",
-        remedies(("drop_samples", bad.tolist())),
-    )
-
-
-def _at_the_start(data: Any, report: LayerReport, trained: bool) -> list[Verdict]:
-    """What is wrong before the first step: the input's scale, the weights', dead units, the gradient's path."""
-    found: list[Verdict] = []
-    kernels = report.kernels
-    before = report.labels[: kernels[0]] if len(kernels) else ()
-    x = jax.tree.leaves(data[0])[0]
-    rms = float(np.sqrt(np.mean(np.square(x.astype(np.float64))))) if x.dtype.kind == "f" else 1.0
-    saturated = report.saturated[~np.isnan(report.saturated)]
-    normalized = any(label.endswith("_norm") for label in before)
-    if rms > limits.INPUT_RMS and not normalized:
-        tail = (
-            f"; {saturated[0]:.0%} of the first bounded activation's outputs are at its bounds"
-            if saturated.size
-            else ""
-        )
-        found.append(
-            Verdict(
-                "unnormalized_input",
-                0.95,
-                f"root mean square {rms:.3g} (limit {limits.INPUT_RMS:g}), mean {x.mean():.3g}{tail}",
-                "Units of measurement that the initialization does not know",
-                remedies("standardize_input", "normalize", "use_rectifiers"),
+    report = _Report(progress, epochs, feed)
+    run = _Run(train_state, weights, stop_early, evaluate is not None)
+    saver = _Saver(checkpoint, checkpoint_seconds)
+    if saver.checkpoints is not None:
+        run.restore(saver.checkpoints, feed.description)
+        processes.agree(
+            who, "the checkpoint", int(run.train_state.step),
+            f"all must see one file system, and {saver.checkpoints.directory} is not on one",
+        )  # fmt: skip
+        if run.step_of_epoch or len(run.history):
+            report.say(
+                f"resumed from {saver.checkpoints.directory}: epoch {len(run.history)} of {epochs} is done"
+                + (f", and {run.step_of_epoch} steps of the next" if run.step_of_epoch else "")
             )
-        )
-    gains = report.gain[kernels]
-    if gains.size and not limits.GAIN >= np.median(gains) >= 1 / limits.GAIN:
-        large = np.median(gains) > 1
-        found.append(
-            Verdict(
-                f"initialization_too_{'large' if large else 'small'}",
-                0.95,
-                f"the median layer multiplies its input's deviation by {np.median(gains):.3g} "
-                f"({'above' if large else 'below'} {limits.GAIN if large else 1 / limits.GAIN:g}; 1 to 1.41 keeps it)",
-                "Weights drawn too large: signals grow from layer to layer, and activations saturate or die"
-                if large
-                else "Weights drawn too small: signals and gradients fade from layer to layer",
-                remedies("initialize", "normalize"),
+    with Interrupts(enabled=saver.checkpoints is not None) as interrupts, sharding.in_use(mesh):
+        while len(run.history) < epochs and not run.finished:
+            with contextlib.closing(
+                feed.epoch(run.train_state, len(run.history), run.step_of_epoch, run.position)
+            ) as dispatches:
+                for done in dispatches:
+                    run.take(done)
+                    report.step(run, done)
+                    _guard(run, feed, max_skipped, saver, explain)
+                    if saver.checkpoints is None:
+                        continue
+                    stop, due = processes.any_process(interrupts.received is not None, saver.due())
+                    if stop or (due and done.steps != feed.steps):
+                        saver.save(run, feed.description)
+                    if stop:
+                        report.close()
+                        _leave(interrupts.received or "another process's signal", saver, run)
+            run.end_epoch(evaluate, callbacks)
+            run.finished, due = processes.any_process(run.finished, saver.due())
+            report.epoch(run)
+            if log is not None and jax.process_index() == 0:
+                run.history.save(log)
+            if due or run.finished or len(run.history) == epochs:
+                saver.save(run, feed.description)
+    report.close()
+    if run.finished and run.best is not None:
+        report.say(f"stopped early: no {run.best.monitor} better than epoch {run.best.epoch}'s {run.best.value:.4g}")
+    kept = run.best_weights if run.best is not None else weights(run.train_state)
+    return Trained(run.train_state, kept, run.best.epoch if run.best is not None else 0, run.history)
+
+
+def _params_and_state(train_state: Any) -> Any:
+    return train_state.params, train_state.state
+
+
+class _Run:
+    """What changes in a run, and so what a checkpoint holds."""
+
+    def __init__(self, train_state: Any, weights: Any, early_stopping: stopping.EarlyStopping | None, validated: bool):
+        self.train_state = train_state
+        self.weights = weights
+        self.history = History()
+        self.step_of_epoch = 0
+        self.position: Any = None
+        self.totals: dict[str, list[float]] = {}
+        self.seconds = 0.0
+        self.compile_seconds = 0.0
+        self.skipped = 0
+        self.finished = False
+        self.patience = math.inf if early_stopping is None else early_stopping.patience
+        self.best: stopping.Best | None = None
+        self.best_weights: Any = ()
+        if early_stopping is not None:
+            self.best = stopping.Best(early_stopping.monitor, early_stopping.mode, early_stopping.minimum_change)
+        if self.best is not None:
+            self.best_weights = jax.tree.map(jnp.copy, weights(train_state))
+        self._clock = time.perf_counter()
+
+    def take(self, done: Progress) -> None:
+        """Takes in what a dispatch has done."""
+        self.train_state, self.step_of_epoch, self.position = done.train_state, done.steps, done.position
+        now = time.perf_counter()
+        self.seconds += now - self._clock - done.compile_seconds
+        self.compile_seconds += done.compile_seconds
+        self._clock = now
+        for name, values in done.measured.items():
+            total = self.totals.setdefault(name, [0, 0.0, 0.0])
+            for value in values.tolist():  # one after the other, so that the sum does not depend on the dispatches
+                if math.isfinite(value):
+                    total[0] += 1
+                    total[1] += value
+                    total[2] += value * value
+        finite = np.isfinite(done.measured["loss"]) & np.isfinite(done.measured.get("grad_norm", 0.0))
+        self.skipped += int((~finite).sum())
+
+    def end_epoch(self, evaluate: Any, callbacks: Iterable[Any]) -> None:
+        """Closes an epoch with its record."""
+        means = {name: total / count if count else math.nan for name, (count, total, _) in self.totals.items()}
+        count, total, squares = self.totals["loss"]
+        deviation = math.sqrt(max(squares / count - (total / count) ** 2, 0.0)) if count else math.nan
+        record: Record = {"epoch": len(self.history) + 1, "step": int(self.train_state.step), "loss": math.nan, **means}
+        record["loss_deviation"] = deviation
+        record["skipped"] = self.skipped
+        if evaluate is not None:
+            measured = evaluate(self.train_state)
+            names = sorted(measured, key=lambda name: name != "loss")  # the loss first; else in their order
+            record |= {f"validation_{name}": float(measured[name]) for name in names}
+        record["seconds"] = self.seconds
+        record["steps_per_second"] = self.step_of_epoch / max(self.seconds, 1e-9)
+        self.history.records.append(record)
+        if self.best is not None:
+            if self.best.improved(record):
+                self.best_weights = jax.tree.map(jnp.copy, self.weights(self.train_state))
+            self.finished = self.best.waited >= self.patience
+        for callback in callbacks:
+            self.finished |= callback(record, self.train_state) is True
+        self.step_of_epoch, self.position, self.totals, self.skipped, self.seconds = 0, None, {}, 0, 0.0
+        self._clock = time.perf_counter()
+
+    @property
+    def saved(self) -> Any:
+        """The arrays of a checkpoint."""
+        return {"train_state": self.train_state, "best": self.best_weights}
+
+    def metadata(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """What else a checkpoint holds, as JSON."""
+        return {
+            "settings": settings,
+            "history": self.history.records,
+            "step_of_epoch": self.step_of_epoch,
+            "position": _as_json(self.position),
+            "totals": self.totals,
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+            "finished": self.finished,
+            "best": None if self.best is None else self.best.save(),
+        }
+
+    def restore(self, checkpoints: Checkpoints, settings: dict[str, Any]) -> None:
+        """Takes up the newest checkpoint, if there is one."""
+        latest = checkpoints.latest()
+        if latest is None:
+            return
+        metadata = read_metadata(latest)
+        before = metadata.get("settings", {})
+        if before != settings:
+            names = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
+            listed = ", ".join(f"{k} {before.get(k)!r}, now {settings.get(k)!r}" for k in names)
+            raise ConfigError(
+                f"fit: the run in {checkpoints.directory} had other settings ({listed}), so it would not be the same "
+                f"run going on; restore them, or give another directory"
             )
-        )
-    worst = _worst(report.dead)
-    # In deep narrow networks a layer may have half its units dead and enough alive: then the run trains.
-    if not trained and worst is not None and report.dead[worst] >= limits.DEAD:
-        found.append(
-            Verdict(
-                "dead_units",
-                0.9,
-                f"{report.dead[worst]:.0%} of the units of {report.labels[worst]} are 0 on the whole batch before the "
-                f"first step (limit {limits.DEAD:.0%})",
-                "They were born dead: large negative biases, or layers so narrow that all units are off at once",
-                remedies("initialize", "use_leaky_rectifiers", "normalize", "widen"),
+        if (metadata["best"] is None) != (self.best is None):
+            had, has = ("no", "one") if metadata["best"] is None else ("an", "none")
+            raise ConfigError(
+                f"fit: the run in {checkpoints.directory} had {had} early_stopping, and this call has {has}; give the "
+                f"same, or another directory"
             )
-        )
-    ratio = report.gradient_ratio
-    overflow = int(report.first_nonfinite) >= 0 or not np.isfinite(report.loss)
-    gradients = report.activation_gradient[kernels]
-    text = (
-        f"the gradient's norm is {gradients[0]:.2g} at {report.labels[kernels[0]]} and {gradients[-1]:.2g} at "
-        f"{report.labels[kernels[-1]]}: a factor of e^{-float(report.slope):.2g} a layer, {ratio:.2g} in all"
-        if len(kernels)
-        else ""
-    )
-    if len(kernels) > 1 and ratio < limits.GRADIENT_RATIO:
-        saturating = saturated.size > 0
-        found.append(
-            Verdict(
-                "vanishing_gradient",
-                0.9,
-                f"{text} (limit {limits.GRADIENT_RATIO:g})",
-                "Backpropagation multiplies by one derivative a layer"
-                + (", and those of sigmoid and tanh are small: at most 1/4 for sigmoid" if saturating else ""),
-                remedies(*(["use_rectifiers"] if saturating else ["initialize"]), "normalize", "residual"),
-            )
-        )
-    elif overflow or (len(kernels) > 1 and ratio > 1 / limits.GRADIENT_RATIO):
-        place = (
-            f"values overflow from {report.labels[int(report.first_nonfinite)]} on; "
-            if int(report.first_nonfinite) >= 0
-            else ""
-        )
-        found.append(
-            Verdict(
-                "exploding_gradient",
-                0.9,
-                f"{place}{text} (limit {1 / limits.GRADIENT_RATIO:g})",
-                "Backpropagation multiplies by one matrix a layer, and these enlarge: harmless once, not many times",
-                remedies("initialize", "normalize", "residual", "clip"),
-            )
-        )
-    return found
+        restored = checkpoints.restore(self.saved)
+        assert restored is not None
+        tree = restored[0]
+        self.train_state = tree["train_state"]
+        self.best_weights = tree["best"]
+        self.history = History(metadata["history"])
+        self.step_of_epoch = metadata["step_of_epoch"]
+        self.position = _from_json(metadata["position"])
+        self.totals = metadata["totals"]
+        self.skipped, self.seconds, self.finished = metadata["skipped"], metadata["seconds"], metadata["finished"]
+        if self.best is not None:
+            self.best.restore(metadata["best"])
+            self.finished = self.best.waited >= self.patience
 
 
-def _worst(shares: np.ndarray) -> int | None:
-    return None if np.isnan(shares).all() else int(np.nanargmax(shares))
+class _Saver:
+    """When to save, and where."""
+
+    def __init__(self, checkpoint: Any, seconds: float):
+        if checkpoint is not None and not isinstance(checkpoint, Checkpoints):
+            checkpoint = Checkpoints(checkpoint)
+        self.checkpoints: Checkpoints | None = checkpoint
+        self.seconds = seconds
+        self._last = time.perf_counter()
+        self._cost = 0.0
+        self._saved: tuple[int, int] | None = None
+
+    def due(self) -> bool:
+        """Whether the last checkpoint is old enough for another, by this process's clock."""
+        age = time.perf_counter() - self._last
+        return self.checkpoints is not None and age > max(self.seconds, self._cost / SAVE_SHARE)
+
+    def save(self, run: _Run, settings: dict[str, Any]) -> None:
+        """Saves now."""
+        step = int(run.train_state.step)
+        if self.checkpoints is None or self._saved == (step, len(run.history)):
+            return
+        began = time.perf_counter()
+        metric = None
+        if run.best is not None and not run.step_of_epoch and len(run.history):
+            value = run.history[-1][run.best.monitor]
+            metric = value if run.best.mode == "min" else -value
+        # Of what every process has whole, the first writes its copy; pieces are written by those who have them.
+        tree = jax.tree.map(sharding.own_copy, run.saved)
+        in_pieces = not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree))
+        if in_pieces or jax.process_index() == 0:
+            self.checkpoints.save(step, tree, metadata=run.metadata(settings), metric=metric)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("checkpoint")  # once it is there, all may end
+        self._saved = (step, len(run.history))
+        self._last = time.perf_counter()
+        self._cost = self._last - began
 
 
-def _loss_at(task: Task, steps: int, factor: float) -> float:
-    value = task.run(steps, factor=factor, share=TRIED).history[-1]["training_loss"]
-    return value if math.isfinite(value) else math.inf
-
-
-def _rates(trial: Trial, rates: dict[float, float]) -> list[Verdict]:
-    """Whether another rate gets much further in a quarter of the steps than this one in all."""
-    end = trial.history[-1]["training_loss"]
-    end = end if math.isfinite(end) else math.inf
-    factor = min(rates, key=lambda f: rates[f])
-    if not rates[factor] < limits.OTHER_RATE * end:
-        return []
-    large = factor < 1
-    return [
-        Verdict(
-            f"rate_too_{'large' if large else 'small'}",
-            0.85,
-            f"at {factor:g} times the rate the training loss reaches {rates[factor]:.3g} in a quarter of the steps, "
-            f"at this rate {end:.3g} in all (a rate is wrong if another reaches {limits.OTHER_RATE:.0%} of it)",
-            "The steps overshoot" if large else "The steps are too small to get anywhere",
-            remedies(("scale_rate", factor), *(["clip"] if large else ["train_longer"]), "normalize"),
-        )
-    ]
-
-
-def _labels(task: Task, trial: Trial, numbers: np.ndarray) -> list[Verdict]:
-    """Whether many labels of a classification are contradicted."""
-    x, labels = task.train
-    if not isinstance(x, np.ndarray) or not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
-        return []
-    x, labels = x[:AUDITED], labels[:AUDITED]
-    if labels.ndim != 1 or len(labels) < 10 * NEIGHBOURS or labels.min() < 0:  # else the nearest are not near
-        return []
-    predicted = predict(task.net, *trial.best, x)
-    if predicted.ndim != 2 or predicted.shape[1] <= labels.max():
-        return []
-    suspects = suspect_labels(x, labels, predicted.argmax(-1))
-    share = len(suspects) / len(labels)
-    if share <= limits.WRONG_LABELS:
-        return []
-    return [
-        Verdict(
-            "wrong_labels",
-            0.8,
-            f"{share:.0%} of {len(labels)} labels are contradicted by the network at its best, and so by the "
-            f"{NEIGHBOURS} nearest other samples (limit {limits.WRONG_LABELS:.0%})",
-            "Labels that are wrong, or inputs that do not tell the classes apart",
-            remedies(("drop_samples", sorted(numbers[suspects].tolist())), "regularize"),
-        )
-    ]
-
-
-def _dead_at_the_end(trial: Trial, found: list[Verdict], trained: bool) -> list[Verdict]:
-    """Units that died in training."""
-    report = trial.reports[-1]
-    worst = _worst(report.dead)
-    if trained or worst is None or report.dead[worst] < limits.DEAD or any(v.name == "dead_units" for v in found):
-        return []
-    return [
-        Verdict(
-            "dead_units",
-            0.75,
-            f"{report.dead[worst]:.0%} of the units of {report.labels[worst]} are 0 on the whole batch at the end, "
-            f"{trial.reports[0].dead[worst]:.0%} before the first step (limit {limits.DEAD:.0%})",
-            "They died in training: a step too large has pushed their biases below every input",
-            remedies(("scale_rate", 0.1), "use_leaky_rectifiers", "clip", "normalize"),
-        )
-    ]
-
-
-# What brings about what: each of a group may be a consequence of any in the groups before it.
-_CAUSES = (
-    ("unnormalized_input", "initialization_too_large", "initialization_too_small"),
-    ("vanishing_gradient", "exploding_gradient"),
-    ("rate_too_large", "rate_too_small"),
-    ("dead_units",),
-    ("wrong_labels",),
-    ("divergence", "overfitting", "noisy_gradient", "underfitting", "not_converged"),
-)
-
-
-def _ranked(found: list[Verdict]) -> list[Verdict]:
-    """The verdicts by certainty, halved where one that stands earlier in the chain of causes explains it."""
-    ranked = []
-    for verdict in found:
-        place = next((i for i, group in enumerate(_CAUSES) if verdict.name in group), 0)
-        above = [name for group in _CAUSES[:place] for name in group]
-        explained = any(other.name in above and other.certainty >= verdict.certainty for other in found)
-        ranked.append(verdict._replace(certainty=verdict.certainty / 2) if explained else verdict)
-    return sorted(ranked, key=lambda verdict: -verdict.certainty)
-
-
-def _healthy(trial: Trial, baseline: float) -> Verdict:
-    last = trial.history[-1]
-    return Verdict(
-        "healthy",
-        0.7,
-        f"the training loss ends at {last['training_loss'] / baseline:.0%} of the best constant prediction's, the "
-        f"validation loss at {last['validation_loss'] / baseline:.0%}; over depth the gradient changes by a factor of "
-        f"{trial.reports[0].gradient_ratio:.2g}",
-        "Nothing is out of order",
-    )
-
-
-def _constant_loss(net: Layer, loss: Callable[[Any, Any], jax.Array], data: Any) -> float:
-    """The loss of the best constant prediction: the target's mean, or the classes' shares."""
-    x, target = data
-
-    def predict(key):
-        return net.apply(*net.init(key, x), x, train=False)[0]
-
-    prediction = jax.eval_shape(predict, jax.random.key(0))
-    if not hasattr(prediction, "shape") or not isinstance(target, np.ndarray):
-        return _untrained_loss(net, loss, x, target)
-    if target.dtype.kind in "iu" and prediction.ndim == target.ndim + 1:
-        counts = np.bincount(target.ravel()[target.ravel() >= 0], minlength=prediction.shape[-1])
-        shares = counts[: prediction.shape[-1]] / max(counts.sum(), 1)
-        constants = [np.log(np.maximum(shares, 1e-6)), shares]  # as logits, or as probabilities
-    elif target.dtype.kind == "f" and target.shape == prediction.shape:
-        constants = [target.mean(0, dtype=np.float64)]
+def _guard(run: _Run, feed: Resident | Stream, max_skipped: int, saver: _Saver, explain: Any) -> None:
+    """Ends the run when nothing but non-finite steps came for too long."""
+    guard = run.train_state.guard
+    if not run.skipped or int(guard.in_row) < max_skipped:
+        return
+    last, skipped = int(guard.step), int(guard.in_row)
+    step_of_epoch = run.step_of_epoch - 1
+    params = jax.tree_util.tree_leaves_with_path(getattr(run.train_state, "params", ()))
+    leaf = int(guard.leaf)
+    where = f"the gradient of {jax.tree_util.keystr(params[leaf][0])}" if 0 <= leaf < len(params) else "the loss"
+    if isinstance(feed, Resident):
+        rows = feed.batch(len(run.history), step_of_epoch)
+        batch = jax.tree.map(lambda a: np.asarray(a[rows]), feed.data)
+        which = f"samples {rows[:8].tolist()}{'...' if len(rows) > 8 else ''}"
     else:
-        return _untrained_loss(net, loss, x, target)
-    values = []
-    for constant in constants:
-        value = loss(jnp.asarray(np.broadcast_to(constant, prediction.shape), prediction.dtype), jnp.asarray(target))
-        values.append(float(value))
-    usable = [value for value in values if math.isfinite(value) and value > 0]
-    return min(usable) if usable else _untrained_loss(net, loss, x, target)
+        batch, which = feed.recent.get(step_of_epoch), "see error.batch"
+        if jax.process_count() > 1:
+            batch = multihost_utils.process_allgather(batch, tiled=True)
+    cause = explain(batch) if explain is not None and batch is not None else ""
+    error = NonFiniteError(
+        f"fit: {skipped} steps in a row were not finite, up to step {last} (epoch {len(run.history) + 1}, batch "
+        f"{step_of_epoch}: {which}); the first value that was not finite is {where}. "
+        f"{cause or _USUAL_CAUSES}. "
+        f"The parameters are those before these steps: error.train_state"
+        + (f", and in {saver.checkpoints.directory}" if saver.checkpoints is not None else "")
+    )
+    error.train_state, error.batch = run.train_state, batch  # type: ignore[attr-defined]
+    raise error
 
 
-def _untrained_loss(net: Layer, loss: Callable[[Any, Any], jax.Array], x: Any, target: Any) -> float:
-    """Where no constant prediction is at hand: the loss of a fresh network."""
-    params, state = net.init(jax.random.key(0), x)
-    value = float(loss(net.apply(params, state, jnp.asarray(x), train=False)[0], jax.tree.map(jnp.asarray, target)))
-    return value if math.isfinite(value) and value > 0 else 1.0
+def _leave(signal_name: str, saver: _Saver, run: _Run) -> None:
+    assert saver.checkpoints is not None
+    if jax.process_index() == 0:
+        print(
+            f"{signal_name}: saved at step {int(run.train_state.step)} in {saver.checkpoints.directory}; "
+            f"the same command goes on from there",
+            flush=True,
+        )
+    raise SystemExit(0)
+
+
+class _Report:
+    """Lines for people, and a bar where there is a terminal."""
+
+    def __init__(self, progress: bool | Callable[[str], Any], epochs: int, feed: Resident | Stream):
+        self._write: Callable[[str], Any] | None = None
+        self._bar: Any = None
+        self._epochs, self._feed = epochs, feed
+        self._compiled = False
+        self._began = time.perf_counter()
+        self._first: int | None = None
+        if not callable(progress):
+            checks.flag("fit", "progress", progress)
+        if not progress or jax.process_index() > 0:
+            return
+        self._write = progress if callable(progress) else _print
+        if progress is True and sys.stderr.isatty():
+            try:
+                from tqdm import tqdm
+            except ImportError:
+                pass
+            else:
+                self._bar = tqdm(total=feed.steps, leave=False, unit="step")
+                self._write = tqdm.write
+        if feed.dropped:
+            self.say(
+                f"{feed.dropped} of {feed.samples} samples do not fill a batch and are left out, others each epoch"  # type: ignore[union-attr]
+                if feed.shuffle  # type: ignore[union-attr]
+                else f"the last {feed.dropped} of {feed.samples} samples do not fill a batch and are never trained on"  # type: ignore[union-attr]
+            )
+
+    def say(self, text: str) -> None:
+        """Writes a line."""
+        if self._write is not None:
+            self._write(text)
+
+    def step(self, run: _Run, done: Progress) -> None:
+        """Moves the bar."""
+        if self._first is None:
+            self._first, self._began = len(run.history), time.perf_counter()
+        if done.compile_seconds:
+            self.say(f"compiled the step in {done.compile_seconds:.2g} s")
+        if self._bar is not None:
+            self._bar.n = done.steps
+            self._bar.set_description(f"epoch {len(run.history) + 1}/{self._epochs}", refresh=False)
+            self._bar.set_postfix(loss=f"{done.measured['loss'][-1]:.4g}", refresh=False)
+            self._bar.refresh()
+
+    def epoch(self, run: _Run) -> None:
+        """Writes an epoch's line."""
+        if self._write is None:
+            return
+        done = len(run.history)
+        left = (time.perf_counter() - self._began) / (done - (self._first or 0)) * (self._epochs - done)
+        self.say(line(run.history[-1], self._epochs, left))
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+def _as_json(position: Any) -> Any:
+    """An iterator's position, JSON or bytes, as JSON."""
+    return {"bytes": position.hex()} if isinstance(position, bytes) else {"json": position}
+
+
+def _from_json(saved: Any) -> Any:
+    return bytes.fromhex(saved["bytes"]) if "bytes" in saved else saved["json"]
