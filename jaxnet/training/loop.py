@@ -85,8 +85,8 @@ def train(
       step: ``(train_state, (x, target)) -> (train_state, metrics)``, pure.
       train_state: the state to begin with. It is copied first, and remains yours.
       data: arrays ``(x, target)``, an iterable of batches, or a function from the epoch (from 0) to one.
-      evaluate: ``train_state -> {name: number}``, called after every epoch; its columns get ``validation_`` before their
-        names.
+      evaluate: ``train_state -> {name: number}``, called after every epoch; its columns get ``validation_`` before
+        their names.
       weights: ``train_state -> tree``, what is kept of the best epoch; ``(params, state)`` unless given.
       explain: ``batch -> str``, called with a batch that gave NaN, to say what is wrong with it.
 
