@@ -27,11 +27,11 @@ def draw(saved: dict[str, Any], path: Path) -> None:
     columns = 3
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.6 * columns, 2.9 * rows + 0.3), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, (kind, panel) in zip(axes, panels, strict=False):
         kind(ax, **panel)
         ax.spines[["top", "right"]].set_visible(False)
-    for ax in list(axes)[len(panels) :]:
+    for ax in axes[len(panels) :]:
         ax.set_axis_off()
     figure.suptitle(f"Training; {timing.machine_name(saved['machine'])}")
     figure.savefig(path, dpi=130)
@@ -56,14 +56,19 @@ def _bars(ax: Any, title: str, values: dict[str, float], spread: dict[str, tuple
 def _lines(
     ax: Any, title: str, x: str, lines: dict[str, tuple[list[int], list[float]]], one: bool = False, log: bool = True
 ) -> None:
+    from matplotlib.ticker import LogLocator
+
     for i, (name, (xs, ys)) in enumerate(lines.items()):
         color, marker = LINES.get(name, (f"C{i}", "o"))
         ax.plot(xs, ys, marker=marker, color=color, label=name, markersize=4)
     ax.set_xscale("log", base=2)
     if log:
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("")
     else:
-        ax.set_ylim(0)
+        ax.set_ylim(0, 1.15 * max(y for _, ys in lines.values() for y in ys))
     ticks = sorted({x for xs, _ in lines.values() for x in xs})
     ax.set_xticks(ticks, list(map(str, ticks)))
     if one:
@@ -77,7 +82,7 @@ def _lines(
 def _steps(record: dict[str, Any]) -> dict[str, Any]:
     seconds = record["seconds_a_step"]
     return {
-        "title": f"{record['problem']}: steps a second (higher is better)",
+        "title": f"{record['problem']}: steps a second",
         "values": {name: 1 / t["median"] for name, t in seconds.items()},
         "spread": {name: (1 / t["high"], 1 / t["low"]) for name, t in seconds.items()},
     }
