@@ -89,7 +89,7 @@ def measure(depth: int, quick: bool) -> dict[str, Any]:
     """Compiles each a few times, compares two steps' losses, and times the steps in turns."""
     made = programs(depth)
     if not (importlib.util.find_spec("flax") and importlib.util.find_spec("optax")):
-        del made["flax"]
+        made.pop("flax", None)
     compiling, compiled, runs = {name: [] for name in made}, {}, {}
     for _ in range(1 if quick else 3):
         for name, make in made.items():

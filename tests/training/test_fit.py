@@ -154,7 +154,7 @@ def test_one_program_for_all_steps(caplog):
     with jax.log_compiles():
         fit(loss=loss, epochs=6, validation=VALIDATION)
     assert caplog.text.count("Finished XLA compilation of jit(steps)") == 1
-    assert sum(traces) <= 4  # shapes and step; evaluation
+    assert sum(traces) <= 5  # two checks of labels, shapes, step, evaluation
 
 
 # --- resume ---------------------------------------------------------------------------------------------------------
