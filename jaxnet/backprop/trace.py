@@ -177,8 +177,9 @@ class Trace:
           >>> import jax.numpy as jnp
           >>> from jaxnet import backprop, layers
           >>> net = layers.chain(layers.dense(2), jnp.tanh)
-          >>> params, state = net.init(0, jnp.ones((1, 3)))
-          >>> graph = backprop.trace(lambda p: net.apply(p, state, jnp.ones((1, 3)), train=True)[0].sum(), params)
+          >>> x = jnp.ones((1, 3))
+          >>> params, state = net.init(0, x)
+          >>> graph = backprop.trace(lambda p: net.apply(p, state, x, train=True)[0].sum(), params)
           >>> [node.name for node in graph.nodes]
           ['chain[0]', 'chain[1]', 'v1']
           >>> [node.operation for node in graph.open("chain[0]").nodes]
