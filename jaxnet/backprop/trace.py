@@ -182,8 +182,8 @@ class Trace:
           >>> graph = backprop.trace(lambda p: net.apply(p, state, x, train=True)[0].sum(), params)
           >>> [node.name for node in graph.nodes]
           ['chain[0]', 'chain[1]', 'v1']
-          >>> [node.operation for node in graph.open("chain[0]").nodes]
-          ['dot_general', ..., 'add', 'tanh', 'reduce_sum']
+          >>> [node.name for node in graph.open("chain[0]").nodes]
+          ['v1', 'v2', 'v3', 'chain[1]', 'v4']
         """
         if not paths:
             return Trace(self._program, self._opened | {p for p, kind in self._kinds.items() if kind != "scan"})
