@@ -64,7 +64,8 @@ class Resident:
     ):
         who = "fit"
         self.batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
-        self.seed, self.shuffle = seed, checks.flag(who, "shuffle", shuffle)
+        seed = checks.integer(who, "seed", seed, minimum=0)
+        self.shuffle = checks.flag(who, "shuffle", shuffle)
         data = arrays(who, data)
         self.samples = len(jax.tree.leaves(data)[0])
         checks.flag(who, "drop_last", drop_last)
@@ -83,7 +84,6 @@ class Resident:
                 sharding.batch_fits(who, mesh, size)
             data = sharding.place(who, "the data", data, jax.tree.map(lambda _: sharding.replicated(mesh), data))
         self.data = jax.tree.map(jnp.asarray, data)
-        self.example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self.data[0])
         self.description = {
             "samples": self.samples,
             "batch_size": self.batch_size,

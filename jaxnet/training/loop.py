@@ -82,7 +82,7 @@ def train(
     the state of two players (`make_gan_step`). All other arguments are those of `fit`.
 
     Args:
-      step: ``(train_state, (x, target)) -> (train_state, metrics)``, pure.
+      step: ``(train_state, (x, target)) -> (train_state, metrics)``, pure; "loss" must be one of the metrics.
       train_state: the state to begin with. It is copied first, and remains yours.
       data: arrays ``(x, target)``, an iterable of batches, or a function from the epoch (from 0) to one.
       evaluate: ``train_state -> {name: number}``, called after every epoch; its columns get ``validation_`` before
@@ -150,7 +150,7 @@ def train(
     processes.agree(who, "the call", zlib.crc32(settings.encode()), f"all must make the same, here: {settings}")
 
     report = _Report(progress, epochs, feed)
-    run = _Run(train_state, weights, stop_early, evaluate is not None)
+    run = _Run(train_state, weights, stop_early)
     saver = _Saver(checkpoint, checkpoint_seconds)
     if saver.checkpoints is not None:
         run.restore(saver.checkpoints, feed.description)
@@ -201,7 +201,7 @@ def _params_and_state(train_state: Any) -> Any:
 class _Run:
     """What changes in a run, and so what a checkpoint holds."""
 
-    def __init__(self, train_state: Any, weights: Any, early_stopping: stopping.EarlyStopping | None, validated: bool):
+    def __init__(self, train_state: Any, weights: Any, early_stopping: stopping.EarlyStopping | None):
         self.train_state = train_state
         self.weights = weights
         self.history = History()
@@ -209,8 +209,8 @@ class _Run:
         self.position: Any = None
         self.totals: dict[str, list[float]] = {}
         self.seconds = 0.0
-        self.compile_seconds = 0.0
         self.skipped = 0
+        self.in_row = self.longest_row = 0
         self.finished = False
         self.patience = math.inf if early_stopping is None else early_stopping.patience
         self.best: stopping.Best | None = None
@@ -226,7 +226,6 @@ class _Run:
         self.train_state, self.step_of_epoch, self.position = done.train_state, done.steps, done.position
         now = time.perf_counter()
         self.seconds += now - self._clock - done.compile_seconds
-        self.compile_seconds += done.compile_seconds
         self._clock = now
         for name, values in done.measured.items():
             total = self.totals.setdefault(name, [0, 0.0, 0.0])
@@ -237,6 +236,10 @@ class _Run:
                     total[2] += value * value
         finite = np.isfinite(done.measured["loss"]) & np.isfinite(done.measured.get("grad_norm", 0.0))
         self.skipped += int((~finite).sum())
+        self.longest_row = 0
+        for good in finite.tolist():  # within a dispatch too, so that its length does not decide
+            self.in_row = 0 if good else self.in_row + 1
+            self.longest_row = max(self.longest_row, self.in_row)
 
     def end_epoch(self, evaluate: Any, callbacks: Iterable[Any]) -> None:
         """Closes an epoch with its record."""
@@ -305,6 +308,7 @@ class _Run:
         assert restored is not None
         tree = restored[0]
         self.train_state = tree["train_state"]
+        self.in_row = int(self.train_state.guard.in_row)
         self.best_weights = tree["best"]
         self.history = History(metadata["history"])
         self.step_of_epoch = metadata["step_of_epoch"]
@@ -357,11 +361,11 @@ class _Saver:
 
 def _guard(run: _Run, feed: Resident | Stream, max_skipped: int, saver: _Saver, explain: Any) -> None:
     """Ends the run when nothing but non-finite steps came for too long."""
-    guard = run.train_state.guard
-    if not run.skipped or int(guard.in_row) < max_skipped:
+    if run.longest_row < max_skipped:
         return
-    last, skipped = int(guard.step), int(guard.in_row)
-    step_of_epoch = run.step_of_epoch - 1
+    guard = run.train_state.guard
+    last = int(guard.step)
+    step_of_epoch = run.step_of_epoch - (int(run.train_state.step) - last)
     params = jax.tree_util.tree_leaves_with_path(getattr(run.train_state, "params", ()))
     leaf = int(guard.leaf)
     where = f"the gradient of {jax.tree_util.keystr(params[leaf][0])}" if 0 <= leaf < len(params) else "the loss"
@@ -375,12 +379,13 @@ def _guard(run: _Run, feed: Resident | Stream, max_skipped: int, saver: _Saver, 
             batch = multihost_utils.process_allgather(batch, tiled=True)
     cause = explain(batch) if explain is not None and batch is not None else ""
     error = NonFiniteError(
-        f"fit: {skipped} steps in a row were not finite, up to step {last} (epoch {len(run.history) + 1}, batch "
-        f"{step_of_epoch}: {which}); the first value that was not finite is {where}. "
-        f"{cause or _USUAL_CAUSES}. "
-        f"The parameters are those before these steps: error.train_state"
-        + (f", and in {saver.checkpoints.directory}" if saver.checkpoints is not None else "")
+        f"fit: {run.longest_row} steps in a row were not finite; the last was step {last} "
+        f"(epoch {len(run.history) + 1}, batch {step_of_epoch}: {which}); the first value that was not "
+        f"finite is {where}. {cause or _USUAL_CAUSES}. "
+        f"None of them has changed the parameters, which are in error.train_state"
+        + (f", and saved in {saver.checkpoints.directory}" if saver.checkpoints is not None else "")
     )
+    saver.save(run, feed.description)
     error.train_state, error.batch = run.train_state, batch  # type: ignore[attr-defined]
     raise error
 
@@ -402,8 +407,7 @@ class _Report:
     def __init__(self, progress: bool | Callable[[str], Any], epochs: int, feed: Resident | Stream):
         self._write: Callable[[str], Any] | None = None
         self._bar: Any = None
-        self._epochs, self._feed = epochs, feed
-        self._compiled = False
+        self._epochs = epochs
         self._began = time.perf_counter()
         self._first: int | None = None
         if not callable(progress):

@@ -341,9 +341,19 @@ def test_bad_batches_are_skipped_and_at_last_explained(spoil, message):
     assert np.isfinite(result.history[0]["loss"])
     with pytest.raises(NonFiniteError, match=message) as caught:
         fit([*good, *bad], epochs=1, max_skipped=4)
-    assert "4 steps in a row were not finite, up to step 6 (epoch 1, batch 6" in str(caught.value)
+    assert "4 steps in a row were not finite; the last was step 6 (epoch 1, batch 6" in str(caught.value)
     assert_same(caught.value.train_state.params, fit(good, epochs=1).params)
     assert_same(caught.value.batch, bad[0])
+
+
+@pytest.mark.parametrize("target_seconds", [0.0, 100.0], ids=["one step a dispatch", "all in one"])
+def test_steps_in_a_row_are_counted_within_a_dispatch(tmp_path, monkeypatch, target_seconds):
+    monkeypatch.setattr("jaxnet.training.feed.TARGET_SECONDS", target_seconds)
+    x = np.where(np.arange(48)[:, None] // 8 % 6 < 3, X[:48] * np.float32(1e30), X[:48])  # 3 of 6 batches overflow
+    options = {"net": layers.dense(1), "loss": losses.mse, "shuffle": False, "checkpoint": tmp_path}
+    with pytest.raises(NonFiniteError, match=r"3 steps in a row .* last was step 2 \(epoch 1, batch 2"):
+        fit((x, X[:48, :1]), epochs=3, max_skipped=3, **options)
+    assert training.Checkpoints(tmp_path).latest() is not None  # the error says so
 
 
 def test_divergence_is_named_with_its_samples_and_leaf():

@@ -25,7 +25,8 @@ validation = x[40:], (x[40:, 0] > 0).astype(np.int32)
 checkpoint = sys.argv[1] if len(sys.argv) > 1 else None
 fit = training.fit(
     net, losses.softmax_cross_entropy, optimizers.adam(1e-2), data, epochs=60, batch_size=8, validation=validation,
-    early_stopping=60, checkpoint=checkpoint, checkpoint_seconds=0.0, progress=print,
+    early_stopping=60, checkpoint=checkpoint, checkpoint_seconds=0.0,
+    progress=lambda line: print(line, flush=True), callbacks=[lambda record, train_state: time.sleep(0.03)],
 )
 leaves = jax.tree.leaves((fit.params, fit.state, fit.train_state.params, fit.train_state.opt_state))
 digest = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
@@ -57,7 +58,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
         process = start(tmp_path)
         assert process.stdout is not None
         for line in process.stdout:  # killed while it trains and saves, not while it starts
-            if line.startswith(("epoch", "resumed")):
+            if line.startswith("epoch"):
                 break
         time.sleep(randomly.uniform(0.0, 0.3))
         process.send_signal(signal.SIGKILL)
@@ -65,7 +66,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
         latest = training.Checkpoints(tmp_path).latest()
         assert latest is not None, kill
         steps.append(training.read_metadata(latest)["step"])
-    assert 0 < steps[0] <= steps[1] < 300
+    assert 0 < steps[0] < steps[1] < 300
     resumed = finish(start(tmp_path))
     assert resumed == finish(unbroken)
     assert resumed.startswith("digest")
