@@ -44,10 +44,19 @@ class Progress(NamedTuple):
     position: Any = None
 
 
+def finite(measured: dict[str, np.ndarray]) -> np.ndarray:
+    """Which steps were finite, by what they measured."""
+    return np.isfinite(measured["loss"]) & np.isfinite(measured.get("grad_norm", 0.0))
+
+
 class Resident:
     """Arrays on the device, sampled inside the compiled program, many steps a dispatch.
 
     The number of steps is an argument of one program, so no number compiles anew.
+
+    Given a step without its guard too, dispatches run that, and keep the state that they began with. Where one met a
+    step that was not finite, it runs again from there up to that step, which is then left to the guarded one. So each
+    step is computed by the same program whatever the dispatches' lengths, and a run has the same bits.
     """
 
     def __init__(
@@ -55,6 +64,7 @@ class Resident:
         step: Step,
         data: Any,
         *,
+        unguarded: Step | None = None,
         batch_size: int,
         seed: int,
         shuffle: bool,
@@ -91,8 +101,11 @@ class Resident:
             "shuffle": shuffle,
             "drop_last": drop_last,
         }
-        self._program = jax.jit(self._steps(step), donate_argnums=0, **_outputs(mesh, placement))
-        self._compiled: set[int] = set()
+        outputs = _outputs(mesh, placement)
+        self._programs = {"guarded": jax.jit(self._steps(step), donate_argnums=0, **outputs)}
+        if unguarded is not None:
+            self._programs["unguarded"] = jax.jit(self._steps(unguarded), **outputs)
+        self._compiled: set[tuple[str, int]] = set()
         self._count = 1
         self._order = functools.lru_cache(maxsize=2)(
             lambda epoch: data_module.epoch_order(self.samples, seed=seed, epoch=epoch, shuffle=shuffle).astype(
@@ -130,9 +143,8 @@ class Resident:
         rows = order[: self.full * self.batch_size].reshape(self.full, self.batch_size)
         done = start
         while done < self.full:
-            stop = min(done + self._count, self.full)
-            progress = self._dispatch(train_state, rows, done, stop, epoch)
-            train_state, done = progress.train_state, stop
+            progress = self._dispatch(train_state, rows, done, min(done + self._count, self.full), epoch)
+            train_state, done = progress.train_state, progress.steps
             yield progress
         if self.rest and done == self.full:
             progress = self._dispatch(train_state, order[-self.rest :][None], 0, 1, epoch)
@@ -140,18 +152,39 @@ class Resident:
 
     def _dispatch(self, train_state: Any, rows: np.ndarray, start: int, stop: int, epoch: int) -> Progress:
         began = time.perf_counter()
-        train_state, measured = self._program(train_state, self.data, rows, np.int32(start), np.int32(stop))
-        self._order(epoch + 1)  # drawn while the device computes
-        measured = {name: values[start:stop] for name, values in jax.device_get(measured).items()}
-        seconds = time.perf_counter() - began
-        first = rows.shape[1] not in self._compiled
-        self._compiled.add(rows.shape[1])
+        which = "unguarded" if "unguarded" in self._programs else "guarded"
+        after, measured, compiling = self._run(which, train_state, rows, start, stop, epoch)
         if jax.process_count() > 1:
             self._count = IN_FLIGHT  # the same on all processes, whatever their clocks say
-        elif not first and rows.shape[1] == self.batch_size:
-            faster = TARGET_SECONDS / max(seconds, 1e-6) * (stop - start)
+        elif not compiling and rows.shape[1] == self.batch_size:
+            faster = TARGET_SECONDS / max(time.perf_counter() - began, 1e-6) * (stop - start)
             self._count = max(1, min(int(faster), 4 * self._count))
-        return Progress(train_state, stop, measured, seconds if first else 0.0)
+        good = finite(measured)
+        if which == "guarded" or good.all():
+            return Progress(after, stop, measured, compiling)
+        # The first bad step ends this dispatch; the next ones are short until all is well again.
+        bad = start + int(np.argmin(good))
+        self._count = IN_FLIGHT if jax.process_count() > 1 else 1
+        parts = []
+        for which, first, last in (("unguarded", start, bad), ("guarded", bad, bad + 1)):
+            if first < last:
+                train_state, measured, seconds = self._run(which, train_state, rows, first, last, epoch)
+                parts.append(measured)
+                compiling += seconds
+        return Progress(train_state, bad + 1, {k: np.concatenate([p[k] for p in parts]) for k in measured}, compiling)
+
+    def _run(
+        self, which: str, train_state: Any, rows: np.ndarray, start: int, stop: int, epoch: int
+    ) -> tuple[Any, dict[str, np.ndarray], float]:
+        """Takes steps; returns also what they measured, and of a program's first call how long it took."""
+        began = time.perf_counter()
+        train_state, measured = self._programs[which](train_state, self.data, rows, np.int32(start), np.int32(stop))
+        self._order(epoch + 1)  # drawn while the device computes
+        measured = {name: np.asarray(values)[start:stop] for name, values in measured.items()}
+        program = which, rows.shape[1]
+        first = program not in self._compiled
+        self._compiled.add(program)
+        return train_state, measured, time.perf_counter() - began if first else 0.0
 
 
 class Stream:

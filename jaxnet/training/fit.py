@@ -1,5 +1,6 @@
 """Training in one call (4.6)."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -136,12 +137,16 @@ def fit(
     else:
         data = Source(data, steps_per_epoch)
         x = data.example
-    step = make_step(net, loss, optimizer, metrics=metrics, regularizer=regularizer, accumulate=accumulate)
+    step, unguarded = (
+        make_step(net, loss, optimizer, metrics=metrics, regularizer=regularizer, accumulate=accumulate, guard=guard)
+        for guard in (True, False)
+    )
     key = checks.key(who, key)
     if start is None:
         train_state = states.init(net, optimizer, x, key, loss_scale=loss_scale)
     else:
-        train_state = states.from_params(optimizer, *start, jax.random.split(key)[1], loss_scale=loss_scale)
+        begin = functools.partial(states.from_params, optimizer, loss_scale=loss_scale)
+        train_state = jax.jit(lambda params, state, key: begin(params, state, jax.random.split(key)[1]))(*start, key)
 
     def explain(batch):
         for name, leaf in zip(("x", "target"), batch, strict=True):
@@ -180,6 +185,7 @@ def fit(
         drop_last=drop_last, evaluate=evaluate, early_stopping=early_stopping, checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds, callbacks=callbacks, log=log, mesh=mesh,
         shard_parameters=shard_parameters, max_skipped=max_skipped, progress=progress, explain=explain,
+        unguarded=unguarded if loss_scale is None else None,
     )  # fmt: skip
     params, state = trained.best
     return Fit(params, state, trained.history, trained.train_state)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -21,10 +20,11 @@ from jaxnet.training import early_stopping as stopping
 from jaxnet.training import processes, sharding
 from jaxnet.training.checkpoint import read_metadata
 from jaxnet.training.checkpoints import Checkpoints
-from jaxnet.training.feed import Progress, Resident, Stream
+from jaxnet.training.feed import Progress, Resident, Stream, finite
 from jaxnet.training.history import History, Record, line
 from jaxnet.training.interrupts import Interrupts
 from jaxnet.training.sources import Source
+from jaxnet.training.state import MOST_BYTES_KEPT, copied, nbytes
 from jaxnet.training.step import Step
 
 _USUAL_CAUSES = (
@@ -75,6 +75,7 @@ def train(
     max_skipped: int = 20,
     progress: bool | Callable[[str], Any] = True,
     explain: Callable[[Any], str] | None = None,
+    unguarded: Step | None = None,
 ) -> Trained:
     """Runs any training step over data, epoch by epoch; `fit` is this loop around `make_step`'s function.
 
@@ -89,6 +90,9 @@ def train(
         their names.
       weights: ``train_state -> tree``, what is kept of the best epoch; ``(params, state)`` unless given.
       explain: ``batch -> str``, called with a batch that gave NaN, to say what is wrong with it.
+      unguarded: the same step without its guard (``make_step(..., guard=False)``), which arrays are trained with where
+        the state is small; from the first step of a dispatch that is not finite on, ``step`` does it again. A guarded
+        update waits for all gradients, a fifth of the time of the smallest networks.
 
     Returns:
       A `Trained`.
@@ -132,14 +136,14 @@ def train(
         train_state = sharding.place(who, "the state to begin with", train_state, placement)
     elif shard_parameters:
         raise ConfigError(f"{who}: shard_parameters needs mesh, the devices to share them among")
-    train_state = jax.tree.map(jnp.copy, train_state)  # which is donated to the first step
+    train_state = copied(train_state)  # which is donated to the first step
 
     if isinstance(data, tuple):
         if batch_size is None or steps_per_epoch is not None:
             raise ConfigError(f"{who}: arrays are trained on in batches: give batch_size, and no steps_per_epoch")
         feed: Resident | Stream = Resident(
-            step, data, batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last, mesh=mesh,
-            placement=placement,
+            step, data, unguarded=unguarded if nbytes(train_state) <= MOST_BYTES_KEPT else None, batch_size=batch_size,
+            seed=seed, shuffle=shuffle, drop_last=drop_last, mesh=mesh, placement=placement,
         )  # fmt: skip
     else:
         if batch_size is not None:
@@ -218,7 +222,7 @@ class _Run:
         if early_stopping is not None:
             self.best = stopping.Best(early_stopping.monitor, early_stopping.mode, early_stopping.minimum_change)
         if self.best is not None:
-            self.best_weights = jax.tree.map(jnp.copy, weights(train_state))
+            self.best_weights = copied(weights(train_state))
         self._clock = time.perf_counter()
 
     def take(self, done: Progress) -> None:
@@ -234,10 +238,10 @@ class _Run:
                     total[0] += 1
                     total[1] += value
                     total[2] += value * value
-        finite = np.isfinite(done.measured["loss"]) & np.isfinite(done.measured.get("grad_norm", 0.0))
-        self.skipped += int((~finite).sum())
+        good_steps = finite(done.measured)
+        self.skipped += int((~good_steps).sum())
         self.longest_row = 0
-        for good in finite.tolist():  # within a dispatch too, so that its length does not decide
+        for good in good_steps.tolist():  # within a dispatch too, so that its length does not decide
             self.in_row = 0 if good else self.in_row + 1
             self.longest_row = max(self.longest_row, self.in_row)
 
@@ -258,7 +262,7 @@ class _Run:
         self.history.records.append(record)
         if self.best is not None:
             if self.best.improved(record):
-                self.best_weights = jax.tree.map(jnp.copy, self.weights(self.train_state))
+                self.best_weights = copied(self.weights(self.train_state))
             self.finished = self.best.waited >= self.patience
         for callback in callbacks:
             self.finished |= callback(record, self.train_state) is True

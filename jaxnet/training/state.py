@@ -9,6 +9,9 @@ from jaxnet import _checks as checks
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 
+MOST_BYTES_KEPT = 2**24
+"""Up to this size of the state, dispatches keep the one they began with, and run without the guard."""
+
 
 class Guard(NamedTuple):
     """What the finite guard has counted.
@@ -107,3 +110,14 @@ def from_params(
 def new_guard() -> Guard:
     """The counts before the first step."""
     return Guard(jnp.int32(0), jnp.int32(0), jnp.int32(-1), jnp.int32(-1))
+
+
+@jax.jit
+def copied(tree: Any) -> Any:
+    """The same arrays in memory of their own, so that either can be donated; one program for the whole tree."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def nbytes(tree: Any) -> int:
+    """The size of a tree's arrays in bytes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

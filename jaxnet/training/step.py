@@ -32,6 +32,7 @@ def make_step(
     metrics: Mapping[str, Callable[[Any, Any], jax.Array]] | None = None,
     regularizer: Callable[[Any], jax.Array] | None = None,
     accumulate: int = 1,
+    guard: bool = True,
 ) -> Step:
     """Makes the training step: forward, backward, update, as one pure function.
 
@@ -53,6 +54,8 @@ def make_step(
       regularizer: ``params -> scalar``, added to the loss that is minimized, and measured as "penalty".
       accumulate: splits a batch into this many parts, one after the other, and averages their gradients: less memory,
         and the same result for a loss that is a mean over examples (batch norm sees the parts).
+      guard: whether to skip steps that are not finite. Without it they are taken, which spoils the parameters; what is
+        measured tells.
 
     Returns:
       ``step(train_state, (x, target)) -> (train_state, metrics)``, with float32 "loss", "grad_norm" and the metrics.
@@ -84,6 +87,7 @@ def make_step(
     if regularizer is not None:
         checks.function(who, "regularizer", regularizer)
     accumulate = checks.integer(who, "accumulate", accumulate, minimum=1)
+    checks.flag(who, "guard", guard)
 
     def objective(params, state, batch, key, scale):
         x, target = batch
@@ -100,6 +104,8 @@ def make_step(
             raise ConfigError(
                 f"{who}: the step takes a TrainState, got {type(train_state).__name__}; make one with training.init"
             )
+        if train_state.loss_scale and not guard:
+            raise ConfigError(f"{who}: a loss scale changes at steps that are not finite, so it needs guard=True")
         batch = pair(who, batch)
         scale = train_state.loss_scale.value if train_state.loss_scale else jnp.float32(1)
         key = jax.random.fold_in(train_state.key, train_state.step)
@@ -123,7 +129,8 @@ def make_step(
             measured = {name: jnp.mean(values) for name, values in measured.items()}
         if train_state.loss_scale:
             grads = jax.tree.map(lambda g: (g.astype(at_least_float32(g.dtype)) / scale).astype(g.dtype), grads)
-        params, opt_state, state, finite, norm, leaf = guarded_update(
+        update = guarded_update if guard else _update
+        params, opt_state, state, finite, norm, leaf = update(
             optimizer, measured["loss"], grads, train_state.params, train_state.opt_state, (state, train_state.state)
         )
         train_state = train_state._replace(
@@ -202,10 +209,9 @@ def guarded_update(
       The parameters, the optimizer's state, the network's state; whether the step was taken; the gradient's norm, and
       the first of its leaves that is not finite, -1 if all are.
     """
-    squares = jnp.stack([_square(g) for g in jax.tree.leaves(grads)] or [jnp.float32(0)])
-    norm = jnp.sqrt(jnp.sum(squares))
+    squares, norm = _squares(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    bad = ~jnp.isfinite(squares)
+    bad = ~jnp.isfinite(jnp.stack(squares or [jnp.float32(0)]))
     leaf = jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32)
 
     def take():
@@ -216,6 +222,21 @@ def guarded_update(
         return params, opt_state, states[1]
 
     return *jax.lax.cond(finite, take, keep), finite, norm, leaf
+
+
+def _update(
+    optimizer: Any, loss: jax.Array, grads: Any, params: Any, opt_state: Any, states: tuple[Any, Any]
+) -> tuple[Any, Any, Any, jax.Array, jax.Array, jax.Array]:
+    """What `guarded_update` returns if all is finite, which nothing looks at."""
+    del loss
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return apply_updates(params, updates), opt_state, states[0], jnp.bool(True), _squares(grads)[1], jnp.int32(-1)
+
+
+def _squares(grads: Any) -> tuple[list[jax.Array], jax.Array]:
+    """The squared norm of every leaf, and the norm of all."""
+    squares = [_square(g) for g in jax.tree.leaves(grads)]
+    return squares, jnp.sqrt(sum(squares, start=jnp.float32(0)))
 
 
 def _square(g: jax.Array) -> jax.Array:

@@ -114,6 +114,22 @@ def test_regularizer_is_minimized_and_measured_apart():
     np.testing.assert_allclose(after.params[0]["bias"], plain.params[0]["bias"], rtol=1e-6)
 
 
+def test_without_the_guard_every_step_is_taken():
+    net, optimizer = network(), optimizers.adam(1e-2)
+    guarded, unguarded = (
+        jax.jit(training.make_step(net, losses.softmax_cross_entropy, optimizer, guard=guard))
+        for guard in (True, False)
+    )
+    begun = begin(net, optimizer)
+    (a, measured), (b, same) = guarded(begun, (X, LABELS)), unguarded(begun, (X, LABELS))
+    assert_close((a.params, a.state, a.opt_state, measured), (b.params, b.state, b.opt_state, same))
+    spoiled, metrics = unguarded(begun, (X * np.float32(np.nan), LABELS))
+    assert np.isnan(metrics["loss"])
+    assert np.isnan(spoiled.params[-1]["bias"]).all()
+    with pytest.raises(ConfigError, match="a loss scale changes at steps that are not finite, so it needs guard=True"):
+        unguarded(begin(net, optimizer, loss_scale=8.0), (X, LABELS))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30], ids=["nan", "inf", "overflowing"])
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(bad):
     net, optimizer = network(), optimizers.adam(1e-2)

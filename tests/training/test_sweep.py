@@ -1,5 +1,7 @@
 """Many networks at once are the same networks as one after the other."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,9 @@ def momentum_and_rate(rate, momentum):
     return optimizers.sgd(rate, momentum=momentum)
 
 
-def test_each_member_is_what_fit_trains():
+@pytest.mark.parametrize("most_flops", [0.0, np.inf], ids=["one after the other", "side by side"])
+def test_each_member_is_what_fit_trains(monkeypatch, most_flops):
+    monkeypatch.setattr(sys.modules["jaxnet.training.sweep"], "MOST_FLOPS_AT_ONCE", most_flops)
     settings = {"seed": [3, 3, 9], "rate": [0.1, 0.02, 0.1], "momentum": [0.9, 0.5, 0.0]}
     options = {"epochs": 3, "batch_size": 8, "validation": VALIDATION, "metrics": {"accuracy": accuracy}}
     result = training.sweep(NET, CE, momentum_and_rate, TRAIN, settings=settings, **options)
