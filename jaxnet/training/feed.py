@@ -114,6 +114,8 @@ class Resident:
         )
 
     def _steps(self, step: Step) -> Callable[..., Any]:
+        step = jax.jit(step)  # traced once for what it measures and for the loop
+
         def steps(train_state, data, rows, start, stop):
             def body(i, carry):
                 train_state, measured = carry
