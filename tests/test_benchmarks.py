@@ -101,9 +101,17 @@ class TestKernels:
         assert "| vmap 2 |" in table
         assert " loop |" in table
         assert report.summary_table(records).count("\n") == 1 + len(records)
+        assert report.compile_table(records).count("\n") == 1 + len(FAMILIES)
         saved = {"machine": timing.machine(), "results": {"records": records}}
         picture.draw(json.loads(json.dumps(saved)), tmp_path / "picture.png")
         assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_what_compiling_costs_and_saves(self):
+        seconds = {name: {"median": median} for name, median in (("ours", 1.0), ("lax", 4.0))}
+        record = {"family": "dense", "case": "a case", "mode": "gradient", "seconds": seconds}
+        slow, quick = (record | {"compile_seconds": {"ours": ours, "lax": 1.25}} for ours in (3.0, 1.0))
+        rows = report.compile_table([quick, slow]).splitlines()[2:]
+        assert rows == ["| dense | 2.00 | 1.25 | 1.75 (a case) | 45 |"]
 
 
 def smallest(family):

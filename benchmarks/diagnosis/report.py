@@ -1,10 +1,11 @@
 """Runs the cases and prints the confusion table."""
 
 import argparse
+import multiprocessing
+import os
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
-
-import jax
 
 from benchmarks import timing
 from benchmarks.diagnosis import cost
@@ -52,6 +53,12 @@ def run(case: Case, size: int, seed: int, steps: int = STEPS) -> dict[str, Any]:
     return record
 
 
+def run_seeds(task: tuple[int, int, int]) -> list[dict[str, Any]]:
+    """One case, by its index, in one size, with so many seeds, which share their compiled programs."""
+    case, size, seeds = task
+    return [run(CASES[case], size, seed) for seed in range(seeds)]
+
+
 def confusion(records: list[dict[str, Any]]) -> str:
     """A row a case: which verdicts came first, and how often the first remedy made it train."""
     rows = []
@@ -83,21 +90,24 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks diagnosis", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one seed and one size")
     parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once (default: one a core)")
     parser.add_argument("--cost", action="store_true", help="only what a report costs")
     options = parser.parse_args(argv)
     costs = cost.measure(0.2 if options.quick else 2.0)
     print(cost.table(costs))
     if options.cost:
         return
+    seeds, sizes = (1, 1) if options.quick else (SEEDS, 2)
+    chosen = [i for i, case in enumerate(CASES) if options.only in case.name]
+    tasks = [(i, size, seeds) for i in chosen for size in range(sizes)]
     records = []
-    for case in CASES:
-        if options.only not in case.name:
-            continue
-        for size in range(1 if options.quick else 2):
-            for seed in range(1 if options.quick else SEEDS):
-                records.append(run(case, size, seed))
-                print(f"{case.name}, size {size}, seed {seed}: {records[-1]['first']}", flush=True)
-        jax.clear_caches()
+    # A process a task: what one has compiled no other can use.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
+        for found in pool.map(run_seeds, tasks):
+            records += found
+            firsts = Counter(record["first"] for record in found)
+            print(f"{found[0]['case']}, size {found[0]['size']}: {dict(firsts)}", flush=True)
     print()
     print(confusion(records))
     print("\nLosses are of validation, over the best constant prediction's; medians over seeds and sizes.")

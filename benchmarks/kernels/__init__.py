@@ -15,7 +15,7 @@ from benchmarks import timing
 from benchmarks.kernels.cases import CASES, FAMILIES, Case
 from benchmarks.kernels.picture import draw
 from benchmarks.kernels.programs import STEPS, compare, contestants
-from benchmarks.kernels.report import family_table, summary_table
+from benchmarks.kernels.report import compile_table, family_table, summary_table
 
 NAME = "kernels"
 
@@ -41,6 +41,7 @@ def measure(case: Case, mode: str, dtype: str, seconds: float, matrix_product: f
         "flops": flops,
         "share_of_matrix_product": flops / times["ours"].median / matrix_product,
         "seconds": {name: t._asdict() for name, t in times.items()},
+        "compile_seconds": {name: programs[name].compile_seconds for name in ("ours", "lax")},
     }
 
 
@@ -70,6 +71,7 @@ def main(argv: list[str]) -> None:
             print(f"\n{family}: ms (10th-90th percentile), a step of a scan\n{family_table(of_family)}", flush=True)
             records += of_family
         print(f"\nhow many times as long as ours, geometric means\n{summary_table(records)}")
+        print(f"\nvalue and derivatives, s to compile, means\n{compile_table(records)}")
         results = {"quick": options.quick, "matrix_product_flops": rates, "scan_steps": STEPS, "records": records}
         timing.save(NAME, results, partial=partial)
     draw(json.loads(path.read_text()), path.with_suffix(".png"))

@@ -1,6 +1,7 @@
 """Each case in each mode as three programs: ours, the plain lax form and PyTorch."""
 
 import importlib.util
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -34,10 +35,12 @@ class Contestant(NamedTuple):
       run: calls it and waits for what it returns.
       outputs: what ``run`` returned, as numpy arrays in our layout: ``y`` of "forward"; ``value`` and the gradients
         ``x`` and ``kernel`` of the others; of "scan" the values of all steps and the operands after them.
+      compile_seconds: what tracing and compiling it took; 0 where nothing is compiled.
     """
 
     run: Callable[[], Any]
     outputs: Callable[[Any], Outputs]
+    compile_seconds: float = 0.0
 
 
 def batched(case: Case, mode: str) -> dict[str, bool]:
@@ -124,10 +127,12 @@ def jax_contestant(function: Callable[..., jax.Array], case: Case, mode: str, gi
         axes = (None, *(0 if copied else None for copied in batched(case, mode).values()))
         program = jax.vmap(derivatives, axes)
     arguments = [jnp.asarray(a, dtype) for a in (given.cotangent, *given.operands.values())]
+    began = time.perf_counter()
     compiled = jax.jit(program).lower(*arguments).compile()
     return Contestant(
         lambda: jax.block_until_ready(compiled(*arguments)),
         lambda out: {name: np.asarray(value, np.float32) for name, value in out.items()},
+        time.perf_counter() - began,
     )
 
 

@@ -1,5 +1,5 @@
 """Backpropagation (4.5): the computational graph of a function, with every value and adjoint, as text and picture."""
 
-from jaxnet.backprop.trace import Node, Trace, trace
+from jaxnet.backprop.tracing import Node, Trace, trace
 
 __all__ = ["Node", "Trace", "trace"]

@@ -12,7 +12,7 @@ from jaxnet.backprop.text import Box, Edge, diagram, number, title
 from jaxnet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from jaxnet.backprop.trace import Trace
+    from jaxnet.backprop.tracing import Trace
 
 LIMIT = 150
 FONT = 9.0

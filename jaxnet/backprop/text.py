@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxnet.backprop.trace import Node, Trace
+    from jaxnet.backprop.tracing import Node, Trace
 
 
 class Source(NamedTuple):
