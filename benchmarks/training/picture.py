@@ -39,16 +39,17 @@ def draw(saved: dict[str, Any], path: Path) -> None:
 
 def _bars(ax: Any, title: str, values: dict[str, float], spread: dict[str, tuple[float, float]] | None = None) -> None:
     names = list(values)[::-1]
-    widths = [values[name] for name in names]
-    ax.barh(names, widths, color=[OURS if name == "ours" else OTHERS for name in names])
+    ends = []
+    ax.barh(names, [values[name] for name in names], color=[OURS if name == "ours" else OTHERS for name in names])
     for i, name in enumerate(names):
         end = values[name]
         if spread is not None:
             low, high = spread[name]
             ax.plot([low, high], [i, i], color="C3", linewidth=1.5)
             end = max(end, high)
+        ends.append(end)
         ax.annotate(f" {timing.figures(values[name])}", (end, i), va="center", fontsize=8)
-    ax.set_xlim(0, 1.2 * max(widths))
+    ax.set_xlim(0, 1.2 * max(ends))
     ax.set_title(title, loc="left", fontsize=10)
     ax.tick_params(labelsize=8)
 

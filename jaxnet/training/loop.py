@@ -87,7 +87,7 @@ def train(
       explain: ``batch -> str``, called with a batch that gave NaN, to say what is wrong with it.
       unguarded: the same step without its guard (``make_step(..., guard=False)``), which arrays are trained with where
         the state is small; from the first step of a dispatch that is not finite on, ``step`` does it again. A guarded
-        update waits for all gradients, a fifth of the time of the smallest networks.
+        update waits for all gradients, which the smallest networks feel.
 
     Returns:
       A `Trained`.
