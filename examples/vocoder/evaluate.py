@@ -130,17 +130,18 @@ def draw(config: MelConfig, waves: dict[str, np.ndarray], path: Path) -> Path:
 
     figure = Figure(figsize=(3.2 * len(waves) + 1, 3.6), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(waves), sharey=True))
-    image = None
+    images = []
     for axes, (name, wave) in zip(panels, waves.items(), strict=True):
         wave = wave[: int(PICTURED * config.sample_rate)]
         decibels = 20 * np.log10(np.maximum(np.asarray(mel.magnitude(config, jnp.asarray(wave))), 1e-3))
         extent = (0, len(wave) / config.sample_rate, 0, config.sample_rate / 2000)
-        image = axes.imshow(
-            decibels.T, origin="lower", aspect="auto", extent=extent, vmin=-50, vmax=40, cmap="magma"
-        )  # a colour map whose lightness rises throughout: it stays readable in print
+        # A colour map whose lightness rises throughout stays readable in print.
+        images.append(
+            axes.imshow(decibels.T, origin="lower", aspect="auto", extent=extent, vmin=-50, vmax=40, cmap="magma")
+        )
         axes.set(title=name, xlabel="time, s")
     panels[0].set_ylabel("frequency, kHz")
-    figure.colorbar(image, ax=list(panels), label="magnitude, dB")
+    figure.colorbar(images[0], ax=list(panels), label="magnitude, dB")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     return path

@@ -196,10 +196,14 @@ def _pesq(who, config, original, synthesized, shifts):
     waves = [resample(wave, config.sample_rate, RATE) for wave in (original, synthesized)]
     if not original.any() or not synthesized.any():
         raise DataError(f"{who}: silence of {len(original)} samples has no score; leave the prompt out")
+    scores = []
     try:
-        return float(np.mean([package.pesq(RATE, *(np.pad(w, (zeros, 0)) for w in waves), "wb") for zeros in shifts]))
+        for zeros in shifts:
+            reference, degraded = (np.pad(wave, (zeros, 0)) for wave in waves)
+            scores.append(package.pesq(RATE, reference, degraded, "wb"))
     except package.PesqError as error:
         raise DataError(f"{who}: there is no score for these {len(waves[0])} samples: {error!r}") from error
+    return float(np.mean(scores))
 
 
 def _stoi(who, config, original, synthesized, extended):
