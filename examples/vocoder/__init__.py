@@ -1,0 +1,1 @@
+"""A speech vocoder: from a mel spectrogram back to the sound, trained on a laptop's CPU."""

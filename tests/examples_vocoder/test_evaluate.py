@@ -1,0 +1,109 @@
+"""The comparison with Griffin-Lim: its table, its picture, its timing, and what it refuses."""
+
+import json
+import types
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import examples.vocoder
+from examples.vocoder import evaluate, griffin_lim, mel
+from examples.vocoder.mel import MelConfig
+from jaxnet.errors import DataError, DependencyError
+
+SPEECH = Path(__file__).parent / "speech"
+CONFIG = MelConfig()
+
+
+@pytest.fixture
+def vocoder(monkeypatch):
+    """A stand-in for a trained network, whose polish is Griffin-Lim itself; it records what it was asked for."""
+    asked = []
+
+    def load_generator(run):
+        def vocoder(log_mel, polish=0):
+            asked.append((str(run), polish))
+            return np.asarray(griffin_lim.from_log_mel(CONFIG, log_mel, polish))
+
+        vocoder.config = CONFIG
+        return vocoder
+
+    fake = types.SimpleNamespace(load_generator=load_generator)
+    monkeypatch.setattr(examples.vocoder, "synthesize", fake, raising=False)
+    return asked
+
+
+def test_a_run_is_compared_with_griffin_lim(speech, vocoder, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pystoi", reason="the package pystoi is not installed")
+    monkeypatch.setattr(evaluate, "_core_counts", lambda: [1, 2])
+    monkeypatch.setattr(evaluate, "_clock_apart", lambda cores, args: dict.fromkeys(ROWS, 0.25 / cores))
+    monkeypatch.setattr(evaluate, "NEEDS", {**evaluate.NEEDS, "PESQ-wb": "absent", "PESQ-wb, any frames": "absent"})
+    result = evaluate.main(
+        ["--run", "a-run", "--polish", "5", "--data", str(SPEECH), "--out", str(tmp_path), "--per-prompt"]
+    )
+    assert set(vocoder) == {("a-run", 0), ("a-run", 5)}
+    table = result["prompts"]
+    assert list(table) == ROWS
+    error = {row: columns["mel error"]["demo-echodone.g722"] for row, columns in table.items()}
+    assert error["Griffin-Lim 60"] < error["Griffin-Lim 32"] < error["network, polish 5"] < error["network"]
+    wave = speech.test["demo-echodone.g722"]
+    made = griffin_lim.from_log_mel(CONFIG, mel.log_mel(CONFIG, jnp.asarray(wave)), 60, key=1)
+    difference = mel.log_mel(CONFIG, jnp.asarray(wave)) - mel.log_mel(CONFIG, made)
+    assert error["Griffin-Lim 60, seed 1"] == pytest.approx(np.abs(difference).mean(), rel=1e-4)
+    printed = capsys.readouterr().out
+    assert "not installed, so their columns are left out: absent; pip install 'jaxnet[vocoder]'" in printed
+    assert "|  | STOI | ESTOI | mel error | LSD, dB | MCD13, dB | RTF, 1 core | RTF, 2 cores |" in printed
+    assert "| 0.2500 | 0.1250 |" in printed
+    assert f"| demo-echodone.g722 | {table['network']['STOI']['demo-echodone.g722']:.3f} |" in printed
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert written["prompts"] == table
+    assert written["config"] == CONFIG._asdict()
+    assert (tmp_path / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
+
+
+ROWS = ["Griffin-Lim 32", "Griffin-Lim 60", "Griffin-Lim 60, seed 1", "network", "network, polish 5"]
+
+
+def test_timing_in_a_process_of_its_own(speech):
+    args = types.SimpleNamespace(run=None, data=SPEECH, polish=1)
+    factors = evaluate._clock_apart(1, args)
+    assert list(factors) == ROWS[:3]
+    assert 0 < factors["Griffin-Lim 32"] < factors["Griffin-Lim 60"] < 2
+    args.data = Path("absent")
+    with pytest.raises(DataError, match=r"(?s)the timing on 1 cores failed:.*there is no folder absent"):
+        evaluate._clock_apart(1, args)
+
+
+def test_clock_leaves_out_the_first_call():
+    now = iter([5.0, *range(evaluate.REPEATS)])  # a first call of 5 s, then 0, 1, 2, 3, 4 s
+
+    def slow(log_mel):
+        elapsed[0] += next(now)
+
+    elapsed = [0.0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate.time, "perf_counter", lambda: elapsed[0])
+        assert evaluate.clock(CONFIG, {"slow": slow}, np.zeros(32000, np.float32)) == {"slow": 1.0}
+
+
+def test_means_and_deviations():
+    table = {"a": {"m": {"p": 1.0, "q": 3.0}, "n": {"p": 0.5, "q": 0.5}}}
+    assert evaluate.markdown(table, {1: {"a": 0.1}, 4: {"a": 0.03}}).splitlines() == [
+        "|  | m | n | RTF, 1 core | RTF, 4 cores |",
+        "|---|---|---|---|---|",
+        "| a | 2.000 ± 1.000 | 0.500 ± 0.000 | 0.1000 | 0.0300 |",
+    ]
+    assert evaluate.markdown_by_prompt(table).splitlines()[2:] == ["| p | 1.000 | 0.500 |", "| q | 3.000 | 0.500 |"]
+
+
+def test_refusals(tmp_path, monkeypatch):
+    wave = 0.1 * np.ones(5120, np.float32)
+    with pytest.raises(DataError, match="there are no test prompts"):
+        evaluate.measure(CONFIG, {}, {})
+    with pytest.raises(DataError, match="measure: broken made NaN or Inf of a; its training went wrong"):
+        evaluate.measure(CONFIG, {"broken": lambda log_mel: np.full(5120, np.nan)}, {"a": wave})
+    monkeypatch.setattr(evaluate, "_installed", lambda package: False)
+    with pytest.raises(DependencyError, match="the package matplotlib is needed"):
+        evaluate.draw(CONFIG, {"a": wave}, tmp_path / "a.png")
