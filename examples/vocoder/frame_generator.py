@@ -146,7 +146,7 @@ def inverse_dft(config: MelConfig) -> layers.Layer:
         return jnp.asarray((both * mel.hann(n_fft, n_fft)[:, None])[::-1, :, None].reshape(shape), dtype)
 
     def divided(wave):
-        return wave[..., 0] / jnp.asarray(_overlap(config, wave.shape[1] // hop), wave.dtype)
+        return wave[..., 0] / jnp.asarray(_overlap(config, wave.shape[1] // hop), wave.dtype)[None]
 
     transposed = layers.conv_transpose(
         1, n_fft, strides=hop, padding=n_fft - 1 - trim, bias=False, kernel_init=kernel

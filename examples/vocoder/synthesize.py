@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from examples.vocoder.griffin_lim import griffin_lim
+from examples.vocoder.griffin_lim import refine
 
 from examples.vocoder import data, mel
 from examples.vocoder.mel import MelConfig
@@ -45,6 +45,12 @@ class Vocoder:
         state = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 32, config.bands), jnp.float32)))[1]
         self._apply = jax.jit(lambda params, log_mel: net.apply(params, state, log_mel[None], train=False)[0])
         self._wave = jax.jit(lambda params, log_mel: self._apply(params, log_mel).wave[0])
+        self._polar = jax.jit(
+            lambda made: (
+                jnp.exp(made.log_magnitude[0]),
+                jax.lax.complex(jnp.cos(made.phase[0]), jnp.sin(made.phase[0])),
+            )
+        )
 
     def __call__(self, log_mel: Any, polish: int = 0) -> np.ndarray:
         """Makes a wave.
@@ -73,9 +79,7 @@ class Vocoder:
         made = self._apply(self._params, filled)
         if isinstance(made.log_magnitude, tuple):
             raise ConfigError("Vocoder: this generator has no magnitudes to keep; use polish=0")
-        magnitude = jnp.exp(made.log_magnitude[0])
-        wave = griffin_lim(self.config, magnitude, polish, phase=made.phase[0])
-        return np.asarray(wave)[: count * self.config.hop]
+        return np.asarray(refine(self.config, *self._polar(made), polish))[: count * self.config.hop]
 
 
 def load_generator(run: str | os.PathLike[str], phase: str | None = None) -> Vocoder:

@@ -332,8 +332,8 @@ def main(argv: list[str] | None = None) -> dict[str, training.History]:
     parser.add_argument("--steps", type=int, nargs=2, metavar=PHASES, help="steps of both phases, instead of --minutes")
     parser.add_argument("--adversarial", type=float, default=0.15, help="the second phase's share of the time")
     parser.add_argument("--generator", choices=GENERATORS, default="P1", help="which network (default: P1)")
-    parser.add_argument("--batch-size", type=int, default=8, help="excerpts a step (default: 8)")
-    parser.add_argument("--length", type=int, default=8192, help="samples of an excerpt (default: 8192)")
+    parser.add_argument("--batch-size", type=int, default=4, help="excerpts a step (default: 4)")
+    parser.add_argument("--length", type=int, default=16384, help="samples of an excerpt (default: 16384)")
     parser.add_argument("--seed", type=int, default=0, help="of the start and of the excerpts (default: 0)")
     parser.add_argument(
         "--out", type=Path, default=Path("out/vocoder"), help="folder of the run (default: out/vocoder)"
