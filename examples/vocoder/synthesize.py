@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from examples.vocoder.griffin_lim import refine
 
 from examples.vocoder import data, mel
+from examples.vocoder.griffin_lim import refine
 from examples.vocoder.mel import MelConfig
 from examples.vocoder.samples import write_wav
 from examples.vocoder.train import GENERATORS, PHASES

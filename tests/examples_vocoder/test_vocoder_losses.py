@@ -72,7 +72,9 @@ def test_the_gradient_is_the_slope():
         return losses.spectral_loss(CONFIG, Made(at + step * (true - at)), target)
 
     width = jnp.float32(1e-2)
-    np.testing.assert_allclose(jax.grad(loss)(jnp.float32(0.5)), (loss(0.5 + width) - loss(0.5 - width)) / (2 * width), rtol=0.03)
+    np.testing.assert_allclose(
+        jax.grad(loss)(jnp.float32(0.5)), (loss(0.5 + width) - loss(0.5 - width)) / (2 * width), rtol=0.03
+    )
 
 
 def judged(seed):
