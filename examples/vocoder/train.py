@@ -268,7 +268,7 @@ def plan_steps(steps: int) -> Plan:
 
 def plan_seconds(seconds: float, step_seconds: float, epoch_seconds: float) -> Plan:
     """A plan that takes ``seconds``, from the time of a step and of what comes after an epoch."""
-    epochs = int(max(1, min(24, seconds / 30)))
+    epochs = int(max(1, min(24, seconds / 15)))
     steps = (seconds - epochs * epoch_seconds) / step_seconds
     return Plan(epochs, max(1, int(steps / epochs)))
 
@@ -314,7 +314,7 @@ class Run:
 def seconds_per_step(phase: Phase, batch: Any, count: int = 10) -> float:
     """Compiles a phase's step, as `training.train` will, and times it; the median of a few."""
     program = jax.jit(phase.step, donate_argnums=0)
-    train_state = phase.start()
+    train_state = jax.tree.map(jnp.copy, phase.start())  # which is donated, with parameters that may be another phase's
     times = []
     for _ in range(count + 2):
         began = time.perf_counter()
@@ -330,7 +330,7 @@ def main(argv: list[str] | None = None) -> dict[str, training.History]:
     parser.add_argument("--data", type=Path, default=Path("out/speech"), help="folder of speech (default: out/speech)")
     parser.add_argument("--minutes", type=float, default=20.0, help="of training in all (default: 20)")
     parser.add_argument("--steps", type=int, nargs=2, metavar=PHASES, help="steps of both phases, instead of --minutes")
-    parser.add_argument("--adversarial", type=float, default=0.15, help="the second phase's share of the time")
+    parser.add_argument("--adversarial", type=float, default=0.1, help="the second phase's share of the time")
     parser.add_argument("--generator", choices=GENERATORS, default="P1", help="which network (default: P1)")
     parser.add_argument("--batch-size", type=int, default=4, help="excerpts a step (default: 4)")
     parser.add_argument("--length", type=int, default=16384, help="samples of an excerpt (default: 16384)")

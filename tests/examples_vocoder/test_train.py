@@ -1,6 +1,7 @@
 """The vocoder learns within seconds, goes on exactly where it was, and speaks."""
 
 import itertools
+import json
 import signal
 from pathlib import Path
 
@@ -101,6 +102,18 @@ def test_a_run_that_was_stopped_goes_on_exactly(quick_compilation, tiny, tmp_pat
         jax.tree.map(np.testing.assert_array_equal, *pair)
         for name in ("loss", "validation_mel"):
             np.testing.assert_array_equal(broken[phase][name], unbroken[phase][name])
+
+
+def test_minutes_become_a_plan_that_is_kept(quick_compilation, tiny, tmp_path, capsys):
+    arguments = ["--data", str(SPEECH), *BRIEF, "--minutes", "0.15", "--adversarial", "0.5", "--out", str(tmp_path)]
+    histories = train.main(arguments)
+    assert capsys.readouterr().out.count("ms a step") == 2
+    plans = json.loads((tmp_path / "run.json").read_text())["plan"]
+    for phase in train.PHASES:
+        plan = train.Plan(**plans[phase])
+        assert histories[phase]["step"][-1] == plan.steps
+    assert train.main(arguments)["adversarial"][-1] == histories["adversarial"][-1]
+    assert "ms a step" not in capsys.readouterr().out  # what was planned is not measured again
 
 
 def test_another_run_is_not_overwritten(tmp_path):
