@@ -126,13 +126,18 @@ def _refine(config, magnitude, phase, iterations, momentum):
 
     def iterate(_, carry):
         phase, previous = carry
-        consistent = mel.stft(mel.istft(magnitude * phase, n_fft, hop), n_fft, hop)
-        moved = consistent - share * previous
-        return moved / mel.absolute(moved), consistent
+        consistent = mel.stft(mel.istft(_scale(magnitude, phase), n_fft, hop), n_fft, hop)
+        moved = consistent - _scale(share, previous)
+        return _scale(1 / mel.absolute(moved), moved), consistent
 
     phase, _ = jax.lax.fori_loop(0, iterations, iterate, (phase, jnp.zeros_like(phase)))
-    wave = mel.istft(magnitude * phase, n_fft, hop)
+    wave = mel.istft(_scale(magnitude, phase), n_fft, hop)
     return wave[config.padding : config.padding + len(magnitude) * hop]
+
+
+def _scale(factor, z):
+    """A real factor times complex numbers, without the product by its imaginary part, 0."""
+    return jax.lax.complex(factor * z.real, factor * z.imag)
 
 
 def _check(who, config, magnitude, iterations, momentum):

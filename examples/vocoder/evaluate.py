@@ -1,0 +1,219 @@
+"""Compares a trained vocoder with Griffin-Lim on the test prompts: a table, a JSON file and a picture.
+
+python -m examples.vocoder.evaluate                                 # Griffin-Lim alone
+python -m examples.vocoder.evaluate --run out/vocoder --polish 32   # and a trained network, without and with polish
+
+Every row is computed by the same code from the same mel spectrograms, in the same run.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from examples.vocoder import data, griffin_lim, mel
+from examples.vocoder.mel import MelConfig
+from examples.vocoder.metrics import METRICS
+from jaxnet.errors import DataError, DependencyError
+
+Synthesizer = Callable[[np.ndarray], np.ndarray]
+"""A function from a log mel spectrogram (T, bands) to a wave (T hop)."""
+
+NEEDS = {"PESQ-wb": "pesq", "PESQ-wb, any frames": "pesq", "STOI": "pystoi", "ESTOI": "pystoi"}
+REPEATS = 5  # timings, of which the median counts
+PICTURED = 2.5  # seconds
+
+
+def synthesizers(run: Path | None = None, polish: int = 32) -> tuple[MelConfig, dict[str, Synthesizer]]:
+    """Returns the spectrogram's definition and the rows of the table, the trained ones if there is a run."""
+
+    def lim(config: MelConfig, iterations: int, seed: int) -> Synthesizer:
+        return lambda log_mel: np.asarray(griffin_lim.from_log_mel(config, log_mel, iterations, key=seed))
+
+    trained: dict[str, Synthesizer] = {}
+    config = MelConfig()
+    if run is not None:
+        from examples.vocoder import synthesize
+
+        vocoder = synthesize.load_generator(run)
+        config = vocoder.config
+        trained["network"] = lambda log_mel: vocoder(log_mel)
+        trained[f"network, polish {polish}"] = lambda log_mel: vocoder(log_mel, polish=polish)
+    return config, {
+        "Griffin-Lim 32": lim(config, 32, 0),
+        "Griffin-Lim 60": lim(config, 60, 0),
+        "Griffin-Lim 60, seed 1": lim(config, 60, 1),
+        **trained,
+    }
+
+
+def measure(
+    config: MelConfig, rows: dict[str, Synthesizer], prompts: dict[str, np.ndarray]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Returns every metric whose package is there of every prompt: row -> metric -> prompt -> value.
+
+    Raises:
+      DataError: no prompts, or a synthesizer that returns NaN or Inf.
+    """
+    if not prompts:
+        raise DataError("measure: there are no test prompts; give a folder with more recordings")
+    metrics = {name: metric for name, metric in METRICS.items() if _installed(NEEDS.get(name))}
+    spectra = {name: np.asarray(mel.log_mel(config, jnp.asarray(wave))) for name, wave in prompts.items()}
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for row, synthesize in rows.items():
+        table[row] = {metric: {} for metric in metrics}
+        for name, wave in prompts.items():
+            made = synthesize(spectra[name])
+            if not np.isfinite(made).all():
+                raise DataError(f"measure: {row} made NaN or Inf of {name}; its training went wrong")
+            for metric, compute in metrics.items():
+                table[row][metric][name] = compute(config, wave, made)
+    return table
+
+
+def clock(config: MelConfig, rows: dict[str, Synthesizer], wave: np.ndarray) -> dict[str, float]:
+    """Returns every row's real-time factor here: seconds of computing a second of sound, once it is compiled."""
+    log_mel = np.asarray(mel.log_mel(config, jnp.asarray(wave)))
+    factors = {}
+    for row, synthesize in rows.items():
+        seconds = []
+        for _ in range(1 + REPEATS):
+            start = time.perf_counter()
+            synthesize(log_mel)
+            seconds.append(time.perf_counter() - start)
+        factors[row] = statistics.median(seconds[1:]) * config.sample_rate / len(wave)
+    return factors
+
+
+def markdown(table: dict, factors: dict[int, dict[str, float]]) -> str:
+    """Returns the table of means and standard deviations over the prompts, and of real-time factors by cores."""
+    metrics = list(next(iter(table.values())))
+    lines = [
+        _line(["", *metrics, *(f"RTF, {cores} core{'s' * (cores > 1)}" for cores in factors)]),
+        "|---|" + "---|" * (len(metrics) + len(factors)),
+    ]
+    for row, columns in table.items():
+        cells = [f"{np.mean(v):.3f} ± {np.std(v):.3f}" for v in (list(columns[m].values()) for m in metrics)]
+        lines.append(_line([row, *cells, *(f"{factors[cores][row]:.4f}" for cores in factors)]))
+    return "\n".join(lines)
+
+
+def markdown_by_prompt(table: dict) -> str:
+    """Returns one table a row of `markdown`, with a line a prompt."""
+    parts = []
+    for row, columns in table.items():
+        lines = [_line([row, *columns]), "|---|" + "---|" * len(columns)]
+        for name in next(iter(columns.values())):
+            lines.append(_line([name, *(f"{values[name]:.3f}" for values in columns.values())]))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def draw(config: MelConfig, waves: dict[str, np.ndarray], path: Path) -> Path:
+    """Draws the spectrograms of the waves side by side, and returns where the picture lies.
+
+    Raises:
+      DependencyError: matplotlib is not installed.
+    """
+    if not _installed("matplotlib"):
+        raise DependencyError("draw: the package matplotlib is needed; pip install 'jaxnet[vocoder]'")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2 * len(waves) + 1, 3.6), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(waves), sharey=True))
+    image = None
+    for axes, (name, wave) in zip(panels, waves.items(), strict=True):
+        wave = wave[: int(PICTURED * config.sample_rate)]
+        decibels = 20 * np.log10(np.maximum(np.asarray(mel.magnitude(config, jnp.asarray(wave))), 1e-3))
+        extent = (0, len(wave) / config.sample_rate, 0, config.sample_rate / 2000)
+        image = axes.imshow(
+            decibels.T, origin="lower", aspect="auto", extent=extent, vmin=-50, vmax=40, cmap="magma"
+        )  # a colour map whose lightness rises throughout: it stays readable in print
+        axes.set(title=name, xlabel="time, s")
+    panels[0].set_ylabel("frequency, kHz")
+    figure.colorbar(image, ax=list(panels), label="magnitude, dB")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Prints the table, writes ``evaluation.json`` and ``spectrograms.png``, and returns what the JSON holds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help="folder of a trained vocoder (default: Griffin-Lim alone)")
+    parser.add_argument("--polish", type=int, default=32, help="Griffin-Lim iterations of the last row (default: 32)")
+    parser.add_argument("--data", type=Path, help=f"folder of recordings (default: {data.CACHE})")
+    parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="folder (default: out/evaluation)")
+    parser.add_argument("--per-prompt", action="store_true", help="also a table of every prompt")
+    parser.add_argument("--clock", type=int, metavar="CORES", help="only print real-time factors as JSON, on so many")
+    args = parser.parse_args(argv)
+    if args.clock and hasattr(os, "sched_setaffinity"):
+        # Before the first computation, at which JAX counts the cores it may use.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.clock])
+    config, rows = synthesizers(args.run, args.polish)
+    prompts = data.load(args.data, config).test
+    if args.clock:
+        factors = clock(config, rows, max(prompts.values(), key=len))
+        print(json.dumps(factors))
+        return factors
+
+    missing = sorted({package for package in NEEDS.values() if not _installed(package)})
+    if missing:
+        print(f"not installed, so their columns are left out: {', '.join(missing)}; pip install 'jaxnet[vocoder]'")
+    table = measure(config, rows, prompts)
+    factors = {cores: _clock_apart(cores, args) for cores in _core_counts()}
+    print(f"{len(prompts)} prompts, {sum(map(len, prompts.values())) / config.sample_rate:.1f} s; mean ± deviation\n")
+    print(markdown(table, factors))
+    if args.per_prompt:
+        print("\n" + markdown_by_prompt(table))
+    name = next(iter(prompts))
+    spectrum = np.asarray(mel.log_mel(config, jnp.asarray(prompts[name])))
+    shown = [row for row in rows if row == "Griffin-Lim 60" or row.startswith("network")]
+    picture = draw(
+        config, {f"{name}: original": prompts[name], **{r: rows[r](spectrum) for r in shown}},
+        args.out / "spectrograms.png",
+    )  # fmt: skip
+    result = {"config": config._asdict(), "prompts": table, "real_time_factor": factors}
+    (args.out / "evaluation.json").write_text(json.dumps(result, indent=1))
+    print(f"\n{picture}, {args.out / 'evaluation.json'}")
+    return result
+
+
+def _core_counts() -> list[int]:
+    """One core and all of them; all alone where a process cannot be held to some."""
+    if not hasattr(os, "sched_getaffinity"):
+        print("this system cannot hold a process to one core: real-time factors are of all cores")
+        return [os.cpu_count() or 1]
+    return sorted({1, len(os.sched_getaffinity(0))})
+
+
+def _clock_apart(cores: int, args: argparse.Namespace) -> dict[str, float]:
+    """`clock` in a process of its own, held to so many cores."""
+    command = [sys.executable, "-m", "examples.vocoder.evaluate", "--clock", str(cores), "--polish", str(args.polish)]
+    for option, value in (("--run", args.run), ("--data", args.data)):
+        command += [option, str(value)] if value is not None else []
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise DataError(f"evaluate: the timing on {cores} cores failed:\n{done.stderr.strip()[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _installed(package: str | None) -> bool:
+    return package is None or importlib.util.find_spec(package) is not None
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()
