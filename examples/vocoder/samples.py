@@ -4,6 +4,7 @@ import os
 import wave as wave_files
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 from examples.vocoder import mel
@@ -34,12 +35,13 @@ def draw_spectrograms(path: Path, config: MelConfig, waves: dict[str, np.ndarray
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 2.2 * len(waves)), layout="constrained")
-    for axes, (name, wave) in zip(figure.subplots(len(waves), 1, squeeze=False)[:, 0], waves.items(), strict=True):
-        decibels = 20 * np.log10(np.maximum(np.asarray(mel.magnitude(config, wave)), 1e-3))
+    panels = figure.subplots(len(waves), 1, squeeze=False)[:, 0]
+    for axes, (name, wave) in zip(panels, waves.items(), strict=True):
+        decibels = 20 * np.log10(np.maximum(np.asarray(mel.magnitude(config, jnp.asarray(wave))), 1e-3))
         extent = (0, len(wave) / config.sample_rate, 0, config.sample_rate / 2000)
         axes.imshow(decibels.T, origin="lower", aspect="auto", extent=extent, vmin=-50, vmax=40, cmap="gray_r")
         axes.set(title=name, ylabel="kHz")
-    axes.set_xlabel("s")
+    panels[-1].set_xlabel("s")
     figure.savefig(path, dpi=100)
     return path
 

@@ -79,7 +79,8 @@ class Vocoder:
         made = self._apply(self._params, filled)
         if isinstance(made.log_magnitude, tuple):
             raise ConfigError("Vocoder: this generator has no magnitudes to keep; use polish=0")
-        return np.asarray(refine(self.config, *self._polar(made), polish))[: count * self.config.hop]
+        magnitude, phase = self._polar(made)
+        return np.asarray(refine(self.config, magnitude, phase, polish))[: count * self.config.hop]
 
 
 def load_generator(run: str | os.PathLike[str], phase: str | None = None) -> Vocoder:
@@ -123,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     vocoder = load_generator(args.run, args.phase)
     recording = data.read(args.input, vocoder.config.sample_rate)
-    log_mel = np.asarray(mel.log_mel(vocoder.config, recording))
+    log_mel = np.asarray(mel.log_mel(vocoder.config, jnp.asarray(recording)))
     vocoder(log_mel, args.polish)  # compiles
     began = time.perf_counter()
     wave = vocoder(log_mel, args.polish)

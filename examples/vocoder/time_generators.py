@@ -45,10 +45,9 @@ def hifi_gan(size: HiFiGAN) -> layers.Layer:
       A layer from log mel spectrograms (batch, T, 80) to `Made` of T * 256 samples.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> net = hifi_gan(V2)
-      >>> params, state = net.init(0, jnp.zeros((1, 8, 80)))
-      >>> net.apply(params, state, jnp.zeros((1, 8, 80)), train=False)[0].wave.shape
+      >>> import jax, jax.numpy as jnp
+      >>> net, log_mel = hifi_gan(V2), jnp.zeros((1, 8, 80))
+      >>> jax.eval_shape(lambda: net.apply(*net.init(0, log_mel), log_mel, train=False)[0]).wave.shape
       (1, 2048)
 
     Source: Kong et al. 2020, arXiv 2010.05646, and its code, models.py.
