@@ -1,0 +1,138 @@
+"""Speaks a mel spectrogram with a trained vocoder.
+
+python -m examples.vocoder.synthesize INPUT.wav OUTPUT.wav --run out/vocoder
+python -m examples.vocoder.synthesize INPUT.wav OUTPUT.wav --run out/vocoder --polish 32
+
+Of a recording it computes the mel spectrogram, throws the recording away, and makes a wave of the spectrogram.
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from examples.vocoder import data, mel
+from examples.vocoder.griffin_lim import refine
+from examples.vocoder.mel import MelConfig
+from examples.vocoder.samples import write_wav
+from examples.vocoder.train import GENERATORS, PHASES
+from jaxnet import training
+from jaxnet.errors import ConfigError, ShapeError
+
+FRAMES = 64
+"""Spectrograms are filled up with silence to a multiple of this, so that not every length compiles anew."""
+
+
+class Vocoder:
+    """A trained generator as a function from a log mel spectrogram to a wave.
+
+    Args:
+      config: the spectrogram's definition that it was trained with.
+      net: the generator.
+      params: its parameters.
+
+    Attributes:
+      config: as above.
+    """
+
+    def __init__(self, config: MelConfig, net: Any, params: Any):
+        self.config, self._params = config, jax.device_put(params)
+        state = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 32, config.bands), jnp.float32)))[1]
+        self._apply = jax.jit(lambda params, log_mel: net.apply(params, state, log_mel[None], train=False)[0])
+        self._wave = jax.jit(lambda params, log_mel: self._apply(params, log_mel).wave[0])
+        self._polar = jax.jit(
+            lambda made: (
+                jnp.exp(made.log_magnitude[0]),
+                jax.lax.complex(jnp.cos(made.phase[0]), jnp.sin(made.phase[0])),
+            )
+        )
+
+    def __call__(self, log_mel: Any, polish: int = 0) -> np.ndarray:
+        """Makes a wave.
+
+        Args:
+          log_mel: float array (T, bands), as `mel.log_mel` computes it.
+          polish: rounds of Griffin-Lim that begin at the generator's phases and keep its magnitudes.
+
+        Returns:
+          float32 array (T * hop,).
+
+        Raises:
+          ShapeError: a spectrogram of another shape.
+          ConfigError: a generator without a magnitude head, which cannot be polished.
+        """
+        log_mel = np.asarray(log_mel, np.float32)
+        if log_mel.ndim != 2 or log_mel.shape[1] != self.config.bands or not len(log_mel):
+            raise ShapeError(
+                f"Vocoder: log_mel must be (T, {self.config.bands}), got {log_mel.shape}; for a batch, call it for each"
+            )
+        count = len(log_mel)
+        silence = np.full((-count % FRAMES, self.config.bands), np.log(self.config.floor), np.float32)
+        filled = np.concatenate([log_mel, silence])
+        if not polish:
+            return np.asarray(self._wave(self._params, filled))[: count * self.config.hop]
+        made = self._apply(self._params, filled)
+        if isinstance(made.log_magnitude, tuple):
+            raise ConfigError("Vocoder: this generator has no magnitudes to keep; use polish=0")
+        magnitude, phase = self._polar(made)
+        return np.asarray(refine(self.config, magnitude, phase, polish))[: count * self.config.hop]
+
+
+def load_generator(run: str | os.PathLike[str], phase: str | None = None) -> Vocoder:
+    """Loads the generator of a run of `examples.vocoder.train`, finished or not.
+
+    Args:
+      run: its folder.
+      phase: "spectral" or "adversarial"; the last one that there is unless given.
+
+    Returns:
+      A `Vocoder`.
+
+    Raises:
+      ConfigError: no such run or phase.
+      CheckpointError: damaged files.
+    """
+    run = Path(run)
+    there = [name for name in PHASES if (run / name / "manifest.json").exists()]
+    if not there or (phase is not None and phase not in there):
+        raise ConfigError(
+            f"load_generator: {run} holds {', '.join(there) or 'no generator'}, wanted {phase or 'any'}; train one "
+            f"with python -m examples.vocoder.train --out {run}"
+        )
+    path = run / (phase or there[-1])
+    metadata = training.read_metadata(path)
+    config = MelConfig(**metadata["mel"])
+    net = GENERATORS[metadata["generator"]](config)
+    example = jax.ShapeDtypeStruct((1, 32, config.bands), jnp.float32)
+    like = jax.eval_shape(lambda: net.init(jax.random.key(0), example)[0])
+    return Vocoder(config, net, training.load(path, like))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", type=Path, help="a recording, WAV or FLAC")
+    parser.add_argument("output", type=Path, help="the WAV file to write")
+    parser.add_argument("--run", type=Path, default=Path("out/vocoder"), help="folder of the training run")
+    parser.add_argument("--phase", choices=PHASES, help="after which phase (default: the last)")
+    parser.add_argument("--polish", type=int, default=0, metavar="K", help="rounds of Griffin-Lim (default: 0)")
+    args = parser.parse_args(argv)
+    vocoder = load_generator(args.run, args.phase)
+    recording = data.read(args.input, vocoder.config.sample_rate)
+    log_mel = np.asarray(mel.log_mel(vocoder.config, jnp.asarray(recording)))
+    vocoder(log_mel, args.polish)  # compiles
+    began = time.perf_counter()
+    wave = vocoder(log_mel, args.polish)
+    seconds = time.perf_counter() - began
+    write_wav(args.output, wave, vocoder.config.sample_rate)
+    length = len(wave) / vocoder.config.sample_rate
+    print(f"{args.output}: {length:.2f} s of speech in {seconds:.3f} s, {seconds / length:.4f} of real time")
+
+
+if __name__ == "__main__":
+    main()

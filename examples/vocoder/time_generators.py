@@ -1,0 +1,124 @@
+"""Generators that work at the rate of samples: MelGAN and HiFi-GAN, with the parameter counts their authors publish.
+
+Both upsample a mel spectrogram by transposed convolutions and refine it by residual blocks. They are here to be
+compared with, and for a GPU: on a CPU a step takes far too long to learn anything in an hour. The counts are those
+without weight normalization, as the networks are used once trained.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from examples.vocoder.frame_generator import Made
+from jaxnet import activations, initializers, layers
+
+
+class HiFiGAN(NamedTuple):
+    """A configuration of `hifi_gan`.
+
+    Attributes:
+      channels: before the first upsampling; halved by each.
+      rates: factors of upsampling; their product is the hop.
+      kernels: of the transposed convolutions.
+      block_kernels: kernel sizes of the residual blocks, whose outputs are averaged.
+      block_dilations: a tuple for each of those.
+      two_convolutions: whether a dilated convolution is followed by one without dilation ("ResBlock1").
+    """
+
+    channels: int
+    rates: tuple[int, ...]
+    kernels: tuple[int, ...]
+    block_kernels: tuple[int, ...] = (3, 7, 11)
+    block_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
+    two_convolutions: bool = True
+
+
+V1 = HiFiGAN(512, (8, 8, 2, 2), (16, 16, 4, 4))
+V2 = HiFiGAN(128, (8, 8, 2, 2), (16, 16, 4, 4))
+V3 = HiFiGAN(256, (8, 8, 4), (16, 16, 8), (3, 5, 7), ((1, 2), (2, 6), (3, 12)), two_convolutions=False)
+
+
+def hifi_gan(size: HiFiGAN) -> layers.Layer:
+    """The generator of HiFi-GAN: V1 has 13,926,017 parameters, V2 925,985, V3 1,462,273.
+
+    Returns:
+      A layer from log mel spectrograms (batch, T, 80) to `Made` of T * 256 samples.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> net, log_mel = hifi_gan(V2), jnp.zeros((1, 8, 80))
+      >>> jax.eval_shape(lambda: net.apply(*net.init(0, log_mel), log_mel, train=False)[0]).wave.shape
+      (1, 2048)
+
+    Source: Kong et al. 2020, arXiv 2010.05646, and its code, models.py.
+    """
+    init = initializers.normal(0.01)
+    channels = size.channels
+    parts: list[Any] = [layers.conv(channels, 7, padding=3)]
+    for rate, kernel in zip(size.rates, size.kernels, strict=True):
+        channels //= 2
+        parts += [_leaky_relu(0.1), _upsample(channels, kernel, rate, init)]
+        branches = []
+        for block_kernel, dilations in zip(size.block_kernels, size.block_dilations, strict=True):
+            blocks = []
+            for dilation in dilations:
+                branch: list[Any] = [
+                    _leaky_relu(0.1),
+                    layers.conv(channels, block_kernel, dilation=dilation, padding="same", kernel_init=init),
+                ]
+                if size.two_convolutions:
+                    branch += [_leaky_relu(0.1), layers.conv(channels, block_kernel, padding="same", kernel_init=init)]
+                blocks.append(layers.residual(layers.chain(*branch)))
+            branches.append(layers.chain(*blocks))
+        parts.append(layers.parallel(*branches, combine="mean"))
+    parts += [_leaky_relu(0.01), layers.conv(1, 7, padding=3, kernel_init=init), jnp.tanh, _as_made]
+    return layers.chain(*parts)
+
+
+def melgan() -> layers.Layer:
+    """The generator of MelGAN, 4,260,257 parameters.
+
+    Returns:
+      A layer from log mel spectrograms (batch, T, 80) to `Made` of T * 256 samples.
+
+    Source: Kumar et al. 2019, arXiv 1910.06711, and its code, mel2wav/modules.py.
+    """
+    init = initializers.normal(0.02)
+    channels = 512
+    parts: list[Any] = [_reflect(3), layers.conv(channels, 7, kernel_init=init)]
+    for rate in (8, 8, 2, 2):
+        channels //= 2
+        parts += [_leaky_relu(0.2), _upsample(channels, 2 * rate, rate, init)]
+        for dilation in (1, 3, 9):
+            branch = layers.chain(
+                _leaky_relu(0.2), _reflect(dilation), layers.conv(channels, 3, dilation=dilation, kernel_init=init),
+                _leaky_relu(0.2), layers.conv(channels, 1, kernel_init=init),
+            )  # fmt: skip
+            parts.append(layers.residual(branch, layers.conv(channels, 1, kernel_init=init)))
+    parts += [_leaky_relu(0.2), _reflect(3), layers.conv(1, 7, kernel_init=init), jnp.tanh, _as_made]
+    return layers.chain(*parts)
+
+
+def _upsample(filters: int, kernel: int, rate: int, init: Any) -> layers.Layer:
+    """PyTorch's transposed convolution with padding (kernel - rate) / 2, which gives ``rate`` samples for each."""
+    return layers.conv_transpose(
+        filters, kernel, strides=rate, padding=kernel - 1 - (kernel - rate) // 2, kernel_init=init
+    )
+
+
+def _reflect(width: int):
+    def reflect(x):
+        return jnp.pad(x, ((0, 0), (width, width), (0, 0)), mode="reflect")
+
+    return reflect
+
+
+def _leaky_relu(slope: float):
+    def leaky_relu(x):
+        return activations.leaky_relu(x, slope)
+
+    return leaky_relu
+
+
+def _as_made(x: Any) -> Made:
+    return Made(x[..., 0])

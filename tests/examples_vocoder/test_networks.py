@@ -1,0 +1,147 @@
+"""The vocoder's networks: published sizes, and a transposed convolution that is the inverse transform."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.signal
+
+from examples.vocoder import discriminators, frame_generator, mel, time_generators
+from jaxnet.errors import ConfigError
+
+CONFIG = mel.MelConfig()
+MEL = jax.ShapeDtypeStruct((1, 8, 80), jnp.float32)
+WAVE = jax.ShapeDtypeStruct((1, 8192), jnp.float32)
+
+
+def count(net, x):
+    params = jax.eval_shape(lambda: net.init(jax.random.key(0), x)[0])
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(
+    ("net", "x", "parameters"),
+    [
+        (frame_generator.frame_generator(CONFIG, frame_generator.SIZES["S"]), MEL, 1_161_282),
+        (frame_generator.frame_generator(CONFIG), MEL, 3_532_866),
+        (frame_generator.frame_generator(CONFIG, learned_inverse=True), MEL, 3_532_866 + 1026 * 1024),
+        (frame_generator.frame_generator(CONFIG, frame_generator.SIZES["L"]), MEL, 13_322_754),
+        (time_generators.melgan(), MEL, 4_260_257),
+        (time_generators.hifi_gan(time_generators.V1), MEL, 13_926_017),
+        (time_generators.hifi_gan(time_generators.V2), MEL, 925_985),
+        (time_generators.hifi_gan(time_generators.V3), MEL, 1_462_273),
+        (discriminators.multi_period(), WAVE, 41_092_165),
+        (discriminators.multi_scale(), WAVE, 29_610_627),
+        (discriminators.melgan_discriminator(), WAVE, 16_913_859),
+        (discriminators.period_discriminator_tiny(), WAVE, 632_547),
+        (discriminators.spectrogram_discriminator(CONFIG), WAVE, 839_043),
+    ],
+    ids=[
+        "S", "P1", "P1-learned", "L", "melgan", "hifi-gan-v1", "hifi-gan-v2", "hifi-gan-v3", "multi-period",
+        "multi-scale", "melgan-discriminator", "period-tiny", "spectrogram",
+    ],
+)  # fmt: skip
+def test_parameters_are_as_many_as_published(net, x, parameters):
+    assert count(net, x) == parameters
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        frame_generator.frame_generator(CONFIG),
+        time_generators.melgan(),
+        *map(time_generators.hifi_gan, (time_generators.V1, time_generators.V2, time_generators.V3)),
+    ],
+    ids=["P1", "melgan", "v1", "v2", "v3"],
+)
+def test_a_frame_becomes_a_hop_of_samples(net):
+    made = jax.eval_shape(lambda x: net.apply(*net.init(jax.random.key(0), x), x, train=True)[0], MEL)
+    assert made.wave.shape == (1, 8 * CONFIG.hop)
+
+
+@pytest.mark.filterwarnings("ignore:NOLA condition failed")  # beyond the samples that are compared
+def test_the_transposed_convolution_starts_as_the_inverse_transform():
+    spectrum = np.random.default_rng(0).normal(size=(2, 12, 2 * CONFIG.bins)).astype(np.float32)
+    net = frame_generator.inverse_dft(CONFIG)
+    made, _ = net.apply(*net.init(jax.random.key(0), spectrum), spectrum, train=False)
+    complex_spectrum = spectrum[..., : CONFIG.bins] + 1j * spectrum[..., CONFIG.bins :]
+    ours = mel.istft(jnp.asarray(complex_spectrum), CONFIG.n_fft, CONFIG.hop)
+    trim = slice(CONFIG.padding, ours.shape[1] - CONFIG.padding)
+    np.testing.assert_allclose(made, ours[:, trim], atol=2e-5)
+    _, theirs = scipy.signal.istft(
+        np.moveaxis(complex_spectrum, 1, 2), nperseg=1024, noverlap=768, boundary=False, window="hann"
+    )
+    # scipy's spectra are divided by the window's sum
+    np.testing.assert_allclose(made, theirs[:, trim] / 512, atol=2e-5)
+
+
+def test_both_inverses_make_the_same_wave():
+    log_mel = np.random.default_rng(0).normal(-5, 2, (2, 12, 80)).astype(np.float32)
+    waves = []
+    for learned in (False, True):
+        net = frame_generator.frame_generator(CONFIG, frame_generator.SIZES["S"], learned_inverse=learned)
+        params, state = net.init(jax.random.key(0), log_mel)
+        waves.append(net.apply(params, state, log_mel, train=True)[0].wave)
+    np.testing.assert_allclose(waves[0], waves[1], atol=1e-4 * float(jnp.abs(waves[0]).max()))
+
+
+def test_a_generator_starts_from_the_pseudo_inverse():
+    """With heads that say nothing, the magnitudes are those that the mel spectrogram gives by itself."""
+    wave = np.random.default_rng(0).normal(size=(1, 4096)).astype(np.float32)
+    log_mel = mel.log_mel(CONFIG, wave)
+    net = frame_generator.frame_generator(CONFIG, frame_generator.SIZES["S"])
+    params, state = net.init(jax.random.key(0), log_mel)
+    made, _ = net.apply(jax.tree.map(jnp.zeros_like, params), state, log_mel, train=False)
+    literal = np.maximum(np.exp(log_mel[0]) @ np.linalg.pinv(mel.filterbank(CONFIG).astype(np.float64)), 1e-3)
+    np.testing.assert_allclose(made.log_magnitude[0], np.log(literal), atol=2e-3)
+    assert not np.any(made.phase)
+
+
+def test_periods_are_columns_of_the_folded_wave():
+    """The first features are a convolution along each column of the wave folded into rows of three."""
+    net = discriminators.multi_period((3,), (4, 4))
+    wave = np.random.default_rng(0).normal(size=(1, 90)).astype(np.float32)
+    params, state = net.init(jax.random.key(0), wave)
+    (judged,), _ = net.apply(params, state, wave, train=False)
+    kernel, bias = (np.asarray(params[0][0][1][0][name]) for name in ("kernel", "bias"))
+    rows = np.pad(wave.reshape(30, 3), ((2, 2), (0, 0)))
+    literal = [[kernel[:, 0].T @ rows[3 * i : 3 * i + 5, column] + bias for i in range(10)] for column in range(3)]
+    literal = np.asarray(literal)
+    np.testing.assert_allclose(judged.features[0], np.where(literal > 0, literal, 0.1 * literal), rtol=1e-4, atol=1e-5)
+    assert judged.score.shape == (3, 10, 1)
+
+
+@pytest.mark.parametrize(
+    ("net", "judges", "features"),
+    [
+        (discriminators.multi_period(), 5, 5),
+        (discriminators.multi_scale(), 3, 7),
+        (discriminators.melgan_discriminator(), 3, 6),
+        (discriminators.spectrogram_discriminator(CONFIG), 3, 3),
+    ],
+    ids=["multi-period", "multi-scale", "melgan", "spectrogram"],
+)
+def test_discriminators_tell_scores_and_features(net, judges, features):
+    judged = jax.eval_shape(lambda x: net.apply(*net.init(jax.random.key(0), x), x, train=True)[0], WAVE)
+    assert len(judged) == judges
+    for one in judged:
+        assert one.score.shape[-1] == 1
+        assert len(one.features) == features
+
+
+def test_several_discriminators_see_the_wave():
+    net = discriminators.of_wave(
+        discriminators.multi_period((2,), (4,)), discriminators.spectrogram_discriminator(CONFIG, [(256, 64)])
+    )
+    made = frame_generator.Made(jnp.asarray(np.random.default_rng(0).normal(size=(2, 1024)), jnp.float32))
+    params, state = net.init(jax.random.key(0), made)
+    judged, _ = net.apply(params, state, made, train=True)
+    assert [one.score.shape for one in judged] == [(4, 512, 1), (2, 16, 1)]
+
+
+def test_the_tree_of_another_network_is_refused():
+    net = frame_generator.frame_generator(CONFIG, frame_generator.SIZES["S"])
+    params, state = net.init(jax.random.key(0), MEL)
+    larger = frame_generator.frame_generator(CONFIG)
+    with pytest.raises(ConfigError, match="must be a tuple of 8"):
+        larger.apply(params, state, jnp.zeros(MEL.shape), train=False)

@@ -1,0 +1,161 @@
+"""The vocoder learns within seconds, goes on exactly where it was, and speaks."""
+
+import itertools
+import json
+import signal
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from examples.vocoder import mel, samples, synthesize, train
+from jaxnet import training
+from jaxnet.errors import ConfigError, ShapeError
+
+pytest.importorskip("av")
+
+SPEECH = Path(__file__).parent / "speech"
+CONFIG = mel.MelConfig()
+BRIEF = ["--generator", "S", "--batch-size", "2", "--length", "4096"]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A generator and discriminators of a size at which only compiling takes time."""
+    monkeypatch.setattr(train.Validation, "write", lambda *arguments: None)
+    monkeypatch.setattr(
+        train.Validation,
+        "__call__",
+        lambda self, params: {"mel": sum(float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(params))},
+    )
+    size = train.SIZES["S"]._replace(width=8, dilations=(1,))
+    monkeypatch.setitem(train.GENERATORS, "S", lambda config: train.frame_generator(config, size))
+    monkeypatch.setattr(
+        train.discriminators, "period_discriminator_tiny", lambda: train.discriminators.multi_period((2,), (4, 4))
+    )
+    monkeypatch.setattr(
+        train.discriminators,
+        "spectrogram_discriminator",
+        lambda config: train.discriminators.multi_period((3,), (4, 4)),
+    )
+
+
+def test_seconds_of_training_halve_the_error(tmp_path, capsys):
+    """From 5 s of speech, 150 steps leave a third of an untrained network's error on a sentence never heard."""
+    speech = train.data.load(SPEECH, CONFIG)
+    net = train.GENERATORS["S"](CONFIG)
+    validation = train.Validation(CONFIG, net, speech.validation, tmp_path)
+    untrained = validation(net.init(jax.random.key(0), jnp.zeros((1, 32, 80)))[0])["mel"]
+    assert untrained > 0.7
+    histories = train.main(
+        ["--data", str(SPEECH), *BRIEF, "--length", "8192", "--steps", "150", "0", "--out", str(tmp_path)]
+    )
+    errors = histories["spectral"]["validation_mel"]
+    assert errors[-1] < 0.48
+    assert errors[-1] < 0.6 * untrained, untrained
+    printed = capsys.readouterr().out
+    assert "S: 1,161,282 parameters" in printed
+    assert "left" in printed
+    assert (tmp_path / "samples" / "spectral-006.png").read_bytes().startswith(b"\x89PNG")
+    assert training.History.load(tmp_path / "spectral.jsonl")["validation_mel"][-1] == errors[-1]
+
+    vocoder = synthesize.load_generator(tmp_path)
+    assert vocoder.config == CONFIG
+    ((name, recording),) = train.data.load(SPEECH, CONFIG).test.items()
+    log_mel = np.asarray(mel.log_mel(CONFIG, recording))
+    polished = {}
+    for polish in (0, 8):
+        wave = vocoder(log_mel, polish)
+        assert wave.dtype == np.float32
+        assert wave.shape == recording.shape
+        polished[polish] = np.mean(np.abs(np.asarray(mel.log_mel(CONFIG, wave)) - log_mel))
+    assert polished[0] < 0.48
+    assert polished[8] < polished[0]
+    with pytest.raises(ShapeError, match=r"must be \(T, 80\), got \(1, 3, 80\)"):
+        vocoder(log_mel[None, :3])
+
+    synthesize.main([str(SPEECH / name), str(tmp_path / "made.wav"), "--run", str(tmp_path)])
+    made = train.data.read(tmp_path / "made.wav", 16000)
+    np.testing.assert_allclose(made[:16000], np.clip(vocoder(log_mel), -1, 1)[:16000], atol=1e-4)
+
+
+def test_a_run_that_was_stopped_goes_on_exactly(quick_compilation, tiny, tmp_path, capsys, monkeypatch):
+    arguments = ["--data", str(SPEECH), *BRIEF, "--steps", "50", "50", "--out"]
+    unbroken = train.main([*arguments, str(tmp_path / "unbroken")])
+
+    def stop(self, params, name):
+        """Ctrl-C after the first epoch of the second phase: the run is saved at its next step."""
+        if name == "adversarial-001":
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Validation, "write", stop)
+        with pytest.raises(SystemExit):
+            train.main([*arguments, str(tmp_path / "broken")])
+    capsys.readouterr()
+    broken = train.main([*arguments, str(tmp_path / "broken")])
+    printed = capsys.readouterr().out
+    assert "spectral: epoch 2 of 2 is done" in printed
+    assert "adversarial: epoch 1 of 2 is done, and " in printed
+    for phase in train.PHASES:
+        like = jax.eval_shape(lambda: train.GENERATORS["S"](CONFIG).init(0, jnp.zeros((1, 32, 80)))[0])
+        pair = [training.load(tmp_path / run / phase, like) for run in ("broken", "unbroken")]
+        jax.tree.map(np.testing.assert_array_equal, *pair)
+        for name in ("loss", "validation_mel"):
+            np.testing.assert_array_equal(broken[phase][name], unbroken[phase][name])
+
+
+def test_minutes_become_a_plan_that_is_kept(quick_compilation, tiny, tmp_path, capsys):
+    arguments = ["--data", str(SPEECH), *BRIEF, "--minutes", "0.15", "--adversarial", "0.5", "--out", str(tmp_path)]
+    histories = train.main(arguments)
+    assert capsys.readouterr().out.count("ms a step") == 2
+    plans = json.loads((tmp_path / "run.json").read_text())["plan"]
+    for phase in train.PHASES:
+        plan = train.Plan(**plans[phase])
+        assert histories[phase]["step"][-1] == plan.steps
+    assert train.main(arguments)["adversarial"][-1] == histories["adversarial"][-1]
+    assert "ms a step" not in capsys.readouterr().out  # what was planned is not measured again
+
+
+def test_another_run_is_not_overwritten(tmp_path):
+    run = train.Run(tmp_path, {"seed": 0, "generator": "S"})
+    made = run.plan("spectral", lambda: train.Plan(3, 100))
+    again = train.Run(tmp_path, {"seed": 0, "generator": "S"})
+    assert again.plan("spectral", lambda: pytest.fail("it was planned already")) == made
+    with pytest.raises(ConfigError, match="had other settings \\(seed 0, now 1\\)"):
+        train.Run(tmp_path, {"seed": 1, "generator": "S"})
+
+
+def test_plans_keep_to_the_time():
+    for seconds, step, epoch in itertools.product((20, 100, 1000), (0.01, 0.3), (0.1, 1.0)):
+        plan = train.plan_seconds(seconds, step, epoch)
+        takes = plan.steps * step + plan.epochs * epoch
+        assert seconds - plan.epochs * step - 1e-9 <= takes <= seconds
+    assert train.plan_steps(800) == train.Plan(20, 40)
+    assert train.plan_steps(0).epochs == 1
+
+
+def test_the_average_follows_the_parameters():
+    optimizer = train.averaged(train.optimizers.sgd(1.0), 0.9)
+    params, grads = {"w": jnp.zeros(2)}, {"w": jnp.array([-1.0, 2.0])}
+    state = optimizer.init(params)
+    average = np.zeros(2)
+    for _ in range(5):
+        updates, state = optimizer.update(grads, state, params)
+        params = train.optimizers.apply_updates(params, updates)
+        average = 0.9 * average + 0.1 * np.asarray(params["w"])
+    np.testing.assert_allclose(params["w"], [5, -10])
+    np.testing.assert_allclose(state.average["w"], average, rtol=1e-6)
+
+
+def test_a_folder_without_a_run_says_what_to_do(tmp_path):
+    with pytest.raises(ConfigError, match=r"holds no generator, wanted any; train one with python -m examples"):
+        synthesize.load_generator(tmp_path)
+
+
+def test_a_wave_file_is_what_was_written(tmp_path):
+    wave = np.array([0, 0.5, -0.5, 1, -1, 2, -2] * 100, np.float32)
+    samples.write_wav(tmp_path / "x.wav", wave, 16000)
+    np.testing.assert_allclose(train.data.read(tmp_path / "x.wav", 16000), np.clip(wave, -1, 1), atol=1e-4)
