@@ -22,18 +22,19 @@ import numpy as np
 
 from examples.vocoder import data, griffin_lim, mel
 from examples.vocoder.mel import MelConfig
-from examples.vocoder.metrics import METRICS
-from jaxnet.errors import DataError, DependencyError
+from examples.vocoder.metrics import METRICS, NEEDS
+from examples.vocoder.samples import draw_spectrograms
+from jaxnet.errors import DataError
 
 Synthesizer = Callable[[np.ndarray], np.ndarray]
 """A function from a log mel spectrogram (T, bands) to a wave (T hop)."""
 
-NEEDS = {"PESQ-wb": "pesq", "PESQ-wb, any frames": "pesq", "STOI": "pystoi", "ESTOI": "pystoi"}
 REPEATS = 5  # timings, of which the median counts
-PICTURED = 2.5  # seconds
 
 
-def synthesizers(run: Path | None = None, polish: int = 32) -> tuple[MelConfig, dict[str, Synthesizer]]:
+def synthesizers(
+    run: Path | None = None, polish: int = 32, phase: str | None = None
+) -> tuple[MelConfig, dict[str, Synthesizer]]:
     """Returns the spectrogram's definition and the rows of the table, the trained ones if there is a run."""
 
     def lim(config: MelConfig, iterations: int, seed: int) -> Synthesizer:
@@ -44,7 +45,7 @@ def synthesizers(run: Path | None = None, polish: int = 32) -> tuple[MelConfig, 
     if run is not None:
         from examples.vocoder import synthesize
 
-        vocoder = synthesize.load_generator(run)
+        vocoder = synthesize.load_generator(run, phase)
         config = vocoder.config
         trained["network"] = lambda log_mel: vocoder(log_mel)
         trained[f"network, polish {polish}"] = lambda log_mel: vocoder(log_mel, polish=polish)
@@ -118,39 +119,11 @@ def markdown_by_prompt(table: dict) -> str:
     return "\n\n".join(parts)
 
 
-def draw(config: MelConfig, waves: dict[str, np.ndarray], path: Path) -> Path:
-    """Draws the spectrograms of the waves side by side, and returns where the picture lies.
-
-    Raises:
-      DependencyError: matplotlib is not installed.
-    """
-    if not _installed("matplotlib"):
-        raise DependencyError("draw: the package matplotlib is needed; pip install 'jaxnet[vocoder]'")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.2 * len(waves) + 1, 3.6), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1, len(waves), sharey=True))
-    images = []
-    for axes, (name, wave) in zip(panels, waves.items(), strict=True):
-        wave = wave[: int(PICTURED * config.sample_rate)]
-        decibels = 20 * np.log10(np.maximum(np.asarray(mel.magnitude(config, jnp.asarray(wave))), 1e-3))
-        extent = (0, len(wave) / config.sample_rate, 0, config.sample_rate / 2000)
-        # A colour map whose lightness rises throughout stays readable in print.
-        images.append(
-            axes.imshow(decibels.T, origin="lower", aspect="auto", extent=extent, vmin=-50, vmax=40, cmap="magma")
-        )
-        axes.set(title=name, xlabel="time, s")
-    panels[0].set_ylabel("frequency, kHz")
-    figure.colorbar(images[0], ax=list(panels), label="magnitude, dB")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    return path
-
-
 def main(argv: list[str] | None = None) -> dict:
     """Prints the table, writes ``evaluation.json`` and ``spectrograms.png``, and returns what the JSON holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="folder of a trained vocoder (default: Griffin-Lim alone)")
+    parser.add_argument("--phase", choices=("spectral", "adversarial"), help="after which phase (default: the last)")
     parser.add_argument("--polish", type=int, default=32, help="Griffin-Lim iterations of the last row (default: 32)")
     parser.add_argument("--data", type=Path, help=f"folder of recordings (default: {data.CACHE})")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="folder (default: out/evaluation)")
@@ -160,7 +133,7 @@ def main(argv: list[str] | None = None) -> dict:
     if args.clock and hasattr(os, "sched_setaffinity"):
         # Before the first computation, at which JAX counts the cores it may use.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.clock])
-    config, rows = synthesizers(args.run, args.polish)
+    config, rows = synthesizers(args.run, args.polish, args.phase)
     prompts = data.load(args.data, config).test
     if args.clock:
         factors = clock(config, rows, max(prompts.values(), key=len))
@@ -179,10 +152,8 @@ def main(argv: list[str] | None = None) -> dict:
     name = next(iter(prompts))
     spectrum = np.asarray(mel.log_mel(config, jnp.asarray(prompts[name])))
     shown = [row for row in rows if row == "Griffin-Lim 60" or row.startswith("network")]
-    picture = draw(
-        config, {f"{name}: original": prompts[name], **{r: rows[r](spectrum) for r in shown}},
-        args.out / "spectrograms.png",
-    )  # fmt: skip
+    waves = {f"{name}: original": prompts[name], **{row: rows[row](spectrum) for row in shown}}
+    picture = draw_spectrograms(args.out / "spectrograms.png", config, waves)
     result = {"config": config._asdict(), "prompts": table, "real_time_factor": factors}
     (args.out / "evaluation.json").write_text(json.dumps(result, indent=1))
     print(f"\n{picture}, {args.out / 'evaluation.json'}")
@@ -200,7 +171,7 @@ def _core_counts() -> list[int]:
 def _clock_apart(cores: int, args: argparse.Namespace) -> dict[str, float]:
     """`clock` in a process of its own, held to so many cores."""
     command = [sys.executable, "-m", "examples.vocoder.evaluate", "--clock", str(cores), "--polish", str(args.polish)]
-    for option, value in (("--run", args.run), ("--data", args.data)):
+    for option, value in (("--run", args.run), ("--data", args.data), ("--phase", args.phase)):
         command += [option, str(value)] if value is not None else []
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -158,6 +158,9 @@ METRICS: dict[str, Metric] = {
 }
 """The columns of a table, in their order."""
 
+NEEDS = {"PESQ-wb": "pesq", "PESQ-wb, any frames": "pesq", "STOI": "pystoi", "ESTOI": "pystoi"}
+"""The packages that some of them need."""
+
 
 @functools.partial(jax.jit, static_argnums=0)
 def _mel_error(config, original, synthesized):

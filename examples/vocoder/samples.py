@@ -1,5 +1,6 @@
 """What a vocoder makes, to listen to and to look at."""
 
+import importlib.util
 import os
 import wave as wave_files
 from pathlib import Path
@@ -9,6 +10,9 @@ import numpy as np
 
 from examples.vocoder import mel
 from examples.vocoder.mel import MelConfig
+from jaxnet.errors import DependencyError
+
+PICTURED = 2.5  # seconds
 
 
 def write_wav(path: str | os.PathLike[str], wave: np.ndarray, sample_rate: int) -> Path:
@@ -31,23 +35,36 @@ def write_wav(path: str | os.PathLike[str], wave: np.ndarray, sample_rate: int) 
 
 
 def draw_spectrograms(path: Path, config: MelConfig, waves: dict[str, np.ndarray]) -> Path:
-    """Draws the spectrograms of several waves, one above the other, in decibels; needs matplotlib."""
+    """Draws the spectrograms of several waves side by side, the first seconds of each, and returns where they lie.
+
+    Raises:
+      DependencyError: matplotlib is not installed.
+    """
+    if not importlib.util.find_spec("matplotlib"):
+        raise DependencyError("draw_spectrograms: the package matplotlib is needed; pip install 'jaxnet[vocoder]'")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 2.2 * len(waves)), layout="constrained")
-    panels = figure.subplots(len(waves), 1, squeeze=False)[:, 0]
+    figure = Figure(figsize=(3.2 * len(waves) + 1, 3.6), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(waves), sharey=True))
+    images = []
     for axes, (name, wave) in zip(panels, waves.items(), strict=True):
+        wave = wave[: int(PICTURED * config.sample_rate)]
         decibels = 20 * np.log10(np.maximum(np.asarray(mel.magnitude(config, jnp.asarray(wave))), 1e-3))
         extent = (0, len(wave) / config.sample_rate, 0, config.sample_rate / 2000)
-        axes.imshow(decibels.T, origin="lower", aspect="auto", extent=extent, vmin=-50, vmax=40, cmap="gray_r")
-        axes.set(title=name, ylabel="kHz")
-    panels[-1].set_xlabel("s")
-    figure.savefig(path, dpi=100)
+        # A colour map whose lightness rises throughout stays readable in print.
+        images.append(
+            axes.imshow(decibels.T, origin="lower", aspect="auto", extent=extent, vmin=-50, vmax=40, cmap="magma")
+        )
+        axes.set(title=name, xlabel="time, s")
+    panels[0].set_ylabel("frequency, kHz")
+    figure.colorbar(images[0], ax=list(panels), label="magnitude, dB")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
     return path
 
 
 def write_samples(config: MelConfig, folder: Path, name: str, made: np.ndarray, recording: np.ndarray) -> None:
-    """Writes ``name``.wav and ``name``.png, the picture with the recording below, and recording.wav once."""
+    """Writes ``name``.wav and ``name``.png, the picture with the recording beside it, and recording.wav once."""
     write_wav(folder / f"{name}.wav", made, config.sample_rate)
     if not (folder / "recording.wav").exists():
         write_wav(folder / "recording.wav", recording, config.sample_rate)

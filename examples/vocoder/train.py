@@ -14,6 +14,7 @@ same command, after Ctrl-C or worse, goes on with the same run. OUT then holds:
 """
 
 import argparse
+import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -24,12 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from examples.vocoder import data, discriminators, losses, time_generators
+from examples.vocoder import data, discriminators, losses, metrics, time_generators
 from examples.vocoder.frame_generator import SIZES, frame_generator
 from examples.vocoder.mel import MelConfig
 from examples.vocoder.samples import write_samples
 from jaxnet import layers, optimizers, training
-from jaxnet.errors import ConfigError
+from jaxnet.errors import ConfigError, DataError
 from jaxnet.training.step import Step
 
 GENERATORS: dict[str, Callable[[MelConfig], layers.Layer]] = {
@@ -43,6 +44,9 @@ GENERATORS: dict[str, Callable[[MelConfig], layers.Layer]] = {
 """Name -> what makes the network for a spectrogram's definition."""
 
 PHASES = ("spectral", "adversarial")
+
+SCORED = 8
+"""Pieces of two seconds of which PESQ and STOI are computed after each epoch."""
 
 
 class Recipe(NamedTuple):
@@ -229,14 +233,33 @@ class Validation:
             log_mel = losses.describe(config, wave[None]).log_mel
             return net.apply(params, self.state, log_mel, train=False)[0].wave[0]
 
+        # Scores of listening where their packages are, on the pieces with most speech.
+        self.spoken = self.pieces[np.argsort(-np.sum(self.pieces**2, axis=1), kind="stable")[:SCORED]]
+        self._scores = {
+            name: metrics.METRICS[column]
+            for name, column in (("pesq", "PESQ-wb"), ("stoi", "STOI"))
+            if importlib.util.find_spec(metrics.NEEDS[column])
+        }
         self.state = jax.eval_shape(lambda: net.init(jax.random.key(0), _example(config)))[1]
         if jax.tree.leaves(self.state):
             raise ConfigError("Validation: a generator with a state (batch norm) is not provided for")
         self._measure, self._make = jax.jit(measure), jax.jit(make)
+        self._make_all = jax.jit(lambda params, pieces: jax.lax.map(lambda wave: make(params, wave), pieces))
 
     def __call__(self, params: Any) -> dict[str, float]:
-        """The spectral loss and the mel error."""
-        return {name: float(value) for name, value in self._measure(params, self.pieces).items()}
+        """The spectral loss, the mel error, and the mean PESQ and STOI of a few pieces."""
+        measured = {name: float(value) for name, value in self._measure(params, self.pieces).items()}
+        made = np.asarray(self._make_all(params, self.spoken))
+        for name, score in self._scores.items():
+            values = [self._scored(score, *pair) for pair in zip(self.spoken, made, strict=True)]
+            measured[name] = float(np.mean(values))
+        return measured
+
+    def _scored(self, score: metrics.Metric, wave: np.ndarray, made: np.ndarray) -> float:
+        try:
+            return score(self.config, wave, made)
+        except DataError:  # an untrained generator may make nothing that can be scored
+            return float("nan")
 
     def write(self, params: Any, name: str) -> None:
         """Writes the sentence as the generator makes it, as sound and as a picture beside the recording."""

@@ -169,13 +169,11 @@ def sweep(
     for number in range(epochs):
         orders = [data_module.epoch_order(samples, seed=int(seed), epoch=number) for seed in seeds]
         rows = np.stack([order[: steps * batch_size].reshape(steps, batch_size) for order in orders]).astype(np.int32)
-        if well:
-            after, measured = unguarded(train_state, hyper, rows)
-            well = all(np.isfinite(values).all() for values in measured.values())
-        if well:
-            train_state = after
-        else:  # once a member has diverged, this epoch and all that follow are trained with the guard
-            train_state, measured = guarded(train_state, hyper, rows)
+        after, measured = (unguarded if well else guarded)(train_state, hyper, rows)
+        if well and not all(np.isfinite(values).all() for values in measured.values()):
+            well = False  # once a member has diverged, this epoch and all that follow are trained with the guard
+            after, measured = guarded(train_state, hyper, rows)
+        train_state = after
         if evaluate is not None:
             validated = evaluate(train_state.params, train_state.state)
             measured |= {f"validation_{name}": values for name, values in validated.items()}

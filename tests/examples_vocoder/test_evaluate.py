@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import examples.vocoder
-from examples.vocoder import evaluate, griffin_lim, mel
+from examples.vocoder import evaluate, griffin_lim, mel, samples
 from examples.vocoder.mel import MelConfig
 from jaxnet.errors import DataError, DependencyError
 
@@ -104,6 +104,6 @@ def test_refusals(tmp_path, monkeypatch):
         evaluate.measure(CONFIG, {}, {})
     with pytest.raises(DataError, match="measure: broken made NaN or Inf of a; its training went wrong"):
         evaluate.measure(CONFIG, {"broken": lambda log_mel: np.full(5120, np.nan)}, {"a": wave})
-    monkeypatch.setattr(evaluate, "_installed", lambda package: False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
     with pytest.raises(DependencyError, match="the package matplotlib is needed"):
-        evaluate.draw(CONFIG, {"a": wave}, tmp_path / "a.png")
+        samples.draw_spectrograms(tmp_path / "a.png", CONFIG, {"a": wave})
