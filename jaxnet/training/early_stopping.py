@@ -71,7 +71,9 @@ class Best:
 
     def save(self) -> dict[str, Any]:
         """What `restore` needs, as JSON."""
-        return {"value": self.value, "epoch": self.epoch, "waited": self.waited}
+        return {
+            "monitor": self.monitor, "mode": self.mode, "value": self.value, "epoch": self.epoch, "waited": self.waited,
+        }  # fmt: skip
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Takes up what `save` returned."""

@@ -45,8 +45,9 @@ class Progress(NamedTuple):
 
 
 def finite(measured: dict[str, np.ndarray]) -> np.ndarray:
-    """Which steps were finite, by what they measured."""
-    return np.isfinite(measured["loss"]) & np.isfinite(measured.get("grad_norm", 0.0))
+    """Which steps were finite, by the losses and the gradients' norms that they measured (of both players of a GAN)."""
+    names = ("loss", "grad_norm", "discriminator_loss", "discriminator_grad_norm")
+    return np.logical_and.reduce([np.isfinite(measured[name]) for name in names if name in measured])
 
 
 class Resident:
@@ -56,8 +57,11 @@ class Resident:
 
     Given a step without its guard too, dispatches run that, and keep the state that they began with. Where one met a
     step that was not finite, it runs again from there up to that step, which is then left to the guarded one. So each
-    step is computed by the same program whatever the dispatches' lengths, and a run has the same bits.
+    step is computed by the same program whatever the dispatches' lengths, and a run has the same bits on a device whose
+    arithmetic has a fixed order.
     """
+
+    in_order = False  # a resumed run draws its batches itself
 
     def __init__(
         self,
@@ -165,15 +169,21 @@ class Resident:
         if which == "guarded" or good.all():
             return Progress(after, stop, measured, compiling)
         # The first bad step ends this dispatch; the next ones are short until all is well again.
-        bad = start + int(np.argmin(good))
         self._count = IN_FLIGHT if jax.process_count() > 1 else 1
+        stop = bad = start + int(np.argmin(good))
         parts = []
-        for which, first, last in (("unguarded", start, bad), ("guarded", bad, bad + 1)):
-            if first < last:
-                train_state, measured, seconds = self._run(which, train_state, rows, first, last, epoch)
-                parts.append(measured)
-                compiling += seconds
-        return Progress(train_state, bad + 1, {k: np.concatenate([p[k] for p in parts]) for k in measured}, compiling)
+        while start < stop:
+            after, measured, _ = self._run("unguarded", train_state, rows, start, stop, epoch)
+            good = finite(measured)
+            if good.all():
+                train_state, start = after, stop
+                parts = [measured]
+            else:  # on a device whose sums have no order, another step may be the first bad one now
+                stop = bad = start + int(np.argmin(good))
+        train_state, measured, seconds = self._run("guarded", train_state, rows, bad, bad + 1, epoch)
+        parts.append(measured)
+        together = {name: np.concatenate([part[name] for part in parts]) for name in measured}
+        return Progress(train_state, bad + 1, together, compiling + seconds)
 
     def _run(
         self, which: str, train_state: Any, rows: np.ndarray, start: int, stop: int, epoch: int
@@ -191,6 +201,8 @@ class Resident:
 
 class Stream:
     """Batches from an iterable, fetched ahead, one step a dispatch."""
+
+    in_order = True  # a resumed run relies on the data's own order
 
     def __init__(self, step: Step, source: Source, *, mesh: Mesh | None, placement: Any = None):
         if jax.process_count() > 1 and source.steps is None:

@@ -97,7 +97,8 @@ def fit(
       early_stopping: epochs to wait for a better validation loss, or an `EarlyStopping`; the best weights are returned.
       checkpoint: a directory, or a `Checkpoints`.
       checkpoint_seconds: how much work may be lost when the machine dies. Saving takes at most a twentieth of the time.
-      callbacks: functions ``(record, train_state)`` to call after every epoch; one that returns True ends the run.
+      callbacks: functions ``(record, train_state)`` to call after every epoch; one that returns True ends the run. The
+        state's arrays are given back to the next step: copy what you keep (`jax.device_get`).
       log: a file to write the history to, a JSON line an epoch.
       shuffle: draw a new order of arrays each epoch.
       drop_last: leave out the samples that do not fill a batch, others each epoch; else a smaller last batch is

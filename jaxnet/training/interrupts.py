@@ -25,7 +25,8 @@ class Interrupts:
         # Handlers may be set in the main thread alone.
         if self._enabled and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._receive)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and a shell's background leave it
+                    self._before[number] = signal.signal(number, self._receive)
         return self
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

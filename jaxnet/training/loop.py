@@ -31,6 +31,9 @@ _USUAL_CAUSES = (
 )
 
 
+_NO_LEAF = "the loss, or the sum of all gradients' squares"
+
+
 class Trained(NamedTuple):
     """What `train` returns.
 
@@ -161,6 +164,7 @@ def train(
             report.say(
                 f"resumed from {saver.checkpoints.directory}: epoch {len(run.history)} of {epochs} is done"
                 + (f", and {run.step_of_epoch} steps of the next" if run.step_of_epoch else "")
+                + ("; the data must come in the same order again" if feed.in_order and run.position is None else "")
             )
     with Interrupts(enabled=saver.checkpoints is not None) as interrupts, sharding.in_use(mesh):
         while len(run.history) < epochs and not run.finished:
@@ -186,6 +190,10 @@ def train(
                 run.history.save(log)
             if due or run.finished or len(run.history) == epochs:
                 saver.save(run, feed.description)
+        (stop,) = processes.any_process(interrupts.received is not None)
+        if stop:  # it came with the last epoch's validation or callbacks
+            report.close()
+            _leave(interrupts.received or "another process's signal", saver, run)
     report.close()
     if run.finished and run.best is not None:
         report.say(f"stopped early: no {run.best.monitor} better than epoch {run.best.epoch}'s {run.best.value:.4g}")
@@ -206,7 +214,7 @@ def _guard(run: Run, feed: Resident | Stream, max_skipped: int, saver: Saver, ex
     step_of_epoch = run.step_of_epoch - (int(run.train_state.step) - last)
     params = jax.tree_util.tree_leaves_with_path(getattr(run.train_state, "params", ()))
     leaf = int(guard.leaf)
-    where = f"the gradient of {jax.tree_util.keystr(params[leaf][0])}" if 0 <= leaf < len(params) else "the loss"
+    where = f"the gradient of {jax.tree_util.keystr(params[leaf][0])}" if 0 <= leaf < len(params) else _NO_LEAF
     if isinstance(feed, Resident):
         rows = feed.batch(len(run.history), step_of_epoch)
         batch = jax.tree.map(lambda a: np.asarray(a[rows]), feed.data)

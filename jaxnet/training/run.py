@@ -85,7 +85,7 @@ class Run:
             self.finished = self.best.waited >= self.patience
         for callback in callbacks:
             self.finished |= callback(record, self.train_state) is True
-        self.step_of_epoch, self.position, self.totals, self.skipped, self.seconds = 0, None, {}, 0, 0.0
+        self.step_of_epoch, self.totals, self.skipped, self.seconds = 0, {}, 0, 0.0
         self._clock = time.perf_counter()
 
     @property
@@ -99,11 +99,13 @@ class Run:
             "settings": settings,
             "history": self.history.records,
             "step_of_epoch": self.step_of_epoch,
-            "position": _as_json(self.position),
+            # Of several processes each has its own, and the first one alone writes this: they read again instead.
+            "position": _as_json(self.position if jax.process_count() == 1 else None),
             "totals": self.totals,
             "skipped": self.skipped,
             "seconds": self.seconds,
             "finished": self.finished,
+            "patience": self.patience,
             "best": None if self.best is None else self.best.save(),
         }
 
@@ -127,6 +129,13 @@ class Run:
                 f"fit: the run in {checkpoints.directory} had {had} early_stopping, and this call has {has}; give the "
                 f"same, or another directory"
             )
+        if self.best is not None:
+            had, has = ((best["monitor"], best["mode"]) for best in (metadata["best"], self.best.save()))
+            if had != has:
+                raise ConfigError(
+                    f"fit: the run in {checkpoints.directory} watched {had[0]} ({had[1]}), and this call watches "
+                    f"{has[0]} ({has[1]}), so its best says nothing; watch the same, or give another directory"
+                )
         restored = checkpoints.restore(self.saved)
         assert restored is not None
         tree = restored[0]
@@ -140,7 +149,8 @@ class Run:
         self.skipped, self.seconds, self.finished = metadata["skipped"], metadata["seconds"], metadata["finished"]
         if self.best is not None:
             self.best.restore(metadata["best"])
-            self.finished = self.best.waited >= self.patience
+            by_callback = self.finished and self.best.waited < metadata["patience"]
+            self.finished = by_callback or self.best.waited >= self.patience  # which may be another patience now
 
 
 class Saver:

@@ -55,12 +55,13 @@ class Source:
         else:
             iterator = batches = self._iterator(epoch)
         self._first = None
-        if position is not None and hasattr(iterator, "set_state"):
+        runs_on = iterator is self._running
+        if position is not None and hasattr(iterator, "set_state") and (not self._begun if runs_on else start > 0):
             iterator.set_state(position)
             batches = iterator
         else:
             # What an earlier process has trained on already.
-            before = epoch * self.steps if self.steps and iterator is self._running and not self._begun else 0
+            before = epoch * self.steps if self.steps and runs_on and not self._begun else 0
             for _ in range(before + start):
                 next(batches, None)
         self._begun = True
@@ -70,7 +71,7 @@ class Source:
         if callable(self._data):
             batches: Any = self._data(epoch)
             return iter(batches)
-        once = iter(self._data) is self._data
+        once = hasattr(self._data, "__next__")
         if not once and self.steps is None:
             return iter(self._data)
         if self._running is None:  # one iterator for all epochs; a list is begun again where it ends

@@ -33,9 +33,9 @@ class Sweep(NamedTuple):
     Attributes:
       params: all members' parameters, stacked along a new first axis.
       state: all members' network states, stacked likewise.
-      history: by name, an array ``(epochs, members)``.
+      history: by name, an array ``(epochs, members)``: means over an epoch's finite steps, as `fit` takes them.
       settings: by name, an array ``(members,)``: the seeds and the hyperparameters.
-      best: the member with the lowest last loss, of validation if there was one; -1 if all are NaN.
+      best: the member with the lowest last loss, of validation if there was one; -1 if none is finite.
     """
 
     params: Params
@@ -152,7 +152,9 @@ def sweep(
         train_state, measured = jax.lax.scan(
             lambda carry, row: one_step(carry, hyper, row, guard=guard), train_state, rows
         )
-        return train_state, {name: jnp.mean(values) for name, values in measured.items()}
+        finite = {name: jnp.isfinite(values) for name, values in measured.items()}
+        means = {name: jnp.mean(values, where=finite[name]) for name, values in measured.items()}
+        return train_state, means, jnp.all(jnp.stack([jnp.all(flags) for flags in finite.values()]))
 
     train_state = begin(jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)), hyper)
     first = jax.tree.map(lambda leaf: leaf[0], (train_state, hyper))
@@ -169,10 +171,10 @@ def sweep(
     for number in range(epochs):
         orders = [data_module.epoch_order(samples, seed=int(seed), epoch=number) for seed in seeds]
         rows = np.stack([order[: steps * batch_size].reshape(steps, batch_size) for order in orders]).astype(np.int32)
-        after, measured = (unguarded if well else guarded)(train_state, hyper, rows)
-        if well and not all(np.isfinite(values).all() for values in measured.values()):
+        after, measured, finite = (unguarded if well else guarded)(train_state, hyper, rows)
+        if well and not finite.all():
             well = False  # once a member has diverged, this epoch and all that follow are trained with the guard
-            after, measured = guarded(train_state, hyper, rows)
+            after, measured, _ = guarded(train_state, hyper, rows)
         train_state = after
         if evaluate is not None:
             validated = evaluate(train_state.params, train_state.state)
@@ -180,7 +182,7 @@ def sweep(
         records.append(jax.device_get(measured))
     history = {name: np.stack([record[name] for record in records]) for name in records[0]}
     last = history["validation_loss" if validation is not None else "loss"][-1]
-    best = -1 if np.isnan(last).all() else int(np.nanargmin(last))
+    best = int(np.argmin(np.where(np.isfinite(last), last, np.inf))) if np.isfinite(last).any() else -1
     return Sweep(train_state.params, train_state.state, history, settings, best)
 
 

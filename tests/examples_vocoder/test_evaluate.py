@@ -22,7 +22,7 @@ def vocoder(monkeypatch):
     """A stand-in for a trained network, whose polish is Griffin-Lim itself; it records what it was asked for."""
     asked = []
 
-    def load_generator(run):
+    def load_generator(run, phase):
         def vocoder(log_mel, polish=0):
             asked.append((str(run), polish))
             return np.asarray(griffin_lim.from_log_mel(CONFIG, log_mel, polish))
@@ -67,7 +67,7 @@ ROWS = ["Griffin-Lim 32", "Griffin-Lim 60", "Griffin-Lim 60, seed 1", "network",
 
 
 def test_timing_in_a_process_of_its_own(speech):
-    args = types.SimpleNamespace(run=None, data=SPEECH, polish=1)
+    args = types.SimpleNamespace(run=None, data=SPEECH, polish=1, phase=None)
     factors = evaluate._clock_apart(1, args)
     assert list(factors) == ROWS[:3]
     assert 0 < factors["Griffin-Lim 32"] < factors["Griffin-Lim 60"] < 2

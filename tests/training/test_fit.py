@@ -13,6 +13,8 @@ import pytest
 from jaxnet import activations, data, layers, losses, optimizers, training
 from jaxnet.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from jaxnet.training import EarlyStopping
+from jaxnet.training.feed import Resident
+from jaxnet.training.run import Run
 
 RANDOM = np.random.default_rng(1)
 X = RANDOM.standard_normal((50, 6)).astype(np.float32)
@@ -260,6 +262,56 @@ def test_an_iterator_with_a_position_is_not_read_again(tmp_path, capsys):
     assert_same(resumed.train_state, fit(Positioned(), steps_per_epoch=4).train_state)
 
 
+def test_an_iterator_that_runs_on_is_not_read_again_between_epochs(tmp_path):
+    fit(Positioned(), steps_per_epoch=4, epochs=2, checkpoint=tmp_path)
+    source = Positioned()
+    resumed = fit(source, steps_per_epoch=4, checkpoint=tmp_path)
+    assert source.read == [0, 8, 9, 10, 11]
+    assert_same(resumed.train_state, fit(Positioned(), steps_per_epoch=4).train_state)
+
+
+def test_of_several_processes_no_position_is_saved(monkeypatch):
+    run = Run(training.init(NET, ADAM, X[:1], 0), lambda state: state.params, None)
+    run.position = {"at": 3}
+    assert run.metadata({})["position"] == {"json": {"at": 3}}
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    assert run.metadata({})["position"] == {"json": None}
+
+
+def test_a_loader_is_begun_once_an_epoch():
+    begun = []
+
+    class Loader:
+        def __iter__(self):
+            begun.append(1)
+            return iter([(X[:8], LABELS[:8])] * 2)
+
+    fit(Loader(), epochs=3)
+    assert len(begun) == 3
+
+
+def test_a_signal_in_the_last_callback_ends_the_program_too(tmp_path, capsys):
+    def stop(record, _):
+        if record["epoch"] == 2:
+            interrupt()
+
+    assert_left_cleanly(lambda: fit(epochs=2, checkpoint=tmp_path, callbacks=[stop]), capsys)
+    assert len(fit(epochs=2, checkpoint=tmp_path).history) == 2
+
+
+def test_a_run_that_a_callback_ended_stays_ended(tmp_path):
+    options = {"epochs": 5, "checkpoint": tmp_path, "early_stopping": 4, "validation": VALIDATION}
+    assert len(fit(callbacks=[lambda record, _: record["epoch"] == 2], **options).history) == 2
+    assert len(fit(**options).history) == 2
+
+
+def test_a_best_by_another_measure_is_refused(tmp_path):
+    options = {"checkpoint": tmp_path, "validation": VALIDATION, "metrics": {"accuracy": accuracy}}
+    fit(epochs=2, early_stopping=3, **options)
+    with pytest.raises(ConfigError, match=r"watched validation_loss \(min\), and this call watches validation_acc"):
+        fit(epochs=4, early_stopping=EarlyStopping(3, "validation_accuracy", "max"), **options)
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     fit(checkpoint=tmp_path)
     with pytest.raises(ConfigError, match=r"other settings \(batch_size 8, now 4\).*another directory"):
@@ -373,6 +425,33 @@ def test_a_dispatch_done_again_has_the_bits_of_single_steps(monkeypatch):
         assert result.history["loss"] == pytest.approx(short.history["loss"], rel=1e-6)
     assert_close(long.train_state, guarded.train_state)
     assert (int(long.train_state.guard.total), int(long.train_state.guard.step)) == (6, 16)
+
+
+def test_a_repeated_dispatch_may_meet_another_bad_step():
+    """As on a device whose sums have no order: the first time step 3 is bad, when repeated step 2, and then step 1."""
+    bad = iter([3, 2, 1])
+    state = training.init(layers.dense(1), optimizers.sgd(0.1), X[:1], 0)
+    step, unguarded = (
+        training.make_step(layers.dense(1), losses.mse, optimizers.sgd(0.1), guard=guard) for guard in (True, False)
+    )
+    feed = Resident(step, (X[:48], X[:48, :1]), unguarded=unguarded, batch_size=8, seed=0, shuffle=False,
+                    drop_last=True, mesh=None)  # fmt: skip
+    program = feed._programs["unguarded"]
+
+    def unsteady(train_state, data, rows, start, stop):
+        after, measured = program(train_state, data, rows, start, stop)
+        spoiled = next(bad, 99)
+        if start <= spoiled < stop:
+            measured["loss"] = measured["loss"].at[spoiled].set(jnp.nan)
+            after = jax.tree.map(lambda leaf: leaf * np.nan if leaf.dtype == jnp.float32 else leaf, after)
+        return after, measured
+
+    feed._programs["unguarded"] = unsteady
+    feed._count = 6
+    progress = next(feed.epoch(state, 0, 0))
+    assert progress.steps == 2
+    assert len(progress.measured["loss"]) == 2
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(progress.train_state.params))
 
 
 def test_divergence_is_named_with_its_samples_and_leaf():

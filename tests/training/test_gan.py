@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnet import activations, layers, losses, optimizers, training
-from jaxnet.errors import ConfigError
+from jaxnet.errors import ConfigError, NonFiniteError
 
 G = layers.chain(layers.dense(8), layers.batch_norm(), activations.leaky_relu, layers.dropout(0.2), layers.dense(2))
 D = layers.parallel(  # scores, and features to be matched
@@ -105,6 +105,13 @@ def test_a_player_whose_gradient_is_not_finite_waits(players):
         np.testing.assert_array_equal(a, b)
     assert (int(after.step), int(after.guard.in_row), int(after.guard.total)) == (2, 1, 1)
     assert 0 <= int(after.guard.leaf) < len(jax.tree.leaves(state.discriminator.params))
+
+
+def test_a_discriminator_that_never_learns_ends_the_run(players):
+    step, state, _ = players
+    data = Z, REAL * np.float32(1e30)  # finite, so that no check of data refuses it
+    with pytest.raises(NonFiniteError, match="3 steps in a row were not finite"):
+        training.train(step, state, data, epochs=9, batch_size=4, max_skipped=3, progress=False)
 
 
 def test_resumes_as_any_run(tmp_path, players):

@@ -67,6 +67,27 @@ def test_a_diverged_network_is_never_the_best_and_harms_no_other():
     np.testing.assert_allclose(together.history["loss"][:, 1], regress([0.1]).history["loss"][:, 0], rtol=1e-5)
 
 
+def test_skipped_steps_count_as_in_fit():
+    x = np.where(np.arange(40)[:, None] == 7, X[:, 0] * np.float32(1e30), X[:, 0])
+    data, options = (x, X[:, 0, :1]), {"epochs": 3, "batch_size": 10}
+    rates = [1e-6, 0.1]
+    result = training.sweep(layers.dense(1), losses.mse, lambda rate: optimizers.sgd(rate), data,
+                            settings={"seed": [0, 0], "rate": rates}, **options)  # fmt: skip
+    assert result.best == 1
+    for m, rate in enumerate(rates):
+        alone = training.fit(layers.dense(1), losses.mse, optimizers.sgd(rate), data, progress=False, **options)
+        assert alone.history["skipped"].tolist() == [1, 1, 1]
+        np.testing.assert_allclose(result.history["loss"][:, m], alone.history["loss"], rtol=1e-4)
+
+
+def test_when_all_diverge_none_is_best():
+    result = training.sweep(
+        layers.dense(1), losses.mse, lambda rate: optimizers.sgd(rate), (X[:, 0] * np.float32(1e30), X[:, 0, :1]),
+        epochs=1, batch_size=10, settings={"seed": [0, 1], "rate": [0.1, 0.2]},
+    )  # fmt: skip
+    assert result.best == -1
+
+
 def test_grid_makes_every_combination_once():
     settings = training.grid(seed=range(3), rate=[0.1, 0.2], name=["a"])
     assert len(settings["seed"]) == 6
