@@ -7,6 +7,7 @@ Of a recording it computes the mel spectrogram, throws the recording away, and m
 """
 
 import argparse
+import json
 import os
 import time
 from pathlib import Path
@@ -19,8 +20,8 @@ import numpy as np
 from examples.vocoder import data, mel
 from examples.vocoder.griffin_lim import refine
 from examples.vocoder.mel import MelConfig
+from examples.vocoder.phases import GENERATORS, PHASES
 from examples.vocoder.samples import write_wav
-from examples.vocoder.train import GENERATORS, PHASES
 from jaxnet import training
 from jaxnet.errors import ConfigError, ShapeError
 
@@ -106,7 +107,7 @@ def load_generator(run: str | os.PathLike[str], phase: str | None = None) -> Voc
         )
     path = run / (phase or there[-1])
     metadata = training.read_metadata(path)
-    config = MelConfig(**metadata["mel"])
+    config = MelConfig.from_json(json.dumps(metadata["mel"]))
     net = GENERATORS[metadata["generator"]](config)
     example = jax.ShapeDtypeStruct((1, 32, config.bands), jnp.float32)
     like = jax.eval_shape(lambda: net.init(jax.random.key(0), example)[0])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.vocoder import mel, samples, synthesize, train
+from examples.vocoder import mel, phases, planning, samples, synthesize, train
 from jaxnet import training
 from jaxnet.errors import ConfigError, ShapeError
 
@@ -30,15 +30,15 @@ def tiny(monkeypatch):
         "__call__",
         lambda self, params: {"mel": sum(float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(params))},
     )
-    size = train.SIZES["S"]._replace(width=8, dilations=(1,))
-    monkeypatch.setitem(train.GENERATORS, "S", lambda config: train.frame_generator(config, size))
+    size = phases.SIZES["S"]._replace(width=8, dilations=(1,))
+    monkeypatch.setitem(train.GENERATORS, "S", lambda config: phases.frame_generator(config, size))
     monkeypatch.setattr(
-        train.discriminators, "period_discriminator_tiny", lambda: train.discriminators.multi_period((2,), (4, 4))
+        phases.discriminators, "period_discriminator_tiny", lambda: phases.discriminators.multi_period((2,), (4, 4))
     )
     monkeypatch.setattr(
-        train.discriminators,
+        phases.discriminators,
         "spectrogram_discriminator",
-        lambda config: train.discriminators.multi_period((3,), (4, 4)),
+        lambda config: phases.discriminators.multi_period((3,), (4, 4)),
     )
 
 
@@ -113,38 +113,38 @@ def test_minutes_become_a_plan_that_is_kept(quick_compilation, tiny, tmp_path, c
     assert capsys.readouterr().out.count("ms a step") == 2
     plans = json.loads((tmp_path / "run.json").read_text())["plan"]
     for phase in train.PHASES:
-        plan = train.Plan(**plans[phase])
+        plan = planning.Plan(**plans[phase])
         assert histories[phase]["step"][-1] == plan.steps
     assert train.main(arguments)["adversarial"][-1] == histories["adversarial"][-1]
     assert "ms a step" not in capsys.readouterr().out  # what was planned is not measured again
 
 
 def test_another_run_is_not_overwritten(tmp_path):
-    run = train.Run(tmp_path, {"seed": 0, "generator": "S"})
-    made = run.plan("spectral", lambda: train.Plan(3, 100))
-    again = train.Run(tmp_path, {"seed": 0, "generator": "S"})
+    run = planning.Run(tmp_path, {"seed": 0, "generator": "S"})
+    made = run.plan("spectral", lambda: planning.Plan(3, 100))
+    again = planning.Run(tmp_path, {"seed": 0, "generator": "S"})
     assert again.plan("spectral", lambda: pytest.fail("it was planned already")) == made
     with pytest.raises(ConfigError, match="had other settings \\(seed 0, now 1\\)"):
-        train.Run(tmp_path, {"seed": 1, "generator": "S"})
+        planning.Run(tmp_path, {"seed": 1, "generator": "S"})
 
 
 def test_plans_keep_to_the_time():
     for seconds, step, epoch in itertools.product((20, 100, 1000), (0.01, 0.3), (0.1, 1.0)):
-        plan = train.plan_seconds(seconds, step, epoch)
+        plan = planning.plan_seconds(seconds, step, epoch)
         takes = plan.steps * step + plan.epochs * epoch
         assert seconds - plan.epochs * step - 1e-9 <= takes <= seconds
-    assert train.plan_steps(800) == train.Plan(20, 40)
-    assert train.plan_steps(0).epochs == 1
+    assert planning.plan_steps(800) == planning.Plan(20, 40)
+    assert planning.plan_steps(0).epochs == 1
 
 
 def test_the_average_follows_the_parameters():
-    optimizer = train.averaged(train.optimizers.sgd(1.0), 0.9)
+    optimizer = phases.averaged(phases.optimizers.sgd(1.0), 0.9)
     params, grads = {"w": jnp.zeros(2)}, {"w": jnp.array([-1.0, 2.0])}
     state = optimizer.init(params)
     average = np.zeros(2)
     for _ in range(5):
         updates, state = optimizer.update(grads, state, params)
-        params = train.optimizers.apply_updates(params, updates)
+        params = phases.optimizers.apply_updates(params, updates)
         average = 0.9 * average + 0.1 * np.asarray(params["w"])
     np.testing.assert_allclose(params["w"], [5, -10])
     np.testing.assert_allclose(state.average["w"], average, rtol=1e-6)

@@ -1,0 +1,95 @@
+"""How many steps a run of a vocoder's training takes, measured once and kept with the run."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from examples.vocoder.phases import Phase
+from jaxnet.errors import ConfigError
+
+
+class Plan(NamedTuple):
+    """How long a phase is.
+
+    Attributes:
+      epochs: after each of which is validated.
+      steps_per_epoch: steps of each.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+
+    @property
+    def steps(self) -> int:
+        """In all."""
+        return self.epochs * self.steps_per_epoch
+
+
+def plan_steps(steps: int) -> Plan:
+    """A plan of about ``steps`` steps, in epochs of at least 25."""
+    epochs = max(1, min(20, steps // 25))
+    return Plan(epochs, max(1, steps // epochs))
+
+
+def plan_seconds(seconds: float, step_seconds: float, epoch_seconds: float) -> Plan:
+    """A plan that takes ``seconds``, from the time of a step and of what comes after an epoch."""
+    epochs = int(max(1, min(24, seconds / 15)))
+    steps = (seconds - epochs * epoch_seconds) / step_seconds
+    return Plan(epochs, max(1, int(steps / epochs)))
+
+
+class Run:
+    """A directory that holds a run, and its ``run.json``: what the run is, and the plan as far as it is made.
+
+    Args:
+      directory: of the run.
+      settings: what the run is. If the directory holds a run already, it must have been the same.
+
+    Raises:
+      ConfigError: the directory holds another run.
+    """
+
+    def __init__(self, directory: Path, settings: dict[str, Any]):
+        self.directory, self.file = directory, directory / "run.json"
+        settings = json.loads(json.dumps(settings))
+        if self.file.exists():
+            self.content = json.loads(self.file.read_text())
+            was = self.content["settings"]
+            if was != settings:
+                differing = [k for k in {**was, **settings} if was.get(k) != settings.get(k)]
+                listed = ", ".join(f"{k} {was.get(k)!r}, now {settings.get(k)!r}" for k in differing)
+                raise ConfigError(
+                    f"train: the run in {directory} had other settings ({listed}); give the same to go on with it, or "
+                    f"another --out"
+                )
+        else:
+            self.content = {"settings": settings, "plan": {}}
+
+    def plan(self, phase: str, make: Callable[[], Plan]) -> Plan:
+        """The plan of a phase: as it was made before, or made now, and kept."""
+        if phase not in self.content["plan"]:
+            self.content["plan"][phase] = make()._asdict()
+            self.directory.mkdir(parents=True, exist_ok=True)
+            temporary = self.file.with_suffix(".tmp")
+            temporary.write_text(json.dumps(self.content, indent=1) + "\n")
+            temporary.replace(self.file)
+        return Plan(**self.content["plan"][phase])
+
+
+def seconds_per_step(phase: Phase, batch: Any, count: int = 10) -> float:
+    """Compiles a phase's step, as `training.train` will, and times it; the median of a few."""
+    program = jax.jit(phase.step, donate_argnums=0)
+    train_state = jax.tree.map(jnp.copy, phase.start())  # which is donated, with parameters that may be another phase's
+    times = []
+    for _ in range(count + 2):
+        began = time.perf_counter()
+        train_state, metrics = program(train_state, batch)
+        jax.block_until_ready((train_state, metrics))
+        times.append(time.perf_counter() - began)
+    return float(np.median(times[2:]))
