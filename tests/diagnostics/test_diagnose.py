@@ -8,7 +8,7 @@ from benchmarks import __main__ as benchmarks
 from benchmarks.diagnosis import cases, report
 from jaxnet import activations, diagnostics, initializers, layers, losses, optimizers
 from jaxnet.diagnostics import pictures
-from jaxnet.diagnostics.diagnose import _constant_loss
+from jaxnet.diagnostics.diagnose import _at_the_start, _constant_loss, _target
 from jaxnet.diagnostics.verdict import ACTIONS, remedy
 from jaxnet.errors import ConfigError, DataError
 from jaxnet.training import History
@@ -112,20 +112,22 @@ def names(found):
     return [verdict.name for verdict in found.verdicts]
 
 
+TWO = mlp(2)
+ADAM = optimizers.adam(1e-2)
+
+
 def test_a_minority_is_not_called_mislabelled():
-    random = np.random.default_rng(0)
-    x = random.standard_normal((1000, 8)).astype(np.float32)
-    labels = (random.random(1000) < 1 / (1 + np.exp(1.6 - 0.7 * x[:, 0]))).astype(np.int32)
-    found = diagnosed(mlp(2, 32), CROSS_ENTROPY, optimizers.adam(1e-3), (x, labels), steps=200)
+    labels = (np.random.default_rng(0).random(N) < 1 / (1 + np.exp(1.6 - 0.7 * NORMAL[:, 0]))).astype(np.int32)
+    found = diagnosed(TWO, CROSS_ENTROPY, ADAM, (NORMAL, labels))
+    assert 0.1 < labels.mean() < 0.25
     assert "wrong_labels" not in names(found)
 
 
 def test_of_overlapping_classes_the_samples_are_to_be_looked_at():
     labels = np.random.default_rng(0).integers(0, 2, N).astype(np.int32)
-    x = NORMAL[:, :2].copy()
+    x = NORMAL.copy()
     x[:, 0] += 1.7 * (labels - 0.5)
-    found = diagnosed(mlp(2), CROSS_ENTROPY, optimizers.adam(1e-2), (x, labels))
-    first = found.verdicts[0]
+    first = diagnosed(TWO, CROSS_ENTROPY, ADAM, (x, labels)).verdicts[0]
     assert first.name == "wrong_labels"
     assert "overlap" in first.cause
     assert first.remedies[0].action == "drop_samples"
@@ -160,9 +162,16 @@ def test_a_negative_loss_is_refused_before_the_run_or_after():
     with pytest.raises(
         DataError, match=r"diagnose: a loss of -\S+ is below 0, and ratios of losses need positive ones"
     ):
-        diagnosed(mlp(1), shifted(100.0), optimizers.adam(1e-2), (NORMAL, y))
+        diagnosed(layers.dense(1), shifted(100.0), ADAM, (NORMAL, y))
     with pytest.raises(DataError, match=r"diagnose: a loss of -0\.\S+ is below 0"):
         diagnosed(layers.dense(1), shifted(0.5), optimizers.adam(5e-2), (NORMAL, y))
+
+
+def before_training(net, x, target, trained=False):
+    """The verdicts before the first step."""
+    params, state = net.init(0, x)
+    report = diagnostics.layer_report(net, CROSS_ENTROPY, params, state, (x, target))
+    return report, _at_the_start((x, target), report, trained)
 
 
 class TestWhatDoesNoHarm:
@@ -170,52 +179,62 @@ class TestWhatDoesNoHarm:
 
     def test_a_network_that_standardizes_its_input(self):
         net = layers.chain(lambda x: (x - 50) / 20, mlp(3))
-        found = diagnosed(net, CROSS_ENTROPY, optimizers.adam(1e-2), (50 + 20 * NORMAL, THREE))
-        assert names(found) == ["healthy"]
+        assert before_training(net, 50 + 20 * NORMAL, THREE)[1] == []
 
     def test_a_norm_behind_the_first_layer(self):
         net = layers.chain(layers.dense(16), layers.layer_norm(), activations.relu, layers.dense(3))
-        found = diagnosed(net, CROSS_ENTROPY, optimizers.adam(1e-2), (50 + 20 * NORMAL, THREE))
-        assert "unnormalized_input" not in names(found)
+        assert before_training(net, 50 + 20 * NORMAL, THREE)[1] == []
 
     def test_small_kernels_before_norms(self):
-        small = initializers.normal(0.02)
-        blocks = [
-            part
-            for _ in range(2)
-            for part in (layers.dense(16, kernel_init=small), layers.layer_norm(), activations.relu)
-        ]
-        net = layers.chain(*blocks, layers.dense(3))
-        assert names(diagnosed(net, CROSS_ENTROPY, optimizers.adam(1e-2), (NORMAL, THREE))) == ["healthy"]
+        small = layers.dense(16, kernel_init=initializers.normal(0.02))
+        net = layers.chain(small, layers.layer_norm(), activations.relu, small, layers.layer_norm(), layers.dense(3))
+        assert before_training(net, NORMAL, THREE)[1] == []
 
     def test_small_kernels_that_train(self):
         small = initializers.normal(0.02)
         net = layers.chain(layers.dense(16, kernel_init=small), activations.relu, layers.dense(3, kernel_init=small))
-        found = diagnosed(net, CROSS_ENTROPY, optimizers.adam(1e-2), (NORMAL, THREE), steps=200)
+        found = diagnosed(net, CROSS_ENTROPY, ADAM, (NORMAL, THREE), steps=200)
         assert names(found) == ["healthy", "initialization_too_small"]
         assert found.verdicts[1].certainty == 0.95 / 2
         assert found.healthy
 
     def test_one_hot_inputs(self):
         x = np.eye(64, dtype=np.float32)[np.arange(N) % 64]
-        found = diagnosed(layers.dense(1), losses.mse, optimizers.sgd(1e-5), (x, NORMAL[:, :1]))
-        assert "unnormalized_input" not in names(found)
+        assert before_training(mlp(3), x, THREE)[1] == []
 
 
-@pytest.mark.parametrize(("scale", "dtype"), [(1e-4, jnp.float32), (50.0, jnp.bfloat16)])
-def test_inputs_too_small_or_in_half_precision(scale, dtype):
-    x = np.asarray(scale * NORMAL).astype(dtype)
-    y = np.asarray(NORMAL[:, :1]).astype(dtype)
-    first = diagnosed(layers.dense(1), losses.mse, optimizers.sgd(1e-6), (x, y)).verdicts[0]
+@pytest.mark.parametrize(
+    ("scale", "dtype", "evidence"),
+    [(1e-4, jnp.float32, "below 0.2"), (50.0, jnp.float32, "above 5"), (50.0, jnp.bfloat16, "above 5")],
+)
+def test_inputs_too_small_and_too_large(scale, dtype, evidence):
+    (first,) = before_training(mlp(3), (scale * NORMAL).astype(dtype), THREE)[1]
     assert first.name == "unnormalized_input"
-    assert f"{'below 0.2' if scale < 1 else 'above 5'}" in first.evidence
+    assert evidence in first.evidence
 
 
-@pytest.mark.parametrize(("offset", "scale"), [(1e6, 1e3), (0.0, 1e-3), (1e3, 1.0)])
-def test_targets_in_units_of_measurement(offset, scale):
-    y = (offset + scale * NORMAL[:, :1]).astype(np.float32)
-    first = diagnosed(mlp(1), losses.mse, optimizers.adam(1e-4), (NORMAL, y)).verdicts[0]
-    assert (first.name, first.remedies[0].action) == ("unnormalized_target", "standardize_target")
+@pytest.mark.parametrize(
+    ("target", "wanted"),
+    [
+        (1e6 + 1e3 * NORMAL, True),
+        (1e-3 * NORMAL, True),
+        (1e3 + NORMAL, True),
+        ((50 * NORMAL).astype(jnp.bfloat16), True),
+        (NORMAL, False),
+        ((NORMAL > 2.5).astype(np.float32), False),  # a rare class
+        (THREE, False),
+    ],
+)
+def test_targets_in_units_of_measurement(target, wanted):
+    assert [verdict.name for verdict in _target(target)] == ["unnormalized_target"] * wanted
+
+
+def test_such_targets_come_before_the_rate():
+    y = 1e4 + 1e3 * NORMAL[:, :1]
+    found = diagnosed(mlp(1), losses.mse, optimizers.adam(1e-3), (NORMAL, y))
+    assert names(found)[:2] == ["unnormalized_target", "rate_too_small"]
+    assert found.verdicts[0].remedies[0].action == "standardize_target"
+    assert "overfitting" not in names(found)
 
 
 def test_nan_in_validation_is_reported():
@@ -233,17 +252,17 @@ def test_nan_in_validation_is_reported():
 
 def test_a_gradient_of_exactly_0_has_vanished(tmp_path, monkeypatch):
     net = layers.chain(layers.dense(16, bias_init=initializers.constant(40.0)), jnp.tanh, layers.dense(3))
-    found = diagnosed(net, CROSS_ENTROPY, optimizers.sgd(0.05), (NORMAL, THREE))
-    assert found.verdicts[0].name == "vanishing_gradient"
-    assert found.reports[0].gradient_ratio == 0
+    report, (first,) = before_training(net, NORMAL, THREE)
+    assert first.name == "vanishing_gradient"
+    assert report.gradient_ratio == 0
     labels = []
     monkeypatch.setattr(
         pictures, "saved", lambda picture, path: labels.extend(picture.axes[0].get_legend().get_texts())
     )
-    pictures.gradient_flow(tmp_path / "flow.png", [found.reports[0]], ["start"])
+    pictures.gradient_flow(tmp_path / "flow.png", [report], ["start"])
     assert [text.get_text() for text in labels] == ["start", "exactly 0"]
     with pytest.raises(ConfigError, match="gradient_flow: 12 reports can be told apart, got 21"):
-        pictures.gradient_flow(tmp_path / "flow.png", found.reports, [str(i) for i in range(21)])
+        pictures.gradient_flow(tmp_path / "flow.png", [report] * 21, [str(i) for i in range(21)])
 
 
 def curves(loss, validation=None, deviation=0.0, skipped=0):
