@@ -15,7 +15,9 @@ _SURE, _LIKELY, _HINT = 0.8, 0.7, 0.5
 def curves_report(history: History, *, baseline: float | None = None, batch_size: int | None = None) -> list[Verdict]:
     """Reads over- and underfitting, divergence, plateaus, noise and a wrong rate off the learning curves.
 
-    Curves that are fine give the verdict "healthy". The thresholds are in `diagnostics.thresholds`.
+    Curves that are fine give the verdict "healthy". The thresholds are in `diagnostics.thresholds`, most of them
+    ratios of losses: those must be positive. Steps that were skipped are no divergence while they are the fewer, since
+    a loss scale of float16 makes some by design.
 
     Args:
       history: of at least three records, with "loss", and if there are any "validation_loss", "loss_deviation" and
@@ -28,7 +30,7 @@ def curves_report(history: History, *, baseline: float | None = None, batch_size
       Verdicts, the most certain first.
 
     Raises:
-      DataError: fewer than three records.
+      DataError: fewer than three records, or losses below 0 or that start at 0.
 
     Example:
       >>> from jaxnet import diagnostics
@@ -46,16 +48,28 @@ def curves_report(history: History, *, baseline: float | None = None, batch_size
     if baseline is not None:
         baseline = checks.number(who, "baseline", baseline, low=0, open_low=True)
     loss = history["training_loss" if "training_loss" in history.names else "loss"]
-    start = float(loss[0]) if baseline is None else baseline
+    validation = history["validation_loss"] if "validation_loss" in history.names else np.zeros(0)
+    positive(who, loss, validation)
+    finite = loss[np.isfinite(loss)]
+    first = float(finite[0]) if finite.size else np.nan
+    if baseline is None and first == 0:
+        raise DataError(
+            f"{who}: the loss starts at 0, and ratios of losses need positive ones; add a constant, or give a baseline"
+        )
+    start = first if baseline is None else baseline
     skipped = history["skipped"] if "skipped" in history.names else np.zeros(len(loss))
+    taken = history["step"][-1] - history["step"][-2] if "step" in history.names else skipped.max()
+    lost = validation.size > 0 and not np.isfinite(validation[-1])
     found: list[Verdict] = []
-    if not np.isfinite(loss[-1]) or skipped[-1] > 0 or loss[-1] > limits.RISE * max(start, loss[0]):
+    if not np.isfinite(loss[-1]) or lost or skipped[-1] > 0.5 * taken or loss[-1] > limits.RISE * max(start, first):
         steps = f", {skipped.sum():.0f} steps were not finite" if skipped.sum() else ""
+        held_out = f", that of validation to {validation[-1]:.3g}" if lost else ""
         found.append(
             Verdict(
                 "divergence",
                 _SURE,
-                f"the loss went from {start:.3g} to {loss[-1]:.3g}{steps} (limit {limits.RISE:g} times its start)",
+                f"the loss went from {start:.3g} to {loss[-1]:.3g}{held_out}{steps} "
+                f"(limit {limits.RISE:g} times its start)",
                 "Steps too large for the curvature, or a gradient that explodes",
                 remedies(("scale_rate", 0.1), "clip", "initialize", "normalize"),
             )
@@ -68,11 +82,10 @@ def curves_report(history: History, *, baseline: float | None = None, batch_size
     fall = (np.median(loss[-third - 1 :][:2]) - end) / start
     flat = fall < limits.PLATEAU
     text = f"the loss ends at {left:.0%} of {'the best constant prediction' if baseline else 'its start'} ({end:.3g})"
-    if "validation_loss" in history.names:
-        validation = history["validation_loss"]
+    if validation.size:
         last = float(np.median(validation[-tail:]))
         gap = (last - end) / start
-        if gap > limits.GAP:
+        if gap > limits.GAP and left < 1:  # what is worse than a constant has learned nothing by heart
             best = int(np.nanargmin(validation))
             found.append(
                 Verdict(
@@ -123,7 +136,7 @@ def curves_report(history: History, *, baseline: float | None = None, batch_size
         if flat:
             found.append(
                 Verdict(
-                    "underfitting" if "validation_loss" in history.names or baseline else "plateau",
+                    "underfitting" if validation.size or baseline else "plateau",
                     _LIKELY,
                     f"{text}, more than {limits.TRAINED:.0%}, and over the last third it fell by {fall:.1%} "
                     f"(flat below {limits.PLATEAU:.0%})",
@@ -144,3 +157,13 @@ def curves_report(history: History, *, baseline: float | None = None, batch_size
     if not found:
         found.append(Verdict("healthy", _LIKELY, text, "Nothing in the curves is out of order"))
     return sorted(found, key=lambda verdict: -verdict.certainty)
+
+
+def positive(who: str, *curves: np.ndarray) -> None:
+    """Refuses losses below 0, of which ratios say nothing."""
+    for curve in curves:
+        if np.any(curve < 0):
+            raise DataError(
+                f"{who}: a loss of {float(np.nanmin(curve)):.3g} is below 0, and ratios of losses need positive ones; "
+                f"add a constant to the loss"
+            )

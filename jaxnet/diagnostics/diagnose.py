@@ -11,12 +11,12 @@ import numpy as np
 from jaxnet import _checks as checks
 from jaxnet import data as data_module
 from jaxnet.diagnostics import thresholds as limits
-from jaxnet.diagnostics.curves_report import curves_report
+from jaxnet.diagnostics.curves_report import curves_report, positive
 from jaxnet.diagnostics.dead_units import DeadUnits, dead_units
 from jaxnet.diagnostics.layer_report import LayerReport
 from jaxnet.diagnostics.suspect_labels import NEIGHBOURS, suspect_labels
-from jaxnet.diagnostics.trial import EVALUATED, LOOKS, Task, Trial, predict
-from jaxnet.diagnostics.verdict import Verdict, remedies
+from jaxnet.diagnostics.trial import EVALUATED, LOOKS, PROBE, Task, Trial, predict
+from jaxnet.diagnostics.verdict import Verdict, remedies, remedy
 from jaxnet.errors import DataError
 from jaxnet.layers.layer import Layer, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
@@ -37,7 +37,8 @@ class Diagnosis(NamedTuple):
     """What `diagnose` returns; prints as a report.
 
     Attributes:
-      verdicts: what is wrong, the most certain first; one verdict "healthy" if nothing is.
+      verdicts: what is wrong, the most certain first; "healthy" if nothing is, or if the run trained in spite of what
+        was found before its first step.
       history: of the run, 20 records.
       reports: a `LayerReport` before the first step and one at every record.
       dead: the dead units at the end, on up to 1,024 samples.
@@ -56,7 +57,7 @@ class Diagnosis(NamedTuple):
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing was found."""
+        """Whether nothing was found that kept the run from training."""
         return self.verdicts[0].name == "healthy"
 
     def __str__(self) -> str:
@@ -99,7 +100,8 @@ def diagnose(
 
     ========================  ======================================================================================
     non_finite_data           NaN or Inf in the data; the rest is diagnosed without these samples
-    unnormalized_input        the first layer sees numbers far from mean 0 and variance 1
+    unnormalized_input        the first layer with a kernel sees numbers far from mean 0 and variance 1
+    unnormalized_target       so are the targets of a regression, and the run has not trained
     initialization_too_large  half the layers or more multiply their input's deviation by more than 4
     initialization_too_small  ... by less than 1/4
     dead_units                half the units of a rectifier are 0 on the whole batch, and the run has not trained
@@ -113,11 +115,13 @@ def diagnose(
 
     and divergence, overfitting, noisy_gradient, underfitting and not_converged, as `curves_report` says.
 
-    What may be the consequence of another verdict comes after it, with half the certainty.
+    What may be the consequence of another verdict comes after it, with half the certainty. So does what was found
+    before the first step, if the run has trained all the same; it then follows "healthy" unless more was found. A norm
+    undoes the scale of the layer before it, whose input and weights are not judged.
 
     Args:
       net: a `Layer` from x to a prediction.
-      loss: ``(prediction, target) -> scalar``.
+      loss: ``(prediction, target) -> scalar``, never below 0: the rules are ratios of losses.
       optimizer: an ``(init, update)`` pair, ours or optax's.
       data: arrays ``(x, target)``, unchecked: NaN is a finding. They are gone through in a random order.
       validation: arrays ``(x, target)``; a fifth of the data unless given.
@@ -131,7 +135,7 @@ def diagnose(
 
     Raises:
       ConfigError: what is no network, loss or optimizer.
-      DataError: fewer than four samples, or labels that the loss refuses.
+      DataError: fewer than four samples, labels that the loss refuses, or a loss below 0.
 
     Example:
       >>> import jax.numpy as jnp
@@ -158,20 +162,29 @@ def diagnose(
     if bad.size:
         found.append(_non_finite(data, bad))
     if validation is not None:
-        validation = _usable(who, validation)[0]
+        validation, _, bad = _usable(who, validation, " of validation")
+        if bad.size:
+            found.append(_non_finite(validation, bad, "validation "))
     else:
         count = max(len(numbers) // 5, 1)
         validation = jax.tree.map(lambda leaf: leaf[:count], data)
         data, numbers = jax.tree.map(lambda leaf: leaf[count:], data), numbers[count:]
     baseline = _constant_loss(net, loss, data)  # asks the loss about the labels, outside of any compiled program
+    positive(who, np.array(_untrained_loss(net, loss, *jax.tree.map(lambda leaf: leaf[:PROBE], data))))
     task = Task(
         net, loss, optimizer, regularizer, data, validation, min(batch_size, len(numbers)), checks.key(who, key)
     )
     trial = task.run(steps)
+    positive(who, trial.history["training_loss"], trial.history["validation_loss"])
     end = trial.history[-1]["training_loss"]
     trained = math.isfinite(end) and end <= limits.TRAINED * baseline
 
-    found += _at_the_start(data, trial.reports[0], trained)
+    at_the_start = _at_the_start(data, trial.reports[0], trained)
+    if trained:  # then it was no obstacle
+        at_the_start = [verdict._replace(certainty=verdict.certainty / 2) for verdict in at_the_start]
+    else:
+        at_the_start += _target(data[1])
+    found += at_the_start
     rates: dict[float, float] = {}
     start = float(trial.reports[0].loss)  # a lucky draw may begin well below the baseline
     if not trained or not end <= limits.TRAINED * start:
@@ -181,6 +194,8 @@ def diagnose(
     found += _dead_at_the_end(trial, found, trained)
     curves = curves_report(trial.history, baseline=baseline, batch_size=batch_size)
     found += [verdict for verdict in curves if verdict.name not in ("healthy", "rate_too_large", "rate_too_small")]
+    if trained and len(found) == len(at_the_start):
+        found.append(_healthy(trial, baseline))
     verdicts = _ranked(found) or [_healthy(trial, baseline)]
     watched = jax.tree.leaves(data[0])[0][:EVALUATED]
     return Diagnosis(
@@ -194,7 +209,7 @@ def diagnose(
     )
 
 
-def _usable(who: str, data: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+def _usable(who: str, data: Any, which: str = "") -> tuple[Any, np.ndarray, np.ndarray]:
     """The finite samples in a random order, their numbers, and the numbers of the others."""
     pairs = pair(who, data)
     leaves, treedef = jax.tree.flatten(pairs)
@@ -204,25 +219,29 @@ def _usable(who: str, data: Any) -> tuple[Any, np.ndarray, np.ndarray]:
         raise DataError(f"{who}: x and target must hold one entry a sample, got lengths {sorted(lengths)}")
     finite = np.ones(lengths.pop(), bool)
     for leaf in leaves:
-        if leaf.dtype.kind not in "iub":
+        if _is_floating(leaf):
             finite &= np.isfinite(leaf.astype(np.float32)).reshape(len(leaf), -1).all(1)
     numbers = data_module.epoch_order(len(finite))
     numbers = numbers[finite[numbers]]
     if len(numbers) < 4:
-        raise DataError(f"{who}: at least four samples without NaN or Inf are needed, got {len(numbers)}")
+        raise DataError(f"{who}: at least four samples{which} without NaN or Inf are needed, got {len(numbers)}")
     return jax.tree.unflatten(treedef, [leaf[numbers] for leaf in leaves]), numbers, np.flatnonzero(~finite)
 
 
-def _non_finite(data: Any, bad: np.ndarray) -> Verdict:
+def _is_floating(array: Any) -> bool:
+    return isinstance(array, np.ndarray) and bool(jnp.issubdtype(array.dtype, jnp.floating))  # bfloat16 too
+
+
+def _non_finite(data: Any, bad: np.ndarray, which: str = "") -> Verdict:
     several = len(bad) > 1
     return Verdict(
         "non_finite_data",
         1.0,
-        f"sample{'s' if several else ''} {', '.join(map(str, bad[:8]))}{', ...' if len(bad) > 8 else ''} "
+        f"{which}sample{'s' if several else ''} {', '.join(map(str, bad[:8]))}{', ...' if len(bad) > 8 else ''} "
         f"hold{'' if several else 's'} NaN or Inf, {len(bad)} of {len(bad) + len(jax.tree.leaves(data)[0])}",
         "Missing values, a division by zero or an overflow where the data were made; one such value makes the gradient "
         "of its whole batch NaN",
-        remedies(("drop_samples", bad.tolist())),
+        remedies(("drop_validation_samples" if which else "drop_samples", bad.tolist())),
     )
 
 
@@ -230,12 +249,10 @@ def _at_the_start(data: Any, report: LayerReport, trained: bool) -> list[Verdict
     """What is wrong before the first step: the input's scale, the weights', dead units, the gradient's path."""
     found: list[Verdict] = []
     kernels = report.kernels
-    before = report.labels[: kernels[0]] if len(kernels) else ()
-    x = jax.tree.leaves(data[0])[0]
-    rms = float(np.sqrt(np.mean(np.square(x.astype(np.float64))))) if x.dtype.kind == "f" else 1.0
+    normed = [i + 1 < len(report.labels) and report.labels[i + 1].endswith("_norm") for i in kernels]
     saturated = report.saturated[~np.isnan(report.saturated)]
-    normalized = any(label.endswith("_norm") for label in before)
-    if rms > limits.INPUT_RMS and not normalized:
+    rms, mean, small = _input(jax.tree.leaves(data[0])[0], report)
+    if (rms > limits.INPUT_RMS or small) and not (normed and normed[0]):
         tail = (
             f"; {saturated[0]:.0%} of the first bounded activation's outputs are at its bounds"
             if saturated.size
@@ -245,12 +262,13 @@ def _at_the_start(data: Any, report: LayerReport, trained: bool) -> list[Verdict
             Verdict(
                 "unnormalized_input",
                 0.95,
-                f"root mean square {rms:.3g} (limit {limits.INPUT_RMS:g}), mean {x.mean():.3g}{tail}",
+                f"root mean square {rms:.3g} ({'below' if small else 'above'} "
+                f"{1 / limits.INPUT_RMS if small else limits.INPUT_RMS:g}), mean {mean:.3g}{tail}",
                 "Units of measurement that the initialization does not know",
                 remedies("standardize_input", "normalize", "use_rectifiers"),
             )
         )
-    gains = report.gain[kernels]
+    gains = report.gain[kernels][~np.array(normed, bool)]
     if gains.size and not limits.GAIN >= np.median(gains) >= 1 / limits.GAIN:
         large = np.median(gains) > 1
         found.append(
@@ -284,7 +302,10 @@ def _at_the_start(data: Any, report: LayerReport, trained: bool) -> list[Verdict
     text = (
         f"the gradient's norm is {gradients[0]:.2g} at {report.labels[kernels[0]]} and {gradients[-1]:.2g} at "
         f"{report.labels[kernels[-1]]}: a factor of e^{-float(report.slope):.2g} a layer, {ratio:.2g} in all"
-        if len(kernels)
+        if ratio > 0
+        else f"the gradient's norm is 0 at {report.labels[kernels[0]]} and {gradients[-1]:.2g} at "
+        f"{report.labels[kernels[-1]]}"
+        if ratio == 0
         else ""
     )
     if len(kernels) > 1 and ratio < limits.GRADIENT_RATIO:
@@ -300,21 +321,54 @@ def _at_the_start(data: Any, report: LayerReport, trained: bool) -> list[Verdict
             )
         )
     elif overflow or (len(kernels) > 1 and ratio > 1 / limits.GRADIENT_RATIO):
-        place = (
-            f"values overflow from {report.labels[int(report.first_nonfinite)]} on; "
-            if int(report.first_nonfinite) >= 0
-            else ""
-        )
+        first = int(report.first_nonfinite)
+        place = f"values overflow from {report.labels[first]} on" if first >= 0 else ""
+        far = f"{text} (limit {1 / limits.GRADIENT_RATIO:g})" if text else ""
         found.append(
             Verdict(
                 "exploding_gradient",
                 0.9,
-                f"{place}{text} (limit {1 / limits.GRADIENT_RATIO:g})",
+                "; ".join(filter(None, (place, far))) or f"the loss is {float(report.loss):g} before the first step",
                 "Backpropagation multiplies by one matrix a layer, and these enlarge: harmless once, not many times",
                 remedies("initialize", "normalize", "residual", "clip"),
             )
         )
     return found
+
+
+def _input(x: np.ndarray, report: LayerReport) -> tuple[float, float, bool]:
+    """Root mean square and mean of what the first kernel sees, and whether it is far too small."""
+    if not _is_floating(x):
+        return 1.0, 0.0, False
+    x = x.astype(np.float64)
+    rms, mean = float(np.sqrt(np.mean(np.square(x)))), float(x.mean())
+    filled = rms / math.sqrt(max(float(np.mean(x != 0)), 1e-12))  # of what is not 0: one-hot inputs are not small
+    row = int(report.kernels[0]) - 1 if len(report.kernels) else -1
+    if row >= 0 and np.isfinite(report.deviation[row]):
+        mean = float(report.mean[row])
+        rms = math.hypot(mean, float(report.deviation[row]))
+    return rms, mean, max(rms, filled) < 1 / limits.INPUT_RMS
+
+
+def _target(target: Any) -> list[Verdict]:
+    """Whether a regression's targets are far from mean 0 and variance 1."""
+    if not _is_floating(target) or (target.min() >= 0 and target.max() <= 1):  # shares, or classes
+        return []
+    target = target.astype(np.float64)
+    mean, deviation = float(target.mean()), float(np.sqrt(np.mean(np.square(target - target.mean(0)))))
+    if abs(mean) <= limits.INPUT_RMS and limits.INPUT_RMS >= deviation >= 1 / limits.INPUT_RMS:
+        return []
+    return [
+        Verdict(
+            "unnormalized_target",
+            0.9,
+            f"mean {mean:.3g}, deviation {deviation:.3g} (limits {limits.INPUT_RMS:g} for either, "
+            f"{1 / limits.INPUT_RMS:g} for the deviation)",
+            "Units of measurement that the initialization does not know: the last layer has far to go, and "
+            "gradients are as large or small as the unit",
+            remedies("standardize_target"),
+        )
+    ]
 
 
 def _worst(shares: np.ndarray) -> int | None:
@@ -361,14 +415,20 @@ def _labels(task: Task, trial: Trial, numbers: np.ndarray) -> list[Verdict]:
     share = len(suspects) / len(labels)
     if share <= limits.WRONG_LABELS:
         return []
+    wrong = sorted(numbers[suspects].tolist())
+    some = ", ".join(map(str, wrong[:8])) + (", ..." if len(wrong) > 8 else "")
+    look = (
+        f"Look at these {len(wrong)} samples first: classes that overlap look the same; drop or correct what is wrong: "
+        f"{some}."
+    )
     return [
         Verdict(
             "wrong_labels",
             0.8,
             f"{share:.0%} of {len(labels)} labels are contradicted by the network at its best, and so by the "
             f"{NEIGHBOURS} nearest other samples (limit {limits.WRONG_LABELS:.0%})",
-            "Labels that are wrong, or inputs that do not tell the classes apart",
-            remedies(("drop_samples", sorted(numbers[suspects].tolist())), "regularize"),
+            "Labels that are wrong, or classes that overlap, since these look the same: look at the samples first",
+            (remedy("drop_samples", wrong)._replace(sentence=look), remedy("regularize")),
         )
     ]
 
@@ -393,7 +453,7 @@ def _dead_at_the_end(trial: Trial, found: list[Verdict], trained: bool) -> list[
 
 # What brings about what: each of a group may be a consequence of any in the groups before it.
 _CAUSES = (
-    ("unnormalized_input", "initialization_too_large", "initialization_too_small"),
+    ("unnormalized_input", "unnormalized_target", "initialization_too_large", "initialization_too_small"),
     ("vanishing_gradient", "exploding_gradient"),
     ("rate_too_large", "rate_too_small"),
     ("dead_units",),
@@ -415,12 +475,13 @@ def _ranked(found: list[Verdict]) -> list[Verdict]:
 
 def _healthy(trial: Trial, baseline: float) -> Verdict:
     last = trial.history[-1]
+    ratio = trial.reports[0].gradient_ratio
+    over_depth = "" if math.isnan(ratio) else f"; over depth the gradient changes by a factor of {ratio:.2g}"
     return Verdict(
         "healthy",
         0.7,
         f"the training loss ends at {last['training_loss'] / baseline:.0%} of the best constant prediction's, the "
-        f"validation loss at {last['validation_loss'] / baseline:.0%}; over depth the gradient changes by a factor of "
-        f"{trial.reports[0].gradient_ratio:.2g}",
+        f"validation loss at {last['validation_loss'] / baseline:.0%}{over_depth}",
         "Nothing is out of order",
     )
 
@@ -434,25 +495,38 @@ def _constant_loss(net: Layer, loss: Callable[[Any, Any], jax.Array], data: Any)
 
     prediction = jax.eval_shape(predict, jax.random.key(0))
     if not hasattr(prediction, "shape") or not isinstance(target, np.ndarray):
-        return _untrained_loss(net, loss, x, target)
+        return _positive_or_one(_untrained_loss(net, loss, x, target))
     if target.dtype.kind in "iu" and prediction.ndim == target.ndim + 1:
         counts = np.bincount(target.ravel()[target.ravel() >= 0], minlength=prediction.shape[-1])
         shares = counts[: prediction.shape[-1]] / max(counts.sum(), 1)
         constants = [np.log(np.maximum(shares, 1e-6)), shares]  # as logits, or as probabilities
-    elif target.dtype.kind == "f" and target.shape == prediction.shape:
-        constants = [target.mean(0, dtype=np.float64)]
+    elif _is_floating(target) and target.shape == prediction.shape:
+        mean = target.astype(np.float64).mean(0)
+        constants = [mean]
+        if target.min() >= 0 and target.max() <= 1:  # shares: the logits of softmax, and of sigmoid
+            share = np.clip(mean, 1e-6, 1 - 1e-6)
+            constants += [np.log(share), np.log(share / (1 - share))]
     else:
-        return _untrained_loss(net, loss, x, target)
-    values = []
+        return _positive_or_one(_untrained_loss(net, loss, x, target))
+    values, refused = [], []
     for constant in constants:
-        value = loss(jnp.asarray(np.broadcast_to(constant, prediction.shape), prediction.dtype), jnp.asarray(target))
-        values.append(float(value))
+        predicted = jnp.asarray(np.broadcast_to(constant, prediction.shape), prediction.dtype)
+        try:
+            values.append(float(loss(predicted, jnp.asarray(target))))
+        except DataError as error:  # a loss of probabilities refuses logits
+            refused.append(error)
+    if not values:
+        raise refused[0]
     usable = [value for value in values if math.isfinite(value) and value > 0]
-    return min(usable) if usable else _untrained_loss(net, loss, x, target)
+    return min(usable) if usable else _positive_or_one(_untrained_loss(net, loss, x, target))
 
 
 def _untrained_loss(net: Layer, loss: Callable[[Any, Any], jax.Array], x: Any, target: Any) -> float:
-    """Where no constant prediction is at hand: the loss of a fresh network."""
+    """The loss of a fresh network, the baseline where no constant prediction is at hand."""
+    x, target = jax.tree.map(jnp.asarray, (x, target))
     params, state = net.init(jax.random.key(0), x)
-    value = float(loss(net.apply(params, state, jnp.asarray(x), train=False)[0], jax.tree.map(jnp.asarray, target)))
+    return float(loss(net.apply(params, state, x, train=False)[0], target))
+
+
+def _positive_or_one(value: float) -> float:
     return value if math.isfinite(value) and value > 0 else 1.0

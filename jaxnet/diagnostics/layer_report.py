@@ -97,7 +97,17 @@ class LayerReport:
 
     @property
     def gradient_ratio(self) -> float:
-        """By how much the slope makes the gradient at the first kernel smaller than at the last."""
+        """By how much the slope makes the gradient at the first kernel smaller than at the last.
+
+        0 if the first kernel's gradient is exactly 0 and the last's is not, and the first bounded activation after it
+        is mostly saturated: the slope leaves zeros out.
+        """
+        rows = self.kernels
+        if len(rows) > 1:
+            gradient, saturated = np.asarray(self.activation_gradient), np.asarray(self.saturated)[rows[0] :]
+            saturated = saturated[~np.isnan(saturated)]
+            if gradient[rows[0]] == 0 and gradient[rows[-1]] > 0 and saturated.size and saturated[0] > 0.5:
+                return 0.0
         return float(np.exp(-np.float64(self.slope) * (len(self.kernels) - 1)))
 
 

@@ -62,7 +62,7 @@ def noise_scale(
 
     Raises:
       ConfigError: fewer than two parts, or a batch that is no pair.
-      DataError: ``parts`` does not divide the batch.
+      DataError: ``parts`` does not divide the batch, or exceeds it.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -82,6 +82,8 @@ def noise_scale(
     parts = checks.integer(who, "parts", parts, minimum=2)
     batch = jax.tree.map(lambda leaf: checks.array(who, "batch", leaf), pair(who, batch))
     size = jax.tree.leaves(batch)[0].shape[0]
+    if size < parts:
+        raise DataError(f"{who}: parts={parts} need a batch of at least {parts} samples, got {size}; cut it into fewer")
     if size % parts:
         raise DataError(
             f"{who}: parts={parts} must divide the batch of {size}; cut it to {size - size % parts} samples"

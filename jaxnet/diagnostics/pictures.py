@@ -89,21 +89,36 @@ def activation_functions(
 def gradient_flow(path: Any, reports: Sequence[LayerReport], labels: Sequence[str]) -> Path:
     """Draws the norm of the gradient at every layer with a kernel, over depth, a line a report.
 
+    A norm of exactly 0 has no logarithm: it is a cross below all others.
+
     Args:
       path: of the picture.
-      reports: of networks, or of one network at several times.
+      reports: of networks, or of one network at several times; 12 at most.
       labels: what each is called.
 
     Returns:
       The picture's path.
 
+    Raises:
+      ConfigError: more reports than lines can be told apart.
+
     Source: chapter 4.6.3.
     """
+    styles = _styles()
+    if len(reports) > len(styles):
+        raise ConfigError(
+            f"gradient_flow: {len(styles)} reports can be told apart, got {len(reports)}; draw some, as reports[::2]"
+        )
     picture, (ax,) = figure(1, width=6.4, height=3.6)
-    for (report, label), style in zip(zip(reports, labels, strict=True), _styles(), strict=False):
-        norms = np.asarray(report.activation_gradient)[report.kernels]
+    flows = [np.asarray(report.activation_gradient)[report.kernels] for report in reports]
+    drawn = [float(norm) for norms in flows for norm in norms if np.isfinite(norm) and norm > 0]
+    bottom, zeros = min(drawn, default=1.0) / 10, set[int]()
+    for norms, label, style in zip(flows, labels, styles[: len(flows)], strict=True):
         depth = np.arange(1, len(norms) + 1)
         ax.plot(depth, np.where(norms > 0, norms, np.nan), markersize=4, label=label, **style)
+        zeros |= set(depth[norms == 0].tolist())
+    if zeros:
+        ax.plot(sorted(zeros), [bottom] * len(zeros), "kx", markersize=7, label="exactly 0")
     ax.set_yscale("log")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="layer with a kernel, from the input", ylabel="norm of ∂loss/∂output")

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet import data as data_module
-from jaxnet.errors import DataError
+from jaxnet.errors import ConfigError, DataError
 from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.optimizers.base import Optimizer
@@ -79,8 +79,9 @@ def rate_range_test(
       A `RateRange`.
 
     Raises:
-      ConfigError: factors or sizes that make no sense.
-      DataError: data that `training.fit` refuses, or less than a batch.
+      ConfigError: factors or sizes that make no sense, or the smoothed loss is lowest at the first factor or at the
+        last, so that the range does not hold the best.
+      DataError: data that `training.fit` refuses, less than a batch, or a loss that is not finite from the start.
 
     Example:
       >>> import jax.numpy as jnp
@@ -126,8 +127,23 @@ def rate_range_test(
         average = SMOOTHING * average + (1 - SMOOTHING) * value
         smoothed.append(average / (1 - SMOOTHING**i))
     finite = np.where(np.isfinite(smoothed), smoothed, math.inf)
+    if not np.isfinite(finite).any():
+        raise DataError(
+            f"{who}: the loss is {losses[0]:g} from the first step on, at any rate; layer_report says which layer's "
+            f"output is not finite"
+        )
+    lowest = int(np.argmin(finite))
+    if lowest == 0:
+        raise ConfigError(
+            f"{who}: the smoothed loss is lowest at the first factor, {low:g}, and only rises; lower low, or see with "
+            f"diagnose whether the network trains at all"
+        )
+    if lowest == steps - 1:
+        raise ConfigError(
+            f"{who}: the smoothed loss is lowest at the last factor, {high:g}, and may fall further; raise high"
+        )
     # Each loss is measured before its own step, and so is what the step before has led to.
-    largest = float(factors[max(int(np.argmin(finite)) - 1, 0)])
+    largest = float(factors[lowest - 1])
     return RateRange(factors, losses, np.array(smoothed), largest, largest / 10)
 
 

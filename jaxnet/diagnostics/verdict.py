@@ -52,6 +52,12 @@ ACTIONS = {
         "data",
         "Standardize the input: subtract each feature's mean over the training set and divide by its deviation.",
     ),
+    "drop_validation_samples": ("data", "Drop or repair {count} validation samples: {samples}."),
+    "standardize_target": (
+        "data",
+        "Standardize the target: subtract its mean over the training set and divide by its deviation; undo both on "
+        "what the network predicts.",
+    ),
     "more_data": ("data", "Train on more data, or augment what there is."),
     "initialize": (
         "initialization",
@@ -85,7 +91,7 @@ ACTIONS = {
 def remedy(action: str, value: Any = None) -> Remedy:
     """The remedy of an action."""
     topic, sentence = ACTIONS[action]
-    if action == "drop_samples":
+    if action in ("drop_samples", "drop_validation_samples"):
         some = ", ".join(map(str, value[:8])) + (", ..." if len(value) > 8 else "")
         return Remedy(action, topic, sentence.format(count=len(value), samples=some), tuple(value))
     return Remedy(action, topic, sentence.format(value=value), value)

@@ -1,12 +1,14 @@
 """Planted pathologies are found, and the first remedy heals: one seed and size of `python -m benchmarks diagnosis`."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmarks
 from benchmarks.diagnosis import cases, report
-from jaxnet import diagnostics, layers, losses, optimizers
+from jaxnet import activations, diagnostics, initializers, layers, losses, optimizers
 from jaxnet.diagnostics import pictures
+from jaxnet.diagnostics.diagnose import _at_the_start, _constant_loss, _target
 from jaxnet.diagnostics.verdict import ACTIONS, remedy
 from jaxnet.errors import ConfigError, DataError
 from jaxnet.training import History
@@ -89,6 +91,180 @@ def test_what_diagnose_refuses():
         diagnostics.diagnose(layers.dense(1), losses.mse, optimizers.sgd(0.1), (x, x[:, :1]), steps=3)
 
 
+def diagnosed(net, loss, optimizer, data, **options):
+    """Of a run long enough to see."""
+    return diagnostics.diagnose(net, loss, optimizer, data, **{"steps": 100} | options)
+
+
+N = 400
+NORMAL = np.random.default_rng(5).standard_normal((N, 8)).astype(np.float32)
+THREE = NORMAL[:, :3].argmax(1).astype(np.int32)
+CROSS_ENTROPY = losses.softmax_cross_entropy
+
+
+def mlp(outputs, width=16):
+    """A small network."""
+    return layers.chain(layers.dense(width), activations.relu, layers.dense(outputs))
+
+
+def names(found):
+    """Of all verdicts."""
+    return [verdict.name for verdict in found.verdicts]
+
+
+TWO = mlp(2)
+ADAM = optimizers.adam(1e-2)
+
+
+def test_a_minority_is_not_called_mislabelled():
+    labels = (np.random.default_rng(0).random(N) < 1 / (1 + np.exp(1.6 - 0.7 * NORMAL[:, 0]))).astype(np.int32)
+    found = diagnosed(TWO, CROSS_ENTROPY, ADAM, (NORMAL, labels))
+    assert 0.1 < labels.mean() < 0.25
+    assert "wrong_labels" not in names(found)
+
+
+def test_of_overlapping_classes_the_samples_are_to_be_looked_at():
+    labels = np.random.default_rng(0).integers(0, 2, N).astype(np.int32)
+    x = NORMAL.copy()
+    x[:, 0] += 1.7 * (labels - 0.5)
+    first = diagnosed(TWO, CROSS_ENTROPY, ADAM, (x, labels)).verdicts[0]
+    assert first.name == "wrong_labels"
+    assert "overlap" in first.cause
+    assert first.remedies[0].action == "drop_samples"
+    assert first.remedies[0].sentence.startswith(f"Look at these {len(first.remedies[0].value)} samples first")
+    assert "drop or correct what is wrong" in first.remedies[0].sentence
+
+
+@pytest.mark.parametrize("share", [0.03, 0.3])
+def test_the_baseline_is_the_entropy_of_the_shares(share):
+    def sigmoid_cross_entropy(p, y):
+        return jnp.mean(jnp.logaddexp(0.0, p) - p * y)
+
+    labels = (np.arange(N) < share * N).astype(np.int32)
+    p = labels.mean()
+    entropy = -p * np.log(p) - (1 - p) * np.log(1 - p)
+    binary = labels[:, None].astype(np.float32)
+    for net, loss, target in (
+        (mlp(2), CROSS_ENTROPY, labels),
+        (mlp(2), CROSS_ENTROPY, np.eye(2, dtype=np.float32)[labels]),
+        (layers.chain(mlp(2), activations.softmax), losses.cross_entropy, labels),
+        (mlp(1), sigmoid_cross_entropy, binary),
+    ):
+        np.testing.assert_allclose(_constant_loss(net, loss, (NORMAL, target)), entropy, rtol=1e-4)
+    np.testing.assert_allclose(_constant_loss(mlp(1), losses.mse, (NORMAL, binary)), p * (1 - p), rtol=1e-4)
+
+
+def test_a_negative_loss_is_refused_before_the_run_or_after():
+    def shifted(by):
+        return lambda p, y: losses.mse(p, y) - by
+
+    y = NORMAL[:, :1]
+    with pytest.raises(
+        DataError, match=r"diagnose: a loss of -\S+ is below 0, and ratios of losses need positive ones"
+    ):
+        diagnosed(layers.dense(1), shifted(100.0), ADAM, (NORMAL, y))
+    with pytest.raises(DataError, match=r"diagnose: a loss of -0\.\S+ is below 0"):
+        diagnosed(layers.dense(1), shifted(0.5), optimizers.adam(5e-2), (NORMAL, y))
+
+
+def before_training(net, x, target, trained=False):
+    """The verdicts before the first step."""
+    params, state = net.init(0, x)
+    report = diagnostics.layer_report(net, CROSS_ENTROPY, params, state, (x, target))
+    return report, _at_the_start((x, target), report, trained)
+
+
+class TestWhatDoesNoHarm:
+    """Facts that are unusual but keep nothing from training."""
+
+    def test_a_network_that_standardizes_its_input(self):
+        net = layers.chain(lambda x: (x - 50) / 20, mlp(3))
+        assert before_training(net, 50 + 20 * NORMAL, THREE)[1] == []
+
+    def test_a_norm_behind_the_first_layer(self):
+        net = layers.chain(layers.dense(16), layers.layer_norm(), activations.relu, layers.dense(3))
+        assert before_training(net, 50 + 20 * NORMAL, THREE)[1] == []
+
+    def test_small_kernels_before_norms(self):
+        small = layers.dense(16, kernel_init=initializers.normal(0.02))
+        net = layers.chain(small, layers.layer_norm(), activations.relu, small, layers.layer_norm(), layers.dense(3))
+        assert before_training(net, NORMAL, THREE)[1] == []
+
+    def test_small_kernels_that_train(self):
+        small = initializers.normal(0.02)
+        net = layers.chain(layers.dense(16, kernel_init=small), activations.relu, layers.dense(3, kernel_init=small))
+        found = diagnosed(net, CROSS_ENTROPY, ADAM, (NORMAL, THREE), steps=200)
+        assert names(found) == ["healthy", "initialization_too_small"]
+        assert found.verdicts[1].certainty == 0.95 / 2
+        assert found.healthy
+
+    def test_one_hot_inputs(self):
+        x = np.eye(64, dtype=np.float32)[np.arange(N) % 64]
+        assert before_training(mlp(3), x, THREE)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype", "evidence"),
+    [(1e-4, jnp.float32, "below 0.2"), (50.0, jnp.float32, "above 5"), (50.0, jnp.bfloat16, "above 5")],
+)
+def test_inputs_too_small_and_too_large(scale, dtype, evidence):
+    (first,) = before_training(mlp(3), (scale * NORMAL).astype(dtype), THREE)[1]
+    assert first.name == "unnormalized_input"
+    assert evidence in first.evidence
+
+
+@pytest.mark.parametrize(
+    ("target", "wanted"),
+    [
+        (1e6 + 1e3 * NORMAL, True),
+        (1e-3 * NORMAL, True),
+        (1e3 + NORMAL, True),
+        ((50 * NORMAL).astype(jnp.bfloat16), True),
+        (NORMAL, False),
+        ((NORMAL > 2.5).astype(np.float32), False),  # a rare class
+        (THREE, False),
+    ],
+)
+def test_targets_in_units_of_measurement(target, wanted):
+    assert [verdict.name for verdict in _target(target)] == ["unnormalized_target"] * wanted
+
+
+def test_such_targets_come_before_the_rate():
+    y = 1e4 + 1e3 * NORMAL[:, :1]
+    found = diagnosed(mlp(1), losses.mse, optimizers.adam(1e-3), (NORMAL, y))
+    assert names(found)[:2] == ["unnormalized_target", "rate_too_small"]
+    assert found.verdicts[0].remedies[0].action == "standardize_target"
+    assert "overfitting" not in names(found)
+
+
+def test_nan_in_validation_is_reported():
+    held_out = NORMAL[:50].copy()
+    held_out[7, 0] = np.nan
+    y = NORMAL[:, :1]
+    options = {"net": layers.dense(1), "loss": losses.mse, "optimizer": optimizers.adam(0.05), "data": (NORMAL, y)}
+    first = diagnosed(**options, validation=(held_out, y[:50])).verdicts[0]
+    assert (first.name, first.remedies[0].action) == ("non_finite_data", "drop_validation_samples")
+    assert first.evidence == "validation sample 7 holds NaN or Inf, 1 of 50"
+    assert first.remedies[0].value == (7,)
+    with pytest.raises(DataError, match="at least four samples of validation without NaN or Inf are needed, got 3"):
+        diagnosed(**options, validation=(NORMAL[:3], y[:3]))
+
+
+def test_a_gradient_of_exactly_0_has_vanished(tmp_path, monkeypatch):
+    net = layers.chain(layers.dense(16, bias_init=initializers.constant(40.0)), jnp.tanh, layers.dense(3))
+    report, (first,) = before_training(net, NORMAL, THREE)
+    assert first.name == "vanishing_gradient"
+    assert report.gradient_ratio == 0
+    labels = []
+    monkeypatch.setattr(
+        pictures, "saved", lambda picture, path: labels.extend(picture.axes[0].get_legend().get_texts())
+    )
+    pictures.gradient_flow(tmp_path / "flow.png", [report], ["start"])
+    assert [text.get_text() for text in labels] == ["start", "exactly 0"]
+    with pytest.raises(ConfigError, match="gradient_flow: 12 reports can be told apart, got 21"):
+        pictures.gradient_flow(tmp_path / "flow.png", [report] * 21, [str(i) for i in range(21)])
+
+
 def curves(loss, validation=None, deviation=0.0, skipped=0):
     """A history with these columns."""
     records = []
@@ -112,7 +288,10 @@ TIME = np.arange(20)
         (curves(1 - 0.004 * TIME), "rate_too_small"),
         (curves(1.2**TIME), "divergence"),
         (curves([1.0, 0.8, 0.6, np.nan]), "divergence"),
-        (curves(np.exp(-TIME / 4), skipped=3), "divergence"),
+        (curves(np.exp(-TIME / 4), skipped=6), "divergence"),
+        (curves(np.exp(-TIME / 4), skipped=5), "healthy"),  # of 10 steps: what a loss scale does
+        (curves(np.exp(-TIME / 4), np.where(TIME < 19, 0.1, np.nan)), "divergence"),
+        (curves([np.nan, 1.0, 0.4, 0.1]), "healthy"),
         (curves([1.0, 0.3, 0.1, 0.12, 0.3, 0.32, 0.35, 0.34, 0.36]), "rate_too_large"),
         (curves(0.8 + 0.2 * np.exp(-TIME), deviation=0.5), "noisy_gradient"),
     ],
@@ -126,13 +305,28 @@ def test_curves_need_records():
         diagnostics.curves_report(curves([1.0, 0.5]))
 
 
+def test_curves_need_positive_losses():
+    with pytest.raises(DataError, match=r"a loss of -1\.3 is below 0, and ratios of losses need positive ones; add a"):
+        diagnostics.curves_report(curves([1.0, 0.0, -1.3, -1.2]))
+    with pytest.raises(DataError, match="below 0"):
+        diagnostics.curves_report(curves([1.0, 0.5, 0.2], validation=[1.0, 0.1, -0.1]))
+    with pytest.raises(DataError, match="the loss starts at 0"):
+        diagnostics.curves_report(curves([0.0, 0.5, 0.2]))
+
+
+def test_what_is_worse_than_a_constant_does_not_overfit():
+    found = diagnostics.curves_report(curves(np.full(9, 4.8), np.full(9, 5.6)), baseline=4.0)
+    assert "overfitting" not in [verdict.name for verdict in found]
+
+
 def test_every_remedy_is_a_sentence_with_a_topic_of_the_chapter():
     topics = {
         "activation", "initialization", "normalization", "residual", "clipping", "regularization", "rate", "batch",
         "data", "architecture", "training",
     }  # fmt: skip
     for action in ACTIONS:
-        made = remedy(action, {"drop_samples": range(20), "scale_rate": 0.1, "larger_batch": 64}.get(action))
+        values = {"scale_rate": 0.1, "larger_batch": 64, "drop_samples": [3], "drop_validation_samples": [3]}
+        made = remedy(action, values.get(action))
         assert made.topic in topics
         assert made.sentence.endswith(".")
         assert "{" not in made.sentence

@@ -149,8 +149,15 @@ class TestNoiseScale:
             diagnostics.noise_scale(
                 net, losses.mse, {"kernel": jnp.zeros((1, 1))}, (), (np.ones((40, 1), np.float32), y)
             )
+        with pytest.raises(DataError, match="parts=64 need a batch of at least 64 samples, got 40"):
+            diagnostics.noise_scale(layers.dense(1), losses.mse, *layers.dense(1).init(0, X), (X, X[:, :1]), parts=64)
         with pytest.raises(ConfigError, match="parts must be an integer >= 2"):
             diagnostics.noise_scale(net, losses.mse, {"kernel": jnp.zeros((1, 1))}, (), (X, y), parts=1)
+
+
+def nan(prediction, target):
+    """A loss that is never a number."""
+    return losses.mse(prediction, target) * jnp.nan
 
 
 class TestRateRange:
@@ -179,6 +186,17 @@ class TestRateRange:
             diagnostics.rate_range_test(layers.dense(1), losses.mse, optimizers.sgd(1.0), (X, X[:, :1]), batch_size=64)
         with pytest.raises(ConfigError, match="high must be a finite number in"):
             diagnostics.rate_range_test(layers.dense(1), losses.mse, optimizers.sgd(1.0), (X, X[:, :1]), high=1e-9)
+        with pytest.raises(DataError, match="the loss is nan from the first step on, at any rate"):
+            diagnostics.rate_range_test(layers.dense(1), nan, optimizers.sgd(1.0), (X, X[:, :1]), steps=10)
+        data = (X, X[:, :1] + 5)
+        with pytest.raises(ConfigError, match=r"lowest at the last factor, 0\.01, and may fall further; raise high"):
+            diagnostics.rate_range_test(
+                layers.dense(1), losses.mse, optimizers.sgd(1.0), data, steps=40, batch_size=40, high=0.01
+            )
+        with pytest.raises(ConfigError, match="lowest at the first factor, 100, and only rises; lower low"):
+            diagnostics.rate_range_test(
+                layers.dense(1), losses.mse, optimizers.sgd(1.0), data, steps=10, batch_size=40, low=100.0
+            )
 
 
 class TestSuspectLabels:
@@ -192,6 +210,24 @@ class TestSuspectLabels:
         predicted[40] = given_labels[40]  # here the network believes the label
         predicted[:3] = 1  # and here only the network doubts
         assert diagnostics.suspect_labels(x, given_labels, predicted).tolist() == [3, 50]
+
+    def test_more_than_half_of_a_class_is_not_mislabelled(self):
+        x = np.concatenate([np.zeros(30), np.ones(30)])[:, None] + np.linspace(0, 0.1, 60)[:, None]
+        right = np.repeat([0, 1], 30)
+        labels = right.copy()
+        labels[[3, 40]] = 2  # both of a third class, which the network does not know
+        assert diagnostics.suspect_labels(x, labels, right).tolist() == []
+
+    def test_a_network_that_names_the_commonest_class_is_no_witness(self):
+        x = RANDOM.standard_normal((100, 2))
+        labels = (np.arange(100) % 10 == 0).astype(int)
+        assert diagnostics.suspect_labels(x, labels, np.zeros(100, int)).tolist() == []
+
+    def test_of_many_features_some_are_enough(self):
+        x = np.zeros((60, 10_000), np.float32) + np.repeat([0, 1], 30)[:, None]
+        labels = np.repeat([0, 1], 30)
+        labels[3] = 1
+        assert diagnostics.suspect_labels(x, labels, np.repeat([0, 1], 30)).tolist() == [3]
 
     def test_what_it_refuses(self):
         with pytest.raises(DataError, match="of one length above 15, got 10, 10 and 10"):
