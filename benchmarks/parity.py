@@ -108,7 +108,7 @@ def main(argv: list[str]) -> None:
     try:
         records = measure(100 if options.quick else 1000)
     except ImportError:
-        print("optax is not installed; nothing to compare with (pip install jaxnet[test])")
+        print("optax is not installed; nothing to compare with (pip install optax)")
         return
     rows = [[f"`{r['optimizer']}({r['arguments']})`", *(f"{r[d]:g}" for d in DTYPES)] for r in records]
     print(timing.table(["optimizer", *DTYPES], rows))

@@ -113,7 +113,9 @@ def array(who: str, name: str, value: Any) -> jax.Array:
             return jnp.asarray(value)
         except OverflowError:
             raise DataError(f"{who}: {name} = {value} does not fit JAX's integers; pass a float") from None
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], jax.Array):
+        hint = "a layer's apply returns two things: output, state = net.apply(...)"
+    elif isinstance(value, (list, tuple)):
         hint = "pass one array, numpy.asarray(...); its rows must have one length"
     else:
         hint = "pass a jax or numpy array"
@@ -213,7 +215,9 @@ def same_dtype(who: str, **arrays: jax.Array) -> None:
 def rank(who: str, name: str, value: Any, wanted: int, layout: str) -> None:
     """Refuses an array whose rank is not ``wanted``."""
     if len(value.shape) != wanted:
-        raise ShapeError(f"{who}: {name} must have {wanted} axes {layout}, got shape {tuple(value.shape)}")
+        fewer = name == "x" and len(value.shape) == wanted - 1
+        hint = "; a single example is x[None], a single channel x[..., None]" if fewer else ""
+        raise ShapeError(f"{who}: {name} must have {wanted} axes {layout}, got shape {tuple(value.shape)}{hint}")
 
 
 def leaves(who: str, tree: Any, *names: str, tree_name: str = "params") -> tuple[jax.Array, ...]:

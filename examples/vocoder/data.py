@@ -377,7 +377,7 @@ def _av() -> Any:
 
 
 def _missing(who: str, package: str, why: str) -> str:
-    return f"{who}: the package {package} is needed {why}; pip install 'jaxnet[vocoder]'"
+    return f"{who}: the package {package} is needed {why}; pip install {package}"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> dict:
 
     missing = sorted({package for package in NEEDS.values() if not _installed(package)})
     if missing:
-        print(f"not installed, so their columns are left out: {', '.join(missing)}; pip install 'jaxnet[vocoder]'")
+        print(f"not installed, so their columns are left out: {', '.join(missing)}; pip install {' '.join(missing)}")
     table = measure(config, rows, prompts)
     factors = {cores: _clock_apart(cores, args) for cores in _core_counts()}
     print(f"{len(prompts)} prompts, {sum(map(len, prompts.values())) / config.sample_rate:.1f} s; mean ± deviation\n")

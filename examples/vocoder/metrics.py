@@ -229,4 +229,4 @@ def _pair(who, original, synthesized):
 
 
 def _missing(package: str) -> str:
-    return f"metrics: the package {package} is needed for this score; pip install 'jaxnet[vocoder]'"
+    return f"metrics: the package {package} is needed for this score; pip install {package}"

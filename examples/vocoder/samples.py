@@ -41,7 +41,7 @@ def draw_spectrograms(path: Path, config: MelConfig, waves: dict[str, np.ndarray
       DependencyError: matplotlib is not installed.
     """
     if not importlib.util.find_spec("matplotlib"):
-        raise DependencyError("draw_spectrograms: the package matplotlib is needed; pip install 'jaxnet[vocoder]'")
+        raise DependencyError("draw_spectrograms: the package matplotlib is needed; pip install matplotlib")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.2 * len(waves) + 1, 3.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""Pictures of a diagnosis, in black, white and grey; they need matplotlib (``pip install 'jaxnet[plot]'``)."""
+"""Pictures of a diagnosis, in black, white and grey; they need matplotlib."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ def figure(panels: int, *, columns: int = 2, width: float = 4.2, height: float =
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise DependencyError("diagnostics: pictures need matplotlib; pip install 'jaxnet[plot]'") from error
+        raise DependencyError("diagnostics: pictures need matplotlib; pip install matplotlib") from error
     columns = min(columns, panels)
     rows = -(-panels // columns)
     result = Figure(figsize=(width * columns, height * rows), layout="constrained")
@@ -194,8 +194,16 @@ def learning_curves(path: Any, history: History, *, baseline: float | None = Non
         ax.fill_between(
             steps, low, history["loss"] + history["loss_deviation"], color="0.85", label="batches ± deviation"
         )
+    shown = np.concatenate([values[np.isfinite(values)] for _, values, _ in curves])
     if baseline is not None:
         ax.axhline(baseline, color="0.3", linestyle=":", label="best constant prediction")
+        shown = np.append(shown, baseline)
+    if shown.size and shown.min() > 0 and shown.max() > 20 * shown.min():
+        ax.set_yscale("log")
+        ax.set_ylim(shown.min() / 1.3, 1.3 * shown.max())
+    elif shown.size and shown.max() > shown.min():  # of the band only what is near the curves
+        margin = 0.1 * (shown.max() - shown.min())
+        ax.set_ylim(shown.min() - margin, shown.max() + margin)
     validation = curves[-1][1]
     if verdict is not None:
         ax.set_title(f"{verdict.name.replace('_', ' ')} (certainty {verdict.certainty:.2f})")
@@ -205,9 +213,6 @@ def learning_curves(path: Any, history: History, *, baseline: float | None = Non
             ax.annotate(
                 "best validation", (steps[best], ax.get_ylim()[1]), fontsize=8, rotation=90, va="top", ha="right"
             )
-    shown = np.concatenate([values[np.isfinite(values)] for _, values, _ in curves])
-    if shown.size and shown.min() > 0 and shown.max() > 20 * shown.min():
-        ax.set_yscale("log")
     ax.set(xlabel="step" if "step" in history.names else "epoch", ylabel="loss")
     ax.legend(fontsize=8)
     return saved(picture, path)

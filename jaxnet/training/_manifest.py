@@ -55,7 +55,7 @@ def read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is no manifest of a {FORMAT}")
     if version > VERSION:
         raise CheckpointError(
-            f"{path} has version {version} of the format, and this jaxnet knows {VERSION}: pip install -U jaxnet"
+            f"{path} has version {version} of the format, and this jaxnet knows {VERSION}: take a newer jaxnet"
         )
     leaves = manifest.get("leaves")
     sound = isinstance(leaves, dict) and all(isinstance(entry, dict) for entry in leaves.values())

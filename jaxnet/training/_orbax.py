@@ -38,7 +38,7 @@ def _checkpointer(who: str):
     except ImportError as error:
         raise CheckpointError(
             f"{who}: arrays spread over several hosts are stored by Orbax, which cannot be imported ({error}): "
-            f"pip install 'jaxnet[orbax]'"
+            f"pip install orbax-checkpoint"
         ) from error
     with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as checkpointer:
         yield ocp, checkpointer

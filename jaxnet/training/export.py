@@ -207,7 +207,7 @@ def _jax_export(who: str) -> Any:
         import flatbuffers  # noqa: F401
     except ImportError as error:
         raise DependencyError(
-            f"{who}: jax.export needs flatbuffers, which is not installed; pip install 'jaxnet[export]'"
+            f"{who}: jax.export needs flatbuffers, which is not installed; pip install flatbuffers"
         ) from error
     from jax import export as jax_export
 

@@ -122,7 +122,8 @@ def line(record: Record, epochs: int, seconds_left: float) -> str:
     skip = ("epoch", "step", "steps_per_second", "seconds", "grad_norm", "loss_deviation", "skipped")
     parts = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in record.items() if name not in skip]
     if record.get("skipped"):
-        parts.append(f"{record['skipped']:.0f} steps skipped (not finite)")
+        count = int(record["skipped"])
+        parts.append(f"{count} step{'s' if count > 1 else ''} skipped (not finite)")
     width = len(str(epochs))
     return (
         f"epoch {int(record['epoch']):{width}}/{epochs}  {'  '.join(parts)}  "

@@ -164,10 +164,11 @@ def train(
             report.say(
                 f"resumed from {saver.checkpoints.directory}: epoch {len(run.history)} of {epochs} is done"
                 + (f", and {run.step_of_epoch} steps of the next" if run.step_of_epoch else "")
+                + ("; nothing is left to train: take another directory to train anew" if run.done(epochs) else "")
                 + ("; the data must come in the same order again" if feed.in_order and run.position is None else "")
             )
     with Interrupts(enabled=saver.checkpoints is not None) as interrupts, sharding.in_use(mesh):
-        while len(run.history) < epochs and not run.finished:
+        while not run.done(epochs):
             with contextlib.closing(
                 feed.epoch(run.train_state, len(run.history), run.step_of_epoch, run.position)
             ) as dispatches:
@@ -183,6 +184,8 @@ def train(
                     if stop:
                         report.close()
                         _leave(interrupts.received or "another process's signal", saver, run)
+            if len(run.history) + 1 == epochs and run.in_row == int(run.train_state.step):  # nothing was ever learned
+                _guard(run, feed, run.in_row, saver, explain)
             run.end_epoch(evaluate, callbacks)
             run.finished, due = processes.any_process(run.finished, saver.due())
             report.epoch(run)

@@ -44,6 +44,10 @@ class Run:
             self.best_weights = copied(weights(train_state))
         self._clock = time.perf_counter()
 
+    def done(self, epochs: int) -> bool:
+        """Whether nothing is left to do."""
+        return len(self.history) >= epochs or self.finished
+
     def take(self, done: Progress) -> None:
         """Takes in what a dispatch has done."""
         self.train_state, self.step_of_epoch, self.position = done.train_state, done.steps, done.position

@@ -413,7 +413,9 @@ class TestDamage:
     def test_a_later_format(self, tmp_path):
         path = save(tmp_path / "run", ())
         self.reseal(path, version=2)
-        with pytest.raises(CheckpointError, match="version 2 of the format, and this jaxnet knows 1: pip install -U"):
+        with pytest.raises(
+            CheckpointError, match="version 2 .* this jaxnet knows 1: take a newer jaxnet"
+        ):
             load(path, ())
 
     @pytest.mark.parametrize(
@@ -851,7 +853,7 @@ class TestManyHosts:
     def test_without_orbax(self, monkeypatch, tmp_path):
         monkeypatch.setattr(checkpoint, "_over_hosts", lambda array: True)
         monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
-        with pytest.raises(CheckpointError, match=r"Orbax, which cannot be .*: pip install 'jaxnet\[orbax\]'"):
+        with pytest.raises(CheckpointError, match=r"Orbax, which cannot be .*: pip install orbax-checkpoint"):
             save(tmp_path / "run", [jnp.ones(1)])
         assert not list(tmp_path.iterdir())
 

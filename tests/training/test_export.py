@@ -270,6 +270,6 @@ def test_errors_of_the_network_come_as_they_are():
 def test_without_flatbuffers_the_error_says_what_to_install(artifact, monkeypatch):
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     for call in (lambda: training.export(NET, PARAMS, STATE, X), lambda: training.load_exported(artifact)):
-        with pytest.raises(DependencyError, match=r"flatbuffers, which .* pip install 'jaxnet\[export\]'"):
+        with pytest.raises(DependencyError, match=r"flatbuffers, which .* pip install flatbuffers"):
             call()
     assert issubclass(DependencyError, ImportError)

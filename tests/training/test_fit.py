@@ -398,6 +398,18 @@ def test_bad_batches_are_skipped_and_at_last_explained(spoil, message):
     assert_same(caught.value.batch, bad[0])
 
 
+def test_a_run_that_never_took_a_step_is_no_success():
+    with pytest.raises(NonFiniteError, match=r"3 steps in a row .* The batch's x holds NaN or Inf"):
+        fit([(X[:8] * np.float32(np.nan), LABELS[:8])], epochs=3)
+
+
+def test_a_run_with_nothing_left_says_so(tmp_path):
+    fit(checkpoint=tmp_path)
+    lines = []
+    fit(checkpoint=tmp_path, progress=lines.append)
+    assert any("nothing is left to train: take another directory" in line for line in lines)
+
+
 @pytest.mark.parametrize("target_seconds", [0.0, 100.0], ids=["one step a dispatch", "all in one"])
 def test_steps_in_a_row_are_counted_within_a_dispatch(tmp_path, monkeypatch, target_seconds):
     monkeypatch.setattr("jaxnet.training.feed.TARGET_SECONDS", target_seconds)
