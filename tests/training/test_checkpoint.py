@@ -413,9 +413,7 @@ class TestDamage:
     def test_a_later_format(self, tmp_path):
         path = save(tmp_path / "run", ())
         self.reseal(path, version=2)
-        with pytest.raises(
-            CheckpointError, match="version 2 .* this jaxnet knows 1: take a newer jaxnet"
-        ):
+        with pytest.raises(CheckpointError, match=r"version 2 .* this jaxnet knows 1: take a newer jaxnet"):
             load(path, ())
 
     @pytest.mark.parametrize(
