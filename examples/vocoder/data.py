@@ -8,40 +8,18 @@ The recordings are Allison Smith's, CC-BY-SA-3.0: see the NOTICE that is written
 
 import argparse
 import hashlib
-import io
-import os
-import shutil
-import subprocess
-import tarfile
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from examples.vocoder.audio import read, resample
+from examples.vocoder.debian import fetch, read_cache
 from examples.vocoder.mel import MelConfig
-from jaxnet.errors import ConfigError, DataError, DependencyError
+from jaxnet.errors import ConfigError, DataError
 
-PACKAGE = "asterisk-core-sounds-en-g722"
-SHA256 = "38c5261820b406dcb0ecb37675720da2b0864850690690352ca52707eb623806"  # of version 1.6.1-1
-URL = "http://deb.debian.org/debian/pool/main/a/asterisk-core-sounds/asterisk-core-sounds-en-g722_1.6.1-1_all.deb"
 CACHE = Path("out/speech")
-
-NOTICE = """\
-Voice prompts for Asterisk, English: Debian package asterisk-core-sounds-en-g722 1.6.1-1.
-
-Copyright 2003-2010 Allison Smith
-Recorded by Allison Smith, http://www.theivrvoice.com
-Financial contributions by Digium, Inc., http://www.digium.com
-
-Licence: Creative Commons Attribution-ShareAlike 3.0 (CC-BY-SA-3.0),
-https://creativecommons.org/licenses/by-sa/3.0/legalcode
-
-The prompts in speech.npz are the package's, decoded from G.722 to 16-bit samples and changed in no other way. What is
-derived from them (synthesized sound, pictures of it) is under the same licence: name the speaker, say that it was
-modified, and share it alike. It resynthesizes recordings; please do not make it speak for her.
-"""
 
 NOT_SPEECH = {
     "beep", "beeperr", "ascending-2tone", "descending-2tone", "confbridge-join", "confbridge-leave", "tt-monkeys",
@@ -57,7 +35,6 @@ SUFFIXES = (".wav", ".flac", ".g722")
 HELD_OUT_SECONDS = 10.0  # of each prompt that is held out: enough for the metrics, and they stay quick
 LEAST_HELD_OUT = 1.0  # seconds; PESQ and STOI are undefined on less than about half of it
 LEAST_TRAINING = 5.0  # seconds
-SILENT = 1e-3  # peak, -60 dB of full scale
 
 
 class Speech(NamedTuple):
@@ -98,7 +75,7 @@ def load(path: str | Path | None = None, config: MelConfig = MelConfig()) -> Spe
     """
     folder = CACHE if path is None else Path(path)
     if (folder / "speech.npz").is_file():
-        rate, waves = _read_cache(folder / "speech.npz")
+        rate, waves = read_cache(folder / "speech.npz")
         if rate != config.sample_rate:
             waves = {name: resample(wave, rate, config.sample_rate) for name, wave in waves.items()}
         sets = _split_by_family(waves)
@@ -162,119 +139,6 @@ def batches(
     return epoch
 
 
-def fetch(out: Path = CACHE, deb: Path | None = None) -> Path:
-    """Fetches the Debian package (without installing it), checks it, and decodes its prompts.
-
-    Args:
-      out: folder for ``speech.npz`` (40 MB), the NOTICE and the package's own copyright file.
-      deb: the package, if it is there already.
-
-    Returns:
-      the folder.
-
-    Raises:
-      DataError: no apt-get, no network, or another package than the one that the figures hold for.
-      DependencyError: PyAV is not installed.
-    """
-    _av()  # before the download, not after it
-    if deb is None:
-        with tempfile.TemporaryDirectory() as folder:
-            content = _download(Path(folder)).read_bytes()
-    elif deb.is_file():
-        content = deb.read_bytes()
-    else:
-        raise DataError(f"fetch: there is no file {deb}; {_elsewhere()}")
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256:
-        raise DataError(
-            f"fetch: the package has sha256 {found}, wanted {SHA256}: it is damaged, or of another version than "
-            f"1.6.1-1, for which split and figures hold; {_elsewhere()}"
-        )
-    files = unpack(content)
-    waves, copyright_text = {}, b""
-    for name, data in sorted(files.items()):
-        if name.endswith("/copyright"):
-            copyright_text = data
-        elif name.endswith(".g722"):
-            prompt = name.split("/en_US_f_Allison/")[-1].removesuffix(".g722")
-            waves[prompt] = np.round(_decode(name, data, "g722")[0] * 32768).astype(np.int16)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "NOTICE").write_text(NOTICE)
-    (out / "copyright").write_bytes(copyright_text)
-    _write_cache(out / "speech.npz", 16000, waves)
-    return out
-
-
-def unpack(deb: bytes) -> dict[str, bytes]:
-    """Returns the names and contents of the files in a Debian package: an ar archive around a tar archive.
-
-    Raises:
-      DataError: something that is no Debian package.
-    """
-    if not deb.startswith(b"!<arch>\n"):
-        raise DataError(f"unpack: a Debian package begins with '!<arch>', got {deb[:8]!r}")
-    start = 8
-    while start + 60 <= len(deb):
-        header = deb[start : start + 60]
-        size = int(header[48:58])
-        if header.startswith(b"data.tar"):
-            with tarfile.open(fileobj=io.BytesIO(deb[start + 60 : start + 60 + size])) as archive:
-                return {m.name: stream.read() for m in archive if (stream := archive.extractfile(m))}
-        start += 60 + size + size % 2  # members begin at even places
-    raise DataError("unpack: the Debian package has no data.tar; download it again")
-
-
-def read(path: Path, sample_rate: int) -> np.ndarray:
-    """Returns one recording, mono, float32 in -1..1, at ``sample_rate`` Hz.
-
-    Raises:
-      DataError: a file that is no audio, is empty or silent, or holds NaN or Inf.
-      DependencyError: PyAV is not installed, or SciPy, which resampling needs.
-    """
-    wave, rate = _decode(str(path), path.read_bytes(), "g722" if path.suffix.lower() == ".g722" else None)
-    if not np.isfinite(wave).all():
-        raise DataError(f"read: {path} holds {int((~np.isfinite(wave)).sum())} samples that are NaN or Inf; remove it")
-    if np.abs(wave).max() < SILENT:
-        raise DataError(f"read: {path} is silent, its peak is {np.abs(wave).max():.1e} of full scale; remove it")
-    return resample(wave, rate, sample_rate)
-
-
-def resample(wave: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    """Returns a wave at another sample rate, through SciPy's polyphase filter.
-
-    Raises:
-      DependencyError: SciPy is not installed.
-    """
-    if rate == wanted:
-        return wave
-    try:
-        from scipy.signal import resample_poly
-    except ImportError as error:
-        raise DependencyError(_missing("resample", "scipy", f"from {rate} to {wanted} Hz")) from error
-    divisor = np.gcd(rate, wanted)
-    return resample_poly(wave, wanted // divisor, rate // divisor).astype(np.float32)
-
-
-def _decode(name: str, data: bytes, container: str | None) -> tuple[np.ndarray, int]:
-    """Samples (float32, mono) and sample rate of one audio file."""
-    av = _av()
-    try:
-        with av.open(io.BytesIO(data), format=container) as file:
-            planar = av.AudioResampler(format="fltp")  # of any layout and rate: a change of format alone
-            stream = file.streams.audio[0]
-            frames = [part for frame in file.decode(stream) for part in planar.resample(frame)]
-            frames += planar.resample(None)
-            rate = stream.rate
-    except (av.error.FFmpegError, IndexError) as error:
-        raise DataError(
-            f"read: {name} ({len(data)} bytes) cannot be decoded as audio: {error}; remove it, or convert it to WAV"
-        ) from error
-    if not frames:
-        raise DataError(f"read: {name} ({len(data)} bytes) holds no sound; remove it")
-    wave = np.concatenate([frame.to_ndarray() for frame in frames], axis=-1)
-    return (wave[0] if len(wave) == 1 else wave.mean(0, dtype=np.float32)), rate
-
-
 def _read_folder(folder: Path, sample_rate: int) -> dict[str, np.ndarray]:
     if not folder.is_dir():
         raise DataError(f"load: there is no folder {folder}; give a folder of WAV or FLAC files")
@@ -319,65 +183,6 @@ def _split_by_file(waves: dict[str, np.ndarray], folder: Path, rate: int) -> tup
 def _held_out(waves: dict[str, np.ndarray], config: MelConfig) -> dict[str, np.ndarray]:
     longest = int(HELD_OUT_SECONDS * config.sample_rate)
     return {k: wave[: min(len(wave), longest) // config.hop * config.hop] for k, wave in waves.items()}
-
-
-def _write_cache(path: Path, rate: int, waves: dict[str, np.ndarray]) -> None:
-    partial = path.with_suffix(".partial.npz")
-    np.savez(
-        partial,
-        sample_rate=np.int32(rate),
-        names=np.array(list(waves)),
-        lengths=np.array([len(wave) for wave in waves.values()]),
-        samples=np.concatenate(list(waves.values())),
-    )
-    os.replace(partial, path)  # an interruption leaves no half of a cache
-
-
-def _read_cache(path: Path) -> tuple[int, dict[str, np.ndarray]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            rate, names, lengths, samples = (file[key] for key in ("sample_rate", "names", "lengths", "samples"))
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise DataError(
-            f"load: {path} is not what python -m examples.vocoder.data writes ({error}); remove it and fetch again"
-        ) from error
-    waves = np.split(samples.astype(np.float32) / np.float32(32768), np.cumsum(lengths)[:-1])
-    return int(rate), dict(zip(names.tolist(), waves, strict=True))
-
-
-def _download(folder: Path) -> Path:
-    if shutil.which("apt-get") is None:
-        raise DataError(f"fetch: there is no apt-get here; {_elsewhere()}")
-    # Run as root, apt gives its download to a user of its own, who must be able to write there.
-    folder.chmod(0o777)
-    done = subprocess.run(["apt-get", "download", PACKAGE], cwd=folder, capture_output=True, text=True)
-    found = list(folder.glob("*.deb"))
-    if done.returncode or len(found) != 1:
-        reason = "\n".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise DataError(
-            f"fetch: apt-get download {PACKAGE} failed:\n{reason}\nWithout a network, or on a system that does not "
-            f"know the package (try apt-get update first): {_elsewhere()}"
-        )
-    return found[0]
-
-
-def _elsewhere() -> str:
-    return (
-        f"download {URL} with a browser and pass --deb FILE, or train on a folder of your own WAV or FLAC files with "
-        f"--data DIR"
-    )
-
-
-def _av() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise DependencyError(_missing("read", "av", "to decode audio")) from error
-    return av
-
-
-def _missing(who: str, package: str, why: str) -> str:
-    return f"{who}: the package {package} is needed {why}; pip install {package}"
 
 
 def main(argv: list[str] | None = None) -> None:

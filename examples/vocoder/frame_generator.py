@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from examples.vocoder import mel
+from examples.vocoder import mel, stft
 from examples.vocoder.mel import MelConfig
 from jaxnet import activations, initializers, layers
 
@@ -70,7 +70,7 @@ def frame_generator(config: MelConfig, size: FrameSize = SIZES["P1"], *, learned
       config: the spectrogram's definition.
       size: one of `SIZES`, or your own.
       learned_inverse: whether the transposed convolution that makes the wave learns (n_fft * 2 bins more parameters,
-        about a third more time) or stays the inverse DFT, computed by the FFT. Both start as the same function.
+        and a slower step) or stays the inverse DFT, computed by the FFT. Both start as the same function.
 
     Returns:
       A layer from log mel spectrograms (batch, T, bands) to `Made` of T * hop samples.
@@ -129,7 +129,7 @@ def inverse_dft(config: MelConfig) -> layers.Layer:
         kernel[n, k]            =   hann[n] c_k cos(2 pi k n / N) / N
         kernel[n, N/2 + 1 + k]  = - hann[n] c_k sin(2 pi k n / N) / N
 
-    What it adds up is divided by the sum of the hann^2 that reached a sample, as `mel.istft` does.
+    What it adds up is divided by the sum of the hann^2 that reached a sample, as `stft.istft` does.
 
     Returns:
       A layer from real and imaginary parts, (batch, T, 2 bins), to waves (batch, T * hop).
@@ -143,7 +143,7 @@ def inverse_dft(config: MelConfig) -> layers.Layer:
         twice = np.where(np.arange(config.bins) % (n_fft // 2) == 0, 1.0, 2.0)
         both = np.concatenate([twice * np.cos(angle), -twice * np.sin(angle)], axis=1) / n_fft
         # The layer's kernel runs backwards in time.
-        return jnp.asarray((both * mel.hann(n_fft, n_fft)[:, None])[::-1, :, None].reshape(shape), dtype)
+        return jnp.asarray((both * stft.hann(n_fft, n_fft)[:, None])[::-1, :, None].reshape(shape), dtype)
 
     def divided(wave):
         return wave[..., 0] / jnp.asarray(_overlap(config, wave.shape[1] // hop), wave.dtype)[None]
@@ -165,7 +165,7 @@ def _fixed_inverse(config: MelConfig) -> layers.Layer:
     def f(params, spectrum):
         del params
         real, imaginary = jnp.split(cartesian(spectrum), 2, axis=-1)
-        wave = mel.istft(jax.lax.complex(real, imaginary), config.n_fft, config.hop)
+        wave = stft.istft(jax.lax.complex(real, imaginary), config.n_fft, config.hop)
         return wave[:, config.padding : wave.shape[1] - config.padding]
 
     return layers.stateless(lambda key, x: (), f, name="inverse_dft")
@@ -178,7 +178,7 @@ def _split(spectrum: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _overlap(config: MelConfig, frames: int) -> np.ndarray:
     """The sum of hann^2 at each sample of T * hop."""
-    window = mel.hann(config.n_fft, config.n_fft).astype(np.float64) ** 2
+    window = stft.hann(config.n_fft, config.n_fft).astype(np.float64) ** 2
     total = np.zeros((frames - 1) * config.hop + config.n_fft)
     for t in range(frames):
         total[t * config.hop : t * config.hop + config.n_fft] += window

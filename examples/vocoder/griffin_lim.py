@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from examples.vocoder import mel
+from examples.vocoder import mel, stft
 from examples.vocoder.mel import MelConfig
 from jaxnet.errors import ConfigError, ShapeError
 
@@ -126,12 +126,12 @@ def _refine(config, magnitude, phase, iterations, momentum):
 
     def iterate(_, carry):
         phase, previous = carry
-        consistent = mel.stft(mel.istft(_scale(magnitude, phase), n_fft, hop), n_fft, hop)
+        consistent = stft.stft(stft.istft(_scale(magnitude, phase), n_fft, hop), n_fft, hop)
         moved = consistent - _scale(share, previous)
-        return _scale(1 / mel.absolute(moved), moved), consistent
+        return _scale(1 / stft.absolute(moved), moved), consistent
 
     phase, _ = jax.lax.fori_loop(0, iterations, iterate, (phase, jnp.zeros_like(phase)))
-    wave = mel.istft(_scale(magnitude, phase), n_fft, hop)
+    wave = stft.istft(_scale(magnitude, phase), n_fft, hop)
     return wave[config.padding : config.padding + len(magnitude) * hop]
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from examples.vocoder import mel
-from examples.vocoder.data import resample
+from examples.vocoder.audio import resample
 from examples.vocoder.mel import MelConfig
 from jaxnet.errors import DataError, DependencyError, ShapeError
 

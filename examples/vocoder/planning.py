@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from examples.vocoder.phases import Phase
 from jaxnet.errors import ConfigError
+from jaxnet.training.run import differences
+from jaxnet.training.state import copied
 
 
 class Plan(NamedTuple):
@@ -62,11 +63,9 @@ class Run:
             self.content = json.loads(self.file.read_text())
             was = self.content["settings"]
             if was != settings:
-                differing = [k for k in {**was, **settings} if was.get(k) != settings.get(k)]
-                listed = ", ".join(f"{k} {was.get(k)!r}, now {settings.get(k)!r}" for k in differing)
                 raise ConfigError(
-                    f"train: the run in {directory} had other settings ({listed}); give the same to go on with it, or "
-                    f"another --out"
+                    f"train: the run in {directory} had other settings ({differences(was, settings)}); give the same "
+                    f"to go on with it, or another --out"
                 )
         else:
             self.content = {"settings": settings, "plan": {}}
@@ -85,7 +84,7 @@ class Run:
 def seconds_per_step(phase: Phase, batch: Any, count: int = 10) -> float:
     """Compiles a phase's step, as `training.train` will, and times it; the median of a few."""
     program = jax.jit(phase.step, donate_argnums=0)
-    train_state = jax.tree.map(jnp.copy, phase.start())  # which is donated, with parameters that may be another phase's
+    train_state = copied(phase.start())  # which is donated, with parameters that may be another phase's
     times = []
     for _ in range(count + 2):
         began = time.perf_counter()

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from examples.vocoder import data, mel
+from examples.vocoder import audio, mel
 from examples.vocoder.griffin_lim import refine
 from examples.vocoder.mel import MelConfig
 from examples.vocoder.phases import GENERATORS, PHASES
@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--polish", type=int, default=0, metavar="K", help="rounds of Griffin-Lim (default: 0)")
     args = parser.parse_args(argv)
     vocoder = load_generator(args.run, args.phase)
-    recording = data.read(args.input, vocoder.config.sample_rate)
+    recording = audio.read(args.input, vocoder.config.sample_rate)
     log_mel = np.asarray(mel.log_mel(vocoder.config, jnp.asarray(recording)))
     vocoder(log_mel, args.polish)  # compiles
     began = time.perf_counter()

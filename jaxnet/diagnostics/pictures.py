@@ -201,8 +201,8 @@ def learning_curves(path: Any, history: History, *, baseline: float | None = Non
     if shown.size and shown.min() > 0 and shown.max() > 20 * shown.min():
         ax.set_yscale("log")
         ax.set_ylim(shown.min() / 1.3, 1.3 * shown.max())
-    elif shown.size and shown.max() > shown.min():  # of the band only what is near the curves
-        margin = 0.1 * (shown.max() - shown.min())
+    elif shown.size and shown.any():  # of the band only what is near the curves; and what is flat looks flat
+        margin = 0.1 * max(shown.max() - shown.min(), np.abs(shown).max())
         ax.set_ylim(shown.min() - margin, shown.max() + margin)
     validation = curves[-1][1]
     if verdict is not None:

@@ -184,7 +184,7 @@ def train(
                     if stop:
                         report.close()
                         _leave(interrupts.received or "another process's signal", saver, run)
-            if len(run.history) + 1 == epochs and run.in_row == int(run.train_state.step):  # nothing was ever learned
+            if run.ends_here(epochs) and run.in_row == int(run.train_state.step):  # nothing was ever learned
                 _guard(run, feed, run.in_row, saver, explain)
             run.end_epoch(evaluate, callbacks)
             run.finished, due = processes.any_process(run.finished, saver.due())

@@ -48,6 +48,10 @@ class Run:
         """Whether nothing is left to do."""
         return len(self.history) >= epochs or self.finished
 
+    def ends_here(self, epochs: int) -> bool:
+        """Whether the epoch at hand is the last, if it brings nothing better."""
+        return len(self.history) + 1 >= epochs or (self.best is not None and self.best.waited + 1 >= self.patience)
+
     def take(self, done: Progress) -> None:
         """Takes in what a dispatch has done."""
         self.train_state, self.step_of_epoch, self.position = done.train_state, done.steps, done.position
@@ -121,10 +125,9 @@ class Run:
         metadata = read_metadata(latest)
         before = metadata.get("settings", {})
         if before != settings:
-            names = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
-            listed = ", ".join(f"{k} {before.get(k)!r}, now {settings.get(k)!r}" for k in names)
             raise ConfigError(
-                f"fit: the run in {checkpoints.directory} had other settings ({listed}), so it would not be the same "
+                f"fit: the run in {checkpoints.directory} had other settings ({differences(before, settings)}), so it "
+                f"would not be the same "
                 f"run going on; restore them, or give another directory"
             )
         if (metadata["best"] is None) != (self.best is None):
@@ -194,6 +197,12 @@ class Saver:
         self._saved = (step, len(run.history))
         self._last = time.perf_counter()
         self._cost = self._last - began
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What differs between the settings of a run and those of its continuation."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in names)
 
 
 def _as_json(position: Any) -> Any:

@@ -154,7 +154,7 @@ def sweep(
         )
         finite = {name: jnp.isfinite(values) for name, values in measured.items()}
         means = {name: jnp.mean(values, where=finite[name]) for name, values in measured.items()}
-        return train_state, means, jnp.all(jnp.stack([jnp.all(flags) for flags in finite.values()]))
+        return train_state, means, jnp.all(finite["loss"] & finite["grad_norm"])
 
     train_state = begin(jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)), hyper)
     first = jax.tree.map(lambda leaf: leaf[0], (train_state, hyper))
@@ -190,10 +190,12 @@ def _over_members(
     members: int, step: Callable[..., Any], *arguments: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`jax.vmap`; or on a CPU, if a step has work enough, one member after the other in the same program."""
-    if jax.default_backend() == "cpu":
-        analysis = jax.jit(step).lower(*arguments).cost_analysis() or {}
-        if members == 1 or analysis.get("flops", 0.0) > MOST_FLOPS_AT_ONCE:
-            return lambda f: lambda *arguments: jax.lax.map(lambda one: f(*one), arguments)
+
+    def flops():
+        return (jax.jit(step).lower(*arguments).cost_analysis() or {}).get("flops", 0.0)
+
+    if jax.default_backend() == "cpu" and (members == 1 or flops() > MOST_FLOPS_AT_ONCE):
+        return lambda f: lambda *arguments: jax.lax.map(lambda one: f(*one), arguments)
     return jax.vmap
 
 

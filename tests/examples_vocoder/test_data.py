@@ -1,6 +1,5 @@
 """Fetching without a network, reading folders, splitting and cropping."""
 
-import doctest
 import hashlib
 import io
 import subprocess
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.io.wavfile
 
-from examples.vocoder import data
+from examples.vocoder import audio, data, debian
 from examples.vocoder.mel import MelConfig
 from jaxnet.errors import ConfigError, DataError, DependencyError
 
@@ -60,12 +59,8 @@ def deb(monkeypatch):
     root = "./usr/share/asterisk/sounds/en_US_f_Allison/"
     files = {f"{root}{name}.g722": (SPEECH / f"{file}.g722").read_bytes() for name, file in names.items()}
     content = package({**files, "./usr/share/doc/x/copyright": b"CC-BY-SA-3.0"})
-    monkeypatch.setattr(data, "SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(debian, "SHA256", hashlib.sha256(content).hexdigest())
     return content
-
-
-def test_doctests():
-    assert doctest.testmod(data).failed == 0
 
 
 def test_package_is_unpacked_decoded_cached_and_split_by_family(deb, tmp_path, capsys):
@@ -83,7 +78,7 @@ def test_package_is_unpacked_decoded_cached_and_split_by_family(deb, tmp_path, c
     assert set(speech.validation) == {"queue-holdtime"}
     assert set(speech.test) == {"demo-echodone"}
     np.testing.assert_array_equal(
-        speech.train["vm-goodbye"], data.read(SPEECH / "something-terribly-wrong.g722", 16000)
+        speech.train["vm-goodbye"], audio.read(SPEECH / "something-terribly-wrong.g722", 16000)
     )
     slower = data.load(tmp_path / "speech", MelConfig(sample_rate=8000, high=4000.0))
     assert slower.sample_rate == 8000
@@ -113,13 +108,13 @@ def test_any_wav_is_read(tmp_path):
     rng = np.random.default_rng(0)
     stereo = rng.integers(-9000, 9000, (16000, 2)).astype(np.int16)
     write(tmp_path / "stereo.wav", stereo)
-    np.testing.assert_allclose(data.read(tmp_path / "stereo.wav", 16000), stereo.mean(1) / 32768, atol=1e-7)
+    np.testing.assert_allclose(audio.read(tmp_path / "stereo.wav", 16000), stereo.mean(1) / 32768, atol=1e-7)
     write(tmp_path / "float.wav", tone(0.5))
-    np.testing.assert_array_equal(data.read(tmp_path / "float.wav", 16000), tone(0.5))
+    np.testing.assert_array_equal(audio.read(tmp_path / "float.wav", 16000), tone(0.5))
     write(tmp_path / "int32.wav", (tone(0.5).astype(np.float64) * 2**31).astype(np.int32))
-    np.testing.assert_allclose(data.read(tmp_path / "int32.wav", 16000), tone(0.5), atol=1e-6)
+    np.testing.assert_allclose(audio.read(tmp_path / "int32.wav", 16000), tone(0.5), atol=1e-6)
     write(tmp_path / "fast.wav", tone(0.5, 44100), 44100)
-    resampled = data.read(tmp_path / "fast.wav", 16000)
+    resampled = audio.read(tmp_path / "fast.wav", 16000)
     assert resampled.shape == (8000,)
     np.testing.assert_allclose(resampled[500:-500], tone(0.5)[500:-500], atol=2e-3)
 
@@ -180,34 +175,34 @@ def test_files_refused(content, message, tmp_path):
 def test_damaged_packages_and_caches_refused(tmp_path, deb):
     (tmp_path / "a.deb").write_bytes(deb[:-1])
     with pytest.raises(DataError, match=r"has sha256 .*, wanted .*: it is damaged, or of another version than 1.6.1-1"):
-        data.fetch(tmp_path, tmp_path / "a.deb")
+        debian.fetch(tmp_path, tmp_path / "a.deb")
     with pytest.raises(DataError, match=r"there is no file .*b.deb; download http"):
-        data.fetch(tmp_path, tmp_path / "b.deb")
+        debian.fetch(tmp_path, tmp_path / "b.deb")
     with pytest.raises(DataError, match="begins with '!<arch>', got b'PK"):
-        data.unpack(b"PK\x03\x04")
+        debian.unpack(b"PK\x03\x04")
     with pytest.raises(DataError, match=r"has no data.tar"):
-        data.unpack(b"!<arch>\n")
+        debian.unpack(b"!<arch>\n")
     (tmp_path / "speech.npz").write_bytes(b"half")
     with pytest.raises(DataError, match=r"is not what python -m examples.vocoder.data writes .*; remove it"):
         data.load(tmp_path)
 
 
 def test_no_apt_no_network_no_av(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.shutil, "which", lambda name: None)
+    monkeypatch.setattr(debian.shutil, "which", lambda name: None)
     with pytest.raises(
         DataError, match=r"there is no apt-get here; download http.* and pass --deb FILE, or train on a"
     ):
-        data.fetch(tmp_path)
-    monkeypatch.setattr(data.shutil, "which", lambda name: f"/usr/bin/{name}")
+        debian.fetch(tmp_path)
+    monkeypatch.setattr(debian.shutil, "which", lambda name: f"/usr/bin/{name}")
     failed = subprocess.CompletedProcess(
         [], 100, "", "E: Failed to fetch: Temporary failure resolving 'deb.debian.org'"
     )
-    monkeypatch.setattr(data.subprocess, "run", lambda *args, **more: failed)
+    monkeypatch.setattr(debian.subprocess, "run", lambda *args, **more: failed)
     with pytest.raises(DataError, match=r"(?s)failed:\nE: Failed to fetch.*Without a network.*with --data DIR"):
-        data.fetch(tmp_path)
+        debian.fetch(tmp_path)
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(DependencyError, match=r"the package av is needed to decode audio; pip install av"):
-        data.fetch(tmp_path)
+        debian.fetch(tmp_path)
 
 
 def test_batches_are_crops_at_random_gains():

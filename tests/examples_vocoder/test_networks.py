@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from examples.vocoder import discriminators, frame_generator, mel, time_generators
+from examples.vocoder import discriminators, frame_generator, mel, stft, time_generators
 from jaxnet.errors import ConfigError
 
 CONFIG = mel.MelConfig()
@@ -65,7 +65,7 @@ def test_the_transposed_convolution_starts_as_the_inverse_transform():
     net = frame_generator.inverse_dft(CONFIG)
     made, _ = net.apply(*net.init(jax.random.key(0), spectrum), spectrum, train=False)
     complex_spectrum = spectrum[..., : CONFIG.bins] + 1j * spectrum[..., CONFIG.bins :]
-    ours = mel.istft(jnp.asarray(complex_spectrum), CONFIG.n_fft, CONFIG.hop)
+    ours = stft.istft(jnp.asarray(complex_spectrum), CONFIG.n_fft, CONFIG.hop)
     trim = slice(CONFIG.padding, ours.shape[1] - CONFIG.padding)
     np.testing.assert_allclose(made, ours[:, trim], atol=2e-5)
     _, theirs = scipy.signal.istft(

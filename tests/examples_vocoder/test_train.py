@@ -1,5 +1,6 @@
 """The vocoder learns within seconds, goes on exactly where it was, and speaks."""
 
+import importlib.util
 import itertools
 import json
 import signal
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.vocoder import mel, phases, planning, samples, synthesize, train
+from examples.vocoder import audio, mel, phases, planning, samples, synthesize, train
 from jaxnet import training
 from jaxnet.errors import ConfigError, ShapeError
 
@@ -55,6 +56,10 @@ def test_seconds_of_training_halve_the_error(tmp_path, capsys):
     errors = histories["spectral"]["validation_mel"]
     assert errors[-1] < 0.48
     assert errors[-1] < 0.6 * untrained, untrained
+    if importlib.util.find_spec("pystoi"):
+        stoi = histories["spectral"]["validation_stoi"]
+        assert stoi[0] < stoi[-1] < 1
+        assert stoi[-1] > 0.5
     printed = capsys.readouterr().out
     assert "S: 1,161,282 parameters" in printed
     assert "left" in printed
@@ -77,7 +82,7 @@ def test_seconds_of_training_halve_the_error(tmp_path, capsys):
         vocoder(log_mel[None, :3])
 
     synthesize.main([str(SPEECH / name), str(tmp_path / "made.wav"), "--run", str(tmp_path)])
-    made = train.data.read(tmp_path / "made.wav", 16000)
+    made = audio.read(tmp_path / "made.wav", 16000)
     np.testing.assert_allclose(made[:16000], np.clip(vocoder(log_mel), -1, 1)[:16000], atol=1e-4)
 
 
@@ -158,4 +163,4 @@ def test_a_folder_without_a_run_says_what_to_do(tmp_path):
 def test_a_wave_file_is_what_was_written(tmp_path):
     wave = np.array([0, 0.5, -0.5, 1, -1, 2, -2] * 100, np.float32)
     samples.write_wav(tmp_path / "x.wav", wave, 16000)
-    np.testing.assert_allclose(train.data.read(tmp_path / "x.wav", 16000), np.clip(wave, -1, 1), atol=1e-4)
+    np.testing.assert_allclose(audio.read(tmp_path / "x.wav", 16000), np.clip(wave, -1, 1), atol=1e-4)

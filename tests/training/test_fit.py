@@ -401,6 +401,10 @@ def test_bad_batches_are_skipped_and_at_last_explained(spoil, message):
 def test_a_run_that_never_took_a_step_is_no_success():
     with pytest.raises(NonFiniteError, match=r"3 steps in a row .* The batch's x holds NaN or Inf"):
         fit([(X[:8] * np.float32(np.nan), LABELS[:8])], epochs=3)
+    with pytest.raises(
+        NonFiniteError, match=r"3 steps in a row .* The batch's x holds NaN or Inf"
+    ):  # the first is best
+        fit([(X[:8] * np.float32(np.nan), LABELS[:8])], epochs=9, early_stopping=2, validation=VALIDATION)
 
 
 def test_a_run_with_nothing_left_says_so(tmp_path):
