@@ -93,6 +93,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once (default: one a core)")
     parser.add_argument("--cost", action="store_true", help="only what a report costs")
     options = parser.parse_args(argv)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the processes share a GPU, where there is one
     costs = cost.measure(0.2 if options.quick else 2.0)
     print(cost.table(costs))
     if options.cost:
