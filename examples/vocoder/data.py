@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from examples.vocoder.audio import read, resample
+from examples.vocoder.audio import SILENT, read, resample
 from examples.vocoder.debian import fetch, read_cache
 from examples.vocoder.mel import MelConfig
 from jaxnet.errors import ConfigError, DataError
@@ -31,8 +31,8 @@ TEST = {
 VALIDATION_FAMILIES = ("queue-", "dir-")
 TEST_FAMILIES = ("demo-", "tt-")  # none of these is trained on: prompts of a family share spliced words
 
-SUFFIXES = (".wav", ".flac", ".g722")
-HELD_OUT_SECONDS = 10.0  # of each prompt that is held out: enough for the metrics, and they stay quick
+SUFFIXES = (".wav", ".flac", ".g722", ".mp3", ".m4a", ".ogg", ".opus", ".aif", ".aiff")
+PIECE_SECONDS = 10.0  # recordings are cut to at most these, and held-out prompts end there: the metrics stay quick
 LEAST_HELD_OUT = 1.0  # seconds; PESQ and STOI are undefined on less than about half of it
 LEAST_TRAINING = 5.0  # seconds
 
@@ -43,7 +43,7 @@ class Speech(NamedTuple):
     Args:
       sample_rate: samples per second, Hz.
       train: names and waves to train on, float32 (samples,) in -1..1.
-      validation: the same to choose a network with, each a whole number of hops and at most 10 s.
+      validation: the same to watch the training and to choose a phase with, each a whole number of hops, at most 10 s.
       test: the same to report figures of.
     """
 
@@ -53,28 +53,40 @@ class Speech(NamedTuple):
     test: dict[str, np.ndarray]
 
 
-def load(path: str | Path | None = None, config: MelConfig = MelConfig()) -> Speech:  # noqa: B008
+def load(
+    path: str | Path | None = None,
+    config: MelConfig = MelConfig(),  # noqa: B008
+    held_out: tuple[list[str], list[str]] | None = None,
+) -> Speech:
     """Loads the fetched prompts, or a folder of recordings, and splits them.
 
     The prompts are split by family: ``demo-*`` and ``tt-*`` are for the test (12 of them are taken), ``queue-*`` and
-    ``dir-*`` for validation, all others for training. In a folder of one's own, a twentieth of the files, 1 to 12, is
-    held out for validation and as much again for the test, chosen by a hash of their names: a file stays in its set
-    whatever else is there, as far as the sizes allow. Several channels are averaged.
+    ``dir-*`` for validation, all others for training. In a folder of one's own, recordings longer than 10 s are cut
+    into pieces of 10 s, and a twentieth of the pieces, 1 to 12, is held out for validation and as much again for the
+    test, chosen by a hash of their names. Files that are added later may change who is chosen; a run of
+    `examples.vocoder.train` keeps the names of its own. Several channels are averaged.
 
     Args:
-      path: a folder with the ``speech.npz`` that ``python -m examples.vocoder.data`` writes, or one with WAV, FLAC
-        or G.722 files of any sample rate, in subfolders too (default: ``out/speech``).
+      path: a folder with the ``speech.npz`` that ``python -m examples.vocoder.data`` writes, or one with WAV, FLAC,
+        MP3 or other recordings of any sample rate, in subfolders too (default: ``out/speech``). Hidden files are
+        left out.
       config: sample rate and hop wanted.
+      held_out: the names for validation and for the test, of a folder of one's own, instead of a choice by hash.
 
     Returns:
       the three sets, at the configuration's sample rate.
 
     Raises:
-      DataError: nothing there, a file that is no audio, is silent or holds NaN, or too little speech.
+      DataError: nothing there, files that are no audio, are silent or hold NaN, or too little speech.
       DependencyError: PyAV or SciPy is not installed, and needed.
     """
     folder = CACHE if path is None else Path(path)
     if (folder / "speech.npz").is_file():
+        if beside := _recordings(folder):
+            raise DataError(
+                f"load: {folder} holds the fetched prompts, speech.npz, and {len(beside)} recordings beside them "
+                f"({beside[0].name}); move the recordings to a folder of their own"
+            )
         rate, waves = read_cache(folder / "speech.npz")
         if rate != config.sample_rate:
             waves = {name: resample(wave, rate, config.sample_rate) for name, wave in waves.items()}
@@ -85,7 +97,7 @@ def load(path: str | Path | None = None, config: MelConfig = MelConfig()) -> Spe
             f"WAV or FLAC files"
         )
     else:
-        sets = _split_by_file(_read_folder(folder, config.sample_rate), folder, config.sample_rate)
+        sets = _split_pieces(_read_folder(folder, config.sample_rate), folder, config.sample_rate, held_out)
     train, validation, test = sets
     return Speech(config.sample_rate, train, _held_out(validation, config), _held_out(test, config))
 
@@ -139,17 +151,49 @@ def batches(
     return epoch
 
 
+def _recordings(folder: Path) -> list[Path]:
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(path for path in paths if not _is_hidden(path.relative_to(folder)))
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
 def _read_folder(folder: Path, sample_rate: int) -> dict[str, np.ndarray]:
+    """Name -> piece of at most 10 s; the name of a piece of a longer file ends with where it begins, as ``@20s``."""
     if not folder.is_dir():
         raise DataError(f"load: there is no folder {folder}; give a folder of WAV or FLAC files")
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in SUFFIXES)
+    paths = _recordings(folder)
     if not paths:
         others = sorted({path.suffix or path.name for path in folder.rglob("*") if path.is_file()})
         raise DataError(
             f"load: no {', '.join(SUFFIXES)} file in {folder}, only {', '.join(others[:5]) or 'nothing at all'}; "
-            f"convert recordings with, for example, ffmpeg -i speech.mp3 speech.flac"
+            f"convert recordings with, for example, ffmpeg -i speech.wma speech.flac"
         )
-    return {path.relative_to(folder).as_posix(): read(path, sample_rate) for path in paths}
+    stems: dict[Path, Path] = {}
+    pieces, faults = {}, []
+    for path in paths:
+        twin = stems.setdefault(path.with_suffix(""), path)
+        if twin != path:
+            faults.append(f"{twin} and {path} have one name, and would be one recording in two sets; keep one of them")
+            continue
+        try:
+            wave = read(path, sample_rate)
+        except DataError as error:
+            faults.append(str(error))
+            continue
+        name, length = path.relative_to(folder).as_posix(), int(PIECE_SECONDS * sample_rate)
+        if len(wave) <= length:
+            pieces[name] = wave
+        else:
+            for i in range(0, len(wave), length):
+                pieces[f"{name}@{i // sample_rate}s"] = wave[i : i + length]
+    if faults:
+        raise DataError(
+            f"load: {len(faults)} of the {len(paths)} files in {folder} cannot be used:\n" + "\n".join(faults)
+        )
+    return pieces
 
 
 def _split_by_family(waves: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], ...]:
@@ -162,26 +206,35 @@ def _split_by_family(waves: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray
     )
 
 
-def _split_by_file(waves: dict[str, np.ndarray], folder: Path, rate: int) -> tuple[dict[str, np.ndarray], ...]:
-    long_enough = [name for name, wave in waves.items() if len(wave) >= LEAST_HELD_OUT * rate]
-    order = sorted(long_enough, key=lambda name: hashlib.sha256(name.encode()).digest())
-    count = min(12, max(1, len(waves) // 20))
-    test, validation = order[:count], order[count : 2 * count]
+def _split_pieces(
+    waves: dict[str, np.ndarray], folder: Path, rate: int, held_out: tuple[list[str], list[str]] | None
+) -> tuple[dict[str, np.ndarray], ...]:
+    if held_out is None:
+        audible = [k for k, v in waves.items() if len(v) >= LEAST_HELD_OUT * rate and np.abs(v).max() >= SILENT]
+        order = sorted(audible, key=lambda name: hashlib.sha256(name.encode()).digest())
+        count = min(12, max(1, len(waves) // 20))
+        test, validation = order[:count], order[count : 2 * count]
+    else:
+        validation, test = held_out
+        count = len(test)
+        if gone := sorted({*validation, *test} - set(waves)):
+            raise DataError(
+                f"load: {folder} no longer holds {gone[0]}{f' and {len(gone) - 1} more' if gone[1:] else ''}, which "
+                f"the run holds out; restore them, or train again"
+            )
     train = {name: wave for name, wave in waves.items() if name not in {*test, *validation}}
     seconds = sum(map(len, train.values())) / rate
     if len(validation) < count or seconds < LEAST_TRAINING:
         raise DataError(
-            f"load: {len(waves)} files in {folder} leave {seconds:.1f} s to train on, at least {LEAST_TRAINING:g} s "
-            f"are wanted after {count} files for validation and {count} for the test, each of {LEAST_HELD_OUT:g} s or "
-            f"more; "
-            f"record more (ten minutes make a good start), or cut a long file into pieces: "
-            f"ffmpeg -i long.wav -f segment -segment_time 10 part%03d.wav"
+            f"load: {len(waves)} recordings (or pieces of {PIECE_SECONDS:g} s) in {folder} leave {seconds:.1f} s to "
+            f"train on, at least {LEAST_TRAINING:g} s are wanted after {count} for validation and {count} for the "
+            f"test, each of {LEAST_HELD_OUT:g} s or more; record more: ten minutes make a good start"
         )
     return train, {name: waves[name] for name in validation}, {name: waves[name] for name in test}
 
 
 def _held_out(waves: dict[str, np.ndarray], config: MelConfig) -> dict[str, np.ndarray]:
-    longest = int(HELD_OUT_SECONDS * config.sample_rate)
+    longest = int(PIECE_SECONDS * config.sample_rate)
     return {k: wave[: min(len(wave), longest) // config.hop * config.hop] for k, wave in waves.items()}
 
 

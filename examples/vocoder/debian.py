@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -116,9 +117,9 @@ def read_cache(path: Path) -> tuple[int, dict[str, np.ndarray]]:
       DataError: another file, or a damaged one.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             rate, names, lengths, samples = (file[key] for key in ("sample_rate", "names", "lengths", "samples"))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
             f"load: {path} is not what python -m examples.vocoder.data writes ({error}); remove it and fetch again"
         ) from error

@@ -13,6 +13,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ import numpy as np
 from examples.vocoder import data, griffin_lim, mel
 from examples.vocoder.mel import MelConfig
 from examples.vocoder.metrics import METRICS, NEEDS
+from examples.vocoder.phases import PHASES
+from examples.vocoder.planning import held_out, of_run
 from examples.vocoder.samples import draw_spectrograms
 from jaxnet.errors import DataError
 
@@ -48,7 +51,8 @@ def synthesizers(
         vocoder = synthesize.load_generator(run, phase)
         config = vocoder.config
         trained["network"] = lambda log_mel: vocoder(log_mel)
-        trained[f"network, polish {polish}"] = lambda log_mel: vocoder(log_mel, polish=polish)
+        if vocoder.can_polish and polish:
+            trained[f"network, polish {polish}"] = lambda log_mel: vocoder(log_mel, polish=polish)
     return config, {
         "Griffin-Lim 32": lim(config, 32, 0),
         "Griffin-Lim 60": lim(config, 60, 0),
@@ -61,6 +65,8 @@ def measure(
     config: MelConfig, rows: dict[str, Synthesizer], prompts: dict[str, np.ndarray]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Returns every metric whose package is there of every prompt: row -> metric -> prompt -> value.
+
+    The value is NaN where a metric finds no speech in a prompt, or in what was made of it.
 
     Raises:
       DataError: no prompts, or a synthesizer that returns NaN or Inf.
@@ -77,7 +83,10 @@ def measure(
             if not np.isfinite(made).all():
                 raise DataError(f"measure: {row} made NaN or Inf of {name}; its training went wrong")
             for metric, compute in metrics.items():
-                table[row][metric][name] = compute(config, wave, made)
+                try:
+                    table[row][metric][name] = compute(config, wave, made)
+                except DataError:
+                    table[row][metric][name] = float("nan")
     return table
 
 
@@ -96,14 +105,17 @@ def clock(config: MelConfig, rows: dict[str, Synthesizer], wave: np.ndarray) -> 
 
 
 def markdown(table: dict, factors: dict[int, dict[str, float]]) -> str:
-    """Returns the table of means and standard deviations over the prompts, and of real-time factors by cores."""
+    """Returns the table of means and standard deviations over the prompts, and of real-time factors by cores.
+
+    A mean of fewer prompts than there are says how many it is of.
+    """
     metrics = list(next(iter(table.values())))
     lines = [
         _line(["", *metrics, *(f"RTF, {cores} core{'s' * (cores > 1)}" for cores in factors)]),
         "|---|" + "---|" * (len(metrics) + len(factors)),
     ]
     for row, columns in table.items():
-        cells = [f"{np.mean(v):.3f} ± {np.std(v):.3f}" for v in (list(columns[m].values()) for m in metrics)]
+        cells = [_mean(np.array(list(columns[metric].values()))) for metric in metrics]
         lines.append(_line([row, *cells, *(f"{factors[cores][row]:.4f}" for cores in factors)]))
     return "\n".join(lines)
 
@@ -123,30 +135,35 @@ def main(argv: list[str] | None = None) -> dict:
     """Prints the table, writes ``evaluation.json`` and ``spectrograms.png``, and returns what the JSON holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="folder of a trained vocoder (default: Griffin-Lim alone)")
-    parser.add_argument("--phase", choices=("spectral", "adversarial"), help="after which phase (default: the last)")
+    parser.add_argument("--phase", choices=PHASES, help="after which phase (default: the better one in validation)")
     parser.add_argument("--polish", type=int, default=32, help="Griffin-Lim iterations of the last row (default: 32)")
-    parser.add_argument("--data", type=Path, help=f"folder of recordings (default: {data.CACHE})")
+    parser.add_argument("--data", type=Path, help=f"folder of recordings (default: the run's, or {data.CACHE})")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="folder (default: out/evaluation)")
     parser.add_argument("--per-prompt", action="store_true", help="also a table of every prompt")
-    parser.add_argument("--clock", type=int, metavar="CORES", help="only print real-time factors as JSON, on so many")
+    parser.add_argument("--clock", type=int, metavar="CORES", help=argparse.SUPPRESS)  # what _clock_apart runs
+    parser.add_argument("--wave", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.clock and hasattr(os, "sched_setaffinity"):
         # Before the first computation, at which JAX counts the cores it may use.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.clock])
     config, rows = synthesizers(args.run, args.polish, args.phase)
-    prompts = data.load(args.data, config).test
     if args.clock:
-        factors = clock(config, rows, max(prompts.values(), key=len))
+        factors = clock(config, rows, np.load(args.wave))
         print(json.dumps(factors))
         return factors
 
+    prompts = _prompts(args, config)
     missing = sorted({package for package in NEEDS.values() if not _installed(package)})
     if missing:
         print(f"not installed, so their columns are left out: {', '.join(missing)}; pip install {' '.join(missing)}")
     table = measure(config, rows, prompts)
-    factors = {cores: _clock_apart(cores, args) for cores in _core_counts()}
+    longest = max(prompts.values(), key=len)
+    factors = {cores: _clock_apart(cores, args, longest) for cores in _core_counts()}
     print(f"{len(prompts)} prompts, {sum(map(len, prompts.values())) / config.sample_rate:.1f} s; mean ± deviation\n")
     print(markdown(table, factors))
+    unscored = {name for columns in table.values() for v in columns.values() for name in v if not np.isfinite(v[name])}
+    if unscored:
+        print(f"\nin these, or in what was made of them, a metric finds no speech: {', '.join(sorted(unscored))}")
     if args.per_prompt:
         print("\n" + markdown_by_prompt(table))
     name = next(iter(prompts))
@@ -168,15 +185,35 @@ def _core_counts() -> list[int]:
     return sorted({1, len(os.sched_getaffinity(0))})
 
 
-def _clock_apart(cores: int, args: argparse.Namespace) -> dict[str, float]:
-    """`clock` in a process of its own, held to so many cores."""
+def _clock_apart(cores: int, args: argparse.Namespace, wave: np.ndarray) -> dict[str, float]:
+    """`clock` in a process of its own, held to so many cores and to the CPU."""
     command = [sys.executable, "-m", "examples.vocoder.evaluate", "--clock", str(cores), "--polish", str(args.polish)]
-    for option, value in (("--run", args.run), ("--data", args.data), ("--phase", args.phase)):
+    for option, value in (("--run", args.run), ("--phase", args.phase)):
         command += [option, str(value)] if value is not None else []
-    done = subprocess.run(command, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "wave.npy", wave)
+        command += ["--wave", str(Path(folder) / "wave.npy")]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
     if done.returncode:
         raise DataError(f"evaluate: the timing on {cores} cores failed:\n{done.stderr.strip()[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _prompts(args: argparse.Namespace, config: MelConfig) -> dict[str, np.ndarray]:
+    """The test set of the folder that was given, or of the run's, as the run held it out."""
+    if args.run is None:
+        return data.load(args.data, config).test
+    kept = of_run(args.run)
+    folder = args.data or (Path(kept["folder"]) if kept else None)
+    return data.load(folder, config, held_out(args.run, folder) if folder else None).test
+
+
+def _mean(values: np.ndarray) -> str:
+    there = values[np.isfinite(values)]
+    if not len(there):
+        return "-"
+    deviation = f" ± {np.std(there):.3f}" if len(there) > 1 else ""
+    return f"{np.mean(there):.3f}{deviation}" + (f" (of {len(there)})" if len(there) < len(values) else "")
 
 
 def _installed(package: str | None) -> bool:

@@ -17,6 +17,10 @@ from examples.vocoder.frame_generator import MAGNITUDE_FLOOR, Made
 from examples.vocoder.mel import MelConfig
 from jaxnet import activations, losses
 
+QUIET = 0.1
+"""The least root mean square of magnitudes that errors are measured against: noise at 46 dB below full scale. Without
+it one excerpt of a pause would outweigh all speech of its batch."""
+
 
 class Target(NamedTuple):
     """What a generator should make, and what is compared with it.
@@ -61,9 +65,9 @@ def describe(config: MelConfig, wave: jax.Array) -> Target:
 def spectral_distance(made: jax.Array, target: jax.Array) -> jax.Array:
     """Spectral convergence plus log-magnitude distance of two magnitude spectrograms, a mean over the batch.
 
-    With S the target's and T the made one's magnitudes, and f = 0.001::
+    With S the target's and T the made one's magnitudes, n of them, f = 0.001 and q = `QUIET`::
 
-        |S - T|_F / |S|_F  +  mean of |log max(S, f) - log max(T, f)|
+        |S - T|_F / max(|S|_F, q sqrt(n))  +  mean of |log max(S, f) - log max(T, f)|
 
     Args:
       made: float array (batch, T, bins), not negative.
@@ -77,8 +81,8 @@ def spectral_distance(made: jax.Array, target: jax.Array) -> jax.Array:
     difference = jnp.sum(jnp.square(target - made), axis=(1, 2))
     energy = jnp.sum(jnp.square(target), axis=(1, 2))
     floor = jnp.asarray(MAGNITUDE_FLOOR, made.dtype)
-    # The square root has no derivative at 0; the floor is below what any sound has.
-    convergence = jnp.sqrt(jnp.maximum(difference, 1e-12)) / jnp.sqrt(jnp.maximum(energy, floor))
+    least = QUIET**2 * target[0].size
+    convergence = jnp.sqrt(jnp.maximum(difference, 1e-12) / jnp.maximum(energy, least))  # no derivative at sqrt(0)
     logs = jnp.log(jnp.maximum(made, floor)) - jnp.log(jnp.maximum(target, floor))
     return jnp.mean(convergence) + jnp.mean(jnp.abs(logs))
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from examples.vocoder.stft import absolute, cut, read_only, stft
+from examples.vocoder.stft import absolute, read_only, stft
 from jaxnet.errors import ConfigError, ShapeError
 
 
@@ -51,7 +51,7 @@ class MelConfig(NamedTuple):
 
     @property
     def padding(self) -> int:
-        """Samples that `frames` reflects at each end."""
+        """Samples that are reflected at each end."""
         return (self.n_fft - self.hop) // 2
 
     def to_json(self) -> str:
@@ -152,31 +152,11 @@ def inverse_filterbank(config: MelConfig) -> np.ndarray:
     return read_only(np.linalg.pinv(filterbank(config).astype(np.float64)).astype(np.float32))
 
 
-def frames(config: MelConfig, wave: jax.Array) -> jax.Array:
-    """Cuts a wave into the overlapping frames that the spectrogram is made of, not yet windowed.
+def magnitude(config: MelConfig, wave: jax.Array) -> jax.Array:
+    """The magnitude of every frequency in every frame, |X[t, k]|.
 
     The wave is reflected by (n_fft - hop) / 2 samples at each end, so that frame t is centred on the middle of the
     samples t hop to (t + 1) hop.
-
-    Args:
-      config: the spectrogram's definition.
-      wave: float array (..., samples).
-
-    Returns:
-      array (..., T, n_fft), T = samples // hop.
-
-    Raises:
-      ShapeError: a wave too short to be reflected.
-
-    Example:
-      >>> frames(MelConfig(), jnp.zeros(2560)).shape
-      (10, 1024)
-    """
-    return cut("frames", _pad("frames", config, wave), config.n_fft, config.hop)
-
-
-def magnitude(config: MelConfig, wave: jax.Array) -> jax.Array:
-    """The magnitude of every frequency in every frame, |X[t, k]|.
 
     Its gradient is finite everywhere, and 0 where the magnitude is below 1e-10.
 

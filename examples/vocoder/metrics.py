@@ -1,4 +1,4 @@
-"""How near a synthesized wave is to the original: two scores of listening, and three distances of spectra.
+"""How near a synthesized wave is to the original: two predictions of listeners' scores, three distances of spectra.
 
 None of them is a listener. PESQ and STOI predict one; the mel error is what Griffin-Lim itself makes small; two
 independent noises of the same spectrum already have a log-spectral distance of 8 dB, and smooth spectra are rewarded.
@@ -6,6 +6,7 @@ independent noises of the same spectrum already have a log-spectral distance of 
 
 import functools
 import math
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -69,6 +70,7 @@ def stoi(config: MelConfig, original: np.ndarray, synthesized: np.ndarray) -> fl
       synthesized: the same.
 
     Raises:
+      DataError: less than 0.4 s of the original is not silent.
       DependencyError: the package pystoi is not installed.
       ShapeError: waves of different lengths.
 
@@ -215,7 +217,12 @@ def _stoi(who, config, original, synthesized, extended):
         import pystoi
     except ImportError as error:
         raise DependencyError(_missing("pystoi")) from error
-    return float(pystoi.stoi(original, synthesized, config.sample_rate, extended=extended))
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Not enough STFT frames")  # where it would return 0.00001
+            return float(pystoi.stoi(original, synthesized, config.sample_rate, extended=extended))
+    except RuntimeWarning as error:
+        raise DataError(f"{who}: less than 0.4 s of {len(original)} samples is speech; leave the prompt out") from error
 
 
 def _pair(who, original, synthesized):

@@ -22,6 +22,15 @@ GENERATORS: dict[str, Callable[[MelConfig], layers.Layer]] = {
 }
 """Name -> what makes the network for a spectrogram's definition."""
 
+DISCRIMINATORS: dict[str, Callable[[MelConfig], layers.Layer]] = {
+    "small": lambda config: discriminators.of_wave(
+        discriminators.period_discriminator_tiny(), discriminators.spectrogram_discriminator(config)
+    ),
+    "melgan": lambda config: discriminators.of_wave(discriminators.melgan_discriminator()),
+    "hifi-gan": lambda config: discriminators.of_wave(discriminators.multi_period(), discriminators.multi_scale()),
+}
+"""Name -> what makes the discriminators of the second phase."""
+
 PHASES = ("spectral", "adversarial")
 
 
@@ -39,7 +48,7 @@ class Recipe(NamedTuple):
       spectral_weight: of the first phase's loss in the second phase.
       adversarial_weight: of the hinge loss there.
       matching_weight: of feature matching there.
-      average: weight of the old average of the generator's parameters there, a step.
+      ema_decay: weight of the old moving average of the generator's parameters there, a step.
     """
 
     weights: losses.Weights = losses.Weights()
@@ -52,14 +61,14 @@ class Recipe(NamedTuple):
     spectral_weight: float = 5.0
     adversarial_weight: float = 0.1
     matching_weight: float = 1.0
-    average: float = 0.99
+    ema_decay: float = 0.99
 
 
 RECIPE = Recipe()
 
 
-class AveragedState(NamedTuple):
-    """The state of `averaged`.
+class EmaState(NamedTuple):
+    """The state of `ema`.
 
     Attributes:
       inner: the optimizer's.
@@ -70,22 +79,22 @@ class AveragedState(NamedTuple):
     average: Any
 
 
-def averaged(optimizer: Any, decay: float) -> optimizers.Optimizer:
+def ema(optimizer: Any, decay: float) -> optimizers.Optimizer:
     """An optimizer that also keeps an exponential moving average of the parameters, a <- decay a + (1 - decay) p.
 
     The average starts at the first parameters. It is in the state, so a step that is skipped leaves it alone.
 
-    Source: Polyak and Juditsky 1992; Yazıcı et al. 2018, arXiv 1806.04498, for generators.
+    Source: Yazıcı et al. 2018, arXiv 1806.04498.
     """
 
     def init(params):
-        return AveragedState(optimizer.init(params), jax.tree.map(jnp.copy, params))
+        return EmaState(optimizer.init(params), jax.tree.map(jnp.copy, params))
 
     def update(updates, state, params=None, **extra_args):
         updates, inner = optimizer.update(updates, state.inner, params, **extra_args)
         after = optimizers.apply_updates(params, updates)
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, after)
-        return updates, AveragedState(inner, average)
+        return updates, EmaState(inner, average)
 
     return optimizers.Optimizer(init, update)
 
@@ -123,13 +132,10 @@ def spectral_phase(config: MelConfig, net: layers.Layer, steps: int, seed: int, 
 
 
 def adversarial_phase(
-    config: MelConfig, net: layers.Layer, params: Any, steps: int, seed: int, recipe: Recipe
+    config: MelConfig, net: layers.Layer, judges: layers.Layer, params: Any, steps: int, seed: int, recipe: Recipe
 ) -> Phase:
-    """The generator and small discriminators of periods and of spectrograms, each step one update of both."""
-    judges = discriminators.of_wave(
-        discriminators.period_discriminator_tiny(), discriminators.spectrogram_discriminator(config)
-    )
-    optimizer = averaged(_adam(recipe.generator_rate, steps, recipe, b1=0.5, b2=0.9), recipe.average)
+    """The generator, from ``params``, and new discriminators, ``judges``: each step is one update of both."""
+    optimizer = ema(_adam(recipe.generator_rate, steps, recipe, b1=0.5, b2=0.9), recipe.ema_decay)
     judging_optimizer = _adam(recipe.discriminator_rate, steps, recipe, b1=0.5, b2=0.9)
 
     def generator_loss(of_made, of_real, made, target):

@@ -14,6 +14,8 @@ from jaxnet.errors import ConfigError
 from jaxnet.training.run import differences
 from jaxnet.training.state import copied
 
+FILE = "run.json"
+
 
 class Plan(NamedTuple):
     """How long a phase is.
@@ -39,10 +41,27 @@ def plan_steps(steps: int) -> Plan:
 
 
 def plan_seconds(seconds: float, step_seconds: float, epoch_seconds: float) -> Plan:
-    """A plan that takes ``seconds``, from the time of a step and of what comes after an epoch."""
-    epochs = int(max(1, min(24, seconds / 15)))
+    """A plan that takes ``seconds``, from the time of a step and of what comes after an epoch.
+
+    An epoch is at least 15 s, and a fifth of the time at most goes to what comes after epochs; but there is one epoch
+    of one step at least, however long they take.
+    """
+    epochs = int(max(1, min(24, seconds / 15, 0.2 * seconds / epoch_seconds)))
     steps = (seconds - epochs * epoch_seconds) / step_seconds
     return Plan(epochs, max(1, int(steps / epochs)))
+
+
+def held_out(run: Path, folder: Path) -> tuple[list[str], list[str]] | None:
+    """The names that a run on the speech in ``folder`` holds out, to validate and to test; None for another folder."""
+    data = of_run(run)
+    if data is None or data["folder"] != str(folder.resolve()):
+        return None
+    return data["validation"], data["test"]
+
+
+def of_run(run: Path) -> dict[str, Any] | None:
+    """The folder and the names that are held out of a run's speech, as its file says; None without that file."""
+    return json.loads((run / FILE).read_text())["data"] if (run / FILE).exists() else None
 
 
 class Run:
@@ -51,13 +70,14 @@ class Run:
     Args:
       directory: of the run.
       settings: what the run is. If the directory holds a run already, it must have been the same.
+      data: where its speech is, and what is held out; kept as it was when the run began.
 
     Raises:
       ConfigError: the directory holds another run.
     """
 
-    def __init__(self, directory: Path, settings: dict[str, Any]):
-        self.directory, self.file = directory, directory / "run.json"
+    def __init__(self, directory: Path, settings: dict[str, Any], data: dict[str, Any]):
+        self.directory, self.file = directory, directory / FILE
         settings = json.loads(json.dumps(settings))
         if self.file.exists():
             self.content = json.loads(self.file.read_text())
@@ -68,7 +88,7 @@ class Run:
                     f"to go on with it, or another --out"
                 )
         else:
-            self.content = {"settings": settings, "plan": {}}
+            self.content = {"settings": settings, "data": data, "plan": {}}
 
     def plan(self, phase: str, make: Callable[[], Plan]) -> Plan:
         """The plan of a phase: as it was made before, or made now, and kept."""

@@ -26,7 +26,7 @@ from jaxnet import training
 from jaxnet.errors import ConfigError, ShapeError
 
 FRAMES = 64
-"""Spectrograms are filled up with silence to a multiple of this, so that not every length compiles anew."""
+"""Spectrograms are reflected to a multiple of this, so that not every length compiles anew."""
 
 
 class Vocoder:
@@ -39,11 +39,15 @@ class Vocoder:
 
     Attributes:
       config: as above.
+      can_polish: whether the generator has magnitudes that Griffin-Lim can keep.
     """
 
     def __init__(self, config: MelConfig, net: Any, params: Any):
         self.config, self._params = config, jax.device_put(params)
         state = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 32, config.bands), jnp.float32)))[1]
+        frame = jax.ShapeDtypeStruct((1, 32, config.bands), jnp.float32)
+        made = jax.eval_shape(lambda params, x: net.apply(params, state, x, train=False)[0], params, frame)
+        self.can_polish = not isinstance(made.log_magnitude, tuple)
         self._apply = jax.jit(lambda params, log_mel: net.apply(params, state, log_mel[None], train=False)[0])
         self._wave = jax.jit(lambda params, log_mel: self._apply(params, log_mel).wave[0])
         self._polar = jax.jit(
@@ -73,13 +77,12 @@ class Vocoder:
                 f"Vocoder: log_mel must be (T, {self.config.bands}), got {log_mel.shape}; for a batch, call it for each"
             )
         count = len(log_mel)
-        silence = np.full((-count % FRAMES, self.config.bands), np.log(self.config.floor), np.float32)
-        filled = np.concatenate([log_mel, silence])
+        filled = np.pad(log_mel, ((0, -count % FRAMES), (0, 0)), mode="symmetric")
         if not polish:
             return np.asarray(self._wave(self._params, filled))[: count * self.config.hop]
-        made = self._apply(self._params, filled)
-        if isinstance(made.log_magnitude, tuple):
+        if not self.can_polish:
             raise ConfigError("Vocoder: this generator has no magnitudes to keep; use polish=0")
+        made = self._apply(self._params, filled)
         magnitude, phase = self._polar(made)
         return np.asarray(refine(self.config, magnitude, phase, polish))[: count * self.config.hop]
 
@@ -89,7 +92,7 @@ def load_generator(run: str | os.PathLike[str], phase: str | None = None) -> Voc
 
     Args:
       run: its folder.
-      phase: "spectral" or "adversarial"; the last one that there is unless given.
+      phase: "spectral" or "adversarial"; unless given, the one that `best_phase` tells.
 
     Returns:
       A `Vocoder`.
@@ -99,13 +102,13 @@ def load_generator(run: str | os.PathLike[str], phase: str | None = None) -> Voc
       CheckpointError: damaged files.
     """
     run = Path(run)
-    there = [name for name in PHASES if (run / name / "manifest.json").exists()]
+    there = _phases(run)
     if not there or (phase is not None and phase not in there):
         raise ConfigError(
             f"load_generator: {run} holds {', '.join(there) or 'no generator'}, wanted {phase or 'any'}; train one "
             f"with python -m examples.vocoder.train --out {run}"
         )
-    path = run / (phase or there[-1])
+    path = run / (phase or best_phase(run))
     metadata = training.read_metadata(path)
     config = MelConfig.from_json(json.dumps(metadata["mel"]))
     net = GENERATORS[metadata["generator"]](config)
@@ -114,13 +117,37 @@ def load_generator(run: str | os.PathLike[str], phase: str | None = None) -> Voc
     return Vocoder(config, net, training.load(path, like))
 
 
+def best_phase(run: str | os.PathLike[str]) -> str:
+    """The phase of a run whose latest generator is the better one on the validation set.
+
+    By PESQ, where it was measured after both, or else by the mel error; never by the test set.
+
+    Raises:
+      ConfigError: no such run.
+    """
+    run = Path(run)
+    there = _phases(run)
+    if not there:
+        raise ConfigError(f"best_phase: {run} holds no generator")
+    latest = {name: training.History.load(run / f"{name}.jsonl")[-1] for name in there}
+    pesq = [record.get("validation_pesq", float("nan")) for record in latest.values()]
+    if np.isfinite(pesq).all():
+        return there[int(np.argmax(pesq))]
+    return min(there, key=lambda name: latest[name]["validation_mel"])
+
+
+def _phases(run: Path) -> list[str]:
+    """The phases after whose epochs a generator was kept and its validation logged."""
+    return [name for name in PHASES if (run / name / "manifest.json").exists() and (run / f"{name}.jsonl").exists()]
+
+
 def main(argv: list[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path, help="a recording, WAV or FLAC")
     parser.add_argument("output", type=Path, help="the WAV file to write")
     parser.add_argument("--run", type=Path, default=Path("out/vocoder"), help="folder of the training run")
-    parser.add_argument("--phase", choices=PHASES, help="after which phase (default: the last)")
+    parser.add_argument("--phase", choices=PHASES, help="after which phase (default: the better one in validation)")
     parser.add_argument("--polish", type=int, default=0, metavar="K", help="rounds of Griffin-Lim (default: 0)")
     args = parser.parse_args(argv)
     vocoder = load_generator(args.run, args.phase)

@@ -15,8 +15,11 @@ from examples.vocoder.samples import write_samples
 from jaxnet import layers
 from jaxnet.errors import ConfigError, DataError
 
+MEASURED = 32
+"""Pieces of two seconds, spread over the validation set, that are measured after each epoch."""
+
 SCORED = 8
-"""Pieces of two seconds of which PESQ and STOI are computed after each epoch."""
+"""Those of them, with most speech, of which PESQ and STOI are computed."""
 
 
 class Validation:
@@ -32,8 +35,8 @@ class Validation:
     def __init__(self, config: MelConfig, net: layers.Layer, waves: dict[str, np.ndarray], folder: Path):
         joined = np.concatenate([waves[name] for name in sorted(waves)])
         length = min(2 * config.sample_rate, len(joined)) // config.hop * config.hop
-        count = min(len(joined) // length, 32)
-        self.pieces = joined[: count * length].reshape(count, length)
+        whole = joined[: len(joined) // length * length].reshape(-1, length)
+        self.pieces = whole[np.linspace(0, len(whole) - 1, min(len(whole), MEASURED)).round().astype(int)]
         self.config, self.folder = config, folder
         self.sentence = max(waves.values(), key=len)[: 4 * config.sample_rate]
         self.sentence = self.sentence[: len(self.sentence) // config.hop * config.hop]
@@ -53,13 +56,16 @@ class Validation:
             log_mel = losses.describe(config, wave[None]).log_mel
             return net.apply(params, self.state, log_mel, train=False)[0].wave[0]
 
-        # Scores of listening where their packages are, on the pieces with most speech.
-        self.spoken = self.pieces[np.argsort(-np.sum(self.pieces**2, axis=1), kind="stable")[:SCORED]]
+        # Predictions of listeners' scores where their packages are, on the pieces with most speech.
         self._scores = {
             name: metrics.METRICS[column]
             for name, column in (("pesq", "PESQ-wb"), ("stoi", "STOI"))
             if importlib.util.find_spec(metrics.NEEDS[column])
         }
+        loudest = self.pieces[np.argsort(-np.sum(self.pieces**2, axis=1), kind="stable")[:SCORED]]
+        self.spoken = [p for p in loudest if all(np.isfinite(self._scored(s, p, p)) for s in self._scores.values())]
+        if not self.spoken:
+            self._scores = {}
         self.state = jax.eval_shape(lambda: net.init(jax.random.key(0), example(config)))[1]
         if jax.tree.leaves(self.state):
             raise ConfigError("Validation: a generator with a state (batch norm) is not provided for")
@@ -67,12 +73,13 @@ class Validation:
         self._make_all = jax.jit(lambda params, pieces: jax.lax.map(lambda wave: make(params, wave), pieces))
 
     def __call__(self, params: Any) -> dict[str, float]:
-        """The spectral loss, the mel error, and the mean PESQ and STOI of a few pieces."""
+        """The spectral loss, the mel error, and the mean PESQ and STOI of a few pieces that have a score."""
         measured = {name: float(value) for name, value in self._measure(params, self.pieces).items()}
-        made = np.asarray(self._make_all(params, self.spoken))
-        for name, score in self._scores.items():
-            values = [self._scored(score, *pair) for pair in zip(self.spoken, made, strict=True)]
-            measured[name] = float(np.mean(values))
+        if self._scores:
+            spoken = np.stack(self.spoken)
+            made = np.asarray(self._make_all(params, spoken))
+            for name, score in self._scores.items():
+                measured[name] = float(np.mean([self._scored(score, *pair) for pair in zip(spoken, made, strict=True)]))
         return measured
 
     def _scored(self, score: metrics.Metric, wave: np.ndarray, made: np.ndarray) -> float:

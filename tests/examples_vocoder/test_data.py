@@ -119,33 +119,71 @@ def test_any_wav_is_read(tmp_path):
     np.testing.assert_allclose(resampled[500:-500], tone(0.5)[500:-500], atol=2e-3)
 
 
-def test_folder_is_split_the_same_way_whatever_is_added(tmp_path):
-    for i in range(45):
-        write(tmp_path / f"sub{i % 3}" / f"{i}.WAV", tone(1.1 + (i == 7) * 10, hertz=200.0 + i))
+def test_folder_is_split_and_a_run_keeps_what_it_held_out(tmp_path):
+    for i in range(39):
+        write(tmp_path / f"sub{i % 3}" / f"{i}.WAV", tone(1.1, hertz=200.0 + i))
     (tmp_path / "notes.txt").write_text("not audio")
+    (tmp_path / "._0.wav").write_bytes(b"what another system keeps beside a file")
     first = data.load(tmp_path)
-    assert (len(first.train), len(first.validation), len(first.test)) == (41, 2, 2)
-    again = data.load(tmp_path)
-    assert list(again.test) == list(first.test)
-    assert max(len(wave) for wave in (*first.test.values(), *first.validation.values())) <= 160000
-    write(tmp_path / "one-more.wav", tone(1.1))
-    assert not set(data.load(tmp_path).test) & set(first.train)
+    assert (len(first.train), len(first.validation), len(first.test)) == (37, 1, 1)
+    assert list(data.load(tmp_path).test) == list(first.test)
+    for i in range(39, 100):
+        write(tmp_path / f"{i}.wav", tone(1.1, hertz=200.0 + i))
+    assert len(data.load(tmp_path).test) == 5
+    later = data.load(tmp_path, held_out=([*first.validation], [*first.test]))
+    assert (list(later.validation), list(later.test)) == (list(first.validation), list(first.test))
+    assert len(later.train) == 98
+    (tmp_path / next(iter(first.test))).unlink()
+    with pytest.raises(DataError, match=r"no longer holds sub\d/.*WAV, which the run holds out"):
+        data.load(tmp_path, held_out=([*first.validation], [*first.test]))
+
+
+def test_long_recordings_are_cut_so_that_all_of_them_is_used(tmp_path):
+    rng = np.random.default_rng(0)
+    waves = {
+        name: rng.uniform(-0.5, 0.5, seconds * 16000).astype(np.float32) for name, seconds in (("a", 35), ("b", 8))
+    }
+    for name, wave in waves.items():
+        write(tmp_path / f"{name}.wav", wave)
+    speech = data.load(tmp_path)
+    everything = {**speech.train, **speech.validation, **speech.test}
+    assert set(everything) == {"a.wav@0s", "a.wav@10s", "a.wav@20s", "a.wav@30s", "b.wav"}
+    assert (len(speech.validation), len(speech.test)) == (1, 1)
+    for name, wave in speech.train.items():
+        file, _, start = name.partition("@")
+        begin = 16000 * int(start.removesuffix("s") or 0)
+        np.testing.assert_array_equal(wave, waves[file.removesuffix(".wav")][begin : begin + 160000])
+
+
+def test_all_faults_of_a_folder_are_told_at_once(tmp_path):
+    write(tmp_path / "a.wav", tone(3))
+    write(tmp_path / "silent.wav", np.zeros(16000, np.int16))
+    (tmp_path / "broken.flac").write_bytes(b"no flac")
+    (tmp_path / "a.mp3").write_bytes((tmp_path / "a.wav").read_bytes())
+    with pytest.raises(DataError) as caught:
+        data.load(tmp_path)
+    message = str(caught.value)
+    assert "3 of the 4 files" in message
+    assert "a.mp3 and" in message
+    assert "have one name" in message
+    assert "broken.flac (7 bytes) cannot be decoded" in message
+    assert "silent.wav is silent" in message
 
 
 def test_folders_refused(tmp_path):
     with pytest.raises(DataError, match=r"there is no folder .*absent; give a folder of WAV or FLAC files"):
         data.load(tmp_path / "absent")
-    with pytest.raises(DataError, match=r"no .wav, .flac, .g722 file in .*, only nothing at all"):
+    with pytest.raises(DataError, match=r"no .wav, .flac, .*.aiff file in .*, only nothing at all"):
         data.load(tmp_path)
-    (tmp_path / "speech.mp3").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"only .mp3; convert recordings with, for example, ffmpeg"):
+    (tmp_path / "speech.wma").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"only .wma; convert recordings with, for example, ffmpeg"):
         data.load(tmp_path)
     write(tmp_path / "short.wav", tone(3))
-    with pytest.raises(DataError, match=r"load: 1 files in .* leave 0.0 s to train on, at least 5 s are wanted"):
+    with pytest.raises(DataError, match=r"load: 1 recordings .* leave 0.0 s to train on, at least 5 s are wanted"):
         data.load(tmp_path)
     write(tmp_path / "a.wav", tone(3))
     write(tmp_path / "b.wav", tone(3))
-    with pytest.raises(DataError, match=r"load: 3 files in .* leave 3.0 s to train on"):
+    with pytest.raises(DataError, match=r"load: 3 recordings .* leave 3.0 s to train on"):
         data.load(tmp_path)
 
 
@@ -182,8 +220,14 @@ def test_damaged_packages_and_caches_refused(tmp_path, deb):
         debian.unpack(b"PK\x03\x04")
     with pytest.raises(DataError, match=r"has no data.tar"):
         debian.unpack(b"!<arch>\n")
-    (tmp_path / "speech.npz").write_bytes(b"half")
-    with pytest.raises(DataError, match=r"is not what python -m examples.vocoder.data writes .*; remove it"):
+    debian.write_cache(tmp_path / "whole.npz", 16000, {"a": np.ones(16000, np.int16)})
+    whole = (tmp_path / "whole.npz").read_bytes()
+    for half in (b"half", whole[: len(whole) // 2]):
+        (tmp_path / "speech.npz").write_bytes(half)
+        with pytest.raises(DataError, match=r"is not what python -m examples.vocoder.data writes .*; remove it"):
+            data.load(tmp_path)
+    write(tmp_path / "mine.wav", tone(3))
+    with pytest.raises(DataError, match=r"and 1 recordings beside them \(mine.wav\); move the recordings"):
         data.load(tmp_path)
 
 

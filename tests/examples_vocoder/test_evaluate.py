@@ -1,6 +1,7 @@
 """The comparison with Griffin-Lim: its table, its picture, its timing, and what it refuses."""
 
 import json
+import shutil
 import types
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import examples.vocoder
-from examples.vocoder import evaluate, griffin_lim, mel, samples
+from examples.vocoder import data, evaluate, griffin_lim, mel, planning, samples
 from examples.vocoder.mel import MelConfig
 from jaxnet.errors import DataError, DependencyError
 
@@ -20,30 +21,30 @@ CONFIG = MelConfig()
 @pytest.fixture
 def vocoder(monkeypatch):
     """A stand-in for a trained network, whose polish is Griffin-Lim itself; it records what it was asked for."""
-    asked = []
+    asked, can_polish = [], [True]
 
     def load_generator(run, phase):
         def vocoder(log_mel, polish=0):
             asked.append((str(run), polish))
             return np.asarray(griffin_lim.from_log_mel(CONFIG, log_mel, polish))
 
-        vocoder.config = CONFIG
+        vocoder.config, vocoder.can_polish = CONFIG, can_polish[0]
         return vocoder
 
     fake = types.SimpleNamespace(load_generator=load_generator)
     monkeypatch.setattr(examples.vocoder, "synthesize", fake, raising=False)
-    return asked
+    return types.SimpleNamespace(asked=asked, can_polish=can_polish)
 
 
 def test_a_run_is_compared_with_griffin_lim(speech, vocoder, tmp_path, monkeypatch, capsys):
     pytest.importorskip("pystoi", reason="the package pystoi is not installed")
     monkeypatch.setattr(evaluate, "_core_counts", lambda: [1, 2])
-    monkeypatch.setattr(evaluate, "_clock_apart", lambda cores, args: dict.fromkeys(ROWS, 0.25 / cores))
+    monkeypatch.setattr(evaluate, "_clock_apart", lambda cores, args, wave: dict.fromkeys(ROWS, 0.25 / cores))
     monkeypatch.setattr(evaluate, "NEEDS", {**evaluate.NEEDS, "PESQ-wb": "absent", "PESQ-wb, any frames": "absent"})
     result = evaluate.main(
         ["--run", "a-run", "--polish", "5", "--data", str(SPEECH), "--out", str(tmp_path), "--per-prompt"]
     )
-    assert set(vocoder) == {("a-run", 0), ("a-run", 5)}
+    assert set(vocoder.asked) == {("a-run", 0), ("a-run", 5)}
     table = result["prompts"]
     assert list(table) == ROWS
     error = {row: columns["mel error"]["demo-echodone.g722"] for row, columns in table.items()}
@@ -66,14 +67,46 @@ def test_a_run_is_compared_with_griffin_lim(speech, vocoder, tmp_path, monkeypat
 ROWS = ["Griffin-Lim 32", "Griffin-Lim 60", "Griffin-Lim 60, seed 1", "network", "network, polish 5"]
 
 
+def test_a_generator_without_magnitudes_has_no_polished_row(vocoder):
+    assert list(evaluate.synthesizers(Path("a-run"), 5)[1]) == ROWS
+    assert list(evaluate.synthesizers(Path("a-run"), 0)[1]) == ROWS[:4]
+    vocoder.can_polish[0] = False
+    assert list(evaluate.synthesizers(Path("a-run"), 5)[1]) == ROWS[:4]
+
+
+def test_a_run_is_tested_on_what_it_held_out(tmp_path):
+    folder = tmp_path / "speech"
+    shutil.copytree(SPEECH, folder)
+    first = data.load(folder)
+    held_out = {"folder": str(folder), "validation": [*first.validation], "test": ["something-terribly-wrong.g722"]}
+    planning.Run(tmp_path / "run", {}, held_out).plan("spectral", lambda: planning.Plan(1, 1))
+    args = types.SimpleNamespace(run=tmp_path / "run", data=None)
+    assert list(evaluate._prompts(args, CONFIG)) == ["something-terribly-wrong.g722"]
+    args.data = SPEECH  # another folder has its own
+    assert list(evaluate._prompts(args, CONFIG)) == list(first.test)
+
+
+def test_prompts_without_a_score_are_left_out_of_the_mean(speech):
+    pytest.importorskip("pystoi", reason="the package pystoi is not installed")
+    prompts = {"speech": next(iter(speech.test.values()))[:32000], "too short": np.ones(5120, np.float32)}
+    table = evaluate.measure(CONFIG, {"noise": lambda log_mel: np.ones(256 * len(log_mel), np.float32)}, prompts)
+    assert np.isnan(table["noise"]["STOI"]["too short"])
+    assert 0 <= table["noise"]["STOI"]["speech"] < 0.6
+    assert np.isfinite(table["noise"]["mel error"]["too short"])
+    nan = float("nan")
+    assert evaluate.markdown({"a": {"m": {"p": nan, "q": 3.0, "r": 1.0}, "n": {"p": nan, "q": nan}}}, {}).endswith(
+        "| a | 2.000 ± 1.000 (of 2) | - |"
+    )
+
+
 def test_timing_in_a_process_of_its_own(speech):
-    args = types.SimpleNamespace(run=None, data=SPEECH, polish=1, phase=None)
-    factors = evaluate._clock_apart(1, args)
+    args = types.SimpleNamespace(run=None, polish=1, phase=None)
+    factors = evaluate._clock_apart(1, args, next(iter(speech.test.values())))
     assert list(factors) == ROWS[:3]
     assert 0 < factors["Griffin-Lim 32"] < factors["Griffin-Lim 60"] < 2
-    args.data = Path("absent")
-    with pytest.raises(DataError, match=r"(?s)the timing on 1 cores failed:.*there is no folder absent"):
-        evaluate._clock_apart(1, args)
+    args.run = Path("absent")
+    with pytest.raises(DataError, match=r"(?s)the timing on 1 cores failed:.*absent holds no generator"):
+        evaluate._clock_apart(1, args, np.ones(5120, np.float32))
 
 
 def test_clock_leaves_out_the_first_call():

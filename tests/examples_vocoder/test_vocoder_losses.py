@@ -64,6 +64,14 @@ def test_the_gradient_is_finite_for_a_silent_target():
     assert np.all(np.isfinite(gradient))
 
 
+def test_a_pause_does_not_outweigh_speech():
+    """Against a silent target, noise 60 dB below full scale counts less than one other speaker's wave would."""
+    silence = losses.describe(CONFIG, jnp.zeros((1, 4096)))
+    hiss = mel.magnitude(CONFIG, jnp.asarray(wave(0, 1e-3, (1, 4096))))
+    logs = float(np.mean(np.abs(np.log(np.maximum(hiss, 1e-3)) - np.log(1e-3))))
+    assert 0.1 < losses.spectral_distance(hiss, silence.magnitudes[0]) - logs < 0.5
+
+
 def test_the_gradient_is_the_slope():
     true, at = jnp.asarray(wave(1)), jnp.asarray(wave(0))
     target = losses.describe(CONFIG, true)
