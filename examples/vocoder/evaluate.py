@@ -1,12 +1,14 @@
-"""Compares a trained vocoder with Griffin-Lim on the test prompts: a table, a JSON file and a picture.
+"""Compares trained vocoders with Griffin-Lim on the test prompts: a table, a JSON file and pictures.
 
 python -m examples.vocoder.evaluate                                 # Griffin-Lim alone
 python -m examples.vocoder.evaluate --run out/vocoder --polish 32   # and a trained network, without and with polish
+python -m examples.vocoder.evaluate --run out/seed-0 out/seed-1     # and several, in rows named after their folders
 
 Every row is computed by the same code from the same mel spectrograms, in the same run.
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -15,19 +17,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
-from examples.vocoder import data, griffin_lim, mel
+from examples.vocoder import data, griffin_lim, mel, synthesize
 from examples.vocoder.mel import MelConfig
 from examples.vocoder.metrics import METRICS, NEEDS
 from examples.vocoder.phases import PHASES
 from examples.vocoder.planning import held_out, of_run
-from examples.vocoder.samples import draw_spectrograms
-from jaxnet.errors import DataError
+from examples.vocoder.samples import draw_curves, draw_spectrograms
+from jaxnet.errors import ConfigError, DataError
+from jaxnet.training import History
 
 Synthesizer = Callable[[np.ndarray], np.ndarray]
 """A function from a log mel spectrogram (T, bands) to a wave (T hop)."""
@@ -36,23 +39,30 @@ REPEATS = 5  # timings, of which the median counts
 
 
 def synthesizers(
-    run: Path | None = None, polish: int = 32, phase: str | None = None
+    runs: Sequence[Path] = (), polish: int = 32, phase: str | None = None
 ) -> tuple[MelConfig, dict[str, Synthesizer]]:
-    """Returns the spectrogram's definition and the rows of the table, the trained ones if there is a run."""
+    """Returns the spectrogram's definition and the rows of the table, the trained ones if there are runs.
+
+    Raises:
+      ConfigError: no run in a folder, two folders of one name, or runs whose spectrograms are defined differently.
+    """
 
     def lim(config: MelConfig, iterations: int, seed: int) -> Synthesizer:
         return lambda log_mel: np.asarray(griffin_lim.from_log_mel(config, log_mel, iterations, key=seed))
 
     trained: dict[str, Synthesizer] = {}
     config = MelConfig()
-    if run is not None:
-        from examples.vocoder import synthesize
-
+    if len({run.name for run in runs}) < len(runs):
+        raise ConfigError("evaluate: the rows are named after the runs' folders, of which two have one name")
+    for i, run in enumerate(runs):
         vocoder = synthesize.load_generator(run, phase)
+        if i and vocoder.config != config:
+            raise ConfigError(f"evaluate: {run} has another spectrogram than {runs[0]}; evaluate them apart")
         config = vocoder.config
-        trained["network"] = lambda log_mel: vocoder(log_mel)
+        name = "network" if len(runs) == 1 else run.name
+        trained[name] = vocoder
         if vocoder.can_polish and polish:
-            trained[f"network, polish {polish}"] = lambda log_mel: vocoder(log_mel, polish=polish)
+            trained[f"{name}, polish {polish}"] = functools.partial(vocoder, polish=polish)
     return config, {
         "Griffin-Lim 32": lim(config, 32, 0),
         "Griffin-Lim 60": lim(config, 60, 0),
@@ -76,10 +86,10 @@ def measure(
     metrics = {name: metric for name, metric in METRICS.items() if _installed(NEEDS.get(name))}
     spectra = {name: np.asarray(mel.log_mel(config, jnp.asarray(wave))) for name, wave in prompts.items()}
     table: dict[str, dict[str, dict[str, float]]] = {}
-    for row, synthesize in rows.items():
+    for row, speak in rows.items():
         table[row] = {metric: {} for metric in metrics}
         for name, wave in prompts.items():
-            made = synthesize(spectra[name])
+            made = speak(spectra[name])
             if not np.isfinite(made).all():
                 raise DataError(f"measure: {row} made NaN or Inf of {name}; its training went wrong")
             for metric, compute in metrics.items():
@@ -94,11 +104,11 @@ def clock(config: MelConfig, rows: dict[str, Synthesizer], wave: np.ndarray) -> 
     """Returns every row's real-time factor here: seconds of computing a second of sound, once it is compiled."""
     log_mel = np.asarray(mel.log_mel(config, jnp.asarray(wave)))
     factors = {}
-    for row, synthesize in rows.items():
+    for row, speak in rows.items():
         seconds = []
         for _ in range(1 + REPEATS):
             start = time.perf_counter()
-            synthesize(log_mel)
+            speak(log_mel)
             seconds.append(time.perf_counter() - start)
         factors[row] = statistics.median(seconds[1:]) * config.sample_rate / len(wave)
     return factors
@@ -134,7 +144,9 @@ def markdown_by_prompt(table: dict) -> str:
 def main(argv: list[str] | None = None) -> dict:
     """Prints the table, writes ``evaluation.json`` and ``spectrograms.png``, and returns what the JSON holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, help="folder of a trained vocoder (default: Griffin-Lim alone)")
+    parser.add_argument(
+        "--run", type=Path, nargs="+", default=[], help="folders of trained vocoders (default: Griffin-Lim alone)"
+    )
     parser.add_argument("--phase", choices=PHASES, help="after which phase (default: the better one in validation)")
     parser.add_argument("--polish", type=int, default=32, help="Griffin-Lim iterations of the last row (default: 32)")
     parser.add_argument("--data", type=Path, help=f"folder of recordings (default: the run's, or {data.CACHE})")
@@ -168,12 +180,15 @@ def main(argv: list[str] | None = None) -> dict:
         print("\n" + markdown_by_prompt(table))
     name = next(iter(prompts))
     spectrum = np.asarray(mel.log_mel(config, jnp.asarray(prompts[name])))
-    shown = [row for row in rows if row == "Griffin-Lim 60" or row.startswith("network")]
+    shown = ["Griffin-Lim 60", *list(rows)[3:5]]
     waves = {f"{name}: original": prompts[name], **{row: rows[row](spectrum) for row in shown}}
     picture = draw_spectrograms(args.out / "spectrograms.png", config, waves)
     result = {"config": config._asdict(), "prompts": table, "real_time_factor": factors}
     (args.out / "evaluation.json").write_text(json.dumps(result, indent=1))
     print(f"\n{picture}, {args.out / 'evaluation.json'}")
+    histories = {run.name: _histories(run) for run in args.run}
+    if any(histories.values()):
+        print(draw_curves(args.out / "curves.png", histories))
     return result
 
 
@@ -188,8 +203,8 @@ def _core_counts() -> list[int]:
 def _clock_apart(cores: int, args: argparse.Namespace, wave: np.ndarray) -> dict[str, float]:
     """`clock` in a process of its own, held to so many cores and to the CPU."""
     command = [sys.executable, "-m", "examples.vocoder.evaluate", "--clock", str(cores), "--polish", str(args.polish)]
-    for option, value in (("--run", args.run), ("--phase", args.phase)):
-        command += [option, str(value)] if value is not None else []
+    command += ["--run", *map(str, args.run)] if args.run else []
+    command += ["--phase", args.phase] if args.phase else []
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "wave.npy", wave)
         command += ["--wave", str(Path(folder) / "wave.npy")]
@@ -200,12 +215,16 @@ def _clock_apart(cores: int, args: argparse.Namespace, wave: np.ndarray) -> dict
 
 
 def _prompts(args: argparse.Namespace, config: MelConfig) -> dict[str, np.ndarray]:
-    """The test set of the folder that was given, or of the run's, as the run held it out."""
-    if args.run is None:
+    """The test set of the folder that was given, or of the first run's, as the run held it out."""
+    if not args.run:
         return data.load(args.data, config).test
-    kept = of_run(args.run)
+    kept = of_run(args.run[0])
     folder = args.data or (Path(kept["folder"]) if kept else None)
-    return data.load(folder, config, held_out(args.run, folder) if folder else None).test
+    return data.load(folder, config, held_out(args.run[0], folder) if folder else None).test
+
+
+def _histories(run: Path) -> dict[str, History]:
+    return {p: History.load(run / f"{p}.jsonl") for p in PHASES if (run / f"{p}.jsonl").exists()}
 
 
 def _mean(values: np.ndarray) -> str:

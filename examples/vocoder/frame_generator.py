@@ -24,9 +24,9 @@ class Made(NamedTuple):
 
     Attributes:
       wave: float array (batch, samples).
-      log_magnitude: natural logarithm of the magnitudes it was made from, (batch, T, n_fft / 2 + 1); () if it was made
-        otherwise.
-      phase: their phases in radians; () if it was made otherwise.
+      log_magnitude: natural logarithm of the magnitudes that the wave should have, (batch, T, n_fft / 2 + 1), for
+        Griffin-Lim to keep; () of generators that tell none.
+      phase: phases in radians that Griffin-Lim can begin at; () of generators that tell none.
     """
 
     wave: Any
@@ -48,27 +48,32 @@ class FrameSize(NamedTuple):
 
 SIZES = {
     "S": FrameSize(192, (1, 3, 1, 3)),
-    "P1": FrameSize(320, (1, 3, 1, 3, 9)),
+    "P1": FrameSize(288, (1, 3, 1, 3, 9)),
     "L": FrameSize(512, (1, 3, 1, 3, 9, 1, 3, 9)),
 }
-"""1.16 M parameters for tests, 3.53 M for a CPU, 13.32 M for a GPU (of 80 bands and 513 frequencies)."""
+"""1.26 M parameters for tests, 3.05 M for a CPU, 13.59 M for a GPU (of 80 bands and 513 frequencies)."""
 
 
-def frame_generator(config: MelConfig, size: FrameSize = SIZES["P1"], *, learned_inverse: bool = False) -> layers.Layer:
+def frame_generator(
+    config: MelConfig, size: FrameSize = SIZES["P1"], *, rounds: int = 2, learned_inverse: bool = False
+) -> layers.Layer:
     """Makes a wave from a mel spectrogram by way of a complex spectrum.
 
     With M the filter bank and M+ its pseudo-inverse, h the trunk's output, and one position a frame::
 
-        log magnitude = log max(M+ exp(mel), 0.001) + W h + w
-        phase         = pi (V h + v)
-        wave          = overlap-add of  hann * irfft(magnitude e^(i phase)),  divided by the sum of hann^2
+        log S  = log max(M+ exp(mel), 0.001) + U h + u        what the wave is made from
+        phase  = pi (V h + v)
+        log T  = log max(M+ exp(mel), 0.001) + W h + w        what the spectrum should be, then `mel_consistent`
+        wave   = inverse STFT of  S e^(i phase),  after ``rounds`` times `toward_consistency`
 
     The network corrects what the filter bank blurred, instead of learning to undo it: at the start it says what the
-    pseudo-inverse says.
+    pseudo-inverse says. S and T differ, because where the phases cannot be known, the wave is nearer with a smaller S;
+    Griffin-Lim, which finds other phases, wants T.
 
     Args:
       config: the spectrogram's definition.
       size: one of `SIZES`, or your own.
+      rounds: how often the spectrum goes to a wave and back, as in Griffin-Lim, before the wave; trained through.
       learned_inverse: whether the transposed convolution that makes the wave learns (n_fft * 2 bins more parameters,
         and a slower step) or stays the inverse DFT, computed by the FFT. Both start as the same function.
 
@@ -83,9 +88,10 @@ def frame_generator(config: MelConfig, size: FrameSize = SIZES["P1"], *, learned
       (2, 8192)
 
     Source: Siuzdak 2023, "Vocos", arXiv 2306.00814, and Ai and Ling 2023, "APNet", arXiv 2305.07952, for the two heads;
-    Lv et al. 2024, "FreeV", arXiv 2406.08196, for the pseudo-inverse.
+    Lv et al. 2024, "FreeV", arXiv 2406.08196, for the pseudo-inverse; Masuyama et al. 2019, "Deep Griffin-Lim
+    iteration", arXiv 1903.03971, for rounds inside a network.
     """
-    slope = 0.1
+    slope, bins = 0.1, config.bins
     small = initializers.VarianceScaling(0.01, "fan_in", "normal")  # a tenth of the usual deviation
     trunk = layers.chain(
         lambda log_mel: (log_mel + 4.0) / 3.0,  # speech to about mean 0 and deviation 1
@@ -94,22 +100,30 @@ def frame_generator(config: MelConfig, size: FrameSize = SIZES["P1"], *, learned
         _leaky_relu(slope),
     )
     heads = layers.parallel(
-        layers.conv(config.bins, 1, kernel_init=small), layers.conv(config.bins, 1), combine="concatenate"
-    )
+        layers.conv(bins, 1, kernel_init=small), layers.conv(bins, 1), layers.conv(bins, 1, kernel_init=small),
+        combine="concatenate",
+    )  # fmt: skip
 
     def prior(log_mel):
-        magnitude = jnp.maximum(jnp.exp(log_mel) @ mel.inverse_filterbank(config), MAGNITUDE_FLOOR)
-        return jnp.pad(jnp.log(magnitude), ((0, 0), (0, 0), (0, config.bins)))
+        # "highest": the pseudo-inverse's products cancel.
+        magnitude = jnp.matmul(jnp.exp(log_mel), mel.inverse_filterbank(config), precision="highest")
+        log_magnitude = jnp.log(jnp.maximum(magnitude, MAGNITUDE_FLOOR))
+        return jnp.concatenate([log_magnitude, jnp.zeros_like(log_magnitude), log_magnitude], axis=-1)
 
-    spectrum = layers.parallel(prior, layers.chain(trunk, heads), combine="sum")
-    inverse = layers.chain(cartesian, inverse_dft(config)) if learned_inverse else _fixed_inverse(config)
+    def wave_part(spectrum):
+        return toward_consistency(config, spectrum[..., : 2 * bins], rounds)
 
     def made(outputs):
         spectrum, wave = outputs
-        log_magnitude, phase = _split(spectrum)
-        return Made(wave, log_magnitude, phase)
+        _, phase, log_magnitude, log_mel = jnp.split(spectrum, (bins, 2 * bins, 3 * bins), axis=-1)
+        return Made(wave, mel_consistent(config, log_magnitude, log_mel), jnp.pi * phase)
 
-    return layers.chain(spectrum, layers.parallel(_identity, inverse, combine=made))
+    spectrum = layers.parallel(prior, layers.chain(trunk, heads), combine="sum")
+    inverse = inverse_dft(config) if learned_inverse else _fixed_inverse(config)
+    return layers.chain(
+        layers.parallel(spectrum, _identity, combine="concatenate"),
+        layers.parallel(_identity, layers.chain(wave_part, inverse), combine=made),
+    )
 
 
 def _branch(width: int, dilation: int, slope: float) -> layers.Layer:
@@ -154,26 +168,62 @@ def inverse_dft(config: MelConfig) -> layers.Layer:
     return layers.chain(transposed, divided)
 
 
-def cartesian(spectrum: jax.Array) -> jax.Array:
-    """Real and imaginary parts, (..., 2 bins), of log magnitudes and phases / pi, (..., 2 bins)."""
-    log_magnitude, phase = _split(spectrum)
-    magnitude = jnp.exp(log_magnitude)
-    return jnp.concatenate([magnitude * jnp.cos(phase), magnitude * jnp.sin(phase)], axis=-1)
+def toward_consistency(config: MelConfig, spectrum: jax.Array, rounds: int) -> jax.Array:
+    """Brings a spectrum nearer to one that a wave can have, by rounds of Griffin-Lim that keep its magnitudes.
+
+    With S the magnitudes, one round is a differentiable one of `griffin_lim.refine`, without momentum, and with
+    d = 0.3 to keep the gradient of the division within bounds::
+
+        C = stft(istft(Z)),   Z' = S C (1 + d) / (|C| + d S)
+
+    Args:
+      config: the spectrogram's definition.
+      spectrum: log magnitudes and phases / pi, (batch, T, 2 bins).
+      rounds: how many.
+
+    Returns:
+      Real and imaginary parts, (batch, T, 2 bins).
+    """
+    log_magnitude, angle = jnp.split(spectrum, 2, axis=-1)
+    magnitude, angle = jnp.exp(log_magnitude), jnp.pi * angle
+    real, imaginary = magnitude * jnp.cos(angle), magnitude * jnp.sin(angle)
+    for _ in range(rounds):
+        wave = stft.istft(jax.lax.complex(real, imaginary), config.n_fft, config.hop)
+        consistent = stft.stft(wave, config.n_fft, config.hop)
+        scale = 1.3 * magnitude / (stft.absolute(consistent) + 0.3 * magnitude)
+        real, imaginary = scale * consistent.real, scale * consistent.imag
+    return jnp.concatenate([real, imaginary], axis=-1)
+
+
+def mel_consistent(config: MelConfig, log_magnitude: jax.Array, log_mel: jax.Array) -> jax.Array:
+    """Log magnitudes whose mel spectrogram is nearer to the one that is given.
+
+    Each frequency is corrected by what its bands lack, L being the mel spectrogram and M the filter bank::
+
+        log T[k] + sum over b of M[k, b] (L[b] - log sum over j of T[j] M[j, b]) / sum over b of M[k, b]
+
+    Args:
+      config: the spectrogram's definition.
+      log_magnitude: (batch, T, bins).
+      log_mel: (batch, T, bands).
+
+    Returns:
+      Log magnitudes, (batch, T, bins).
+    """
+    bank = mel.filterbank(config)
+    share = bank.T / np.maximum(bank.sum(1), 1e-8)
+    lack = log_mel - mel.compress(config, jnp.exp(log_magnitude))
+    return log_magnitude + jnp.matmul(lack, share, precision="highest")
 
 
 def _fixed_inverse(config: MelConfig) -> layers.Layer:
     def f(params, spectrum):
         del params
-        real, imaginary = jnp.split(cartesian(spectrum), 2, axis=-1)
+        real, imaginary = jnp.split(spectrum, 2, axis=-1)
         wave = stft.istft(jax.lax.complex(real, imaginary), config.n_fft, config.hop)
         return wave[:, config.padding : wave.shape[1] - config.padding]
 
     return layers.stateless(lambda key, x: (), f, name="inverse_dft")
-
-
-def _split(spectrum: jax.Array) -> tuple[jax.Array, jax.Array]:
-    log_magnitude, phase = jnp.split(spectrum, 2, axis=-1)
-    return log_magnitude, jnp.pi * phase
 
 
 def _overlap(config: MelConfig, frames: int) -> np.ndarray:

@@ -132,31 +132,55 @@ def spectral_phase(config: MelConfig, net: layers.Layer, steps: int, seed: int, 
 
 
 def adversarial_phase(
-    config: MelConfig, net: layers.Layer, judges: layers.Layer, params: Any, steps: int, seed: int, recipe: Recipe
+    config: MelConfig,
+    net: layers.Layer,
+    discriminator: layers.Layer,
+    params: Any,
+    steps: int,
+    seed: int,
+    recipe: Recipe,
 ) -> Phase:
-    """The generator, from ``params``, and new discriminators, ``judges``: each step is one update of both."""
+    """The generator, from ``params``, and new discriminators: each step is one update of both."""
     optimizer = ema(_adam(recipe.generator_rate, steps, recipe, b1=0.5, b2=0.9), recipe.ema_decay)
-    judging_optimizer = _adam(recipe.discriminator_rate, steps, recipe, b1=0.5, b2=0.9)
-
-    def generator_loss(of_made, of_real, made, target):
-        return (
-            recipe.spectral_weight * losses.spectral_loss(config, made, target, recipe.weights)
-            + recipe.adversarial_weight * losses.generator_hinge(of_made)
-            + recipe.matching_weight * losses.feature_matching(of_made, of_real)
-        )
+    discriminator_optimizer = _adam(recipe.discriminator_rate, steps, recipe, b1=0.5, b2=0.9)
 
     inner = training.make_gan_step(
-        net, judges, generator_loss, losses.discriminator_hinge, optimizer, judging_optimizer
+        net,
+        discriminator,
+        adversarial_loss(config, recipe),
+        losses.discriminator_hinge,
+        optimizer,
+        discriminator_optimizer,
     )
 
     def start():
-        gan_state = training.init_gan(net, judges, optimizer, judging_optimizer, example(config), seed)
+        gan_state = training.init_gan(net, discriminator, optimizer, discriminator_optimizer, example(config), seed)
         generator = training.Player(params, gan_state.generator.state, optimizer.init(params))
         return gan_state._replace(generator=generator)
 
     return Phase(
         "adversarial", _on_waves(config, inner), start, lambda gan_state: gan_state.generator.opt_state.average
     )
+
+
+def adversarial_loss(config: MelConfig, recipe: Recipe) -> Callable[..., jax.Array]:
+    """The generator's loss of the second phase::
+
+        spectral_weight * spectral_loss + adversarial_weight * generator_hinge + matching_weight * feature_matching
+
+    Returns:
+      ``(of_made, of_real, made, target) -> scalar``, the first two what the discriminators say of the made and of the
+      true wave.
+    """
+
+    def adversarial_loss(of_made, of_real, made, target):
+        return (
+            recipe.spectral_weight * losses.spectral_loss(config, made, target, recipe.weights)
+            + recipe.adversarial_weight * losses.generator_hinge(of_made)
+            + recipe.matching_weight * losses.feature_matching(of_made, of_real)
+        )
+
+    return adversarial_loss
 
 
 def _adam(rate: float, steps: int, recipe: Recipe, *, b1: float, b2: float) -> optimizers.Optimizer:

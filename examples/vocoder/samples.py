@@ -11,6 +11,7 @@ import numpy as np
 from examples.vocoder import mel
 from examples.vocoder.mel import MelConfig
 from jaxnet.errors import DependencyError
+from jaxnet.training import History
 
 PICTURED = 2.5  # seconds
 
@@ -61,6 +62,40 @@ def draw_spectrograms(path: Path, config: MelConfig, waves: dict[str, np.ndarray
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     return path
+
+
+def draw_curves(path: Path, histories: dict[str, dict[str, History]]) -> Path:
+    """Draws what was measured on the validation set over the minutes of training, a line a run.
+
+    Args:
+      path: of the PNG file.
+      histories: run -> phase -> what was measured, in their order; a vertical line shows where the next phase begins.
+    """
+    from matplotlib.figure import Figure
+
+    measured = [m for m in ("pesq", "stoi", "mel") if any(f"validation_{m}" in h.names for h in _flat(histories))]
+    titles = {"pesq": "PESQ, wide band", "stoi": "STOI", "mel": "mel error"}
+    figure = Figure(figsize=(4 * len(measured), 3.2), layout="constrained")
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(measured))), measured, strict=True):
+        for i, (run, phases) in enumerate(histories.items()):
+            minutes, values = [], []
+            for j, history in enumerate(phases.values()):
+                start = minutes[-1] if minutes else 0.0
+                if j:
+                    axes.axvline(start, color=f"C{i}", linewidth=0.8, linestyle=":")
+                minutes += [*(start + np.cumsum(history["seconds"]) / 60)]
+                values += [*history[f"validation_{name}"]]
+            axes.plot(minutes, values, color=f"C{i}", marker=".", label=run)
+        axes.set(title=titles[name], xlabel="training, minutes")
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _flat(histories: dict[str, dict[str, History]]) -> list[History]:
+    return [history for phases in histories.values() for history in phases.values()]
 
 
 def write_samples(config: MelConfig, folder: Path, name: str, made: np.ndarray, recording: np.ndarray) -> None:

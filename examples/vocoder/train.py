@@ -143,8 +143,8 @@ def main(argv: list[str] | None = None) -> dict[str, training.History]:
     if args.steps[1] if args.steps else args.adversarial:
 
         def adversarial(steps):
-            judges = DISCRIMINATORS[args.discriminators](config)
-            return adversarial_phase(config, net, judges, first.train_state.params, steps, args.seed, RECIPE)
+            discriminator = DISCRIMINATORS[args.discriminators](config)
+            return adversarial_phase(config, net, discriminator, first.train_state.params, steps, args.seed, RECIPE)
 
         plan = planned("adversarial", adversarial, 0.0, second / 2, float(np.sum(first.history["seconds"])))
         histories["adversarial"] = train(adversarial, plan).history

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import examples.vocoder
 from examples.vocoder import data, evaluate, griffin_lim, mel, planning, samples
 from examples.vocoder.mel import MelConfig
-from jaxnet.errors import DataError, DependencyError
+from jaxnet import training
+from jaxnet.errors import ConfigError, DataError, DependencyError
 
 SPEECH = Path(__file__).parent / "speech"
 CONFIG = MelConfig()
@@ -31,8 +31,7 @@ def vocoder(monkeypatch):
         vocoder.config, vocoder.can_polish = CONFIG, can_polish[0]
         return vocoder
 
-    fake = types.SimpleNamespace(load_generator=load_generator)
-    monkeypatch.setattr(examples.vocoder, "synthesize", fake, raising=False)
+    monkeypatch.setattr(evaluate.synthesize, "load_generator", load_generator)
     return types.SimpleNamespace(asked=asked, can_polish=can_polish)
 
 
@@ -68,10 +67,27 @@ ROWS = ["Griffin-Lim 32", "Griffin-Lim 60", "Griffin-Lim 60, seed 1", "network",
 
 
 def test_a_generator_without_magnitudes_has_no_polished_row(vocoder):
-    assert list(evaluate.synthesizers(Path("a-run"), 5)[1]) == ROWS
-    assert list(evaluate.synthesizers(Path("a-run"), 0)[1]) == ROWS[:4]
+    run = [Path("a-run")]
+    assert list(evaluate.synthesizers(run, 5)[1]) == ROWS
+    assert list(evaluate.synthesizers(run, 0)[1]) == ROWS[:4]
     vocoder.can_polish[0] = False
-    assert list(evaluate.synthesizers(Path("a-run"), 5)[1]) == ROWS[:4]
+    assert list(evaluate.synthesizers(run, 5)[1]) == ROWS[:4]
+    assert list(evaluate.synthesizers([*run, Path("other")], 5)[1]) == [*ROWS[:3], "a-run", "other"]
+    with pytest.raises(ConfigError, match="named after the runs' folders, of which two have one name"):
+        evaluate.synthesizers([*run, Path("b/a-run")], 5)
+
+
+def test_curves_are_drawn_of_what_was_measured(tmp_path):
+    history = training.History([{"seconds": 60.0, "validation_mel": 0.3}, {"seconds": 30.0, "validation_mel": 0.2}])
+    both = {"a": {"spectral": history, "adversarial": history}, "b": {"spectral": history}}
+    drawn = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, dpi: drawn.update(axes=figure.axes))
+        samples.draw_curves(tmp_path / "curves.png", both)
+    (axes,) = drawn["axes"]
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines["a"] == [[1, 0.3], [1.5, 0.2], [2.5, 0.3], [3, 0.2]]
+    assert lines["b"] == [[1, 0.3], [1.5, 0.2]]
 
 
 def test_a_run_is_tested_on_what_it_held_out(tmp_path):
@@ -80,7 +96,7 @@ def test_a_run_is_tested_on_what_it_held_out(tmp_path):
     first = data.load(folder)
     held_out = {"folder": str(folder), "validation": [*first.validation], "test": ["something-terribly-wrong.g722"]}
     planning.Run(tmp_path / "run", {}, held_out).plan("spectral", lambda: planning.Plan(1, 1))
-    args = types.SimpleNamespace(run=tmp_path / "run", data=None)
+    args = types.SimpleNamespace(run=[tmp_path / "run"], data=None)
     assert list(evaluate._prompts(args, CONFIG)) == ["something-terribly-wrong.g722"]
     args.data = SPEECH  # another folder has its own
     assert list(evaluate._prompts(args, CONFIG)) == list(first.test)
@@ -100,11 +116,11 @@ def test_prompts_without_a_score_are_left_out_of_the_mean(speech):
 
 
 def test_timing_in_a_process_of_its_own(speech):
-    args = types.SimpleNamespace(run=None, polish=1, phase=None)
+    args = types.SimpleNamespace(run=[], polish=1, phase=None)
     factors = evaluate._clock_apart(1, args, next(iter(speech.test.values())))
     assert list(factors) == ROWS[:3]
     assert 0 < factors["Griffin-Lim 32"] < factors["Griffin-Lim 60"] < 2
-    args.run = Path("absent")
+    args.run = [Path("absent")]
     with pytest.raises(DataError, match=r"(?s)the timing on 1 cores failed:.*absent holds no generator"):
         evaluate._clock_apart(1, args, np.ones(5120, np.float32))
 

@@ -43,25 +43,30 @@ def tiny(monkeypatch):
     )
 
 
-def test_seconds_of_training_halve_the_error(tmp_path, capsys):
-    """From 5 s of speech, 150 steps leave less than 0.6 of an untrained network's error on a sentence never heard."""
+def test_seconds_of_training_teach_it_to_speak(tmp_path, capsys):
+    """From 5 s of speech, 150 steps take a fourth off an untrained network's error on a sentence never heard.
+
+    Untrained, it is two rounds of Griffin-Lim from the pseudo-inverse's magnitudes.
+    """
     speech = train.data.load(SPEECH, CONFIG)
     net = train.GENERATORS["S"](CONFIG)
     validation = train.Validation(CONFIG, net, speech.validation, tmp_path)
     untrained = validation(net.init(jax.random.key(0), jnp.zeros((1, 32, 80)))[0])["mel"]
-    assert untrained > 0.7
+    assert 0.35 < untrained < 0.45
     histories = train.main(
         ["--data", str(SPEECH), *BRIEF, "--length", "8192", "--steps", "150", "0", "--out", str(tmp_path)]
     )
     errors = histories["spectral"]["validation_mel"]
-    assert errors[-1] < 0.48
-    assert errors[-1] < 0.6 * untrained, untrained
+    assert errors[-1] < 0.75 * untrained, untrained
+    losses, mels = (histories["spectral"][name] for name in ("loss", "mel"))
+    assert losses[-1] < 0.85 * losses[0]
+    assert mels[-1] < 0.75 * mels[0]
     if importlib.util.find_spec("pystoi"):
         stoi = histories["spectral"]["validation_stoi"]
         assert stoi[0] < stoi[-1] < 1
-        assert stoi[-1] > 0.5
+        assert stoi[-1] > 0.88
     printed = capsys.readouterr().out
-    assert "S: 1,161,282 parameters" in printed
+    assert "S: 1,260,291 parameters" in printed
     assert "left" in printed
     assert (tmp_path / "samples" / "spectral-006.png").read_bytes().startswith(b"\x89PNG")
     assert training.History.load(tmp_path / "spectral.jsonl")["validation_mel"][-1] == errors[-1]
@@ -76,7 +81,7 @@ def test_seconds_of_training_halve_the_error(tmp_path, capsys):
         assert wave.dtype == np.float32
         assert wave.shape == recording.shape
         polished[polish] = np.mean(np.abs(np.asarray(mel.log_mel(CONFIG, wave)) - log_mel))
-    assert polished[0] < 0.48
+    assert polished[0] < 0.33
     assert polished[8] < polished[0]
     with pytest.raises(ShapeError, match=r"must be \(T, 80\), got \(1, 3, 80\)"):
         vocoder(log_mel[None, :3])
@@ -182,13 +187,16 @@ def test_what_fills_up_a_spectrogram_does_not_fade_the_wave(tmp_path):
     log_mel = np.random.default_rng(0).normal(-4, 1, (50, 80)).astype(np.float32)
     params, state = net.init(jax.random.key(0), log_mel[None])
     alone = net.apply(params, state, log_mel[None], train=False)[0].wave[0]
-    filled = synthesize.Vocoder(CONFIG, net, params)(log_mel)
+    vocoder = synthesize.Vocoder(CONFIG, net, params)
+    filled = vocoder(log_mel)
     assert filled.shape == alone.shape
     scale = float(np.abs(alone).max())
     end = len(alone) - 32 * CONFIG.hop  # what sees the end
     np.testing.assert_allclose(filled[:end], alone[:end], atol=1e-4 * scale)
-    energy = [float(np.mean(np.square(wave[-CONFIG.hop :]))) for wave in (filled, alone)]
-    assert 0.5 < energy[0] / energy[1] < 2
+    seen = []
+    vocoder._wave = lambda params, x: (seen.append(x), np.zeros(64 * CONFIG.hop))[1]
+    vocoder(log_mel)
+    np.testing.assert_array_equal(seen[0], np.concatenate([log_mel, log_mel[: -64 + 49 : -1]]))  # as in a mirror
 
 
 def test_excerpts_that_are_no_whole_frames_are_refused(tmp_path):

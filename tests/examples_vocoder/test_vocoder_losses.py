@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from examples.vocoder import losses, mel
+from examples.vocoder import losses, mel, phases
 from examples.vocoder.discriminators import Judged
 from examples.vocoder.frame_generator import Made
 
@@ -27,7 +27,9 @@ def literal_magnitude(x, n_fft, hop):
 
 def literal_distance(made, target):
     convergence = [np.linalg.norm(t - m) / np.linalg.norm(t) for m, t in zip(made, target, strict=True)]
-    return np.mean(convergence) + np.mean(np.abs(np.log(np.maximum(made, 1e-3)) - np.log(np.maximum(target, 1e-3))))
+    made, target = np.maximum(made, 1e-3), np.maximum(target, 1e-3)
+    compressed = np.abs(made**0.3 - target**0.3).mean() / (target**0.3).mean()
+    return np.mean(convergence) + np.mean(np.abs(np.log(made) - np.log(target))) + compressed
 
 
 def test_spectral_loss_is_its_equation():
@@ -65,11 +67,13 @@ def test_the_gradient_is_finite_for_a_silent_target():
 
 
 def test_a_pause_does_not_outweigh_speech():
-    """Against a silent target, noise 60 dB below full scale counts less than one other speaker's wave would."""
-    silence = losses.describe(CONFIG, jnp.zeros((1, 4096)))
-    hiss = mel.magnitude(CONFIG, jnp.asarray(wave(0, 1e-3, (1, 4096))))
-    logs = float(np.mean(np.abs(np.log(np.maximum(hiss, 1e-3)) - np.log(1e-3))))
-    assert 0.1 < losses.spectral_distance(hiss, silence.magnitudes[0]) - logs < 0.5
+    """Against a silent target, the spectral convergence of noise 60 dB below full scale is below that of two noises."""
+    silence = losses.describe(CONFIG, jnp.zeros((1, 4096))).magnitudes[0]
+    hiss = np.asarray(mel.magnitude(CONFIG, jnp.asarray(wave(0, 1e-3, (1, 4096)))))
+    expected = np.linalg.norm(hiss) / (losses.QUIET * np.sqrt(hiss.size))
+    expected += np.mean(np.abs(np.log(hiss) - np.log(1e-3))) + np.mean(hiss**0.3) / 1e-3**0.3 - 1
+    np.testing.assert_allclose(losses.spectral_distance(jnp.asarray(hiss), silence), expected, rtol=1e-3)
+    assert np.linalg.norm(hiss) / (losses.QUIET * np.sqrt(hiss.size)) < 0.3
 
 
 def test_the_gradient_is_the_slope():
@@ -94,6 +98,19 @@ def judged(seed):
         )
         for n in (5, 9)
     )
+
+
+def test_the_second_phase_weighs_its_terms():
+    real, made = judged(0), judged(1)
+    target, wrong = losses.describe(CONFIG, jnp.asarray(wave(1))), Made(jnp.asarray(wave(0)))
+    recipe = phases.Recipe(spectral_weight=2.0, adversarial_weight=3.0, matching_weight=5.0)
+    expected = 2 * losses.spectral_loss(CONFIG, wrong, target, recipe.weights) - 3 * np.mean(
+        [np.mean(np.asarray(m.score)) for m in made]
+    )
+    # Relative to the real wave's features, and so not the same the other way round.
+    expected += 5 * losses.feature_matching(made, real)
+    assert abs(losses.feature_matching(made, real) - losses.feature_matching(real, made)) > 1e-3
+    np.testing.assert_allclose(phases.adversarial_loss(CONFIG, recipe)(made, real, wrong, target), expected, rtol=1e-5)
 
 
 def test_hinge_is_its_equation():
