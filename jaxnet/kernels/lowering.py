@@ -145,7 +145,8 @@ def _dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Ar
             return through(rewrites.mirrored(geometry))
         return _convolution(slot, a, b, geometry)  # strided too: space-to-depth would be slower here, 0.6 to 0.9
     if product:
-        return forms.dot(slot, a, b, geometry)  # 1.1 to 2 times as fast as a convolution
+        # 1.1 to 2 times as fast as a convolution, all three slots together; 8x2048, 64 to 64 alone 0.7 to 0.95.
+        return forms.dot(slot, a, b, geometry)
     no_longer = all(n <= j for n, j in zip(geometry.lengths, geometry.outputs, strict=True))
     if filters <= channels and not strided and no_longer:
         # The smaller of the two becomes the batch of the convolution, whose patches are copied: 1.1 to 2 times. Where
