@@ -38,7 +38,9 @@ LEAST_TRAINING = 5.0  # seconds
 
 
 class Speech(NamedTuple):
-    """Recordings of one sample rate, in three sets that share no file.
+    """Recordings of one sample rate, in three sets that share no sample.
+
+    Of a folder of one's own, pieces of one long recording may be in different sets.
 
     Args:
       sample_rate: samples per second, Hz.

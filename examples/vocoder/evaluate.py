@@ -142,13 +142,18 @@ def markdown_by_prompt(table: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> dict:
-    """Prints the table, writes ``evaluation.json`` and ``spectrograms.png``, and returns what the JSON holds."""
+    """Prints the table, writes ``evaluation.json``, ``spectrograms.png`` and, of runs, ``curves.png``.
+
+    Returns:
+      What the JSON holds: the spectrogram's definition, row -> metric -> prompt -> value (None without a score), the
+      real-time factors by cores, and the phase of each run that was evaluated.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--run", type=Path, nargs="+", default=[], help="folders of trained vocoders (default: Griffin-Lim alone)"
     )
     parser.add_argument("--phase", choices=PHASES, help="after which phase (default: the better one in validation)")
-    parser.add_argument("--polish", type=int, default=32, help="Griffin-Lim iterations of the last row (default: 32)")
+    parser.add_argument("--polish", type=int, default=32, help="Griffin-Lim iterations behind networks (default: 32)")
     parser.add_argument("--data", type=Path, help=f"folder of recordings (default: the run's, or {data.CACHE})")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="folder (default: out/evaluation)")
     parser.add_argument("--per-prompt", action="store_true", help="also a table of every prompt")
@@ -183,7 +188,14 @@ def main(argv: list[str] | None = None) -> dict:
     shown = ["Griffin-Lim 60", *list(rows)[3:5]]
     waves = {f"{name}: original": prompts[name], **{row: rows[row](spectrum) for row in shown}}
     picture = draw_spectrograms(args.out / "spectrograms.png", config, waves)
-    result = {"config": config._asdict(), "prompts": table, "real_time_factor": factors}
+    scores = {
+        row: {
+            metric: {k: v if np.isfinite(v) else None for k, v in values.items()} for metric, values in columns.items()
+        }
+        for row, columns in table.items()
+    }
+    phases = {run.name: args.phase or synthesize.best_phase(run) for run in args.run}
+    result = {"config": config._asdict(), "prompts": scores, "real_time_factor": factors, "phases": phases}
     (args.out / "evaluation.json").write_text(json.dumps(result, indent=1))
     print(f"\n{picture}, {args.out / 'evaluation.json'}")
     histories = {run.name: _histories(run) for run in args.run}
@@ -215,10 +227,13 @@ def _clock_apart(cores: int, args: argparse.Namespace, wave: np.ndarray) -> dict
 
 
 def _prompts(args: argparse.Namespace, config: MelConfig) -> dict[str, np.ndarray]:
-    """The test set of the folder that was given, or of the first run's, as the run held it out."""
+    """The test set of the folder that was given, or of the runs', as they held it out."""
     if not args.run:
         return data.load(args.data, config).test
     kept = of_run(args.run[0])
+    for run in args.run[1:]:
+        if of_run(run) != kept:
+            raise ConfigError(f"evaluate: {run} and {args.run[0]} hold out different recordings; evaluate them apart")
     folder = args.data or (Path(kept["folder"]) if kept else None)
     return data.load(folder, config, held_out(args.run[0], folder) if folder else None).test
 

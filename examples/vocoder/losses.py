@@ -1,6 +1,6 @@
 """What the vocoder minimizes: distances between spectra, and the adversarial terms.
 
-`jaxnet.losses.multi_resolution_stft` is the same distance between signals. Here it is between magnitudes, so that the
+`jaxnet.losses.multi_resolution_stft` is a like distance between signals. Here it is between magnitudes, so that the
 target's first one, of which the network's input, the mel error's target and that of the generator's magnitude head are
 made, is computed once a step.
 """
@@ -18,8 +18,8 @@ from examples.vocoder.mel import MelConfig
 from jaxnet import activations, losses
 
 QUIET = 0.1
-"""The least root mean square of magnitudes that errors are measured against: noise at 46 dB below full scale. Without
-it one excerpt of a pause would outweigh all speech of its batch."""
+"""The least root mean square of magnitudes that errors are measured against: noise at 46 dB below full scale (n_fft
+1024). Without it one excerpt of a pause would outweigh all speech of its batch."""
 
 
 class Target(NamedTuple):

@@ -52,16 +52,21 @@ def plan_seconds(seconds: float, step_seconds: float, epoch_seconds: float) -> P
 
 
 def held_out(run: Path, folder: Path) -> tuple[list[str], list[str]] | None:
-    """The names that a run on the speech in ``folder`` holds out, to validate and to test; None for another folder."""
+    """The names that a run holds out, to validate and to test; None where ``folder`` is not the run's, nor like it.
+
+    A folder that was moved has all the files that are held out.
+    """
     data = of_run(run)
-    if data is None or data["folder"] != str(folder.resolve()):
+    if data is None:
         return None
-    return data["validation"], data["test"]
+    names = [*data["validation"], *data["test"]]
+    moved = all((folder / name.partition("@")[0]).exists() for name in names)
+    return (data["validation"], data["test"]) if moved or data["folder"] == str(folder.resolve()) else None
 
 
 def of_run(run: Path) -> dict[str, Any] | None:
     """The folder and the names that are held out of a run's speech, as its file says; None without that file."""
-    return json.loads((run / FILE).read_text())["data"] if (run / FILE).exists() else None
+    return json.loads((run / FILE).read_text()).get("data") if (run / FILE).exists() else None
 
 
 class Run:

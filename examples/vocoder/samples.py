@@ -70,6 +70,10 @@ def draw_curves(path: Path, histories: dict[str, dict[str, History]]) -> Path:
     Args:
       path: of the PNG file.
       histories: run -> phase -> what was measured, in their order; a vertical line shows where the next phase begins.
+        What one of them did not measure is left out of its line.
+
+    Returns:
+      the path.
     """
     from matplotlib.figure import Figure
 
@@ -84,7 +88,8 @@ def draw_curves(path: Path, histories: dict[str, dict[str, History]]) -> Path:
                 if j:
                     axes.axvline(start, color=f"C{i}", linewidth=0.8, linestyle=":")
                 minutes += [*(start + np.cumsum(history["seconds"]) / 60)]
-                values += [*history[f"validation_{name}"]]
+                column = f"validation_{name}"
+                values += [*(history[column] if column in history.names else np.full(len(history), np.nan))]
             axes.plot(minutes, values, color=f"C{i}", marker=".", label=run)
         axes.set(title=titles[name], xlabel="training, minutes")
         axes.grid(alpha=0.3)

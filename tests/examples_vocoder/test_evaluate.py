@@ -32,6 +32,7 @@ def vocoder(monkeypatch):
         return vocoder
 
     monkeypatch.setattr(evaluate.synthesize, "load_generator", load_generator)
+    monkeypatch.setattr(evaluate.synthesize, "best_phase", lambda run: "spectral")
     return types.SimpleNamespace(asked=asked, can_polish=can_polish)
 
 
@@ -59,6 +60,7 @@ def test_a_run_is_compared_with_griffin_lim(speech, vocoder, tmp_path, monkeypat
     assert f"| demo-echodone.g722 | {table['network']['STOI']['demo-echodone.g722']:.3f} |" in printed
     written = json.loads((tmp_path / "evaluation.json").read_text())
     assert written["prompts"] == table
+    assert written["phases"] == {"a-run": "spectral"}
     assert written["config"] == CONFIG._asdict()
     assert (tmp_path / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
 
@@ -88,6 +90,13 @@ def test_curves_are_drawn_of_what_was_measured(tmp_path):
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert lines["a"] == [[1, 0.3], [1.5, 0.2], [2.5, 0.3], [3, 0.2]]
     assert lines["b"] == [[1, 0.3], [1.5, 0.2]]
+    scored = training.History([{"seconds": 60.0, "validation_mel": 0.3, "validation_pesq": 2.0}])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, dpi: drawn.update(axes=figure.axes))
+        samples.draw_curves(tmp_path / "curves.png", {"a": {"spectral": history, "adversarial": scored}})
+    pesq, _ = drawn["axes"]
+    (line,) = (line for line in pesq.lines if line.get_label() == "a")
+    np.testing.assert_array_equal(line.get_ydata(), [np.nan, np.nan, 2.0])
 
 
 def test_a_run_is_tested_on_what_it_held_out(tmp_path):
@@ -98,8 +107,20 @@ def test_a_run_is_tested_on_what_it_held_out(tmp_path):
     planning.Run(tmp_path / "run", {}, held_out).plan("spectral", lambda: planning.Plan(1, 1))
     args = types.SimpleNamespace(run=[tmp_path / "run"], data=None)
     assert list(evaluate._prompts(args, CONFIG)) == ["something-terribly-wrong.g722"]
-    args.data = SPEECH  # another folder has its own
-    assert list(evaluate._prompts(args, CONFIG)) == list(first.test)
+    args.data = SPEECH  # the same files elsewhere
+    assert list(evaluate._prompts(args, CONFIG)) == ["something-terribly-wrong.g722"]
+    planning.Run(tmp_path / "other", {}, {**held_out, "test": [*first.test]}).plan(
+        "spectral", lambda: planning.Plan(1, 1)
+    )
+    args.run.append(tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"other and .*run hold out different recordings; evaluate them apart"):
+        evaluate._prompts(args, CONFIG)
+    args.run[:] = [tmp_path / "other"]
+    (folder / next(iter(first.validation))).unlink()
+    args.data = folder.rename(tmp_path / "another")  # which has not what the run held out
+    assert planning.held_out(args.run[0], args.data) is None
+    (tmp_path / "run" / "run.json").write_text('{"settings": {}, "plan": {}}')
+    assert planning.held_out(tmp_path / "run", folder) is None
 
 
 def test_prompts_without_a_score_are_left_out_of_the_mean(speech):
