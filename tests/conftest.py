@@ -1,9 +1,16 @@
 """Fixtures that many tests share."""
 
 import os
+import signal
 
 import jax
 import pytest
+
+
+def pytest_configure():
+    """In the background of a shell script, SIGINT is ignored, and what a test raises would be too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")
