@@ -1,8 +1,9 @@
 """The flagship: a generator that works at the frame rate, and leaves the rate of samples to the inverse DFT.
 
 All its wide convolutions see one position a frame, 62.5 a second instead of 16,000, which is what makes it quick enough
-to train on a laptop's CPU. It gives a magnitude and a phase for each frequency, as Vocos and APNet do; a transposed
-convolution whose kernel is the windowed inverse DFT adds them up to a wave.
+to train on a laptop's CPU. It gives a magnitude and a phase for each frequency, as Vocos and APNet do. Two rounds of
+Griffin-Lim bring them nearer to what a wave can have; then the inverse DFT, or a transposed convolution that starts as
+it, adds them up to a wave.
 """
 
 from typing import Any, NamedTuple

@@ -60,7 +60,7 @@ def held_out(run: Path, folder: Path) -> tuple[list[str], list[str]] | None:
     if data is None:
         return None
     names = [*data["validation"], *data["test"]]
-    moved = all((folder / name.partition("@")[0]).exists() for name in names)
+    moved = all((folder / name).exists() or (folder / name.rsplit("@", 1)[0]).exists() for name in names)
     return (data["validation"], data["test"]) if moved or data["folder"] == str(folder.resolve()) else None
 
 
