@@ -50,13 +50,15 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks kernels", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the representative cases alone, in all modes")
     parser.add_argument("--family", nargs="+", choices=FAMILIES, default=FAMILIES, help="these families alone")
+    parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), help="these alone; on a GPU it is both")
     parser.add_argument("--picture", action="store_true", help="only draw the saved times again")
     options = parser.parse_args(argv)
-    partial = options.quick or set(options.family) != set(FAMILIES)
+    every_dtype = ("float32", "bfloat16") if jax.default_backend() == "gpu" else ("float32",)
+    dtypes = options.dtype or every_dtype
+    partial = options.quick or set(options.family) != set(FAMILIES) or set(dtypes) != set(every_dtype)
     path = timing.path(NAME, partial=partial)
     if not options.picture:
         records: list[dict[str, Any]] = []
-        dtypes = ("float32", "bfloat16") if jax.default_backend() == "gpu" else ("float32",)
         rates = {dtype: timing.matrix_product_flops(dtype) for dtype in dtypes}
         for dtype, rate in rates.items():
             print(f"{dtype} matrix product: {rate / 1e9:.0f} GFLOP/s")
@@ -70,9 +72,9 @@ def main(argv: list[str]) -> None:
             ]
             print(f"\n{family}: ms (10th-90th percentile), a step of a scan\n{family_table(of_family)}", flush=True)
             records += of_family
+            results = {"quick": options.quick, "matrix_product_flops": rates, "scan_steps": STEPS, "records": records}
+            timing.save(NAME, results, partial=partial)  # after each family: a killed run keeps what it has
         print(f"\nhow many times as long as ours, geometric means\n{summary_table(records)}")
         print(f"\nvalue and derivatives, s to compile, means\n{compile_table(records)}")
-        results = {"quick": options.quick, "matrix_product_flops": rates, "scan_steps": STEPS, "records": records}
-        timing.save(NAME, results, partial=partial)
     draw(json.loads(path.read_text()), path.with_suffix(".png"))
     print(f"\nwritten to {path.name} and {path.with_suffix('.png').name}")

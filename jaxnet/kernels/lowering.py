@@ -20,10 +20,80 @@ Solver = Callable[[Slot, jax.Array, jax.Array, Geometry], jax.Array]
 
 
 def vendor(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
-    """GPU and TPU: the vendor's convolution."""
+    """TPU, ROCm and whatever else JAX runs on, where nothing was measured: the vendor's convolution."""
     if 0 in (*a.shape, *b.shape):
         return _nothing(slot, a, b, geometry)
     return forms.plain(slot, a, b, geometry)
+
+
+def gpu(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    """CUDA: the vendor's convolution, but where XLA does not find it or it is slow.
+
+    The figures are microseconds, plain form / this one, on an H200 with TF32.
+    """
+    if 0 in (*a.shape, *b.shape):
+        return _nothing(slot, a, b, geometry)
+
+    def through(rewrite, inner=gpu):
+        return rewrites.solve(rewrite, slot, a, b, geometry, inner)
+
+    strided, taps = _is_strided(geometry), math.prod(geometry.size)
+    if a.shape[0] > 1 and (geometry.groups > 1 or taps > MOST_TAPS):
+        return through(rewrites.merged(geometry, a.shape[0]))
+    if _is_product(geometry):
+        # 8x8192, a MelGAN's generator step 10.2 / 8.8 ms: no copies of kernels in the vendor's layout, and XLA fuses
+        # what follows.
+        return forms.dot(slot, a, b, geometry)
+    if a.shape[0] > 1:
+        # The vendor's convolution would run one member after another. 8 of 32x512, 16 to 32, K 5: y 104 / 55, x 101 /
+        # 53, w 399 / 57; of 64x16x16, 32 to 64, K 3: 159 / 170, 172 / 133, 381 / 172.
+        return through(rewrites.patches(geometry), forms.dot)
+    if strided and max(geometry.dilation) > 1:
+        return through(rewrites.stuffed_kernel(geometry)) if slot == "w" else forms.plain(slot, a, b, geometry)
+    if slot == "w" and max(geometry.dilation) > 1 and not _is_elementwise(slot, a, b, geometry):
+        # XLA takes the vendor's gradient for a convolution with a kernel as long as the signal. 16x8192, 32 to 32, K 3,
+        # d 3: 4115 / 47, and 76 with phases apart; K 11, d 5: 146 with phases apart, 292 with patches.
+        if taps <= 3 and geometry.groups == 1:
+            return through(rewrites.patches(geometry), forms.dot)
+        return through(rewrites.phases_apart(geometry))
+    if geometry.groups > 1:
+        return _grouped_on_gpu(slot, a, b, geometry)
+    if slot != "w" and not strided and 1 < taps <= MOST_TAPS and 1 in _channels(slot, a, b, geometry):
+        # 16x8192, 32 to 1, K 7: y 80 / 50, x 73 / 48. 8x8192, 1 to 16, K 15: y 45 / 40, x 55 / 41.
+        return _in_float32(partial(_one_channel, inner=gpu), slot, a, b, geometry)
+    return forms.plain(slot, a, b, geometry)
+
+
+def _grouped_on_gpu(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    # The vendor's convolution runs one group after another, and XLA stuffs the gradient by the input with zeros.
+    def through(rewrite, inner=gpu):
+        return rewrites.solve(rewrite, slot, a, b, geometry, inner)
+
+    strided = _is_strided(geometry)
+    if _is_elementwise(slot, a, b, geometry):
+        # 16x8192, 32, K 5: y 170 / 44, x 173 / 37, w 104 / 43. 8x512, 256, K 31: 167 / 46, 165 / 47, 135 / 70.
+        if slot == "x":
+            return through(rewrites.polyphase(geometry) if strided else rewrites.mirrored(geometry))
+        return _in_float32(_shifted, slot, a, b, geometry)
+    if strided:
+        # 8x2048, 64 to 256, K 41, S 4, g 16: y 253 / 79, x 690 / 73, w 131 / 78. 8x8192, 16 to 64, g 4: 231 / 99,
+        # 259 / 108, 278 / 121.
+        return through(rewrites.polyphase(geometry))
+    widest = max(_channels(slot, a, b, geometry))
+    groups, filters = geometry.groups, _channels(slot, a, b, geometry)[1]
+    # All in one if that is narrow: 8x2048, 64 to 64, K 3, g 4: 49 / 50, 51 / 50, 163 / 58. Else so that a group has 16
+    # filters: 8x512, 256 to 256, K 41, S 4, g 64: y 619 / 136, x 151 / 153, w 141 / 133.
+    most = groups if groups * widest <= 64 else max(1, 16 // filters)
+    pack = max(n for n in range(1, most + 1) if groups % n == 0)
+    return through(rewrites.packed(geometry, pack)) if pack > 1 else forms.plain(slot, a, b, geometry)
+
+
+def _in_float32(solve: Solver, slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    """Sums of products of 16-bit numbers are rounded once, at the end."""
+    dtype = a.dtype
+    if jnp.finfo(dtype).bits < 32:
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    return solve(slot, a, b, geometry).astype(dtype)
 
 
 def cpu(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
@@ -33,9 +103,8 @@ def cpu(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array
     """
     if 0 in (*a.shape, *b.shape):
         return _nothing(slot, a, b, geometry)
-    dtype = a.dtype
-    if jnp.finfo(dtype).bits < 32:  # sums of products are rounded once, at the end
-        return cpu(slot, a.astype(jnp.float32), b.astype(jnp.float32), geometry).astype(dtype)
+    if jnp.finfo(a.dtype).bits < 32:
+        return _in_float32(cpu, slot, a, b, geometry)
     # XLA's fast convolution ends at two dimensions; and strides and dilation at once are rewritten by zeros between the
     # taps, more than which would be worse than a scalar loop.
     if geometry.ndim > 2 or (_is_strided(geometry) and max(geometry.dilation) > MOST_DILATION):
@@ -121,9 +190,9 @@ def _dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Ar
 
     strided, taps = _is_strided(geometry), math.prod(geometry.size)
     channels, filters = _channels(slot, a, b, geometry)
-    # Products with one column or one row: 2 to 4 times as fast as sums of shifted arrays, or one product and a sum.
-    few_taps = not strided and 1 < taps <= MOST_TAPS
-    product = taps == 1 and not strided and not any(map(any, geometry.padding))
+    product = _is_product(geometry)
+    if slot != "w" and not strided and 1 < taps <= MOST_TAPS and 1 in (channels, filters):
+        return _one_channel(slot, a, b, geometry, inner=cpu)
     if taps == 1 and strided and slot != "y":
         # The inputs that are read, and a product: 1.3 times (1-D), 2.2 (2-D), all three slots together. y alone loses.
         return through(rewrites.patches(geometry), forms.dot)
@@ -135,14 +204,8 @@ def _dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Ar
                 longer = geometry.size[0] % geometry.strides[0] * channels
                 return through(rewrites.polyphase(geometry), partial(_shorter_phases, longer=longer))
             return through(_unit_strides(geometry))
-        if channels == 1 and few_taps and filters > 1:
-            return through(rewrites.patches(geometry), forms.dot)
         return through(rewrites.mirrored(geometry))
     if slot == "y":
-        if channels == 1 and few_taps:
-            return _shifted(slot, a, b, geometry)
-        if filters == 1 and few_taps:
-            return through(rewrites.mirrored(geometry))
         return _convolution(slot, a, b, geometry)  # strided too: space-to-depth would be slower here, 0.6 to 0.9
     if product:
         # 1.1 to 2 times as fast as a convolution, all three slots together; 8x2048, 64 to 64 alone 0.7 to 0.95.
@@ -153,6 +216,19 @@ def _dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Ar
         # x is longer than y, XLA would take a kernel longer than its signal, which is a scalar loop again.
         return through(rewrites.mirrored(geometry), _convolution)
     return _convolution(slot, a, b, geometry)
+
+
+def _one_channel(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry, *, inner: Solver) -> jax.Array:
+    """Solves for y or x where there is one channel or one filter: shifted products, or one product and a sum.
+
+    2 to 4 times as fast as products with one column or one row.
+    """
+    channels, filters = _channels(slot, a, b, geometry)
+    if slot == "y" and channels == 1:
+        return _shifted(slot, a, b, geometry)
+    if slot == "x" and channels == 1 and filters > 1:
+        return rewrites.solve(rewrites.patches(geometry), slot, a, b, geometry, forms.dot)
+    return rewrites.solve(rewrites.mirrored(geometry), slot, a, b, geometry, inner)
 
 
 def _wastes_phases(geometry: Geometry) -> bool:
@@ -202,6 +278,12 @@ def _channels(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> tup
 
 def _is_strided(geometry: Geometry) -> bool:
     return max(geometry.strides) > 1
+
+
+def _is_product(geometry: Geometry) -> bool:
+    """Whether it is a matrix product: one tap, stride 1, nothing to pad, one group."""
+    one_tap = math.prod(geometry.size) == 1 and geometry.groups == 1
+    return one_tap and not _is_strided(geometry) and not any(map(any, geometry.padding))
 
 
 def _unit_strides(geometry: Geometry) -> rewrites.Rewrite:

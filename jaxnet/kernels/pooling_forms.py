@@ -1,4 +1,4 @@
-"""How pooling is computed: the vendor's `reduce_window`, or on XLA's CPU backend what is faster, an axis at a time.
+"""How pooling is computed: the vendor's `reduce_window`, or where that is slow what is faster, an axis at a time.
 
 On a CPU the value of `reduce_window` is fast and its derivative is not: a select-and-scatter for the maximum, a
 base-dilated `reduce_window` for the sum. Here each axis is pooled by a function whose value is computed one way and
@@ -95,7 +95,9 @@ def pool(x: jax.Array, kind: Kind, windows: tuple[Stops, ...]) -> jax.Array:
 
     def per_platform(x):
         cpu, default = (partial(form, kind, windows=windows) for form in (separable, plain))
-        return lax.platform_dependent(x, cpu=cpu, default=default)
+        # The gradient on an H200: a maximum 1.1 to 1.7 times as fast as select-and-scatter, a mean from 0.7 to 1.4.
+        cuda = cpu if kind == "max" else default
+        return lax.platform_dependent(x, cpu=cpu, cuda=cuda, default=default)
 
     # The maximum keeps x alone for its backward pass, as reduce_window does: without this it would be a mask for every
     # block, and zeros in place of what the other platforms keep.

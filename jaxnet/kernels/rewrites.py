@@ -99,6 +99,34 @@ def stuffed_kernel(geometry: Geometry) -> Rewrite:
     return Rewrite(inside, w=lambda w: lax.pad(w, jnp.zeros((), w.dtype), [(0, 0, 0), *between, (0, 0, 0), (0, 0, 0)]))
 
 
+def phases_apart(geometry: Geometry) -> Rewrite:
+    """Dilation d as d times the batch: x and y are cut into phases, which never meet another (stride must be 1).
+
+    With j = d q + r, the window x[j + d k - P] is x[d (q + k) + r - P]: of the phase r, at distance k from q.
+    """
+    dilation, size = geometry.dilation, geometry.size
+    outputs = tuple(-(-j // d) for j, d in zip(geometry.outputs, dilation, strict=True))
+    lengths = tuple(q + k - 1 for q, k in zip(outputs, size, strict=True))
+    one = (1,) * geometry.ndim
+    inside = Geometry(lengths, size, outputs, one, one, (0,) * geometry.ndim, geometry.groups)
+
+    def cut(array, before, counts):
+        lengths = array.shape[2:-1]
+        border = [(p, d * q - n - p) for p, d, q, n in zip(before, dilation, counts, lengths, strict=True)]
+        members, batch, *_, channels = array.shape
+        array = pad(array, border).reshape(members, batch, *_interleave(counts, dilation), channels)
+        # (N, B, q, r, q', r', ..., C) -> (N, B, r, r', ..., q, q', ..., C)
+        n = geometry.ndim
+        order = (0, 1, *range(3, 3 + 2 * n, 2), *range(2, 2 + 2 * n, 2), 2 + 2 * n)
+        return array.transpose(order).reshape(members, batch * math.prod(dilation), *counts, channels)
+
+    return Rewrite(
+        inside,
+        x=lambda x: cut(x, geometry.before, lengths),
+        y=lambda y: cut(y, (0,) * geometry.ndim, outputs),
+    )
+
+
 def polyphase(geometry: Geometry) -> Rewrite:
     """Strides S as stride 1 on S times the channels: space-to-depth of x and of the kernel (dilation must be 1).
 

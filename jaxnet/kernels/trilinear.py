@@ -160,6 +160,7 @@ def _make(slot: Slot) -> Any:
     batching.primitive_batchers[primitive] = functools.partial(_batch, slot)
     mlir.register_lowering(primitive, _rule(slot, lowering.vendor))
     mlir.register_lowering(primitive, _rule(slot, lowering.cpu), platform="cpu")
+    mlir.register_lowering(primitive, _rule(slot, lowering.gpu), platform="cuda")
     return primitive
 
 

@@ -96,6 +96,7 @@ REWRITES = {
     "padded": (lambda form: [rewrites.padded(form.geometry)], {}),
     "mirrored": (lambda form: [rewrites.mirrored(form.geometry)], {"strides": 1}),
     "stuffed_kernel": (lambda form: [rewrites.stuffed_kernel(form.geometry)], {}),
+    "phases_apart": (lambda form: [rewrites.phases_apart(form.geometry)], {"strides": 1}),
     "polyphase": (lambda form: [rewrites.polyphase(form.geometry)], {"dilation": 1}),
     "ungrouped": (lambda form: [rewrites.ungrouped(form.geometry)], {}),
     "packed": (every_packing, {}),
@@ -140,6 +141,7 @@ FORMS = {
     "shifted": (forms.shifted, "yw", {"members": 1}),
     "dot": (forms.dot, "yxw", {"groups": 1, "strides": 1, "kernel_size": 1, "bare": True}),
     "cpu": (lowering.cpu, "yxw", {}),
+    "gpu": (lowering.gpu, "yxw", {}),
     "vendor": (lowering.vendor, "yxw", {}),
 }
 
@@ -206,10 +208,11 @@ CHOICES = {
 }
 
 
+@pytest.mark.parametrize("solver", [lowering.cpu, lowering.gpu], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("form", CHOICES.values(), ids=CHOICES)
 @pytest.mark.usefixtures("x64")
-def test_every_choice_by_size_is_the_plain_form(form):
-    assert_same(solved(lowering.cpu, form), solved(forms.plain, form), **TIGHT)
+def test_every_choice_by_size_is_the_plain_form(form, solver):
+    assert_same(solved(solver, form), solved(forms.plain, form), **TIGHT)
 
 
 @pytest.mark.parametrize(

@@ -326,13 +326,33 @@ def lowered(function, *shapes, platform):
 
 
 @EVERY
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_vendors_get_one_plain_convolution_a_slot(case, platform):
+def test_a_tpu_gets_one_plain_convolution_a_slot(case):
     case = dataclasses.replace(case, keywords=case.keywords | {"padding_value": 0.0})
-    text = lowered(functools.partial(results, case), case.x, case.kernel, case.y, platform=platform)
+    text = lowered(functools.partial(results, case), case.x, case.kernel, case.y, platform="tpu")
     groups = case.keywords.get("groups", 1)
     found = [(conv.feature_groups, conv.batch_groups) for conv in convolutions_of(text)]
     assert sorted(found) == sorted([(groups, 1), (groups, 1), (1, groups)])
+
+
+@EVERY
+def test_a_gpu_gets_convolutions_that_xla_finds_the_vendors_for(case):
+    """XLA stuffs grouped inputs with zeros, and takes a stride for a kernel as long as the signal.
+
+    The latter is how JAX writes a dilated convolution's gradient by its kernel: a stride, and no kernel size.
+    """
+    text = lowered(functools.partial(results, case), case.x, case.kernel, case.y, platform="cuda")
+    for conv in convolutions_of(text):
+        stuffed = max(conv.lhs_dilation, default=1) > 1
+        assert not (stuffed and conv.feature_groups * conv.batch_groups > 1), conv.line
+        if "strides" not in case.keywords:
+            strides = re.search(r"stride = \[([\d, ]+)\]", conv.line)
+            assert not strides or set(map(int, strides[1].split(","))) == {1}, conv.line
+
+
+@some("depthwise", "one tap", "depthwise 2-D")
+def test_a_gpu_gets_no_convolution_for_what_is_none(case):
+    text = lowered(functools.partial(results, case), case.x, case.kernel, case.y, platform="cuda")
+    assert not convolutions_of(text)
 
 
 @EVERY
