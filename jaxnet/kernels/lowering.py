@@ -40,7 +40,7 @@ def gpu(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array
     strided, taps = _is_strided(geometry), math.prod(geometry.size)
     if a.shape[0] > 1 and (geometry.groups > 1 or taps > MOST_TAPS):
         return through(rewrites.merged(geometry, a.shape[0]))
-    if _is_product(geometry):
+    if _is_pointwise(geometry) and geometry.groups == 1:
         # 8x8192, a MelGAN's generator step 10.2 / 8.8 ms: no copies of kernels in the vendor's layout, and XLA fuses
         # what follows.
         return forms.dot(slot, a, b, geometry)
@@ -105,6 +105,8 @@ def cpu(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array
         return _nothing(slot, a, b, geometry)
     if jnp.finfo(a.dtype).bits < 32:
         return _in_float32(cpu, slot, a, b, geometry)
+    if geometry.ndim > 1 and _is_pointwise(geometry):  # 8x32x32, 64 to 64: 2 times for y and x, 2.5 for w
+        return rewrites.solve(rewrites.flattened(geometry), slot, a, b, geometry, cpu)
     # XLA's fast convolution ends at two dimensions; and strides and dilation at once are rewritten by zeros between the
     # taps, more than which would be worse than a scalar loop.
     if geometry.ndim > 2 or (_is_strided(geometry) and max(geometry.dilation) > MOST_DILATION):
@@ -163,13 +165,20 @@ def _grouped(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.
         if pack > 4 * fewest:  # a block has ``pack`` times the arithmetic
             return through(rewrites.ungrouped(geometry))
         return through(rewrites.packed(geometry, pack))
-    pack = _pack(slot, a, b, geometry)
-    if pack > 1:
-        return through(rewrites.packed(geometry, pack))
-    count = _fold(slot, a, b, geometry)
-    if count > 1:
-        return through(rewrites.folded(geometry, count), _groups_apart)
-    return _groups_apart(slot, a, b, geometry)
+    if _is_pointwise(geometry):
+        # 8x2048, 64 to 128, g 4: y 1.4 times as fast as products one by one, x and w 1.5 times; 8x4096, 32 to 32, g 4,
+        # all in one: 1.3, 1.5 and 1.8 times.
+        if geometry.groups * max(_channels(slot, a, b, geometry)) <= 64:
+            return through(rewrites.packed(geometry, geometry.groups), forms.dot)
+        return through(rewrites.ungrouped(geometry), forms.dot)
+    pack, count = _pack_and_fold(slot, a, b, geometry)
+
+    def folded(slot, a, b, geometry):
+        if count == 1:
+            return _groups_apart(slot, a, b, geometry)
+        return rewrites.solve(rewrites.folded(geometry, count), slot, a, b, geometry, _groups_apart)
+
+    return through(rewrites.packed(geometry, pack), folded) if pack > 1 else folded(slot, a, b, geometry)
 
 
 def _groups_apart(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
@@ -190,15 +199,12 @@ def _dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Ar
 
     strided, taps = _is_strided(geometry), math.prod(geometry.size)
     channels, filters = _channels(slot, a, b, geometry)
-    product = _is_product(geometry)
     if slot != "w" and not strided and 1 < taps <= MOST_TAPS and 1 in (channels, filters):
         return _one_channel(slot, a, b, geometry, inner=cpu)
     if taps == 1 and strided and slot != "y":
         # The inputs that are read, and a product: 1.3 times (1-D), 2.2 (2-D), all three slots together. y alone loses.
         return through(rewrites.patches(geometry), forms.dot)
     if slot == "x":
-        if product:  # 1.4 times for groups, 8x2048, 64 to 128, g 4: the product reads the kernel as it lies
-            return forms.dot(slot, a, b, geometry)
         if strided:  # 10 to 30 times: XLA's own gradient of a strided convolution dilates its input
             if _wastes_phases(geometry):  # 8x512, 256 to 256, K 5, S 4: 1.15 times, all three slots together
                 longer = geometry.size[0] % geometry.strides[0] * channels
@@ -207,8 +213,8 @@ def _dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Ar
         return through(rewrites.mirrored(geometry))
     if slot == "y":
         return _convolution(slot, a, b, geometry)  # strided too: space-to-depth would be slower here, 0.6 to 0.9
-    if product:
-        # 1.1 to 2 times as fast as a convolution, all three slots together; 8x2048, 64 to 64 alone 0.7 to 0.95.
+    if _is_pointwise(geometry):
+        # 1.1 to 2 times as fast as a convolution. For y and x the convolution is, by 1.05 to 1.3 times.
         return forms.dot(slot, a, b, geometry)
     no_longer = all(n <= j for n, j in zip(geometry.lengths, geometry.outputs, strict=True))
     if filters <= channels and not strided and no_longer:
@@ -280,10 +286,9 @@ def _is_strided(geometry: Geometry) -> bool:
     return max(geometry.strides) > 1
 
 
-def _is_product(geometry: Geometry) -> bool:
-    """Whether it is a matrix product: one tap, stride 1, nothing to pad, one group."""
-    one_tap = math.prod(geometry.size) == 1 and geometry.groups == 1
-    return one_tap and not _is_strided(geometry) and not any(map(any, geometry.padding))
+def _is_pointwise(geometry: Geometry) -> bool:
+    """Whether it is a matrix product a group: one tap, stride 1, nothing to pad."""
+    return math.prod(geometry.size) == 1 and not _is_strided(geometry) and not any(map(any, geometry.padding))
 
 
 def _unit_strides(geometry: Geometry) -> rewrites.Rewrite:
@@ -291,40 +296,46 @@ def _unit_strides(geometry: Geometry) -> rewrites.Rewrite:
     return rewrites.stuffed_kernel(geometry) if max(geometry.dilation) > 1 else rewrites.polyphase(geometry)
 
 
-def _pack(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> int:
-    """How many narrow groups without strides to compute as one, with zeros between.
+def _pack_and_fold(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> tuple[int, int]:
+    """How many narrow groups to compute as one, with zeros between, and how many outputs at once.
 
-    8x4096, 32 to 32, g 8: y 4.5 times as fast with K 3, 4 with K 7 (folded too), 3 with K 1; w 1.2 times, where a
-    product of more than 8 channels loses again. g 4: 1.4 for y with K 3. Groups of 16 channels only lose.
+    Products get wider by both. Without strides, packing p groups and folding c outputs costs p c ceil((K + c - 1) / c)
+    / K times the arithmetic, so the cheapest pair that makes a product 32 wide is taken. Against groups as they are:
+    8x4096, 32 to 32, g 8: K 7 (c 8) 1.9 times for y, K 3 (p 4, c 2) 1.6; 8x2048, 64 to 64, K 3, g 4 (c 2) 1.25; 8x1024,
+    128 to 128, K 5, g 8 (c 2) 1.2. For w 4 channels gain 1.3 times with K 7 (c 4), and more than 4 lose.
     """
     if _is_strided(geometry):
-        return 1
-    widest = 8 if slot == "w" or _folds_narrow(geometry) else 16
-    most = max(1, widest // max(_channels(slot, a, b, geometry)))
-    return max(n for n in range(1, most + 1) if geometry.groups % n == 0)
+        return 1, _fold(slot, a, b, geometry)
+    widest = max(_channels(slot, a, b, geometry))
+    folds = [1]
+    if geometry.ndim == 1 and max(geometry.dilation) == 1:
+        folds = [c for c in (1, 2, 4, 8) if geometry.outputs[0] % c == 0]
+    if slot == "w" and max(folds) >= 4:
+        return 1, 4 if widest <= 4 else 1
+    # Where outputs cannot be folded, products of 16: 8x4096, 32 to 32, g 8: y 4.5 times with K 3, w of 8, 1.2 times.
+    target = 8 if slot == "w" else 32 if max(folds) > 1 else 16
+    packs = [p for p in range(1, max(1, target // widest) + 1) if geometry.groups % p == 0]
+    pairs = [(p, c) for p in packs for c in ([1] if slot == "w" else folds) if p * c * widest <= max(target, widest)]
+
+    def cost(pair):
+        p, c = pair
+        return -p * c, p * c * -(-(geometry.size[0] + c - 1) // c), -p
+
+    return min(pairs, key=cost)
 
 
 def _fold(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> int:
-    """How many outputs of a long grouped kernel to compute at once, to make narrow products wider.
+    """How many outputs of a long strided kernel to compute at once.
 
-    Strided, 8x8192, 16 to 64 channels, K 41, S 4, g 4, and 8x512, 256 to 256, g 64: 1.1 and 1.4 times as fast for y,
-    1.2 and 1.3 for x, 1.4 and 1.7 for w. Without strides, groups of 8, K 7 (8x4096, 32 channels) and K 5 (8x256, 256
-    channels): 1.3 for y. Dense convolutions only lose.
+    8x8192, 16 to 64 channels, K 41, S 4, g 4, and 8x512, 256 to 256, g 64: 1.3 and 1.6 times as fast for y, 1.3 and 1.6
+    for x, 1.3 and 1.9 for w. Dense convolutions only lose.
     """
-    if not _is_strided(geometry):
-        return 2 if slot != "w" and _folds_narrow(geometry) and max(_channels(slot, a, b, geometry)) <= 8 else 1
     if geometry.ndim > 1 or max(geometry.dilation) > 1:
         return 1
     (size,), (stride,), (outputs,) = geometry.size, geometry.strides, geometry.outputs
     channels, filters = _channels(slot, a, b, geometry)
     columns = stride * channels if slot == "x" else filters
-    widest = {"y": 32, "x": 32, "w": 64}[slot]
     count = 2 if slot == "x" else 4
-    while count > 1 and (outputs % count or columns * count > widest or stride * (count - 1) > 0.3 * size):
+    while count > 1 and (outputs % count or columns * count > 32 or stride * (count - 1) > 0.3 * size):
         count //= 2
     return count
-
-
-def _folds_narrow(geometry: Geometry) -> bool:
-    # One more tap for two outputs must be little: K 3 gains nothing.
-    return geometry.ndim == 1 and geometry.size[0] >= 5 and max(geometry.dilation) == 1 and geometry.outputs[0] % 2 == 0

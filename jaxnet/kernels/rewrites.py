@@ -246,6 +246,20 @@ def patches(geometry: Geometry) -> Rewrite:
     return Rewrite(inside, x=of_input, w=of_kernel)
 
 
+def flattened(geometry: Geometry) -> Rewrite:
+    """All axes as one, for a window of one tap, stride 1 and nothing to pad."""
+    count, one = (math.prod(geometry.outputs),), (1,)
+
+    def of_signal(array):
+        return array.reshape(*array.shape[:2], *count, array.shape[-1])
+
+    def of_kernel(w):
+        return w.reshape(w.shape[0], *one, *w.shape[-2:])
+
+    inside = Geometry(count, one, count, one, one, (0,), geometry.groups)
+    return Rewrite(inside, x=of_signal, w=of_kernel, y=of_signal)
+
+
 def rows(geometry: Geometry) -> Rewrite:
     """The inputs under a window along the first axis side by side as channels, and that axis as batch; one group.
 

@@ -103,6 +103,10 @@ REWRITES = {
     "folded": (every_fold, {"dilation": 1, "ndim": 1}),
     "merged": (lambda form: [rewrites.merged(form.geometry, form.members)], {}),
     "patches": (lambda form: [rewrites.patches(form.geometry)], {"groups": 1}),
+    "flattened": (
+        lambda form: [rewrites.flattened(form.geometry)],
+        {"strides": 1, "kernel_size": 1, "bare": True},
+    ),
     "rows": (lambda form: [rewrites.rows(form.geometry)], {"groups": 1, "ndim": 2}),
 }
 
@@ -186,6 +190,9 @@ CHOICES = {
     "narrow groups, packed and folded": a_form(12, 5, groups=4, channels=4, filters=3, before=2, after=2),
     "narrow groups, packed into one": a_form(9, 4, groups=2, channels=3, filters=4),
     "groups of 1x1": a_form(9, 1, groups=2, channels=9, filters=5),
+    "wide groups of 1x1": a_form(5, 1, groups=3, channels=24, filters=22),
+    "narrow groups, folded by 8": a_form(16, 7, groups=4, channels=4, filters=3, before=3, after=3),
+    "narrow groups, folded, without padding": a_form(18, 3, groups=2, channels=12, filters=16),
     "depthwise, more taps than are unrolled": a_form(40, 33, before=16, after=16, groups=3),
     "depthwise, nine taps": a_form(12, 9, before=4, after=4, groups=3),
     "depthwise, strided": a_form(23, 7, stride=2, before=3, after=3, groups=8),
