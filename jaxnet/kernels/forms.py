@@ -85,11 +85,18 @@ def dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Arr
     return (out if slot == "y" else jnp.moveaxis(out, 0, -2))[None]
 
 
-def dot(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
-    """A matrix product a member, for a window of one tap, stride 1 and nothing to pad; one group."""
+def dot(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry, *, pieces: int = 1) -> jax.Array:
+    """A matrix product a member, for a window of one tap, stride 1 and nothing to pad; one group.
+
+    For the slot w the rows can be summed in ``pieces``, which must divide them: that many products, then their sum.
+    """
     shape = shape_of(slot, a.shape, b.shape, geometry)
     a = a.reshape(a.shape[0], -1, a.shape[-1])
     b = b.reshape(b.shape[0], -1, b.shape[-1])
+    if pieces > 1:
+        members = a.shape[0] * pieces
+        a, b = (array.reshape(members, -1, array.shape[-1]) for array in (a, b))
+        return jnp.einsum("nmc,nmo->nco", a, b).reshape(shape[0], pieces, *shape[1:]).sum(1)
     equation = {"y": "nmc,nco->nmo", "x": "nmo,nco->nmc", "w": "nmc,nmo->nco"}[slot]
     if shape[0] == 1:  # XLA's product without a batch is the faster one
         return jnp.einsum(equation.replace("n", ""), a[0], b[0]).reshape(shape)

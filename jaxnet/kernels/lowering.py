@@ -214,8 +214,11 @@ def _dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Ar
     if slot == "y":
         return _convolution(slot, a, b, geometry)  # strided too: space-to-depth would be slower here, 0.6 to 0.9
     if _is_pointwise(geometry):
-        # 1.1 to 2 times as fast as a convolution. For y and x the convolution is, by 1.05 to 1.3 times.
-        return forms.dot(slot, a, b, geometry)
+        # 1.1 to 2 times as fast as a convolution; for y and x the convolution is, by 1.05 to 1.3 times. Many rows for
+        # few columns are summed in 8 pieces: 8x4096, 32 to 32, all slots together, 1.3 times, 8x2048, 64 to 64, 1.25.
+        rows = a.shape[1] * math.prod(geometry.outputs)
+        pieces = 8 if rows % 8 == 0 and rows >= 128 * max(channels, filters) else 1
+        return forms.dot(slot, a, b, geometry, pieces=pieces)
     no_longer = all(n <= j for n, j in zip(geometry.lengths, geometry.outputs, strict=True))
     if filters <= channels and not strided and no_longer:
         # The smaller of the two becomes the batch of the convolution, whose patches are copied: 1.1 to 2 times. Where
@@ -254,9 +257,11 @@ def _shorter_phases(slot: Slot, y: jax.Array, w: jax.Array, geometry: Geometry, 
 
 
 def _convolution(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
-    # XLA's convolution is faster along one axis than along two: 1.2 to 1.7 times for y, 1.4 to 2.8 for w (3 to 256
-    # channels, 32 to 256 filters, K 3, 5 and 7). With 16 filters 0.7, and with 8, whose products are narrow, 0.15.
-    if geometry.ndim > 1 and math.prod(geometry.size) > 1 and geometry.size[0] <= MOST_ROWS and b.shape[-1] >= 32:
+    # XLA's convolution is faster along one axis than along two: 1.1 to 1.7 times for y, 1.0 to 2.8 for w (3 to 96
+    # channels, 32 to 192 filters, K 3, 5 and 7). With 128 channels or 512 filters 0.85 to 1.2, by machine; with 16
+    # filters 0.7, and with 8, whose products are narrow, 0.15.
+    channels, filters, several = a.shape[-1], b.shape[-1], math.prod(geometry.size) > 1
+    if geometry.ndim > 1 and several and geometry.size[0] <= MOST_ROWS and channels <= 96 and 32 <= filters <= 256:
         return rewrites.solve(rewrites.rows(geometry), slot, a, b, geometry, cpu)
     return forms.dense(slot, a, b, geometry)
 

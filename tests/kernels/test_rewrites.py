@@ -189,6 +189,7 @@ CHOICES = {
     "narrow groups, packed": a_form(9, 3, groups=6, channels=3, filters=2, before=1, after=1),
     "narrow groups, packed and folded": a_form(12, 5, groups=4, channels=4, filters=3, before=2, after=2),
     "narrow groups, packed into one": a_form(9, 4, groups=2, channels=3, filters=4),
+    "1x1, many rows": a_form(208, 1, channels=3, filters=2),
     "groups of 1x1": a_form(9, 1, groups=2, channels=9, filters=5),
     "wide groups of 1x1": a_form(5, 1, groups=3, channels=24, filters=22),
     "narrow groups, folded by 8": a_form(16, 7, groups=4, channels=4, filters=3, before=3, after=3),
