@@ -250,10 +250,9 @@ def _wastes_phases(geometry: Geometry) -> bool:
 
 def _shorter_phases(slot: Slot, y: jax.Array, w: jax.Array, geometry: Geometry, *, longer: int) -> jax.Array:
     """Solves what polyphase makes of x, where the last tap of all channels but the first ``longer`` is zero."""
-    shorter = geometry._replace(lengths=(geometry.lengths[0] - 1,), size=(geometry.size[0] - 1,))
     full = cpu(slot, y, w[:, :, :longer], geometry)
-    rest = cpu(slot, y, w[:, :-1, longer:], shorter)
-    return jnp.concatenate([full, rewrites.pad(rest, [(0, 1)])], axis=-1)
+    rest = cpu(slot, y, w[:, :-1, longer:], geometry._replace(size=(geometry.size[0] - 1,)))
+    return jnp.concatenate([full, rest], axis=-1)
 
 
 def _convolution(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
@@ -298,7 +297,10 @@ def _is_pointwise(geometry: Geometry) -> bool:
 
 def _unit_strides(geometry: Geometry) -> rewrites.Rewrite:
     # Strided and dilated at once is rare: the dilation becomes zeros in the kernel.
-    return rewrites.stuffed_kernel(geometry) if max(geometry.dilation) > 1 else rewrites.polyphase(geometry)
+    if max(geometry.dilation) > 1:
+        return rewrites.stuffed_kernel(geometry)
+    # Aligned, 8x1024, 64 to 64, K 3, S 2: x 1.1 times, for no copy is cropped. Two dimensions lose, 0.8.
+    return rewrites.polyphase(geometry, align=geometry.ndim == 1)
 
 
 def _pack_and_fold(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> tuple[int, int]:

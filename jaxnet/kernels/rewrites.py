@@ -127,20 +127,30 @@ def phases_apart(geometry: Geometry) -> Rewrite:
     )
 
 
-def polyphase(geometry: Geometry) -> Rewrite:
+def polyphase(geometry: Geometry, *, align: bool = False) -> Rewrite:
     """Strides S as stride 1 on S times the channels: space-to-depth of x and of the kernel (dilation must be 1).
 
-    x[S (j + q) + r] w[S q + r] y[j]: the phase r joins the channels, q is the tap that is left.
+    x[S (j + q) + r - P] w[S q + r] y[j]: the phase r joins the channels, q is the tap that is left. A P of whole
+    strides is left to the convolution, so that x need not be copied. The kernel is filled with zeros to whole strides:
+    at its end, or to ``align`` at its front, as far as that makes P whole.
     """
     strides, groups = geometry.strides, geometry.groups
     size = tuple(-(-k // s) for k, s in zip(geometry.size, strides, strict=True))
-    lengths = tuple(j - 1 + q for j, q in zip(geometry.outputs, size, strict=True))
-    border = tuple(
-        (p, s * q - n - p) for p, s, q, n in zip(geometry.before, strides, lengths, geometry.lengths, strict=True)
+    spare = tuple(s * q - k for k, s, q in zip(geometry.size, strides, size, strict=True))
+    front = tuple(
+        -p % s if align and -p % s <= f else 0 for p, s, f in zip(geometry.before, strides, spare, strict=True)
     )
-    tail = tuple((0, s * q - k) for s, q, k in zip(strides, size, geometry.size, strict=True))
+    fill = tuple((f, z - f) for f, z in zip(front, spare, strict=True))
+    before = tuple(p + f for p, f in zip(geometry.before, front, strict=True))
+    whole = tuple(p // s if p % s == 0 else 0 for p, s in zip(before, strides, strict=True))
+    first = tuple(p - s * q for p, s, q in zip(before, strides, whole, strict=True))
+    lengths = tuple(
+        -(-n // s) if p % s == 0 else j - 1 + q
+        for n, p, s, j, q in zip(geometry.lengths, before, strides, geometry.outputs, size, strict=True)
+    )
+    border = tuple((p, s * q - n - p) for p, s, q, n in zip(first, strides, lengths, geometry.lengths, strict=True))
     one = (1,) * geometry.ndim
-    inside = Geometry(lengths, size, geometry.outputs, one, one, (0,) * geometry.ndim, groups)
+    inside = Geometry(lengths, size, geometry.outputs, one, one, whole, groups)
 
     def of_input(x):
         x = pad(x, border)
@@ -152,7 +162,7 @@ def polyphase(geometry: Geometry) -> Rewrite:
         return x.transpose(order).reshape(members, batch, *lengths, math.prod(strides) * channels)
 
     def of_kernel(w):
-        w = pad(w, tail, axis=1)
+        w = pad(w, fill, axis=1)
         members, *_, channels, filters = w.shape
         w = w.reshape(members, *_interleave(size, strides), channels, filters)
         n = geometry.ndim

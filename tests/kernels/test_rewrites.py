@@ -97,7 +97,10 @@ REWRITES = {
     "mirrored": (lambda form: [rewrites.mirrored(form.geometry)], {"strides": 1}),
     "stuffed_kernel": (lambda form: [rewrites.stuffed_kernel(form.geometry)], {}),
     "phases_apart": (lambda form: [rewrites.phases_apart(form.geometry)], {"strides": 1}),
-    "polyphase": (lambda form: [rewrites.polyphase(form.geometry)], {"dilation": 1}),
+    "polyphase": (
+        lambda form: [rewrites.polyphase(form.geometry, align=align) for align in (False, True)],
+        {"dilation": 1},
+    ),
     "ungrouped": (lambda form: [rewrites.ungrouped(form.geometry)], {}),
     "packed": (every_packing, {}),
     "folded": (every_fold, {"dilation": 1, "ndim": 1}),
