@@ -11,7 +11,7 @@ from benchmarks.kernels.report import ratios
 def draw(saved: dict[str, Any], path: Path) -> None:
     """Draws what `timing.save` wrote: the gradient's time over ours, one column a case, one panel a family."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     records = [r for r in saved["results"]["records"] if r["mode"] == "gradient"]
     dtypes = list(dict.fromkeys(r["dtype"] for r in records))
@@ -37,6 +37,7 @@ def draw(saved: dict[str, Any], path: Path) -> None:
             ax.set_title(members[0]["family"], fontsize=9)
             ax.set_xlim(-1, len(members))
             ax.set_xticks(range(len(members)), [r["case"] for r in members], rotation=90, fontsize=6)
+        row[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         row[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         row[0].yaxis.set_minor_formatter(NullFormatter())
         row[0].set_ylabel(f"time / ours, forward + backward, {dtype}\nabove 1: ours is faster", fontsize=8)
