@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from benchmarks import checkpoints as benchmark
+from benchmarks.checkpoints import damage, kills
 from jaxnet import layers, optimizers
 from jaxnet.errors import CheckpointError, ConfigError, DataError, DTypeError
 from jaxnet.training import Checkpoints, _atomic, _manifest, _orbax, checkpoint, load, read_metadata, save
@@ -335,10 +335,10 @@ class TestFit:
 
 class TestDamage:
     def test_every_flipped_bit_is_found(self, tmp_path):
-        assert benchmark.flips(200, tmp_path, seed=1) == (200, 200)
+        assert damage.flips(200, tmp_path, seed=1) == (200, 200)
 
     def test_truncated_files(self, tmp_path):
-        path = save(tmp_path / "run", benchmark.TREE)
+        path = save(tmp_path / "run", damage.TREE)
         whole = {name: (path / name).read_bytes() for name in (MANIFEST, ARRAYS)}
         header = 8 + int.from_bytes(whole[ARRAYS][:8], "little")
         ends = {
@@ -349,12 +349,12 @@ class TestDamage:
             for end in places:
                 (path / name).write_bytes(whole[name][:end])
                 with pytest.raises(CheckpointError, match=name):
-                    load(path, benchmark.TREE)
+                    load(path, damage.TREE)
             (path / name).write_bytes(whole[name] + b"\0")
             with pytest.raises(CheckpointError, match=f"{name} is damaged"):
-                load(path, benchmark.TREE)
+                load(path, damage.TREE)
             (path / name).write_bytes(whole[name])
-        assert benchmark.outcome(path) == "read"
+        assert damage.outcome(path) == "read"
 
     def test_the_array_is_named(self, tmp_path):
         path = save(tmp_path / "run", {"a": np.ones(9), "b": np.ones(9)})
@@ -365,14 +365,14 @@ class TestDamage:
             load(path, {"a": np.ones(9), "b": np.ones(9)})
 
     def test_a_fuzzed_reader(self, tmp_path):
-        outcomes = benchmark.fuzz(FUZZ_SECONDS, tmp_path, seed=2)
+        outcomes = damage.fuzz(FUZZ_SECONDS, tmp_path, seed=2)
         assert outcomes["wrong"] == 0
         assert outcomes["refused"] > 100
         assert outcomes["read"]
 
     def test_the_oracle_of_the_fuzzer_sees_wrong_arrays(self, tmp_path, monkeypatch):
-        path = save(tmp_path / "run", benchmark.TREE | {"again": benchmark.TREE["again"] + 1})
-        assert benchmark.outcome(path) == "wrong"
+        path = save(tmp_path / "run", damage.TREE | {"again": damage.TREE["again"] + 1})
+        assert damage.outcome(path) == "wrong"
 
     def test_foreign_things(self, tmp_path):
         np.savez(tmp_path / "a.npz", x=np.ones(3))
@@ -482,10 +482,10 @@ class TestDamage:
 
 class TestWholeOrAbsent:
     def test_kill(self, tmp_path):
-        report = benchmark.kills(KILLS, tmp_path, mebibytes=1)
+        report = kills.kills(KILLS, tmp_path, mebibytes=1)
         assert sum(record["inside"] for record in report.values()) > 0
         for way, record in report.items():
-            assert record["readable"] == record["kills"] == KILLS // 3 + (benchmark.WAYS.index(way) < KILLS % 3), way
+            assert record["readable"] == record["kills"] == KILLS // 3 + (kills.WAYS.index(way) < KILLS % 3), way
             assert record["left"] == 0
 
     @pytest.mark.parametrize("exchange", [True, False])

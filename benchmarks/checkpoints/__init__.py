@@ -1,0 +1,30 @@
+"""Checkpoints under kill -9, flipped bits and a fuzzer, and how fast they are written and read."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from benchmarks import timing
+from benchmarks.checkpoints import damage, kills, speed
+
+
+def main(argv: list[str]) -> None:
+    """Prints what was found and saves it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks checkpoints", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="12 kills, 200 flips, 5 s of fuzzing, 32 MiB")
+    options = parser.parse_args(argv)
+    count, bits, seconds, mebibytes = (12, 200, 5, 32) if options.quick else (100, 5000, 60, 256)
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        rates = speed.speed(mebibytes, directory)
+        killed = kills.kills(count, directory)
+        found, flipped = damage.flips(bits, directory)
+        outcomes = damage.fuzz(seconds, directory)
+    rows = [[way, *(str(record[key]) for key in record)] for way, record in killed.items()]
+    print(timing.table(["way", *killed["replace"]], rows))
+    print("\n" + timing.table(["MiB/s", *rates], [[f"{mebibytes} MiB", *(f"{rate:.0f}" for rate in rates.values())]]))
+    print(f"\nsingle flipped bits found: {found}/{flipped}")
+    print(f"fuzzed for {seconds} s: {outcomes['refused']} refused, {outcomes['read']} read as saved,", end=" ")
+    print(f"{outcomes['wrong']} read wrongly, no other exception")
+    results = {"kills": killed, "flips": [found, flipped], "fuzz": outcomes, "mebibytes": mebibytes, "rates": rates}
+    print(f"\nwritten to {timing.save('checkpoints', results, partial=options.quick).name}")
