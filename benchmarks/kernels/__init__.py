@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks kernels", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the representative cases alone, in all modes")
     parser.add_argument("--family", nargs="+", choices=FAMILIES, default=FAMILIES, help="these families alone")
-    parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), help="these alone; on a GPU it is both")
+    parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), help="default: float32, on a GPU both")
     parser.add_argument("--picture", action="store_true", help="only draw the saved times again")
     options = parser.parse_args(argv)
     every_dtype = ("float32", "bfloat16") if jax.default_backend() == "gpu" else ("float32",)
@@ -73,7 +73,8 @@ def main(argv: list[str]) -> None:
             print(f"\n{family}: ms (10th-90th percentile), a step of a scan\n{family_table(of_family)}", flush=True)
             records += of_family
             results = {"quick": options.quick, "matrix_product_flops": rates, "scan_steps": STEPS, "records": records}
-            timing.save(NAME, results, partial=partial)  # after each family: a killed run keeps what it has
+            # After each family: a run that is killed keeps what it has, and takes the place of no whole one.
+            timing.save(NAME, results, partial=partial or family != options.family[-1])
         print(f"\nhow many times as long as ours, geometric means\n{summary_table(records)}")
         print(f"\nvalue and derivatives, s to compile, means\n{compile_table(records)}")
     draw(json.loads(path.read_text()), path.with_suffix(".png"))

@@ -1,4 +1,4 @@
-"""Ways to solve the trilinear form: the plain one, and those that XLA compiles well on a CPU.
+"""Ways to solve the trilinear form: the plain one, and those that XLA compiles well where it does not do so with that.
 
 Each takes a slot, its two operands and the geometry. Arrays are those of `trilinear`.
 """
@@ -6,6 +6,7 @@ Each takes a slot, its two operands and the geometry. Arrays are those of `trili
 import functools
 import math
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,10 +86,11 @@ def dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Arr
     return (out if slot == "y" else jnp.moveaxis(out, 0, -2))[None]
 
 
-def dot(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry, *, pieces: int = 1) -> jax.Array:
+def dot(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry, *, pieces: int = 1, dtype: Any = None) -> jax.Array:
     """A matrix product a member, for a window of one tap, stride 1 and nothing to pad; one group.
 
     For the slot w the rows can be summed in ``pieces``, which must divide them: that many products, then their sum.
+    ``dtype`` is that of the result, if it is to be wider than the operands'.
     """
     shape = shape_of(slot, a.shape, b.shape, geometry)
     a = a.reshape(a.shape[0], -1, a.shape[-1])
@@ -99,8 +101,8 @@ def dot(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry, *, pieces: i
         return jnp.einsum("nmc,nmo->nco", a, b).reshape(shape[0], pieces, *shape[1:]).sum(1)
     equation = {"y": "nmc,nco->nmo", "x": "nmo,nco->nmc", "w": "nmc,nmo->nco"}[slot]
     if shape[0] == 1:  # XLA's product without a batch is the faster one
-        return jnp.einsum(equation.replace("n", ""), a[0], b[0]).reshape(shape)
-    return jnp.einsum(equation, a, b).reshape(shape)
+        equation, a, b = equation.replace("n", ""), a[0], b[0]
+    return jnp.einsum(equation, a, b, preferred_element_type=dtype).reshape(shape)
 
 
 def shifted(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:

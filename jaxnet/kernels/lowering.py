@@ -21,7 +21,7 @@ Solver = Callable[[Slot, jax.Array, jax.Array, Geometry], jax.Array]
 
 def vendor(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
     """TPU, ROCm and whatever else JAX runs on, where nothing was measured: the vendor's convolution."""
-    if 0 in (*a.shape, *b.shape):
+    if _is_empty(slot, a, b, geometry):
         return _nothing(slot, a, b, geometry)
     return forms.plain(slot, a, b, geometry)
 
@@ -31,14 +31,14 @@ def gpu(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array
 
     The figures are microseconds, plain form / this one, on an H200 with TF32.
     """
-    if 0 in (*a.shape, *b.shape):
+    if _is_empty(slot, a, b, geometry):
         return _nothing(slot, a, b, geometry)
 
     def through(rewrite, inner=gpu):
         return rewrites.solve(rewrite, slot, a, b, geometry, inner)
 
     strided, taps = _is_strided(geometry), math.prod(geometry.size)
-    if a.shape[0] > 1 and (geometry.groups > 1 or taps > MOST_TAPS):
+    if a.shape[0] > 1 and (geometry.groups > 1 or taps > MOST_COPIES * math.prod(geometry.strides)):
         return through(rewrites.merged(geometry, a.shape[0]))
     if _is_pointwise(geometry) and geometry.groups == 1:
         # 8x8192, a MelGAN's generator step 10.2 / 8.8 ms: no copies of kernels in the vendor's layout, and XLA fuses
@@ -47,9 +47,14 @@ def gpu(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array
     if a.shape[0] > 1:
         # The vendor's convolution would run one member after another. 8 of 32x512, 16 to 32, K 5: y 104 / 55, x 101 /
         # 53, w 399 / 57; of 64x16x16, 32 to 64, K 3: 159 / 170, 172 / 133, 381 / 172.
-        return through(rewrites.patches(geometry), forms.dot)
+        # 16-bit terms of x, which overlapping patches add up, are rounded after that.
+        dtype = jnp.promote_types(a.dtype, jnp.float32) if slot == "x" else a.dtype
+        return through(rewrites.patches(geometry), partial(forms.dot, dtype=dtype)).astype(a.dtype)
     if strided and max(geometry.dilation) > 1:
-        return through(rewrites.stuffed_kernel(geometry)) if slot == "w" else forms.plain(slot, a, b, geometry)
+        # As the next. Without strides, 16x56x56, 64 to 64, K 3, d 2: 1537 / 125.
+        if slot == "w" and max(geometry.dilation) <= MOST_DILATION:
+            return through(rewrites.stuffed_kernel(geometry))
+        return forms.plain(slot, a, b, geometry)
     if slot == "w" and max(geometry.dilation) > 1 and not _is_elementwise(slot, a, b, geometry):
         # XLA takes the vendor's gradient for a convolution with a kernel as long as the signal. 16x8192, 32 to 32, K 3,
         # d 3: 4115 / 47, and 76 with phases apart; K 11, d 5: 146 with phases apart, 292 with patches.
@@ -79,11 +84,13 @@ def _grouped_on_gpu(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) 
         # 8x2048, 64 to 256, K 41, S 4, g 16: y 253 / 79, x 690 / 73, w 131 / 78. 8x8192, 16 to 64, g 4: 231 / 99,
         # 259 / 108, 278 / 121.
         return through(rewrites.polyphase(geometry))
-    widest = max(_channels(slot, a, b, geometry))
-    groups, filters = geometry.groups, _channels(slot, a, b, geometry)[1]
+    channels, filters = _channels(slot, a, b, geometry)
+    groups, widest = geometry.groups, max(channels, filters)
+    if min(channels, filters) < 4:  # not measured, and packing would be mostly zeros
+        return forms.plain(slot, a, b, geometry)
     # All in one if that is narrow: 8x2048, 64 to 64, K 3, g 4: 49 / 50, 51 / 50, 163 / 58. Else so that a group has 16
     # filters: 8x512, 256 to 256, K 41, S 4, g 64: y 619 / 136, x 151 / 153, w 141 / 133.
-    most = groups if groups * widest <= 64 else max(1, 16 // filters)
+    most = groups if groups * widest <= 64 else max(1, min(16 // filters, 64 // channels))
     pack = max(n for n in range(1, most + 1) if groups % n == 0)
     return through(rewrites.packed(geometry, pack)) if pack > 1 else forms.plain(slot, a, b, geometry)
 
@@ -101,7 +108,7 @@ def cpu(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array
 
     Everything else (input dilation, groups, and the kernel's gradient in a loop) XLA lowers to scalar loops.
     """
-    if 0 in (*a.shape, *b.shape):
+    if _is_empty(slot, a, b, geometry):
         return _nothing(slot, a, b, geometry)
     if jnp.finfo(a.dtype).bits < 32:
         return _in_float32(cpu, slot, a, b, geometry)
@@ -127,11 +134,18 @@ MOST_GROUPS = 64
 MOST_TAPS = 32
 """Taps that become a shifted product each."""
 
+MOST_COPIES = 9
+"""Copies of the input in the patches that members become on a GPU."""
+
 MOST_ROWS = 8
 """Copies of the input, moved along the first of two axes, that are joined so that one axis is left."""
 
 MOST_DILATION = 16
 """Zeros between taps, that make strides and dilation at once into strides alone."""
+
+
+def _is_empty(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> bool:
+    return 0 in (*a.shape, *b.shape, *shape_of(slot, a.shape, b.shape, geometry))
 
 
 def _nothing(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
@@ -257,8 +271,8 @@ def _shorter_phases(slot: Slot, y: jax.Array, w: jax.Array, geometry: Geometry, 
 
 def _convolution(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
     # XLA's convolution is faster along one axis than along two: 1.1 to 1.7 times for y, 1.0 to 2.8 for w (3 to 96
-    # channels, 32 to 192 filters, K 3, 5 and 7). With 128 channels or 512 filters 0.85 to 1.2, by machine; with 16
-    # filters 0.7, and with 8, whose products are narrow, 0.15.
+    # channels, 32 to 192 filters, K 3, 5 and 7). 256 filters make no difference to y. With 128 channels or 512 filters
+    # it is 0.85 to 1.2, by machine; with 16 filters 0.7, and with 8, whose products are narrow, 0.15.
     channels, filters, several = a.shape[-1], b.shape[-1], math.prod(geometry.size) > 1
     if geometry.ndim > 1 and several and geometry.size[0] <= MOST_ROWS and channels <= 96 and 32 <= filters <= 256:
         return rewrites.solve(rewrites.rows(geometry), slot, a, b, geometry, cpu)
@@ -307,9 +321,10 @@ def _pack_and_fold(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -
     """How many narrow groups to compute as one, with zeros between, and how many outputs at once.
 
     Products get wider by both. Without strides, packing p groups and folding c outputs costs p c ceil((K + c - 1) / c)
-    / K times the arithmetic, so the cheapest pair that makes a product 32 wide is taken. Against groups as they are:
-    8x4096, 32 to 32, g 8: K 7 (c 8) 1.9 times for y, K 3 (p 4, c 2) 1.6; 8x2048, 64 to 64, K 3, g 4 (c 2) 1.25; 8x1024,
-    128 to 128, K 5, g 8 (c 2) 1.2. For w 4 channels gain 1.3 times with K 7 (c 4), and more than 4 lose.
+    / K times the arithmetic; of the pairs that make a product of y or x 32 wide, the cheapest is taken. Against groups
+    as they are: 8x4096, 32 to 32, g 8: K 7 (c 8) 1.9 times for y, K 3 (p 4, c 2) 1.6; 8x2048, 64 to 64, K 3, g 4 (c 2)
+    1.25; 8x1024, 128 to 128, K 5, g 8 (c 2) 1.2. For w 4 channels gain 1.3 times with K 7 and 1.13 with K 3 (c 4), and
+    more than 4 lose.
     """
     if _is_strided(geometry):
         return 1, _fold(slot, a, b, geometry)
@@ -318,7 +333,7 @@ def _pack_and_fold(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -
     if geometry.ndim == 1 and max(geometry.dilation) == 1:
         folds = [c for c in (1, 2, 4, 8) if geometry.outputs[0] % c == 0]
     if slot == "w" and max(folds) >= 4:
-        return 1, 4 if widest <= 4 else 1
+        return 1, 4 if widest <= 4 and geometry.size[0] >= 3 else 1
     # Where outputs cannot be folded, products of 16: 8x4096, 32 to 32, g 8: y 4.5 times with K 3, w of 8, 1.2 times.
     target = 8 if slot == "w" else 32 if max(folds) > 1 else 16
     packs = [p for p in range(1, max(1, target // widest) + 1) if geometry.groups % p == 0]

@@ -215,6 +215,7 @@ CHOICES = {
     "many members": a_form(9, 3, members=17, channels=2, filters=3, before=1, after=1),
     "many members, strided": a_form(9, 3, stride=2, members=17, channels=2, filters=3, before=1),
     "many members, depthwise": a_form(9, 3, members=17, groups=3, before=1, after=1),
+    "members with more taps than are copied": a_form(40, 33, members=2, channels=2, filters=3, before=16),
     "members with many groups": a_form(9, 3, members=9, groups=8, channels=2, filters=3),
 }
 
@@ -224,6 +225,30 @@ CHOICES = {
 @pytest.mark.usefixtures("x64")
 def test_every_choice_by_size_is_the_plain_form(form, solver):
     assert_same(solved(solver, form), solved(forms.plain, form), **TIGHT)
+
+
+def an_empty_form(*, length=0, outputs=0, stride=1, before=0, groups=1, members=1):
+    geometry = Geometry((length,), (3,), (outputs,), (stride,), (1,), (before,), groups)
+    return Form(geometry, members, batch=2, channels=2, filters=3)
+
+
+# Without a signal, padded to some outputs; and the other way round, as a transposed convolution has it.
+EMPTY = {
+    "no input": {"outputs": 3, "before": 4},
+    "no input, strided groups": {"outputs": 3, "before": 4, "stride": 2, "groups": 3},
+    "no output": {"length": 4},
+    "no output, strided": {"length": 4, "stride": 2},
+    "no output, groups": {"length": 4, "groups": 2},
+}
+
+
+@pytest.mark.parametrize("solver", [lowering.cpu, lowering.gpu, lowering.vendor], ids=["cpu", "gpu", "vendor"])
+@pytest.mark.parametrize("members", [1, 2, 17])
+@pytest.mark.parametrize("case", EMPTY.values(), ids=EMPTY)
+def test_empty_signals_give_nothing_or_zeros(case, members, solver):
+    form = an_empty_form(**case, members=members)
+    for slot, value in solved(solver, form, arrays=draw_arrays(form, "float32")).items():
+        np.testing.assert_array_equal(value, np.zeros(form.shapes[slot], np.float32))
 
 
 @pytest.mark.parametrize(
@@ -245,6 +270,16 @@ def test_on_a_cpu_sums_are_single_precisions_and_rounded_once(dtype, tolerance, 
     with jax.enable_x64(True):
         exact = solved(forms.plain, form, arrays={name: np.asarray(v, np.float64) for name, v in arrays.items()})
     assert_same({slot: np.asarray(value, np.float64) for slot, value in got.items()}, exact, **tolerance)
+
+
+def test_on_a_gpu_the_16_bit_terms_of_overlapping_patches_are_added_in_single_precision():
+    form = a_form(64, 9, members=2, channels=16, filters=16, before=4, after=4)
+    arrays = draw_arrays(form, "bfloat16")
+    got = solved(lowering.gpu, form, "x", arrays=arrays)
+    with jax.enable_x64(True):
+        exact = solved(forms.plain, form, "x", arrays={n: np.asarray(v, np.float64) for n, v in arrays.items()})
+    assert got["x"].dtype == jnp.bfloat16
+    assert_same({"x": np.asarray(got["x"], np.float64)}, exact, rtol=2**-8, atol=1e-4)
 
 
 @settings(max_examples=10)

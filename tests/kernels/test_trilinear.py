@@ -355,6 +355,42 @@ def test_a_gpu_gets_no_convolution_for_what_is_none(case):
     assert not convolutions_of(text)
 
 
+@pytest.mark.parametrize(
+    ("keywords", "kernel"),
+    [
+        ({"dilation": 3}, (4, 8, 8)),
+        ({"dilation": 3, "groups": 2}, (2, 4, 8)),
+        ({"dilation": 3, "strides": 2}, (3, 8, 8)),
+        ({"dilation": (2, 3)}, (2, 2, 8, 8)),
+    ],
+    ids=["four taps", "grouped", "strided", "2-D"],
+)
+def test_a_gpu_gets_a_dilated_kernels_gradient_without_a_stride_or_as_a_strided_one(keywords, kernel):
+    """cuDNN's gradient by the kernel is a convolution with a dilated kernel, whose dilation is the stride."""
+    x = (2, *(16,) * (len(kernel) - 2), 8)
+
+    def gradient(x, kernel):
+        return jax.grad(lambda kernel: jnp.sum(kernels.conv(x, kernel, **keywords) ** 2))(kernel)
+
+    # The forward convolution is the one with the dilation: of its own gradient by the kernel there is no other.
+    text = lowered(gradient, x, kernel, platform="cuda")
+    strides = [re.search(r"stride = \[([\d, ]+)\]", conv.line) for conv in convolutions_of(text)]
+    forward = keywords.get("strides", 1)
+    assert all(found is None or set(map(int, found[1].split(","))) <= {1, forward} for found in strides)
+
+
+def test_a_gpu_gets_narrow_groups_as_fewer():
+    x, kernel = (2, 16, 128), (3, 4, 128)
+    text = lowered(functools.partial(kernels.conv, groups=32), x, kernel, platform="cuda")
+    assert [conv.feature_groups for conv in convolutions_of(text)] == [8]
+
+
+@pytest.mark.parametrize(("taps", "members_are_groups"), [(9, False), (10, True)])
+def test_a_gpu_gets_members_as_one_batched_product_up_to_nine_taps(taps, members_are_groups):
+    text = lowered(jax.vmap(kernels.conv), (3, 2, 16, 8), (3, taps, 8, 8), platform="cuda")
+    assert [conv.feature_groups for conv in convolutions_of(text)] == ([3] if members_are_groups else [])
+
+
 @EVERY
 def test_the_cpu_gets_dense_convolutions_of_stride_one_in_x(case):
     """XLA runs stuffed and grouped convolutions in plain loops there; that none is left is what makes this fast."""
