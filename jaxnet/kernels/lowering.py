@@ -48,7 +48,7 @@ def gpu(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array
         # The vendor's convolution would run one member after another. 8 of 32x512, 16 to 32, K 5: y 104 / 55, x 101 /
         # 53, w 399 / 57; of 64x16x16, 32 to 64, K 3: 159 / 170, 172 / 133, 381 / 172.
         # 16-bit terms of x, which overlapping patches add up, are rounded after that.
-        dtype = jnp.promote_types(a.dtype, jnp.float32) if slot == "x" else a.dtype
+        dtype = jnp.float32 if slot == "x" and jnp.finfo(a.dtype).bits < 32 else a.dtype
         return through(rewrites.patches(geometry), partial(forms.dot, dtype=dtype)).astype(a.dtype)
     if strided and max(geometry.dilation) > 1:
         # As the next. Without strides, 16x56x56, 64 to 64, K 3, d 2: 1537 / 125.
