@@ -97,6 +97,11 @@ def _summary(values: list[float]) -> Timing:
     return Timing(statistics.median(ordered), at(0.1), at(0.9), len(ordered))
 
 
+def dtypes() -> tuple[str, ...]:
+    """What is measured here: float32, and on a GPU bfloat16 too."""
+    return ("float32", "bfloat16") if jax.default_backend() == "gpu" else ("float32",)
+
+
 def matrix_product_flops(dtype: str = "float32", *, seconds: float = 0.5) -> float:
     """The most operations per second that compiled square matrix products reach: what arithmetic can cost here."""
     sizes = (1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192)

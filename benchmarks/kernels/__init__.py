@@ -9,8 +9,6 @@ import argparse
 import json
 from typing import Any
 
-import jax
-
 from benchmarks import timing
 from benchmarks.kernels.cases import CASES, FAMILIES, Case
 from benchmarks.kernels.picture import draw
@@ -53,9 +51,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), help="default: float32, on a GPU both")
     parser.add_argument("--picture", action="store_true", help="only draw the saved times again")
     options = parser.parse_args(argv)
-    every_dtype = ("float32", "bfloat16") if jax.default_backend() == "gpu" else ("float32",)
-    dtypes = options.dtype or every_dtype
-    partial = options.quick or set(options.family) != set(FAMILIES) or set(dtypes) != set(every_dtype)
+    dtypes = options.dtype or timing.dtypes()
+    partial = options.quick or set(options.family) != set(FAMILIES) or set(dtypes) != set(timing.dtypes())
     path = timing.path(NAME, partial=partial)
     if not options.picture:
         records: list[dict[str, Any]] = []

@@ -112,14 +112,13 @@ def main(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     path = timing.path(NAME, partial=options.quick)
     if not options.picture:
-        on_gpu = jax.default_backend() == "gpu"
+        dtypes = timing.dtypes()
         results: dict[str, Any] = {"quick": options.quick, "records": []}
-        dtypes = ("float32", "bfloat16") if on_gpu else ("float32",)
         results["matrix_product_flops"] = {dtype: timing.matrix_product_flops(dtype) for dtype in dtypes}
         for dtype in dtypes:
             rate = results["matrix_product_flops"][dtype]
             networks = [(melgan(batch=8, frames=32), list(libraries.LIBRARIES))]
-            if on_gpu:
+            if jax.default_backend() == "gpu":
                 networks.append((v1_generator(batch=16, frames=32), ["ours", "flax", "torch", "torch.compile"]))
             for tasks, names in networks:
                 records = measure(tasks, names, dtype, options.quick)

@@ -366,13 +366,12 @@ def test_a_gpu_gets_no_convolution_for_what_is_none(case):
     ids=["four taps", "grouped", "strided", "2-D"],
 )
 def test_a_gpu_gets_a_dilated_kernels_gradient_without_a_stride_or_as_a_strided_one(keywords, kernel):
-    """cuDNN's gradient by the kernel is a convolution with a dilated kernel, whose dilation is the stride."""
+    """A stride other than the forward one's would be the dilation, exchanged with it: what XLA does not recognize."""
     x = (2, *(16,) * (len(kernel) - 2), 8)
 
     def gradient(x, kernel):
         return jax.grad(lambda kernel: jnp.sum(kernels.conv(x, kernel, **keywords) ** 2))(kernel)
 
-    # The forward convolution is the one with the dilation: of its own gradient by the kernel there is no other.
     text = lowered(gradient, x, kernel, platform="cuda")
     strides = [re.search(r"stride = \[([\d, ]+)\]", conv.line) for conv in convolutions_of(text)]
     forward = keywords.get("strides", 1)
