@@ -32,6 +32,9 @@ LOCALHOST = "127.0.0.1"
 GRACE = 60.0
 """Seconds that the others have to end after one process has ended, or after SIGTERM."""
 
+ENDED = {0: 0, 143: 143, -signal.SIGINT: 130}
+"""How a process ends that was done, or was stopped by SIGTERM or by Ctrl-C; and how the launcher then does."""
+
 
 def network() -> layers.Layer:
     """8 rows in time, 8 columns as channels: two convolutions, whose batch norm sees the batch of all processes."""
@@ -95,7 +98,8 @@ def end_at_once(kind, error, trace) -> None:
     """Ends a process that failed without its farewell to the others, for which all would wait five minutes."""
     sys.__excepthook__(kind, error, trace)
     sys.stderr.flush()
-    os._exit(1)
+    if not issubclass(kind, KeyboardInterrupt):  # with which all processes end together
+        os._exit(1)
 
 
 def launch(processes: int, argv: list[str]) -> int:
@@ -120,19 +124,19 @@ def launch(processes: int, argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the children, too
     codes: list[int | None] = [None]
-    while None in codes and not any(codes) and time.monotonic() < deadline:
+    while None in codes and set(codes) <= {None, *ENDED} and time.monotonic() < deadline:
         time.sleep(0.05)
         codes = [child.poll() for child in children]
-        if 0 in codes:
+        if not ENDED.isdisjoint(codes):
             deadline = min(deadline, time.monotonic() + GRACE)
     for child in children:
         child.kill()
         child.wait()
     for i, code in enumerate(codes):
-        if code != 0:
+        if code not in ENDED:
             what = "did not end, and was killed" if code is None else f"ended with {code}"
             print(f"process {i} {what}", file=sys.stderr)
-    return int(any(code != 0 for code in codes))
+    return 1 if any(code not in ENDED for code in codes) else max(ENDED[code] for code in codes if code is not None)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,8 @@
 """Stopping when a measure no longer improves (4.6.2)."""
 
+import difflib
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from jaxnet import _checks as checks
@@ -40,6 +42,11 @@ def checked(who: str, value: Any, has_validation: bool) -> EarlyStopping | None:
     if not isinstance(value, EarlyStopping):
         value = EarlyStopping(value)
     checks.integer(who, "early_stopping: patience", value.patience, minimum=1)
+    if not isinstance(value.monitor, str):
+        raise ConfigError(
+            f"{who}: early_stopping: monitor must be the name of a column of the history, such as 'validation_loss', "
+            f"got {value.monitor!r}"
+        )
     checks.choice(who, "early_stopping: mode", value.mode, ("min", "max"))
     checks.number(who, "early_stopping: minimum_change", value.minimum_change, low=0)
     if value.monitor.startswith("validation_") and not has_validation:
@@ -48,6 +55,17 @@ def checked(who: str, value: Any, has_validation: bool) -> EarlyStopping | None:
             f"or EarlyStopping({value.patience}, monitor='loss')"
         )
     return value
+
+
+def check_column(who: str, monitor: str, columns: Iterable[str]) -> None:
+    """Refuses to watch a column that the records will not have."""
+    columns = list(columns)
+    if monitor not in columns:
+        near = difflib.get_close_matches(monitor, columns, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"{who}: early stopping watches {monitor!r}, and the history has only {', '.join(columns)}{hint}"
+        )
 
 
 class Best:

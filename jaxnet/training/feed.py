@@ -138,6 +138,12 @@ class Resident:
 
         return steps
 
+    @property
+    def example(self) -> Any:
+        """Shapes and dtypes of a batch."""
+        size = self.batch_size if self.full else self.rest
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), self.data)
+
     def batch(self, epoch: int, step: int) -> np.ndarray:
         """The indices of the samples in a batch."""
         return self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
@@ -216,6 +222,12 @@ class Stream:
         self.recent: dict[int, Any] = {}
         self._program = jax.jit(step, donate_argnums=0, **_outputs(mesh, placement))
         self._shapes: set[Any] = set()
+        self.stop: Callable[[], bool] = lambda: False
+
+    @property
+    def example(self) -> Any:
+        """Shapes and dtypes of a batch, which is looked at and not lost."""
+        return self.source.example
 
     def epoch(self, train_state: Any, epoch: int, start: int, position: Any = None) -> Generator[Progress, None, None]:
         """Trains on an epoch from its step ``start`` on; yields after every few steps."""
@@ -223,7 +235,7 @@ class Stream:
         done, pending, began = start, [], time.perf_counter()
         compile_seconds, alone = 0.0, jax.process_count() == 1  # several processes must yield at the same steps
         limit = None if self.steps is None else self.steps - start
-        with Ahead(batches, get_state, limit, self._placed) as fetched:
+        with Ahead(batches, get_state, limit, self._placed, self.stop) as fetched:
             for batch, position in fetched:
                 shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(batch))
                 if shapes not in self._shapes:
@@ -242,6 +254,8 @@ class Stream:
                     pending, began, compile_seconds = [], time.perf_counter(), 0.0
         if pending:
             yield Progress(train_state, done, _columns(pending), compile_seconds, position)
+        if self.stop():
+            return
         if done == 0:
             raise DataError(
                 f"fit: epoch {epoch + 1} held no batch; an iterator is read only once: give a list, a function from "

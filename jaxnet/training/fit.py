@@ -13,15 +13,17 @@ from jaxnet import _checks as checks
 from jaxnet.errors import JaxnetError
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
+from jaxnet.training import early_stopping as stopping
 from jaxnet.training import loop, sharding
 from jaxnet.training import state as states
 from jaxnet.training.checkpoints import Checkpoints
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluate import arrays, check_labels, make_evaluate
 from jaxnet.training.history import History, Record
+from jaxnet.training.identity import of_program
 from jaxnet.training.sources import Source
 from jaxnet.training.state import TrainState
-from jaxnet.training.step import make_step
+from jaxnet.training.step import COLUMNS, make_step, update_with
 
 
 class Fit(NamedTuple):
@@ -68,6 +70,7 @@ def fit(
     shard_parameters: bool = False,
     max_skipped: int = 20,
     progress: bool | Callable[[str], Any] = True,
+    resume: str = "same",
 ) -> Fit:
     """Trains a network: mini-batches, one compiled program, a line an epoch, and nothing lost when it is interrupted.
 
@@ -97,8 +100,9 @@ def fit(
       early_stopping: epochs to wait for a better validation loss, or an `EarlyStopping`; the best weights are returned.
       checkpoint: a directory, or a `Checkpoints`.
       checkpoint_seconds: how much work may be lost when the machine dies. Saving takes at most a twentieth of the time.
-      callbacks: functions ``(record, train_state)`` to call after every epoch; one that returns True ends the run. The
-        state's arrays are given back to the next step: copy what you keep (`jax.device_get`).
+      callbacks: functions ``(record, train_state)`` to call after every epoch; one that returns True (a bool of Python,
+        NumPy or JAX) ends the run. The state's arrays are given back to the next step: copy what you keep
+        (`jax.device_get`).
       log: a file to write the history to, a JSON line an epoch.
       shuffle: draw a new order of arrays each epoch.
       drop_last: leave out the samples that do not fill a batch, others each epoch; else a smaller last batch is
@@ -109,13 +113,15 @@ def fit(
       shard_parameters: also share parameters and the optimizer's state among them (fully sharded).
       max_skipped: non-finite steps in a row to skip before giving up.
       progress: whether to print, or a function that takes the lines.
+      resume: "same" goes on only with a run of the same program, optimizer, start, key, batches and order as this
+        call's, and else says what differs; "anyway" with any that fits.
 
     Returns:
       A `Fit`: params, state, history and the train state.
 
     Raises:
-      ConfigError, DataError, NonFiniteError, CheckpointError: as `train`; DataError also for labels that the loss
-        refuses.
+      ConfigError, DataError, NonFiniteError, CheckpointError, KeyboardInterrupt, SystemExit: as `train`, with the state
+        so far on the error; DataError also for labels that the loss refuses.
 
     Example:
       >>> import jax.numpy as jnp
@@ -137,7 +143,7 @@ def fit(
         x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data[0])
     else:
         data = Source(data, steps_per_epoch)
-        x = data.example
+        x = data.example[0]
     step, unguarded = (
         make_step(net, loss, optimizer, metrics=metrics, regularizer=regularizer, accumulate=accumulate, guard=guard)
         for guard in (True, False)
@@ -180,13 +186,25 @@ def fit(
 
         evaluate = measure_all
 
+    stop_early = stopping.checked(who, early_stopping, validation is not None)
+    if stop_early is not None:
+        measured = ["loss", *(metrics or ())]
+        validated = [f"validation_{name}" for name in measured] if validation is not None else []
+        ours = [name for name in COLUMNS if name != "loss" and (name != "penalty" or regularizer is not None)]
+        stopping.check_column(who, stop_early.monitor, [*measured, *validated, *ours])
+    identity = {}
+    if checkpoint is not None:  # by itself, so that a changed rate is told from a changed network
+        identity["optimizer"] = of_program(
+            functools.partial(update_with, optimizer), train_state.params, train_state.opt_state, train_state.params
+        )
+
     trained = loop.train(
         step, train_state, data,
         epochs=epochs, batch_size=batch_size, steps_per_epoch=steps_per_epoch, seed=seed, shuffle=shuffle,
-        drop_last=drop_last, evaluate=evaluate, early_stopping=early_stopping, checkpoint=checkpoint,
+        drop_last=drop_last, evaluate=evaluate, early_stopping=stop_early, checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds, callbacks=callbacks, log=log, mesh=mesh,
         shard_parameters=shard_parameters, max_skipped=max_skipped, progress=progress, explain=explain,
-        unguarded=unguarded if loss_scale is None else None,
+        unguarded=unguarded if loss_scale is None else None, resume=resume, identity=identity,
     )  # fmt: skip
     params, state = trained.best
     return Fit(params, state, trained.history, trained.train_state)

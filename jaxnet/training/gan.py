@@ -10,7 +10,7 @@ from jaxnet import _checks as checks
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.training.state import Guard, new_guard
-from jaxnet.training.step import Step, counted, guarded_update, pair
+from jaxnet.training.step import Step, counted, pair, scalar, take_step
 
 
 class Player(NamedTuple):
@@ -116,7 +116,7 @@ def make_gan_step(
 
     Returns:
       ``step(gan_state, (x, real)) -> (gan_state, metrics)``, with "loss" (the generator's), "discriminator_loss" and
-      both gradients' norms.
+      both gradients' norms and "skipped", 1 where a player has kept everything.
 
     Raises:
       ConfigError: what is no network, loss or optimizer.
@@ -134,7 +134,7 @@ def make_gan_step(
       >>> state = training.init_gan(G, D, adam, adam, jnp.zeros((1, 2)), 0)
       >>> state, metrics = step(state, (jnp.ones((4, 2)), jnp.full((4, 1), 3.0)))
       >>> sorted(metrics)
-      ['discriminator_grad_norm', 'discriminator_loss', 'grad_norm', 'loss']
+      ['discriminator_grad_norm', 'discriminator_loss', 'grad_norm', 'loss', 'skipped']
 
     Source: Goodfellow et al. 2014, arXiv 1406.2661, algorithm 1 with k = 1.
     """
@@ -152,46 +152,52 @@ def make_gan_step(
         x, real = pair(who, batch)
         g, d = gan_state.generator, gan_state.discriminator
         keys = jax.random.split(jax.random.fold_in(gan_state.key, gan_state.step), 4)
+
         # The generator runs once: its gradient is pulled back from where the discriminator has changed.
-        made, pull_back, g_state = jax.vjp(
-            lambda params: generator.apply(params, g.state, x, train=True, key=keys[0]), g.params, has_aux=True
-        )
+        def generate(params):
+            return generator.apply(params, g.state, x, train=True, key=keys[0])
+
+        made, pull_back, g_state = jax.vjp(generate, g.params, has_aux=True)
 
         def d_objective(params):
             real_scores, state = judge(params, d.state, real, keys[1])
             made_scores, state = judge(params, state, made, keys[2])
-            return discriminator_loss(real_scores, made_scores), state
+            return scalar(who, "discriminator_loss", discriminator_loss(real_scores, made_scores)), state
 
         (d_value, d_state), d_grads = jax.value_and_grad(d_objective, has_aux=True)(d.params)
-        d_params, d_opt_state, d_state, d_finite, d_norm, d_leaf = guarded_update(
-            discriminator_optimizer, d_value, d_grads, d.params, d.opt_state, (d_state, d.state)
-        )
+        judged = take_step(
+            discriminator_optimizer, d_value, d_grads, d.params, d.opt_state, (d_state, d.state), guard=True,
+            value=d_value, value_fn=lambda params: d_objective(params)[0],
+        )  # fmt: skip
 
         def g_objective(made):
-            made_scores, _ = judge(d_params, d_state, made, keys[3])
-            real_scores, _ = judge(d_params, d_state, real, keys[3])
-            return generator_loss(made_scores, jax.lax.stop_gradient(real_scores), made, real)
+            made_scores, _ = judge(judged.params, judged.state, made, keys[3])
+            real_scores, _ = judge(judged.params, judged.state, real, keys[3])
+            value = generator_loss(made_scores, jax.lax.stop_gradient(real_scores), made, real)
+            return scalar(who, "generator_loss", value)
 
         g_value, of_made = jax.value_and_grad(g_objective)(made)
         (g_grads,) = pull_back(of_made)
-        g_params, g_opt_state, g_state, g_finite, g_norm, g_leaf = guarded_update(
-            generator_optimizer, g_value, g_grads, g.params, g.opt_state, (g_state, g.state)
-        )
+        generated = take_step(
+            generator_optimizer, g_value, g_grads, g.params, g.opt_state, (g_state, g.state), guard=True,
+            value=g_value, value_fn=lambda params: g_objective(generate(params)[0]),
+        )  # fmt: skip
         behind = len(jax.tree.leaves(d.params))
-        leaf = jnp.where(d_leaf >= 0, d_leaf, jnp.where(g_leaf >= 0, g_leaf + behind, -1))
+        leaf = jnp.where(judged.leaf >= 0, judged.leaf, jnp.where(generated.leaf >= 0, generated.leaf + behind, -1))
+        skipped = judged.skipped | generated.skipped
         gan_state = GANState(
-            Player(g_params, g_state, g_opt_state),
-            Player(d_params, d_state, d_opt_state),
+            Player(generated.params, generated.state, generated.opt_state),
+            Player(judged.params, judged.state, judged.opt_state),
             gan_state.key,
             gan_state.step + 1,
-            counted(gan_state.guard, g_finite & d_finite, leaf, gan_state.step),
+            counted(gan_state.guard, ~skipped, leaf, gan_state.step),
         )
-        measured = {
+        return gan_state, {
             "loss": g_value,
             "discriminator_loss": d_value,
-            "grad_norm": g_norm,
-            "discriminator_grad_norm": d_norm,
+            "grad_norm": generated.norm,
+            "discriminator_grad_norm": judged.norm,
+            "skipped": skipped.astype(jnp.float32),
         }
-        return gan_state, {name: value.astype(jnp.float32) for name, value in measured.items()}
 
     return step

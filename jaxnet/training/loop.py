@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,18 +12,19 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxnet import _checks as checks
-from jaxnet.errors import ConfigError, NonFiniteError
+from jaxnet.errors import CheckpointError, ConfigError, NonFiniteError
 from jaxnet.training import early_stopping as stopping
+from jaxnet.training import identity as identities
 from jaxnet.training import processes, sharding
 from jaxnet.training.checkpoints import Checkpoints
 from jaxnet.training.feed import Resident, Stream
 from jaxnet.training.history import History, Record
-from jaxnet.training.interrupts import Interrupts
+from jaxnet.training.interrupts import ENDED, Interrupts, ending
 from jaxnet.training.report import Report
 from jaxnet.training.run import Run, Saver
 from jaxnet.training.sources import Source
 from jaxnet.training.state import MOST_BYTES_KEPT, copied, nbytes
-from jaxnet.training.step import Step
+from jaxnet.training.step import COLUMNS, Step
 
 _USUAL_CAUSES = (
     "Lower the learning rate, clip the gradient (optimizers.clip_by_global_norm), or look for log(0), 0/0 and overflow "
@@ -31,6 +32,7 @@ _USUAL_CAUSES = (
 )
 
 
+_OURS = [name for name in COLUMNS if name not in ("loss", "penalty", "grad_norm", "skipped")]
 _NO_LEAF = "the loss, or the sum of all gradients' squares"
 
 
@@ -72,6 +74,8 @@ def train(
     shard_parameters: bool = False,
     max_skipped: int = 20,
     progress: bool | Callable[[str], Any] = True,
+    resume: str = "same",
+    identity: Mapping[str, str] | None = None,
     explain: Callable[[Any], str] | None = None,
     unguarded: Step | None = None,
 ) -> Trained:
@@ -87,6 +91,9 @@ def train(
       evaluate: ``train_state -> {name: number}``, called after every epoch; its columns get ``validation_`` before
         their names.
       weights: ``train_state -> tree``, what is kept of the best epoch; ``(params, state)`` unless given.
+      identity: more of what makes this run this one, by name: where a text differs from that of the run in the
+        directory, that run is not taken up. The step's program and ``train_state`` are part of it anyway. What your
+        data are, say a checksum, can only come from you.
       explain: ``batch -> str``, called with a batch that gave NaN, to say what is wrong with it.
       unguarded: the same step without its guard (``make_step(..., guard=False)``), which arrays are trained with where
         the state is small; from the first step of a dispatch that is not finite on, ``step`` does it again. A guarded
@@ -96,11 +103,17 @@ def train(
       A `Trained`.
 
     Raises:
-      ConfigError: arguments that make no sense, or a checkpoint of a run with other settings.
+      ConfigError: arguments that make no sense, or a checkpoint of a run with other settings or another identity.
       DataError: empty or non-finite data, unequal lengths, a batch larger than the data or one that does not fit the
         mesh.
       NonFiniteError: ``max_skipped`` steps in a row were not finite; ``error.train_state`` is the last good one.
-      CheckpointError: a checkpoint that is damaged or belongs to another network or optimizer.
+      CheckpointError: a checkpoint that is damaged or belongs to another network or optimizer, or a directory that
+        cannot be written or is in use.
+      KeyboardInterrupt: Ctrl-C, when the steps under way are done (a second one at once).
+      SystemExit: SIGTERM, if there is a checkpoint, with status 143.
+
+    Whatever is raised once training has begun, also by a callback, a loader or ``evaluate``, carries the state so far
+    as ``error.train_state`` and the records as ``error.history``; with ``checkpoint`` it is saved first.
 
     Example:
       >>> import jax.numpy as jnp
@@ -122,6 +135,9 @@ def train(
         if not hasattr(train_state, name):
             raise ConfigError(f"{who}: the train state lacks the field {name!r}; begin with training.init")
     stop_early = stopping.checked(who, early_stopping, evaluate is not None)
+    checks.choice(who, "resume", resume, ("same", "anyway"))
+    monitor = None if stop_early is None else stop_early.monitor
+    step, unguarded = _checked(who, step, monitor), None if unguarded is None else _checked(who, unguarded, monitor)
     weights = weights or _params_and_state
     placement = None
     if mesh is not None:
@@ -153,9 +169,10 @@ def train(
 
     report = Report(progress, epochs, feed)
     run = Run(train_state, weights, stop_early)
-    saver = Saver(checkpoint, checkpoint_seconds)
+    saver = Saver(checkpoint, checkpoint_seconds, feed.description)
     if saver.checkpoints is not None:
-        run.restore(saver.checkpoints, feed.description)
+        saver.identity = identities.of_run(step, train_state, feed.example) | dict(identity or {})
+        run.restore(saver, anyway=resume == "anyway")
         processes.agree(
             who, "the checkpoint", int(run.train_state.step),
             f"all must see one file system, and {saver.checkpoints.directory} is not on one",
@@ -167,7 +184,12 @@ def train(
                 + ("; nothing is left to train: take another directory to train anew" if run.done(epochs) else "")
                 + ("; the data must come in the same order again" if feed.in_order and run.position is None else "")
             )
-    with Interrupts(enabled=saver.checkpoints is not None) as interrupts, sharding.in_use(mesh):
+    with (
+        Interrupts(sigterm=saver.checkpoints is not None) as interrupts,
+        _keeping(run, saver, report, interrupts),
+        sharding.in_use(mesh),
+    ):
+        feed.stop = lambda: interrupts.received is not None
         while not run.done(epochs):
             with contextlib.closing(
                 feed.epoch(run.train_state, len(run.history), run.step_of_epoch, run.position)
@@ -176,36 +198,91 @@ def train(
                     run.take(done)
                     report.step(run, done)
                     _guard(run, feed, max_skipped, saver, explain)
-                    if saver.checkpoints is None:
-                        continue
-                    stop, due = processes.any_process(interrupts.received is not None, saver.due())
-                    if stop or (due and done.steps != feed.steps):
-                        saver.save(run, feed.description)
-                    if stop:
-                        report.close()
-                        _leave(interrupts.received or "another process's signal", saver, run)
+                    due = _stop_or_due(interrupts, saver)
+                    if due and done.steps != feed.steps:
+                        saver.save(run)
             if run.ends_here(epochs) and run.in_row == int(run.train_state.step):  # nothing was ever learned
                 _guard(run, feed, run.in_row, saver, explain)
-            run.end_epoch(evaluate, callbacks)
+            run.end_epoch(evaluate and interrupts.at_once(evaluate), callbacks)
             run.finished, due = processes.any_process(run.finished, saver.due())
             report.epoch(run)
             if log is not None and jax.process_index() == 0:
                 run.history.save(log)
             if due or run.finished or len(run.history) == epochs:
-                saver.save(run, feed.description)
-        (stop,) = processes.any_process(interrupts.received is not None)
-        if stop:  # it came with the last epoch's validation or callbacks
-            report.close()
-            _leave(interrupts.received or "another process's signal", saver, run)
+                saver.save(run)
+        _stop_or_due(interrupts, saver)  # for a signal that came with the last epoch's validation or callbacks
     report.close()
     if run.finished and run.best is not None:
         report.say(f"stopped early: no {run.best.monitor} better than epoch {run.best.epoch}'s {run.best.value:.4g}")
-    kept = run.best_weights if run.best is not None else weights(run.train_state)
+    kept = run.best_weights if run.best is not None else copied(weights(run.train_state))
     return Trained(run.train_state, kept, run.best.epoch if run.best is not None else 0, run.history)
 
 
 def _params_and_state(train_state: Any) -> Any:
     return train_state.params, train_state.state
+
+
+def _checked(who: str, step: Step, monitor: str | None) -> Step:
+    """The step, which looks at the names that it measures while it is traced."""
+
+    def checked(train_state, batch):
+        train_state, metrics = step(train_state, batch)
+        if "loss" not in metrics:
+            raise ConfigError(f"{who}: the step must measure 'loss', and it measures {', '.join(metrics) or 'nothing'}")
+        taken = [n for n in metrics if n in _OURS or n.startswith("validation_")]
+        if taken:
+            raise ConfigError(
+                f"{who}: the step measures {', '.join(map(repr, taken))}, and the history has columns of its own "
+                f"of that name; use another"
+            )
+        if monitor is not None and not monitor.startswith("validation_"):
+            stopping.check_column(who, monitor, [*metrics, *_OURS])
+        return train_state, metrics
+
+    return checked
+
+
+def _stop_or_due(interrupts: Interrupts, saver: Saver) -> bool:
+    """Raises what a signal, here or on another process, ends the run with; else, whether to save."""
+    names = tuple(ENDED)
+    *stops, due = processes.any_process(*[interrupts.received == name for name in names], saver.due())
+    if any(stops):
+        interrupts.received = names[stops.index(True)]
+        raise ending(interrupts.received, "")
+    return due
+
+
+@contextlib.contextmanager
+def _keeping(run: Run, saver: Saver, report: Report, interrupts: Interrupts) -> Iterator[None]:
+    """Whatever ends the run early, the state so far is saved if it can be, and is on the error."""
+    try:
+        yield
+    except BaseException as error:
+        report.close()
+        signalled = interrupts.received is not None and isinstance(error, (KeyboardInterrupt, SystemExit))
+        if any(leaf.is_deleted() for leaf in jax.tree.leaves(run.train_state)) or hasattr(error, "train_state"):
+            raise
+        step = int(run.train_state.step)
+        where = f"step {step} (epoch {len(run.history) + 1})"
+        if saver.checkpoints is not None and (signalled or isinstance(error, Exception)):
+            # Of several processes, an error may have come to one alone, and saving is done by all together.
+            if not isinstance(error, CheckpointError) and (signalled or jax.process_count() == 1):
+                saver.save(run)
+            on = f"saved at {where} in {saver.checkpoints.directory}; the same call goes on from there"
+        else:
+            on = (
+                f"stopped at {where}; the state is in error.train_state: take its params and state as start=, or "
+                f"give checkpoint= to have the same call go on where it was"
+            )
+        if signalled:
+            if jax.process_index() == 0:
+                print(f"{interrupts.received}: {on}", flush=True)
+            error = ending(str(interrupts.received), f"fit: {on}")
+        error.train_state, error.history = run.train_state, run.history  # type: ignore[attr-defined]
+        if signalled:
+            raise error from None
+        error.add_note(f"fit: {on}")
+        raise
 
 
 def _guard(run: Run, feed: Resident | Stream, max_skipped: int, saver: Saver, explain: Any) -> None:
@@ -234,17 +311,8 @@ def _guard(run: Run, feed: Resident | Stream, max_skipped: int, saver: Saver, ex
         f"None of them has changed the parameters, which are in error.train_state"
         + (f", and saved in {saver.checkpoints.directory}" if saver.checkpoints is not None else "")
     )
-    saver.save(run, feed.description)
-    error.train_state, error.batch = run.train_state, batch  # type: ignore[attr-defined]
+    saver.save(run)
+    error.train_state, error.history, error.batch = (  # type: ignore[attr-defined]
+        run.train_state, run.history, batch,
+    )  # fmt: skip
     raise error
-
-
-def _leave(signal_name: str, saver: Saver, run: Run) -> None:
-    assert saver.checkpoints is not None
-    if jax.process_index() == 0:
-        print(
-            f"{signal_name}: saved at step {int(run.train_state.step)} in {saver.checkpoints.directory}; "
-            f"the same command goes on from there",
-            flush=True,
-        )
-    raise SystemExit(0)

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxnet.errors import ConfigError
 from jaxnet.training import early_stopping as stopping
-from jaxnet.training import sharding
+from jaxnet.training import identity, sharding
 from jaxnet.training.checkpoint import read_metadata
 from jaxnet.training.checkpoints import Checkpoints
 from jaxnet.training.feed import Progress, finite
@@ -75,6 +76,7 @@ class Run:
     def end_epoch(self, evaluate: Any, callbacks: Iterable[Any]) -> None:
         """Closes an epoch with its record."""
         means = {name: total / count if count else math.nan for name, (count, total, _) in self.totals.items()}
+        means.pop("skipped", None)  # counted below, also where a step does not tell
         count, total, squares = self.totals["loss"]
         deviation = math.sqrt(max(squares / count - (total / count) ** 2, 0.0)) if count else math.nan
         record: Record = {"epoch": len(self.history) + 1, "step": int(self.train_state.step), "loss": math.nan, **means}
@@ -86,14 +88,15 @@ class Run:
             record |= {f"validation_{name}": float(measured[name]) for name in names}
         record["seconds"] = self.seconds
         record["steps_per_second"] = self.step_of_epoch / max(self.seconds, 1e-9)
-        self.history.records.append(record)
         if self.best is not None:
             if self.best.improved(record):
                 self.best_weights = copied(self.weights(self.train_state))
             self.finished = self.best.waited >= self.patience
-        for callback in callbacks:
-            self.finished |= callback(record, self.train_state) is True
+        self.history.records.append(record)
+        # The epoch is over: what the callbacks raise finds a run that can be saved and taken up.
         self.step_of_epoch, self.totals, self.skipped, self.seconds = 0, {}, 0, 0.0
+        for callback in callbacks:
+            self.finished |= _is_true(callback(record, self.train_state))
         self._clock = time.perf_counter()
 
     @property
@@ -101,10 +104,11 @@ class Run:
         """The arrays of a checkpoint."""
         return {"train_state": self.train_state, "best": self.best_weights}
 
-    def metadata(self, settings: dict[str, Any]) -> dict[str, Any]:
+    def metadata(self, settings: dict[str, Any], identity_: dict[str, str]) -> dict[str, Any]:
         """What else a checkpoint holds, as JSON."""
         return {
             "settings": settings,
+            "identity": identity_,
             "history": self.history.records,
             "step_of_epoch": self.step_of_epoch,
             # Of several processes each has its own, and the first one alone writes this: they read again instead.
@@ -117,18 +121,20 @@ class Run:
             "best": None if self.best is None else self.best.save(),
         }
 
-    def restore(self, checkpoints: Checkpoints, settings: dict[str, Any]) -> None:
-        """Takes up the newest checkpoint, if there is one."""
+    def restore(self, saver: "Saver", *, anyway: bool) -> None:
+        """Takes up the newest checkpoint, if there is one, and if it is of the same run, or of any."""
+        checkpoints = saver.checkpoints
+        assert checkpoints is not None
         latest = checkpoints.latest()
         if latest is None:
             return
         metadata = read_metadata(latest)
         before = metadata.get("settings", {})
-        if before != settings:
+        how = "to go on all the same, give resume='anyway'; to begin afresh, another directory"
+        if before != saver.settings and not anyway:
             raise ConfigError(
-                f"fit: the run in {checkpoints.directory} had other settings ({differences(before, settings)}), so it "
-                f"would not be the same "
-                f"run going on; restore them, or give another directory"
+                f"fit: the run in {checkpoints.directory} had other settings ({differences(before, saver.settings)}), "
+                f"so it would not be the same run going on; restore them; {how}"
             )
         if (metadata["best"] is None) != (self.best is None):
             had, has = ("no", "one") if metadata["best"] is None else ("an", "none")
@@ -145,6 +151,12 @@ class Run:
                 )
         restored = checkpoints.restore(self.saved)
         assert restored is not None
+        other = identity.differences(metadata.get("identity", {}), saver.identity)
+        if other and not anyway:
+            raise ConfigError(
+                f"fit: the run in {checkpoints.directory} is another one than this call's: what differs is {other}; "
+                f"restore it; {how}"
+            )
         tree = restored[0]
         self.train_state = tree["train_state"]
         self.in_row = int(self.train_state.guard.in_row)
@@ -153,6 +165,8 @@ class Run:
         self.step_of_epoch = metadata["step_of_epoch"]
         self.position = _from_json(metadata["position"])
         self.totals = metadata["totals"]
+        if before != saver.settings:  # its place within an epoch says nothing in another order of the data
+            self.step_of_epoch, self.position, self.totals = 0, None, {}
         self.skipped, self.seconds, self.finished = metadata["skipped"], metadata["seconds"], metadata["finished"]
         if self.best is not None:
             self.best.restore(metadata["best"])
@@ -163,11 +177,13 @@ class Run:
 class Saver:
     """When to save, and where."""
 
-    def __init__(self, checkpoint: Any, seconds: float):
+    def __init__(self, checkpoint: Any, seconds: float, settings: dict[str, Any]):
         if checkpoint is not None and not isinstance(checkpoint, Checkpoints):
             checkpoint = Checkpoints(checkpoint)
         self.checkpoints: Checkpoints | None = checkpoint
         self.seconds = seconds
+        self.settings = settings
+        self.identity: dict[str, str] = {}
         self._last = time.perf_counter()
         self._cost = 0.0
         self._saved: tuple[int, int] | None = None
@@ -177,7 +193,7 @@ class Saver:
         age = time.perf_counter() - self._last
         return self.checkpoints is not None and age > max(self.seconds, self._cost / SAVE_SHARE)
 
-    def save(self, run: Run, settings: dict[str, Any]) -> None:
+    def save(self, run: Run) -> None:
         """Saves now."""
         step = int(run.train_state.step)
         if self.checkpoints is None or self._saved == (step, len(run.history)):
@@ -191,12 +207,18 @@ class Saver:
         tree = jax.tree.map(sharding.own_copy, run.saved)
         in_pieces = not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree))
         if in_pieces or jax.process_index() == 0:
-            self.checkpoints.save(step, tree, metadata=run.metadata(settings), metric=metric)
+            self.checkpoints.save(step, tree, metadata=run.metadata(self.settings, self.identity), metric=metric)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("checkpoint")  # once it is there, all may end
         self._saved = (step, len(run.history))
         self._last = time.perf_counter()
         self._cost = self._last - began
+
+
+def _is_true(answer: Any) -> bool:
+    """Whether a callback asks to end the run: with True, of Python, NumPy or JAX."""
+    truths = isinstance(answer, (bool, np.bool_)) or getattr(answer, "dtype", None) == np.dtype(bool)
+    return truths and np.shape(answer) == () and bool(answer)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:

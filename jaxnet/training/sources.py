@@ -37,15 +37,15 @@ class Source:
 
     @property
     def example(self) -> Any:
-        """Shape and dtype of the first batch's x, which is looked at and not lost."""
+        """Shapes and dtypes of the first batch, which is looked at and not lost."""
         if self._first is None:
             iterator = self._iterator(0)
             batch = next(iterator, None)
             if batch is None:
                 raise DataError("fit: the data held no batch")
             self._first = (iterator, pair("fit", batch))
-        x = self._first[1][0]
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), checks.array("fit", "x", a).dtype), x)
+        batch = self._first[1]
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), checks.array("fit", "a batch", a).dtype), batch)
 
     def epoch(self, epoch: int, start: int, position: Any) -> tuple[Iterator[Any], Callable[[], Any] | None]:
         """The batches of an epoch from ``start`` on, and what tells the iterator's position, if it can."""
@@ -92,9 +92,12 @@ def _cycle(data: Any) -> Iterator[Any]:
 class Ahead:
     """Fetches and places batches in a thread, a few ahead; each with the position of its iterator after it."""
 
-    def __init__(self, batches: Iterator[Any], get_state: Callable[[], Any] | None, limit: int | None, place: Any):
+    def __init__(
+        self, batches: Iterator[Any], get_state: Callable[[], Any] | None, limit: int | None, place: Any, stop: Any
+    ):
         self._queue: queue.Queue[Any] = queue.Queue(AHEAD)
         self._stop = threading.Event()
+        self._stop_asked = stop
         self._arguments = (batches, get_state, limit, place)
         self._thread = threading.Thread(target=self._fetch, daemon=True)
 
@@ -127,11 +130,21 @@ class Ahead:
         return self._items()
 
     def _items(self) -> Iterator[Any]:
-        while (item := self._queue.get()) is not None:
+        while (item := self._next()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
 
-    def __exit__(self, *_: Any) -> None:
+    def _next(self) -> Any:
+        """The next item; None at the end, or if the run is to stop while a loader keeps it waiting."""
+        while not self._stop_asked():
+            try:
+                return self._queue.get(timeout=0.1)
+            except queue.Empty:
+                continue
+        return None
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
         self._stop.set()
-        self._thread.join()
+        # A loader that blocks would keep a run from ending; as a daemon, its thread does not keep the process.
+        self._thread.join(None if kind is None and not self._stop_asked() else 1.0)

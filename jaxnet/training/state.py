@@ -118,6 +118,15 @@ def copied(tree: Any) -> Any:
     return jax.tree.map(jnp.copy, tree)
 
 
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    """Whether no array of a tree holds Inf or NaN, a bool scalar."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.size]
+    # 0 times a finite number is 0; one pass that only reads, with no array of flags.
+    sums = [jnp.isfinite(jnp.sum(leaf * jnp.zeros((), leaf.dtype))) for leaf in leaves]
+    return jnp.all(jnp.stack(sums)) if sums else jnp.bool(True)
+
+
 def nbytes(tree: Any) -> int:
     """The size of a tree's arrays in bytes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,24 +1,46 @@
 """The training step: a pure function from a state and a batch to the next state and what was measured."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
-from jaxnet.errors import ConfigError, DataError, ShapeError
+from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError
 from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.optimizers.base import apply_updates
 from jaxnet.training.state import Guard, LossScale, TrainState
+
+
+# TEMPORARY until the optimizers' branch is merged.
+def conjugate(grads):
+    return jax.tree.map(lambda g: g.conj() if jnp.iscomplexobj(g) else g, grads)
+
+
+def skipped_inside(opt_state):
+    from jaxnet.optimizers.skip_nonfinite import SkipNonfiniteState
+
+    found = [
+        s
+        for s in jax.tree.leaves(opt_state, is_leaf=lambda s: isinstance(s, SkipNonfiniteState))
+        if isinstance(s, SkipNonfiniteState)
+    ]
+    return sum((s.total_notfinite for s in found), start=jnp.int32(0)) if found else None
+
 
 Metrics = dict[str, jax.Array]
 """Scalars by name."""
 
 Step = Callable[[Any, Any], tuple[Any, Metrics]]
 """``(train_state, batch) -> (train_state, metrics)``."""
+
+COLUMNS = (
+    "epoch", "step", "loss", "penalty", "grad_norm", "loss_deviation", "skipped", "seconds", "steps_per_second",
+)  # fmt: skip
+"""Names that a run's records have for themselves."""
 
 GROWTH_INTERVAL = 2000
 """Finite steps after which the loss scale doubles (the default of PyTorch's and TensorFlow's scalers)."""
@@ -41,15 +63,23 @@ def make_step(
     for mixed precision, wrap the network: ``layers.mixed_precision(net)``.
 
     *Finite guard.* Where the loss, the gradient or its squared norm is not finite, parameters, network state and
-    optimizer state stay as they were, bit for bit; only the step and ``train_state.guard`` count it.
+    optimizer state stay as they were, bit for bit; only the step and ``train_state.guard`` count it. So do they count a
+    step that an `optimizers.skip_nonfinite` inside the optimizer has skipped. An update that is not finite although the
+    gradient is (a rate that divides by zero) is found by `train` and `fit`, between dispatches; in a loop of your own,
+    by `optimizers.skip_nonfinite`.
 
     *Loss scaling.* If the `TrainState` was made with a ``loss_scale``, the loss is multiplied by it and the gradients
     are divided by it; it halves at a step that is not finite and doubles after 2,000 that are.
 
+    *Dtypes.* Gradients of 16-bit parameters are summed over parts, unscaled and measured in float32, and rounded once,
+    to the parameters' dtype, for the optimizer. Of complex parameters the optimizer gets the direction of ascent, which
+    is the conjugate of what `jax.grad` gives.
+
     Args:
       net: a `Layer` from x to a prediction.
       loss: ``(prediction, target) -> scalar``.
-      optimizer: an ``(init, update)`` pair, ours or optax's.
+      optimizer: an ``(init, update)`` pair, ours or optax's. One that takes more arguments is given the loss (with the
+        regularizer) as ``value``, ``grad``, and ``value_fn``, the loss as a function of the parameters.
       metrics: by name, more functions of ``(prediction, target)`` to a scalar.
       regularizer: ``params -> scalar``, added to the loss that is minimized, and measured as "penalty".
       accumulate: splits a batch into this many parts, one after the other, and averages their gradients: less memory,
@@ -58,10 +88,12 @@ def make_step(
         measured tells.
 
     Returns:
-      ``step(train_state, (x, target)) -> (train_state, metrics)``, with float32 "loss", "grad_norm" and the metrics.
+      ``step(train_state, (x, target)) -> (train_state, metrics)``: "loss", "grad_norm", the metrics, and "skipped", 1
+      for a step that changed nothing, else 0; float32, or float64 where they were computed so.
 
     Raises:
-      ConfigError: what is no network, loss, optimizer or metric; from the step, if its batch is no pair.
+      ConfigError: what is no network, loss, optimizer or metric; from the step, if its batch is no pair, or if a loss
+        scale meets float16 parameters.
       ShapeError: from the step: the loss or a metric is no scalar.
       DataError: from the step: ``accumulate`` does not divide the batch, or the batch is empty.
 
@@ -95,53 +127,54 @@ def make_step(
         measured = measure(who, loss, metrics, prediction, target)
         value = measured["loss"]
         if regularizer is not None:
-            measured["penalty"] = _scalar(who, "the regularizer", regularizer(params))
-            value = value + measured["penalty"]
-        return value * scale, (state, measured)
+            measured["penalty"] = scalar(who, "the regularizer", regularizer(params))
+            value = add(value, measured["penalty"])
+        return value * scale.astype(value.dtype) if scale is not None else value, (state, measured, value)
+
+    of_batch = jax.value_and_grad(objective, has_aux=True)
 
     def step(train_state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         if not isinstance(train_state, TrainState):
             raise ConfigError(
                 f"{who}: the step takes a TrainState, got {type(train_state).__name__}; make one with training.init"
             )
-        if train_state.loss_scale and not guard:
-            raise ConfigError(f"{who}: a loss scale changes at steps that are not finite, so it needs guard=True")
+        scale = None
+        if train_state.loss_scale:
+            _check_scalable(who, train_state.params, guard)
+            scale = train_state.loss_scale.value
+        params, before = train_state.params, train_state.state
         batch = pair(who, batch)
-        scale = train_state.loss_scale.value if train_state.loss_scale else jnp.float32(1)
         key = jax.random.fold_in(train_state.key, train_state.step)
-        of_batch = jax.value_and_grad(objective, has_aux=True)
         if accumulate == 1:
-            (_, (state, measured)), grads = of_batch(train_state.params, train_state.state, batch, key, scale)
+            (_, (state, measured, value)), grads = of_batch(params, before, batch, key, scale)
         else:
 
             def part(carry, numbered):
                 state, total = carry
                 i, batch = numbered
-                (_, (state, measured)), grads = of_batch(
-                    train_state.params, state, batch, jax.random.fold_in(key, i), scale
-                )
-                return (state, jax.tree.map(jnp.add, total, grads)), measured
+                (_, (state, measured, value)), grads = of_batch(params, state, batch, jax.random.fold_in(key, i), scale)
+                return (state, jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, grads)), (measured, value)
 
-            zeros = jax.tree.map(jnp.zeros_like, train_state.params)
+            zeros = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_wide(p.dtype)), params)
             parts = (jnp.arange(accumulate), _split(who, batch, accumulate))
-            (state, grads), measured = jax.lax.scan(part, (train_state.state, zeros), parts)
+            (state, grads), means = jax.lax.scan(part, (before, zeros), parts)
             grads = jax.tree.map(lambda g: g / jnp.asarray(accumulate, g.dtype), grads)
-            measured = {name: jnp.mean(values) for name, values in measured.items()}
-        if train_state.loss_scale:
-            grads = jax.tree.map(lambda g: (g.astype(at_least_float32(g.dtype)) / scale).astype(g.dtype), grads)
-        update = guarded_update if guard else _update
-        params, opt_state, state, finite, norm, leaf = update(
-            optimizer, measured["loss"], grads, train_state.params, train_state.opt_state, (state, train_state.state)
-        )
+            measured, value = jax.tree.map(jnp.mean, means)
+        if scale is not None:
+            grads = jax.tree.map(lambda g: g.astype(_wide(g.dtype)) / scale.astype(_wide(g.dtype)), grads)
+        taken = take_step(
+            optimizer, measured["loss"], grads, params, train_state.opt_state, (state, before), guard=guard,
+            value=value, value_fn=lambda params: objective(params, before, batch, key, None)[0],
+        )  # fmt: skip
         train_state = train_state._replace(
-            params=params,
-            state=state,
-            opt_state=opt_state,
+            params=taken.params,
+            state=taken.state,
+            opt_state=taken.opt_state,
             step=train_state.step + 1,
-            guard=counted(train_state.guard, finite, leaf, train_state.step),
-            loss_scale=_rescaled(train_state.loss_scale, finite),
+            guard=counted(train_state.guard, ~taken.skipped, taken.leaf, train_state.step),
+            loss_scale=_rescaled(train_state.loss_scale, ~taken.skipped),
         )
-        return train_state, {**measured, "grad_norm": norm}
+        return train_state, {**measured, "grad_norm": taken.norm, "skipped": taken.skipped.astype(jnp.float32)}
 
     return step
 
@@ -153,27 +186,39 @@ def checked_metrics(who: str, metrics: Mapping[str, Callable[..., Any]] | None) 
     if not isinstance(metrics, Mapping):
         raise ConfigError(f"{who}: metrics must be a dict of name: function, got {metrics!r}")
     for name, f in metrics.items():
-        if not isinstance(name, str) or name in ("loss", "penalty", "grad_norm"):
-            raise ConfigError(f"{who}: a metric needs a name of its own, a string, got {name!r}")
+        if not isinstance(name, str) or name in COLUMNS or name.startswith("validation_"):
+            raise ConfigError(
+                f"{who}: a metric needs a name of its own, a string, got {name!r}; the history has columns named "
+                f"{', '.join(COLUMNS)} and validation_..."
+            )
         checks.function(who, f"metric {name!r}", f)
     return dict(metrics)
 
 
 def measure(who: str, loss: Any, metrics: Mapping[str, Any], prediction: Any, target: Any) -> Metrics:
-    """The loss and the metrics of a prediction, float32 scalars."""
+    """The loss and the metrics of a prediction, scalars in at least float32."""
     return {
-        "loss": _scalar(who, "the loss", loss(prediction, target)),
-        **{name: _scalar(who, f"the metric {name!r}", f(prediction, target)) for name, f in metrics.items()},
+        "loss": scalar(who, "the loss", loss(prediction, target)),
+        **{name: scalar(who, f"the metric {name!r}", f(prediction, target)) for name, f in metrics.items()},
     }
 
 
-def _scalar(who: str, what: str, value: Any) -> jax.Array:
+def add(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The sum of two scalars in the wider dtype."""
+    wide = at_least_float32(a.dtype, b.dtype)
+    return a.astype(wide) + b.astype(wide)
+
+
+def scalar(who: str, what: str, value: Any) -> jax.Array:
+    """What a loss or a metric returned, which must be one real number, in at least float32."""
     if isinstance(value, tuple):
         raise ShapeError(f"{who}: {what} must return one scalar, got a tuple of {len(value)}")
     value = checks.array(who, what, value)
     if value.shape != ():
         raise ShapeError(f"{who}: {what} must be a scalar, got shape {value.shape}; take its mean")
-    return value.astype(jnp.float32)
+    if jnp.iscomplexobj(value):
+        raise DTypeError(f"{who}: {what} must be a real number, got {value.dtype}; take its jnp.abs or .real")
+    return value.astype(at_least_float32(value.dtype))
 
 
 def pair(who: str, batch: Any) -> tuple[Any, Any]:
@@ -197,53 +242,103 @@ def _split(who: str, batch: Any, count: int) -> Any:
     return jax.tree.map(split, batch)
 
 
-def guarded_update(
-    optimizer: Any, loss: jax.Array, grads: Any, params: Any, opt_state: Any, states: tuple[Any, Any]
-) -> tuple[Any, Any, Any, jax.Array, jax.Array, jax.Array]:
-    """Updates parameters if the loss and the gradient are finite, and else keeps everything.
+class Taken(NamedTuple):
+    """What an update gave.
+
+    Attributes:
+      params: the parameters after it.
+      opt_state: the optimizer's state.
+      state: the network's state.
+      skipped: whether nothing was changed, a bool scalar.
+      norm: the gradient's norm.
+      leaf: the first leaf of the gradient that is not finite, -1 if all are, int32.
+    """
+
+    params: Any
+    opt_state: Any
+    state: Any
+    skipped: jax.Array
+    norm: jax.Array
+    leaf: jax.Array
+
+
+def take_step(
+    optimizer: Any, loss: jax.Array, grads: Any, params: Any, opt_state: Any, states: tuple[Any, Any], *, guard: bool,
+    value: jax.Array, value_fn: Callable[[Any], jax.Array],
+) -> Taken:  # fmt: skip
+    """Updates parameters if the loss and the gradient are finite (or without a guard in any case), else keeps all.
 
     Args:
+      loss: what must be finite too.
+      grads: as `jax.grad` gives them, in the parameters' dtypes or wider.
       states: the network's state after the step, and before it.
-
-    Returns:
-      The parameters, the optimizer's state, the network's state; whether the step was taken; the gradient's norm, and
-      the first of its leaves that is not finite, -1 if all are.
+      value: what is minimized, for optimizers that ask for it.
+      value_fn: the same as a function of the parameters.
     """
     squares, norm = _squares(grads)
+    narrow = conjugate(jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params))
+
+    def take():
+        updates, after = update_with(optimizer, narrow, opt_state, params, value, value_fn)
+        before, now = skipped_inside(opt_state), skipped_inside(after)
+        inside = jnp.bool(False) if now is None else now > before
+        return apply_updates(params, updates), after, states[0], inside
+
+    if not guard:
+        *kept, skipped = take()
+        return Taken(*kept, skipped, norm, jnp.int32(-1))
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     bad = ~jnp.isfinite(jnp.stack(squares or [jnp.float32(0)]))
     leaf = jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32)
-
-    def take():
-        updates, after = optimizer.update(grads, opt_state, params)
-        return apply_updates(params, updates), after, states[0]
-
-    def keep():
-        return params, opt_state, states[1]
-
-    return *jax.lax.cond(finite, take, keep), finite, norm, leaf
+    *kept, skipped = jax.lax.cond(finite, take, lambda: (params, opt_state, states[1], jnp.bool(True)))
+    return Taken(*kept, skipped, norm, leaf)
 
 
-def _update(
-    optimizer: Any, loss: jax.Array, grads: Any, params: Any, opt_state: Any, states: tuple[Any, Any]
-) -> tuple[Any, Any, Any, jax.Array, jax.Array, jax.Array]:
-    """What `guarded_update` returns if all is finite, which nothing looks at."""
-    del loss
-    updates, opt_state = optimizer.update(grads, opt_state, params)
-    return apply_updates(params, updates), opt_state, states[0], jnp.bool(True), _squares(grads)[1], jnp.int32(-1)
+def update_with(
+    optimizer: Any,
+    grads: Any,
+    opt_state: Any,
+    params: Any,
+    value: Any = 0.0,
+    value_fn: Callable[[Any], Any] | None = None,
+) -> tuple[Any, Any]:
+    """An optimizer's update; one that takes more than the protocol's arguments is given those of optax's rules."""
+    if not optimizer_checks.takes_extra_args(optimizer.update):
+        return optimizer.update(grads, opt_state, params)
+    value_fn = value_fn or (lambda params: jnp.asarray(value))
+    return optimizer.update(grads, opt_state, params, value=jnp.asarray(value), grad=grads, value_fn=value_fn)
+
+
+def _check_scalable(who: str, params: Any, guard: bool) -> None:
+    if not guard:
+        raise ConfigError(f"{who}: a loss scale changes at steps that are not finite, so it needs guard=True")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if leaf.dtype == jnp.float16:
+            raise ConfigError(
+                f"{who}: the parameter {jax.tree_util.keystr(path)} is float16, in which an unscaled gradient below "
+                f"6e-8 is 0; keep the parameters in float32: layers.mixed_precision(net, compute=jnp.float16), with an "
+                f"example x in float32"
+            )
+
+
+def _wide(dtype: Any) -> Any:
+    """The dtype in which gradients of ``dtype`` are summed: at least 32 bits."""
+    return dtype if jnp.issubdtype(dtype, jnp.complexfloating) else at_least_float32(dtype)
 
 
 def _squares(grads: Any) -> tuple[list[jax.Array], jax.Array]:
-    """The squared norm of every leaf, and the norm of all."""
+    """The squared norm of every leaf, and the norm of all, in float32, or float64 if a leaf is."""
     squares = [_square(g) for g in jax.tree.leaves(grads)]
-    return squares, jnp.sqrt(sum(squares, start=jnp.float32(0)))
+    wide = at_least_float32(*[square.dtype for square in squares])
+    squares = [square.astype(wide) for square in squares]
+    return squares, jnp.sqrt(sum(squares, start=jnp.zeros((), wide)))
 
 
 def _square(g: jax.Array) -> jax.Array:
-    """The sum of |g|^2 in float32."""
+    """The sum of |g|^2."""
     parts = (g.real, g.imag) if jnp.iscomplexobj(g) else (g,)
-    flat = [part.astype(jnp.float32).ravel() for part in parts]
-    return sum((jnp.vdot(part, part) for part in flat), start=jnp.float32(0))
+    flat = [part.astype(at_least_float32(part.dtype)).ravel() for part in parts]
+    return sum((jnp.vdot(part, part) for part in flat[1:]), start=jnp.vdot(flat[0], flat[0]))
 
 
 def counted(guard: Guard, finite: jax.Array, leaf: jax.Array, step: jax.Array) -> Guard:
@@ -260,7 +355,7 @@ def _rescaled(scale: LossScale | tuple[()], finite: jax.Array) -> LossScale | tu
     if not scale:
         return ()
     grown = finite & (scale.good_steps + 1 >= GROWTH_INTERVAL)
-    value = jnp.where(finite, jnp.where(grown, scale.value * 2, scale.value), jnp.maximum(scale.value / 2, 1))
-    # Beyond float32's range the scale itself would be Inf.
-    value = jnp.minimum(value, jnp.float32(2.0**127))
+    value = jnp.where(finite, jnp.where(grown, scale.value * 2, scale.value), scale.value / 2)
+    # Beyond float32's range the scale itself would be Inf, or 0.
+    value = jnp.clip(value, jnp.float32(2.0**-126), jnp.float32(2.0**127))
     return LossScale(value, jnp.where(finite & ~grown, scale.good_steps + 1, 0))

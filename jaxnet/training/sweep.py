@@ -12,11 +12,12 @@ import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet import data as data_module
-from jaxnet.errors import ConfigError, DataError
+from jaxnet.errors import ConfigError, DataError, located
 from jaxnet.layers.layer import Params, State, as_layer
+from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.training import state as states
 from jaxnet.training.evaluate import arrays, check_labels, on_arrays
-from jaxnet.training.state import MOST_BYTES_KEPT, nbytes
+from jaxnet.training.state import MOST_BYTES_KEPT, all_finite, nbytes
 from jaxnet.training.step import checked_metrics, make_step
 
 MOST_FLOPS_AT_ONCE = 2e6
@@ -60,13 +61,22 @@ class Sweep(NamedTuple):
 def grid(**values: Sequence[Any]) -> dict[str, np.ndarray]:
     """Every combination of some values, as equally long arrays for `sweep`.
 
+    Raises:
+      ConfigError: a name whose values are no list, or an empty one.
+
     Example:
       >>> from jaxnet import training
       >>> training.grid(seed=[0, 1], rate=[0.1, 0.2])
       {'seed': array([0, 0, 1, 1]), 'rate': array([0.1, 0.2, 0.1, 0.2])}
     """
-    columns = zip(*itertools.product(*values.values()), strict=True)
-    return {name: np.array(column) for name, column in zip(values, columns, strict=True)}
+    for name, several in values.items():
+        if isinstance(several, (str, bytes)) or not np.iterable(several):
+            raise ConfigError(f"grid: {name} must be a list of values, got {several!r}; a single one is [{several!r}]")
+    lists = {name: list(several) for name, several in values.items()}
+    if not lists or not all(lists.values()):
+        raise ConfigError(f"grid: every name needs at least one value, got {lists}")
+    columns = zip(*itertools.product(*lists.values()), strict=True)
+    return {name: np.array(column) for name, column in zip(lists, columns, strict=True)}
 
 
 def sweep(
@@ -130,6 +140,10 @@ def sweep(
         raise ConfigError(
             f"{who}: the optimizer takes {takes}, not {', '.join(hyper) or 'nothing'}; name the settings as it does"
         ) from None
+    for m in range(len(seeds)):  # inside the compiled program they are traced, and nothing can look at them
+        one = {name: settings[name][m].item() for name in hyper}
+        with located(f"member {m} ({', '.join(f'{name}={value}' for name, value in one.items())})"):
+            optimizer_checks.optimizer(who, optimizer(**one))
     data = arrays(who, data)
     samples = len(jax.tree.leaves(data)[0])
     steps = samples // batch_size
@@ -154,6 +168,7 @@ def sweep(
         )
         finite = {name: jnp.isfinite(values) for name, values in measured.items()}
         means = {name: jnp.mean(values, where=finite[name]) for name, values in measured.items()}
+        means["skipped"] = jnp.sum(measured["skipped"])
         return train_state, means, jnp.all(finite["loss"] & finite["grad_norm"])
 
     train_state = begin(jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)), hyper)
@@ -164,7 +179,9 @@ def sweep(
     well = nbytes(train_state) <= MOST_BYTES_KEPT
     evaluate = None
     if validation is not None:
-        held_out = jax.tree.map(jnp.asarray, arrays(f"{who}: validation", validation))
+        validation = arrays(f"{who}: validation", validation)
+        check_labels(net, loss, validation)
+        held_out = jax.tree.map(jnp.asarray, validation)
         measured_on = on_arrays(net, loss, checked_metrics(who, metrics), 2 * batch_size)
         evaluate = jax.jit(over_members(lambda params, state: measured_on(params, state, *held_out)))
     records: list[dict[str, np.ndarray]] = []
@@ -182,7 +199,9 @@ def sweep(
         records.append(jax.device_get(measured))
     history = {name: np.stack([record[name] for record in records]) for name in records[0]}
     last = history["validation_loss" if validation is not None else "loss"][-1]
-    best = int(np.argmin(np.where(np.isfinite(last), last, np.inf))) if np.isfinite(last).any() else -1
+    # A loss can be finite where parameters are not: an infinite bias before a relu.
+    usable = np.isfinite(last) & np.asarray(jax.vmap(all_finite)(train_state.params))
+    best = int(np.argmin(np.where(usable, last, np.inf))) if usable.any() else -1
     return Sweep(train_state.params, train_state.state, history, settings, best)
 
 
@@ -212,7 +231,8 @@ def _settings(who: str, given: Mapping[str, Any]) -> tuple[dict[str, np.ndarray]
     for name, values in settings.items():
         if name != "seed":
             numbers = [checks.number(who, name, value) for value in values.tolist()]
-            hyper[name] = jnp.asarray(numbers, jnp.float32 if settings[name].dtype.kind == "f" else jnp.int32)
+            kind = np.float64 if settings[name].dtype.kind == "f" else np.int32
+            hyper[name] = jnp.asarray(numbers, jax.dtypes.canonicalize_dtype(kind))
     if any(seed >= 2**32 for seed in seeds.tolist()):
         raise ConfigError(f"{who}: seeds must be below 2**32, got {max(seeds.tolist())}")
     return settings, seeds, hyper

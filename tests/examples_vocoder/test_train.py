@@ -102,7 +102,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(quick_compilation, tiny, tmp_pat
 
     with monkeypatch.context() as patch:
         patch.setattr(train.Validation, "write", stop)
-        with pytest.raises(SystemExit):
+        with pytest.raises(KeyboardInterrupt, match="saved at step"):
             train.main([*arguments, str(tmp_path / "broken")])
     capsys.readouterr()
     broken = train.main([*arguments, str(tmp_path / "broken")])

@@ -183,10 +183,14 @@ def interrupt(number=signal.SIGTERM):
 
 
 def assert_left_cleanly(run, capsys, name="SIGTERM"):
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit if name == "SIGTERM" else KeyboardInterrupt) as left:
         run()
-    assert left.value.code == 0
-    assert re.search(rf"{name}: saved at step \d+ in .*; the same command goes on", capsys.readouterr().out)
+    if name == "SIGTERM":
+        assert left.value.code == 143
+    else:
+        assert re.fullmatch(r"fit: saved at step \d+ .*; the same call goes on from there", str(left.value))
+    assert left.value.train_state.step > 0
+    assert re.search(rf"{name}: saved at step \d+ \(epoch \d+\) in .*; the same call goes on", capsys.readouterr().out)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
@@ -361,7 +365,7 @@ def with_value(array, value):
         (DataError, "the data held no batch", lambda: fit([])),
         (DataError, "read only once", lambda: fit(stream(range(1)), epochs=2)),
         (DataError, "ended after 2 batches of an epoch of steps_per_epoch=5", lambda: fit(stream(), steps_per_epoch=5)),
-        (ConfigError, "no column 'x' to watch; there are epoch, step, loss", lambda: fit(early_stopping=EarlyStopping(2, "x"))),
+        (ConfigError, "watches 'x', and the history has only loss, epoch, step", lambda: fit(early_stopping=EarlyStopping(2, "x"))),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused(error, message, call):
