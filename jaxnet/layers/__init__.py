@@ -8,6 +8,7 @@ from jaxnet.layers.conv import conv as conv
 from jaxnet.layers.conv import conv_transpose as conv_transpose
 from jaxnet.layers.dense import dense as dense
 from jaxnet.layers.dropout import dropout as dropout
+from jaxnet.layers.frozen import frozen as frozen
 from jaxnet.layers.inside import Watched as Watched
 from jaxnet.layers.inside import watched as watched
 from jaxnet.layers.layer import Layer as Layer
@@ -40,6 +41,7 @@ __all__ = [
     "dense",
     "dropout",
     "flatten",
+    "frozen",
     "global_avg_pool",
     "layer_norm",
     "max_pool",

@@ -43,7 +43,8 @@ def of_run(step: Any, train_state: Any, batch: Any) -> dict[str, str]:
 
 def of_program(f: Any, *arguments: Any) -> str:
     """A fingerprint of what a function computes: of its lowered program, in which every constant stands."""
-    text = jax.jit(f).lower(*arguments).as_text()
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)  # wherever they lie
+    text = jax.jit(f).lower(*shapes).as_text()
     return hashlib.sha256(_ADDRESS.sub(r"\1", text).encode()).hexdigest()[:16]
 
 
@@ -63,7 +64,7 @@ def of_arrays(tree: Any) -> str:
 
 def differences(before: dict[str, str], now: dict[str, str]) -> str:
     """What a person would say differs, or nothing; another version of JAX alone is no difference."""
-    names = [name for name in now if name not in ("jax", "platform") and before.get(name) != now[name]]
+    names = [name for name in {**NAMES, **now} if name not in ("jax", "platform") and before.get(name) != now.get(name)]
     if "optimizer" in names and "program" in names:
         names.remove("program")  # of which the optimizer is a part
     text = ", ".join(NAMES.get(name, name) for name in names)

@@ -201,6 +201,7 @@ def train(
                     due = _stop_or_due(interrupts, saver)
                     if due and done.steps != feed.steps:
                         saver.save(run)
+            _stop_or_due(interrupts, saver)  # for a signal that came while a loader kept the run waiting
             if run.ends_here(epochs) and run.in_row == int(run.train_state.step):  # nothing was ever learned
                 _guard(run, feed, run.in_row, saver, explain)
             run.end_epoch(evaluate and interrupts.at_once(evaluate), callbacks)

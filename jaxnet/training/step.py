@@ -282,16 +282,25 @@ def take_step(
         updates, after = update_with(optimizer, narrow, opt_state, params, value, value_fn)
         before, now = skipped_inside(opt_state), skipped_inside(after)
         inside = jnp.bool(False) if now is None else now > before
-        return apply_updates(params, updates), after, states[0], inside
+        return apply_updates(params, updates), after, new, inside
 
+    leaves, treedef = jax.tree.flatten(states[0])
+    old = treedef.flatten_up_to(states[1])
+    # What the network has handed on as it was (the weights of a frozen part) need not be chosen, nor copied.
+    moved = [i for i, (a, b) in enumerate(zip(leaves, old, strict=True)) if a is not b]
+    new = [leaves[i] for i in moved]
     if not guard:
-        *kept, skipped = take()
-        return Taken(*kept, skipped, norm, jnp.int32(-1))
+        params, opt_state, _, skipped = take()
+        return Taken(params, opt_state, states[0], skipped, norm, jnp.int32(-1))
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     bad = ~jnp.isfinite(jnp.stack(squares or [jnp.float32(0)]))
     leaf = jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32)
-    *kept, skipped = jax.lax.cond(finite, take, lambda: (params, opt_state, states[1], jnp.bool(True)))
-    return Taken(*kept, skipped, norm, leaf)
+    params, opt_state, kept, skipped = jax.lax.cond(
+        finite, take, lambda: (params, opt_state, [old[i] for i in moved], jnp.bool(True))
+    )
+    for i, value in zip(moved, kept, strict=True):
+        leaves[i] = value
+    return Taken(params, opt_state, treedef.unflatten(leaves), skipped, norm, leaf)
 
 
 def update_with(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxnet import activations, layers, losses, optimizers, regularizers, training
-from jaxnet.errors import ConfigError, DataError, ShapeError
+from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError
 
 X = np.random.default_rng(0).standard_normal((12, 16, 2)).astype(np.float32)
 LABELS = (np.arange(12) % 3).astype(np.int32)
@@ -199,6 +199,144 @@ def test_loss_scaling_saves_float16_gradients_and_adapts():
     nearly = scaled._replace(loss_scale=scaled.loss_scale._replace(good_steps=jnp.int32(1999)))
     doubled, _ = step(nearly, (x, target))
     assert (float(doubled.loss_scale.value), int(doubled.loss_scale.good_steps)) == (2.0**13, 0)
+
+
+@pytest.mark.parametrize("scale", [0.25, 1.0, 2.0**-120, 2.0**-126])
+def test_a_small_loss_scale_halves_too(scale):
+    net, optimizer = layers.dense(1), optimizers.sgd(0.1)
+    step = jax.jit(training.make_step(net, losses.mse, optimizer))
+    x, target = jnp.full((4, 1), jnp.inf), jnp.ones((4, 1))
+    after, _ = step(training.init(net, optimizer, x, 0, loss_scale=scale), (x, target))
+    assert float(after.loss_scale.value) == max(scale / 2, 2.0**-126)
+
+
+def test_float16_parameters_are_refused_with_a_loss_scale():
+    net, optimizer = layers.dense(1), optimizers.sgd(0.1)
+    x = jnp.ones((4, 2), jnp.float16)
+    step = training.make_step(net, losses.mse, optimizer)
+    with pytest.raises(ConfigError, match=r"\['bias'\] is float16.*compute=jnp.float16"):
+        step(training.init(net, optimizer, x, 0, loss_scale=8.0), (x, x[:, :1]))
+
+
+SIXTEEN = [jnp.float16, jnp.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", SIXTEEN)
+@pytest.mark.parametrize("accumulate", [1, 512])
+def test_parts_of_16_bits_are_summed_in_float32(dtype, accumulate):
+    """The gradient of mean((x w)^2 / 2) over ones is w, however many parts it is summed from."""
+    net = layers.dense(1, bias=False, kernel_init=lambda key, shape, dtype: jnp.ones(shape, dtype))
+    x, target = jnp.ones((1024, 1), dtype), jnp.zeros((1024, 1), dtype)
+    optimizer = optimizers.sgd(0.5)
+    step = jax.jit(training.make_step(net, losses.mse, optimizer, accumulate=accumulate))
+    after, measured = step(training.init(net, optimizer, x, 0), (x, target))
+    assert float(measured["grad_norm"]) == 2.0
+    assert float(measured["loss"]) == 1.0
+    assert float(after.params["kernel"][0, 0]) == 0.0
+    assert after.params["kernel"].dtype == dtype
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("dtype", SIXTEEN)
+@given(accumulate=st.sampled_from([2, 3, 8, 24]), scale=st.sampled_from([None, 2.0**6]), seed=st.integers(0, 9))
+def test_16_bit_gradients_against_a_sum_in_float64(dtype, accumulate, scale, seed):
+    x = np.random.default_rng(seed).standard_normal((24, 5)).astype(dtype)
+    target = x[:, :1] * 3
+    net = layers.mixed_precision(layers.dense(1), compute=dtype) if scale else layers.dense(1)
+    x, example = (x.astype(np.float32), target.astype(np.float32)) if scale else (x, target)
+    optimizer = optimizers.sgd(1.0)
+    begun = training.init(net, optimizer, x, seed, loss_scale=scale)
+    step = training.make_step(net, losses.mse, optimizer, accumulate=accumulate)
+    _, measured = step(begun, (x, example))
+    kernel, bias = (np.asarray(begun.params[name], np.float64) for name in ("kernel", "bias"))
+    wide = np.asarray(x, np.float64)
+    error = wide @ kernel + bias - np.asarray(target, np.float64)
+    exact = np.sqrt(np.sum((2 * wide.T @ error / 24) ** 2) + np.mean(2 * error) ** 2)
+    np.testing.assert_allclose(measured["grad_norm"], exact, rtol=0.05)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_64_bits_are_measured_in_64_bits(x64, accumulate):
+    net, optimizer = layers.dense(1, bias=False), optimizers.sgd(1e-60)
+    x, target = jnp.full((4, 1), 1e25), jnp.full((4, 1), 3.0)
+    assert x.dtype == jnp.float64
+    step = jax.jit(training.make_step(net, losses.mse, optimizer, accumulate=accumulate))
+    begun = training.init(net, optimizer, x, 0)
+    after, measured = step(begun, (x, target))
+    w = float(begun.params["kernel"][0, 0])
+    assert measured["skipped"] == 0
+    np.testing.assert_allclose(measured["loss"], (1e25 * w - 3) ** 2, rtol=1e-12)
+    np.testing.assert_allclose(measured["grad_norm"], abs(2e25 * (1e25 * w - 3)), rtol=1e-12)
+    assert {value.dtype.name for name, value in measured.items() if name != "skipped"} == {"float64"}
+    assert after.params["kernel"].dtype == jnp.float64
+    scaled, _ = step(training.init(net, optimizer, x, 0, loss_scale=8.0), (x, target))
+    assert_same(scaled.params, after.params)
+
+
+def complex_layer():
+    return layers.stateless(
+        lambda key, x: {"z": jnp.zeros((), jnp.complex64)}, lambda p, x: jnp.abs(p["z"] - x[0, 0] * (1 + 2j)) ** 2
+    )
+
+
+RULES = {
+    "sgd": optimizers.sgd(0.1),
+    "adam": optimizers.adam(0.05),
+    "optax": optax.sgd(0.1),
+    "clipped": optimizers.chain(optimizers.clip_by_global_norm(1.0), optimizers.sgd(0.1)),
+}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("rule", RULES)
+def test_complex_parameters_descend(rule, accumulate):
+    net, optimizer = complex_layer(), RULES[rule]
+    step = jax.jit(training.make_step(net, lambda p, t: jnp.mean(p) + 0 * jnp.sum(t), optimizer, accumulate=accumulate))
+    train_state = training.init(net, optimizer, jnp.ones((1, 1)), 0)
+    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+        for _ in range(150):
+            train_state, measured = step(train_state, (jnp.ones((2, 1)), jnp.ones((2, 1))))
+    np.testing.assert_allclose(train_state.params["z"], 1 + 2j, atol=0.02)
+    assert measured["loss"] < 1e-3
+
+
+def test_a_complex_loss_is_refused():
+    with pytest.raises(DTypeError, match=r"the loss must be a real number, got complex64"):
+        run((ONES, ONES[:, :1]), lambda p, t: jnp.mean(p).astype(jnp.complex64))
+
+
+def test_a_skip_inside_the_optimizer_counts():
+    """By the guard of `skip_nonfinite`, which sees the update too."""
+    rates = optimizers.sgd(lambda count: 1 / (3 - count.astype(jnp.float32)))
+    for optimizer in (optimizers.skip_nonfinite(rates), optimizers.chain(optimizers.skip_nonfinite(rates))):
+        for guard in (True, False):
+            step = jax.jit(training.make_step(NET, losses.mse, optimizer, guard=guard))
+            train_state = training.init(NET, optimizer, ONES, 0)
+            skips = []
+            for _ in range(6):  # the inner count stays at 3, so that every later step is skipped too
+                train_state, measured = step(train_state, (ONES, ONES[:, :1]))
+                skips.append(int(measured["skipped"]))
+            assert skips == [0, 0, 0, 1, 1, 1]
+            assert (int(train_state.guard.in_row), int(train_state.guard.total)) == (3, 3)
+            assert np.isfinite(train_state.params["kernel"]).all()
+
+
+@pytest.mark.parametrize("guard", [True, False])
+def test_optimizers_that_ask_for_the_loss_are_given_it(guard):
+    x = np.random.default_rng(3).standard_normal((32, 3)).astype(np.float32)
+    target = x @ np.float32([[1.0], [-2.0], [0.5]]) + 0.3
+    wanting = {
+        "plateau": optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=5)),
+        "polyak": optax.polyak_sgd(max_learning_rate=1.0),
+        "lbfgs": optax.lbfgs(),
+    }
+    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+        for name, optimizer in wanting.items():
+            step = jax.jit(training.make_step(NET, losses.mse, optimizer, guard=guard))
+            train_state = training.init(NET, optimizer, x[:1], 0)
+            for _ in range(60):
+                train_state, measured = step(train_state, (x, target))
+            assert measured["loss"] < 1e-3, name
 
 
 def test_scaling_by_a_power_of_two_changes_no_bit_in_float32():

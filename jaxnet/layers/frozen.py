@@ -1,0 +1,88 @@
+"""A layer whose parameters are not learned: they lie in its state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet import _checks as checks
+from jaxnet.errors import ConfigError, ShapeError
+from jaxnet.layers.layer import Layer, Params, State, applied, as_layer
+
+
+def frozen(layer: Layer | Callable[..., Any], params: Params = None, state: State = ()) -> Layer:
+    """Keeps a layer, or a whole network, as it is while what stands around it learns.
+
+    Its parameters become a part of the state. So no gradient of them is computed, none counts in a clip's norm or can
+    make a step be skipped, the optimizer keeps no moments for them, and weight decay does not reach them; they are
+    saved and loaded with the state. The layer is always applied as in evaluation: batch norm keeps its statistics,
+    dropout drops nothing. Gradients of its input pass through.
+
+    Args:
+      layer: the layer.
+      params: its trained parameters; drawn by its ``init`` unless given.
+      state: its state, where the parameters are given.
+
+    Returns:
+      A layer with the params ``()`` and a state that is a dict of ``params`` and ``state``, those of ``layer``. To
+      learn them after all, hand them back to ``layer`` itself.
+
+    Raises:
+      ConfigError: a state without parameters, or from ``apply`` a state that is not this layer's.
+      ShapeError: ``params`` are not those that ``layer`` has for the example input.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxnet import layers
+      >>> backbone = layers.chain(layers.dense(8), jnp.tanh)
+      >>> trained, state = backbone.init(0, jnp.ones((1, 4)))
+      >>> net = layers.chain(layers.frozen(backbone, trained, state), layers.dense(2))
+      >>> params, state = net.init(1, jnp.ones((1, 4)))
+      >>> jax.tree.map(jnp.shape, params)
+      ((), {'bias': (2,), 'kernel': (8, 2)})
+    """
+    who = "frozen"
+    inner = as_layer(layer, who)
+    if params is None and jax.tree.leaves(state):
+        raise ConfigError("frozen: a state was given without parameters; give both, frozen(layer, params, state)")
+
+    def init(key, x):
+        if params is None:
+            own = inner.init(key, x)
+        else:
+            wanted = jax.eval_shape(inner.init, jax.random.key(0), x)
+            own = jax.tree.map(jnp.asarray, (params, state))
+            _fits(own, wanted)
+        return (), dict(zip(("params", "state"), own, strict=True))
+
+    def apply(params, state, x, *, train, key=None):
+        del key
+        checks.flag(who, "train", train)
+        checks.nothing(who, "params", params)
+        if not isinstance(state, dict) or set(state) != {"params", "state"}:
+            raise ConfigError(
+                "frozen: the state must be a dict of params and state; pass what this layer's init returned"
+            )
+        with applied(who, inner):
+            y, _ = inner.apply(_computed_in(state["params"], x), state["state"], x, train=False)
+        return y, state
+
+    return Layer(init, apply, who, (("layer", inner),), lambda part: frozen(part, params, state))
+
+
+def _fits(own: Any, wanted: Any) -> None:
+    for name, mine, theirs in zip(("params", "state"), own, wanted, strict=True):
+        came, want = (jax.tree.map(lambda leaf: tuple(leaf.shape), tree) for tree in (mine, theirs))
+        if came != want:
+            raise ShapeError(
+                f"frozen: {name} have the shapes {came}, and the layer wants {want}; give this layer's own"
+            )
+
+
+def _computed_in(params: Any, x: Any) -> Any:
+    """The parameters in the input's dtype where that has 16 bits, as `mixed_precision` casts those that are learned."""
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(x) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    if len(dtypes) != 1 or (dtype := dtypes.pop()).itemsize > 2:
+        return params
+    return jax.tree.map(lambda p: p.astype(dtype) if jnp.issubdtype(p.dtype, jnp.floating) else p, params)

@@ -1,0 +1,111 @@
+"""`frozen`: what it holds is not learned, by any rule, and counts nowhere."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import layers, losses, optimizers, training
+from jaxnet.errors import ConfigError, ShapeError
+from jaxnet.testing import check_layer
+
+X = np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32)
+BACKBONE = layers.chain(layers.dense(6), layers.batch_norm(), layers.dropout(0.5), jnp.tanh)
+
+
+def trained():
+    params, state = BACKBONE.init(0, X)
+    _, state = BACKBONE.apply(params, state, 3 * X + 1, train=True, key=jax.random.key(1))  # statistics of other data
+    return params, state
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_keeps_the_contract():
+    check_layer(layers.frozen(BACKBONE), X)
+    check_layer(layers.chain(layers.dense(3), layers.frozen(BACKBONE, *trained_for(3)), layers.dense(2)), X)
+
+
+def trained_for(features):
+    return BACKBONE.init(0, jnp.ones((1, features)))
+
+
+def test_computes_what_the_layer_does_in_evaluation():
+    params, state = trained()
+    layer = layers.frozen(BACKBONE, params, state)
+    empty, kept = layer.init(5, X)
+    assert empty == ()
+    for train in (True, False):
+        y, after = layer.apply(empty, kept, X, train=train)
+        same(y, BACKBONE.apply(params, state, X, train=False)[0])
+        same(after, {"params": params, "state": state})
+    drawn, _ = layers.frozen(BACKBONE).init(5, X)[1].values()
+    same(drawn, BACKBONE.init(5, X)[0])
+
+
+@pytest.mark.parametrize(
+    "rule", [lambda: optimizers.sgd(0.1, momentum=0.9), lambda: optimizers.adamw(0.1, weight_decay=0.5)]
+)
+def test_nothing_of_it_is_learned_clipped_or_guarded(rule):
+    """Against the same head on the backbone's outputs, computed beforehand."""
+    params, state = trained()
+    optimizer = optimizers.chain(optimizers.clip_by_global_norm(0.1), rule())
+    target = X[:, :1]
+
+    @jax.custom_jvp
+    def spoil(x):  # a gradient that is not finite, of a parameter inside
+        return x
+
+    spoil.defjvp(lambda primals, tangents: (primals[0], tangents[0] * jnp.float32(jnp.inf)))
+    spoiled = layers.stateless(lambda key, x: {"scale": jnp.ones(())}, lambda p, x: x * spoil(p["scale"]))
+    backbone = layers.chain(BACKBONE, spoiled)
+    whole = (params, {"scale": jnp.ones(())}), (state, ())
+    net = layers.chain(layers.frozen(backbone, *whole), layers.dense(1))
+    features, _ = BACKBONE.apply(params, state, X, train=False)
+
+    options = {"epochs": 3, "batch_size": 4, "progress": False}
+    head, _ = layers.dense(1).init(7, features)
+    fit = training.fit(net, losses.mse, optimizer, (X, target), start=(((), head), net.init(0, X)[1]), **options)
+    alone = training.fit(layers.dense(1), losses.mse, optimizer, (features, target), start=(head, ()), **options)
+    assert fit.history["skipped"].sum() == 0
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose(fit.history[name], alone.history[name], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), fit.params[1], alone.params)
+    same(fit.state[0], {"params": whole[0], "state": whole[1]})
+    assert len(jax.tree.leaves(fit.train_state.opt_state)) == len(jax.tree.leaves(alone.train_state.opt_state))
+
+
+def test_a_guarded_step_does_not_copy_it():
+    net = layers.chain(layers.frozen(layers.dense(512)), layers.dense(1))
+    optimizer = optimizers.sgd(0.1)
+    begun = training.init(net, optimizer, jnp.ones((1, 64)), 0)
+    step = jax.jit(training.make_step(net, losses.mse, optimizer), donate_argnums=0)
+    text = step.lower(begun, (jnp.ones((4, 64)), jnp.ones((4, 1)))).compile().as_text()
+    assert "64,512" in text
+    assert not [line for line in text.splitlines() if " copy(" in line and "64,512" in line]
+
+
+def test_in_mixed_precision_it_computes_as_its_neighbours():
+    params, state = trained()
+    net = layers.mixed_precision(layers.chain(layers.frozen(BACKBONE, params, state), layers.dense(2)))
+    drawn, kept = net.init(0, X)
+    y, after = net.apply(drawn, kept, X, train=True)
+    assert y.dtype == jnp.float32
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(after)} == {"float32"}
+    plain = layers.chain(layers.frozen(BACKBONE, params, state), layers.dense(2))
+    np.testing.assert_allclose(y, plain.apply(drawn, kept, X, train=True)[0], atol=0.05)
+
+
+def test_bad_input_is_refused():
+    params, state = trained()
+    with pytest.raises(ConfigError, match="a state was given without parameters"):
+        layers.frozen(BACKBONE, state=state)
+    with pytest.raises(ShapeError, match=r"frozen: params have the shapes .*give this layer's own"):
+        layers.frozen(BACKBONE, params, state).init(0, X[:, :3])
+    layer = layers.frozen(BACKBONE, params, state)
+    with pytest.raises(ConfigError, match="the state must be a dict of params and state"):
+        layer.apply((), state, X, train=False)
+    with pytest.raises(ConfigError, match=r"frozen: params must be \(\)"):
+        layer.apply(params, layer.init(0, X)[1], X, train=False)

@@ -1,0 +1,201 @@
+"""Ctrl-C, SIGTERM and errors in the middle of a run: it stops soon, says how to go on, and loses nothing."""
+
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from jaxnet import layers, losses, optimizers, training
+
+X = np.random.default_rng(0).standard_normal((64, 3)).astype(np.float32)
+Y = X[:, :1]
+BATCHES = [(X[i : i + 16], Y[i : i + 16]) for i in range(0, 64, 16)]
+
+
+def fit(data=(X, Y), **options):
+    options = {"epochs": 3, "progress": False} | ({"batch_size": 16} if isinstance(data, tuple) else {}) | options
+    return training.fit(layers.dense(1), losses.mse, optimizers.sgd(0.01), data, **options)
+
+
+def after(seconds, number=signal.SIGINT):
+    """Sends the signal to this process's main thread a little later."""
+    timer = threading.Timer(seconds, lambda: signal.pthread_kill(threading.main_thread().ident, number))
+    timer.daemon = True
+    timer.start()
+
+
+def blocked(at, seconds=60.0):
+    """Batches of which one takes a minute to come."""
+    for i, batch in enumerate(BATCHES * 3):
+        if i == at:
+            after(0.3)
+            time.sleep(seconds)
+        yield batch
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("at", [0, 1, 6])
+def test_a_blocked_loader_does_not_keep_a_run_from_stopping(tmp_path, keep, at, capsys):
+    fit(BATCHES, epochs=1)  # compiled
+    options = {"checkpoint": tmp_path} if keep else {}
+    first = {"at": at}
+    if at == 0:  # the first batch is looked at before there is a run, so that an ordinary interrupt ends it
+        with pytest.raises(KeyboardInterrupt):
+            fit(blocked(0), steps_per_epoch=4, **options)
+        return
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        fit(blocked(**first), steps_per_epoch=4, **options)
+    assert time.monotonic() - began < 30
+    assert int(stopped.value.train_state.step) == at
+    assert len(stopped.value.history) == at // 4
+    if keep:
+        assert f"SIGINT: saved at step {at} (epoch {at // 4 + 1}) in {tmp_path}" in capsys.readouterr().out
+        resumed = fit(iter(BATCHES * 3), steps_per_epoch=4, checkpoint=tmp_path)
+        unbroken = fit(iter(BATCHES * 3), steps_per_epoch=4)
+        jax.tree.map(np.testing.assert_array_equal, resumed.params, unbroken.params)
+    else:
+        assert re.search(r"stopped at step .* the state is in error.train_state", str(stopped.value))
+
+
+def test_without_a_checkpoint_the_state_is_on_the_exception_and_can_go_on():
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        fit(
+            epochs=3,
+            callbacks=[lambda record, _: after(0) if record["epoch"] == 1 else None, lambda *_: time.sleep(0.5)],
+        )
+    state = stopped.value.train_state
+    assert 4 < int(state.step) <= 8
+    assert len(stopped.value.history) in (1, 2)
+    fit(start=(state.params, state.state))
+
+
+def test_a_validation_that_does_not_end_can_be_stopped(tmp_path):
+    def endless(_):
+        after(0.3)
+        while True:
+            time.sleep(0.01)
+            yield BATCHES[0]
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        fit(validation=endless, checkpoint=tmp_path)
+    assert int(stopped.value.train_state.step) == 4
+    resumed = fit(validation=[BATCHES[1]], checkpoint=tmp_path)
+    unbroken = fit(validation=[BATCHES[1]])
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, unbroken.params)
+    np.testing.assert_array_equal(resumed.history["validation_loss"], unbroken.history["validation_loss"])
+
+
+SCRIPT = """
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which the background of a shell script ignores
+import numpy as np
+from jaxnet import layers, losses, optimizers, training
+x = np.ones((8, 2), np.float32)
+def batches():
+    for i in range(100):
+        if i == 5:
+            print("blocked", flush=True)
+            time.sleep(60)
+        yield x, x[:, :1]
+try:
+    training.fit(layers.dense(1), losses.mse, optimizers.sgd(.01), batches(), epochs=2, steps_per_epoch=50,
+                 progress=False, {keep})
+finally:
+    print("finally", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "keep", "status"),
+    [
+        (signal.SIGINT, True, -signal.SIGINT),  # which a shell calls 130
+        (signal.SIGINT, False, -signal.SIGINT),
+        (signal.SIGTERM, True, 143),
+        (signal.SIGTERM, False, -signal.SIGTERM),  # there is nothing to save: as without jaxnet
+    ],
+)
+def test_the_status_that_a_script_ends_with(tmp_path, number, keep, status):
+    script = SCRIPT.replace("{keep}", f"checkpoint={str(tmp_path / 'run')!r}" if keep else "")
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        while "blocked" not in (line := process.stdout.readline()):
+            assert line, process.stderr.read()
+        time.sleep(1.0)  # the five steps are compiled and taken
+        began = time.monotonic()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert time.monotonic() - began < 30  # not the minute
+    assert process.returncode == status, err
+    if keep:
+        assert f"{number.name}: saved at step 5 (epoch 1) in" in out
+    if number == signal.SIGINT:
+        assert "KeyboardInterrupt: fit: " in err
+    if status != -signal.SIGTERM:
+        assert "finally" in out
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("where", ["callback", "loader", "evaluation"])
+def test_an_error_of_the_users_code_loses_nothing(tmp_path, where, keep):
+    def failing(*_):
+        raise OSError("the share is gone")
+
+    def loader(epoch):
+        yield from BATCHES
+        if epoch == 1:
+            failing()
+
+    def validation(_):
+        calls.append(1)
+        if len(calls) == 2:
+            failing()
+        yield BATCHES[0]
+
+    def late(record, _):
+        if record["epoch"] == 2:
+            failing()
+
+    calls = []
+    options = {
+        "callback": {"callbacks": [late]},
+        "loader": {"data": loader},
+        "evaluation": {"validation": validation},
+    }[where]
+    options |= {"checkpoint": tmp_path} if keep else {}
+    with pytest.raises(OSError, match="the share is gone") as failed:
+        fit(**options)
+    assert int(failed.value.train_state.step) == 8
+    assert len(failed.value.history) == (2 if where == "callback" else 1)
+    (note,) = failed.value.__notes__
+    assert ("saved at step 8" if keep else "the state is in error.train_state") in note
+    if keep:
+        options = {"data": lambda epoch: BATCHES} if where == "loader" else {}
+        options |= {"validation": lambda _: [BATCHES[0]]} if where == "evaluation" else {}
+        resumed, unbroken = fit(**options, checkpoint=tmp_path), fit(**options)
+        jax.tree.map(np.testing.assert_array_equal, resumed.params, unbroken.params)
+
+
+def test_handlers_are_put_back_and_other_threads_have_none():
+    mine = signal.signal(signal.SIGINT, handler := lambda *_: None)
+    try:
+        fit()
+        assert signal.getsignal(signal.SIGINT) is handler
+        results = []
+        thread = threading.Thread(target=lambda: results.append(fit()))
+        thread.start()
+        thread.join()
+        assert len(results) == 1
+    finally:
+        signal.signal(signal.SIGINT, mine)
