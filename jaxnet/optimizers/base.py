@@ -63,7 +63,8 @@ class EmptyState(NamedTuple):
 def apply_updates(params: Tree, updates: Tree) -> Tree:
     """Adds updates to parameters, leaf by leaf, in the parameters' dtypes.
 
-    The sum is formed in the wider of the two dtypes and rounded once.
+    The sum is formed in the wider of the two dtypes and rounded once. Steps below half a unit in the last place of a
+    16-bit parameter round away: see `master_copy`.
 
     Args:
       params: a tree of arrays; ``None`` leaves stay ``None``.

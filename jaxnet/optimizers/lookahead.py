@@ -36,8 +36,9 @@ def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: ArrayLike, 
     The parameters that are trained are the fast weights :math:`\theta`; the slow weights :math:`\phi` are in
     the state. So the training loop is the same as with any other optimizer, the loss never sees a pair of
     trees, and evaluation takes ``state.slow``. (`optax.lookahead` wants its parameters as a
-    ``LookaheadParams`` pair.) After every k-th step the two trees are equal bit for bit; that needs the
-    updates to be applied as they are, so this is the outermost transformation.
+    ``LookaheadParams`` pair.) After every k-th step the two trees are equal bit for bit (16-bit parameters are the
+    rounding of their slow weights, which are float32); that needs the updates to be applied as they are, so this is
+    the outermost transformation but for `skip_nonfinite` and `master_copy`.
 
     Args:
       fast_optimizer: the inner optimizer A, ours or optax's.
