@@ -27,7 +27,7 @@ CONFIGURATIONS: list[tuple[str, dict[str, Any]]] = [
     ("adabelief", {"nesterov": True}),
     ("clip_by_global_norm", {}),
 ]
-DTYPES = ("bfloat16", "float32", "float64", "complex64")
+DTYPES = ("float32", "float64", "complex64")
 
 
 def ulps(a: Any, b: Any) -> float:

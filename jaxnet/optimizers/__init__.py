@@ -5,12 +5,13 @@ from jaxnet.optimizers.adagrad import AdagradState, adagrad
 from jaxnet.optimizers.adam import AdamState, adam
 from jaxnet.optimizers.adamw import adamw
 from jaxnet.optimizers.angulargrad import AngularGradState, angulargrad
-from jaxnet.optimizers.base import EmptyState, Optimizer, ScalarOrSchedule, Schedule, apply_updates
+from jaxnet.optimizers.base import EmptyState, Optimizer, ScalarOrSchedule, Schedule, apply_updates, conjugate
 from jaxnet.optimizers.chain import chain
 from jaxnet.optimizers.clip import clip_by_global_norm, clip_by_value
 from jaxnet.optimizers.decay import AddDecayedWeightsState, add_decayed_weights
 from jaxnet.optimizers.flat import Raveled, flat, ravel
 from jaxnet.optimizers.lookahead import LookaheadState, lookahead
+from jaxnet.optimizers.master_copy import MasterCopyState, master_copy
 from jaxnet.optimizers.rmsprop import RmspropState, rmsprop
 from jaxnet.optimizers.schedules import (
     constant_schedule,
@@ -29,6 +30,7 @@ __all__ = [
     "AngularGradState",
     "EmptyState",
     "LookaheadState",
+    "MasterCopyState",
     "Optimizer",
     "Raveled",
     "RmspropState",
@@ -46,10 +48,12 @@ __all__ = [
     "chain",
     "clip_by_global_norm",
     "clip_by_value",
+    "conjugate",
     "constant_schedule",
     "exponential_decay",
     "flat",
     "lookahead",
+    "master_copy",
     "piecewise_constant_schedule",
     "ravel",
     "rmsprop",

@@ -1,6 +1,7 @@
 """The few lines of arithmetic that the rules share, explicit about dtypes and about the order of operations.
 
-The order is optax's, so that both libraries give the same bits; see docs/optimizers.md.
+The order is optax's, so that both libraries give the same bits; see docs/optimizers.md. In 16 bits nothing is
+computed or kept: `wide` and `zeros_like` see to it for all rules.
 """
 
 import functools
@@ -9,6 +10,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+
+def wide_dtype(dtype: Any) -> Any:
+    """The dtype that a rule computes and keeps its state in: float32 for narrower ones, else the same.
+
+    In 16 bits an epsilon of 1e-8 is 0 or drowns, a moving average with decay 0.999 stands still, and the square of a
+    small gradient is 0.
+    """
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
+
+
+def wide(x: Any) -> jax.Array:
+    """``x`` in `wide_dtype`; what is that wide already is left as it is."""
+    x = jnp.asarray(x)
+    return x.astype(wide_dtype(x.dtype))
 
 
 def promoted(*arrays: Any) -> list[jax.Array]:
@@ -22,8 +38,8 @@ def promoted(*arrays: Any) -> list[jax.Array]:
 
 
 def scalar_like(value: Any, x: jax.Array) -> Any:
-    """A hyperparameter that multiplies ``x`` without changing its dtype."""
-    return value if isinstance(value, (int, float)) else jnp.asarray(value).astype(x.dtype)
+    """A hyperparameter that multiplies ``x`` without changing its dtype: as `np.float64` is a float, it needs care."""
+    return value if type(value) in (int, float) else jnp.asarray(value).astype(x.dtype)
 
 
 def scaled(value: Any, x: jax.Array) -> jax.Array:
@@ -65,7 +81,7 @@ def next_count(count: jax.Array) -> jax.Array:
 
 
 def zeros_like(tree: Any, dtype: Any = None) -> Any:
-    """Zeros with the tree's shapes and shardings, in ``dtype`` or in the leaves' own dtypes, never weakly typed."""
+    """Zeros with the tree's shapes and shardings, in ``dtype`` or in `wide_dtype`, never weakly typed."""
     return full_like(tree, 0, dtype)
 
 
@@ -73,7 +89,7 @@ def full_like(tree: Any, value: Any, dtype: Any = None) -> Any:
     """``value`` everywhere, with the tree's shapes and shardings."""
 
     def fill(leaf):
-        leaf_dtype = jnp.asarray(leaf).dtype if dtype is None else dtype
+        leaf_dtype = wide_dtype(jnp.asarray(leaf).dtype) if dtype is None else dtype
         return jnp.full_like(leaf, jnp.asarray(value).astype(leaf_dtype), dtype=leaf_dtype)
 
     return jax.tree.map(fill, tree)
@@ -91,10 +107,11 @@ def each(f: Callable[..., Any], *columns: list[Any]) -> list[Any]:
 def map_columns(rule: Callable[..., tuple], tree: Any, *rest: Any) -> tuple:
     """Applies a rule to the leaves of all trees at once, as lists of equal length; returns trees again.
 
+    The rule gets the first tree's leaves, the gradients, in `wide_dtype`; what it computes from them is as wide.
     A rest tree that is None (a moment that this configuration does not keep) is None to the rule, and
     a None that the rule returns is None in its tree's place.
     """
     leaves, treedef = jax.tree.flatten(tree)
     columns = [None if other is None else treedef.flatten_up_to(other) for other in rest]
-    results = rule([jnp.asarray(leaf) for leaf in leaves], *columns)
+    results = rule([wide(leaf) for leaf in leaves], *columns)
     return tuple(None if column is None else treedef.unflatten(column) for column in results)

@@ -5,6 +5,7 @@ None of them costs anything at run time.
 
 import inspect
 import math
+import re
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jax.core import Tracer
 from jaxnet import _checks
 from jaxnet._checks import choice, flag, integer
 from jaxnet.errors import ConfigError, DTypeError, ShapeError
+from jaxnet.optimizers._arithmetic import wide_dtype
 
 __all__ = [
     "at",
@@ -32,7 +34,7 @@ __all__ = [
     "scalar",
     "state_is",
     "stateless",
-    "takes_extra_args",
+    "updated",
 ]
 
 _LISTED = 8  # paths per kind in a message; a whole foreign network would fill the screen
@@ -57,9 +59,10 @@ def scalar(
         return value
     if isinstance(value, (jax.Array, np.ndarray)):
         _scalar_array(who, name, value, wanted)
-        if not isinstance(value, Tracer):
-            _number(who, name, value.item(), low, high, open_low, open_high, wanted)
-        return value
+        if isinstance(value, Tracer):
+            return value
+        number = _number(who, name, value.item(), low, high, open_low, open_high, wanted)
+        return value if isinstance(value, jax.Array) else number
     return _number(who, name, value, low, high, open_low, open_high, wanted)
 
 
@@ -82,7 +85,10 @@ def _scalar_array(who: str, name: str, value: Any, wanted: str) -> None:
 
 
 def at(who: str, name: str, value: Any, count: jax.Array) -> Any:
-    """The hyperparameter at step ``count``: a schedule is called, anything else is what it is."""
+    """The hyperparameter at step ``count``: a schedule is called, anything else is what it is.
+
+    A NumPy number becomes a Python float, which takes the dtype of what it meets and imposes none.
+    """
     if not callable(value):
         return value
     result: Any = value(count)
@@ -94,7 +100,7 @@ def at(who: str, name: str, value: Any, count: jax.Array) -> Any:
         )
     if not isinstance(result, Tracer) and not (math.isfinite(result) and float(result) >= 0):
         raise ConfigError(f"{who}: the schedule for {name} returned {result}; it must return finite numbers >= 0")
-    return result
+    return result if isinstance(result, jax.Array) else float(result)
 
 
 def not_both_zero(who: str, eps: Any, eps_root: Any) -> None:
@@ -120,7 +126,11 @@ def float_dtype(who: str, name: str, value: Any) -> Any:
 
 
 def optimizer(who: str, value: Any) -> Any:
-    """``value``, which must be an (init, update) pair, of this library or of optax."""
+    """``value``, an (init, update) pair, ours or optax's; a plain tuple of the two becomes an `Optimizer`."""
+    if is_plain_pair(value):
+        from jaxnet.optimizers.base import Optimizer  # which needs these checks
+
+        return Optimizer(*value)
     if isinstance(value, type) or not (
         callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))
     ):
@@ -129,13 +139,40 @@ def optimizer(who: str, value: Any) -> Any:
     return value
 
 
-def takes_extra_args(update: Any) -> bool:
-    """Whether an ``update`` function accepts keyword arguments beyond the protocol's three."""
+def is_plain_pair(value: Any) -> bool:
+    """Whether ``value`` is a tuple or list of two functions."""
+    return type(value) in (tuple, list) and len(value) == 2 and all(map(callable, value))
+
+
+def updated(who: str, optimizer: Any, updates: Any, state: Any, params: Any, extra_args: dict[str, Any]) -> Any:
+    """``optimizer.update(updates, state, params)``, with those of the extra arguments that it takes.
+
+    Raises:
+      ConfigError: it needs an extra argument that the caller did not give.
+    """
     try:
-        kinds = [p.kind for p in inspect.signature(update).parameters.values()]
+        return optimizer.update(updates, state, params, **_taken(optimizer.update, extra_args))
+    except TypeError as error:
+        missing = re.search(r"update\w*\(\) missing \d+ required keyword-only arguments?: (.*)$", str(error))
+        if missing is None:
+            raise
+        raise ConfigError(
+            f"{who}: an optimizer inside needs {missing[1].replace(chr(39), '')}, and this update got "
+            f"{', '.join(extra_args) or 'no extra arguments'}; call update(gradients, state, params, value=loss, ...). "
+            f"optax.chain hands them to optax's own members only: there use jaxnet.optimizers.chain"
+        ) from error
+
+
+def _taken(update: Any, extra_args: dict[str, Any]) -> dict[str, Any]:
+    """The extra arguments that an ``update`` function takes: all, those that it names, or none."""
+    try:
+        parameters = inspect.signature(update).parameters
     except (TypeError, ValueError):
-        return False
-    return inspect.Parameter.VAR_KEYWORD in kinds
+        return {}
+    if any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return extra_args
+    named = {name for name, p in parameters.items() if p.kind == inspect.Parameter.KEYWORD_ONLY}
+    return {name: value for name, value in extra_args.items() if name in named}
 
 
 def state_is(who: str, state: Any, wanted: type) -> None:
@@ -210,11 +247,18 @@ def gradients(who: str, grads: Any, params: Any, accumulator: Any = None) -> Non
 
 
 def same_tree(who: str, name: str, tree: Any, other_name: str, other: Any, *, dtypes: bool = True) -> None:
-    """Refuses two trees of different structure, shapes or dtypes, listing every path that differs."""
+    """Refuses two trees of different structure, shapes or dtypes, listing every path that differs.
+
+    Where ``other`` has less than 32 bits, ``tree`` may have float32: what is computed for 16 bits is that wide.
+    """
+
+    def dtypes_fit(a, b):
+        return not dtypes or a == b or (jnp.issubdtype(b, jnp.inexact) and a == wide_dtype(b))
+
     leaves, treedef = jax.tree.flatten(tree)
     other_leaves, other_treedef = jax.tree.flatten(other)
     if treedef == other_treedef and all(
-        a is not None and b is not None and a[0] == b[0] and (not dtypes or a[1] == b[1])
+        a is not None and b is not None and a[0] == b[0] and dtypes_fit(a[1], b[1])
         for a, b in zip(map(_described, leaves), map(_described, other_leaves), strict=True)
     ):
         return
@@ -223,7 +267,7 @@ def same_tree(who: str, name: str, tree: Any, other_name: str, other: Any, *, dt
     unexpected = [f"{p} {_text(mine[p])}" for p in mine if p not in theirs]
     pairs = [(p, _described(mine[p]), _described(theirs[p])) for p in theirs if p in mine]
     shapes = [f"{p}: {_text(mine[p])} for {_text(theirs[p])}" for p, a, b in pairs if not a or not b or a[0] != b[0]]
-    types = [f"{p}: {a[1]} for {b[1]}" for p, a, b in pairs if dtypes and a and b and a[0] == b[0] and a[1] != b[1]]
+    types = [f"{p}: {a[1]} for {b[1]}" for p, a, b in pairs if a and b and a[0] == b[0] and not dtypes_fit(a[1], b[1])]
     found = [
         f"{kind}: {_listing(paths)}"
         for kind, paths in (

@@ -64,7 +64,7 @@ def adam(
       b2: :math:`\beta_2` in [0, 1), the decay of the second moment.
       eps: :math:`\varepsilon \ge 0`, added outside the root.
       eps_root: :math:`\bar\varepsilon \ge 0`, added inside the root; one of the two must be positive.
-      mu_dtype: the dtype that the first moment is kept in; None for the parameters' own.
+      mu_dtype: the dtype that the first moment is kept in; None for the parameters' own, at least float32.
       nesterov: whether the first moment looks ahead by one step (NAdam).
 
     Returns:

@@ -37,7 +37,7 @@ def adamw(
       b2: decay of the second moment, in [0, 1).
       eps: added outside the root, >= 0.
       eps_root: added inside the root, >= 0; one of the two must be positive.
-      mu_dtype: the dtype that the first moment is kept in; None for the parameters' own.
+      mu_dtype: the dtype that the first moment is kept in; None for the parameters' own, at least float32.
       weight_decay: :math:`\lambda \ge 0`, a float, a scalar array, or a schedule.
       mask: which parameters decay: a tree of bools (a prefix of the parameters' tree is enough), or a
         function from the parameters to one. None for all.

@@ -33,6 +33,13 @@ class Optimizer(NamedTuple):
         the parameters, so it already carries the minus sign of descent. Extra arguments are for those
         members of a chain that want them.
 
+    Parameters of 16 bits: every rule here keeps its moments, traces and slow weights in at least float32, computes
+    in it, and returns float32 updates; gradients may be float32 too. A rule's explicit dtype argument is obeyed.
+    Steps that are small against a parameter still round away: `master_copy` keeps them.
+
+    Complex parameters: `jax.grad` of a real loss is the conjugate of the direction of steepest ascent. A loop written
+    by hand gives ``update`` what `conjugate` makes of it; the loops of `jaxnet.training` do so themselves.
+
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from jaxnet import optimizers
@@ -56,7 +63,8 @@ class EmptyState(NamedTuple):
 def apply_updates(params: Tree, updates: Tree) -> Tree:
     """Adds updates to parameters, leaf by leaf, in the parameters' dtypes.
 
-    The sum is formed in the wider of the two dtypes and rounded once.
+    The sum is formed in the wider of the two dtypes and rounded once. Steps below half a unit in the last place of a
+    16-bit parameter round away: see `master_copy`.
 
     Args:
       params: a tree of arrays; ``None`` leaves stay ``None``.
@@ -80,3 +88,34 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
         return (total + u).astype(jnp.asarray(p).dtype)
 
     return jax.tree.map(add, params, updates)
+
+
+def conjugate(grads: Tree) -> Tree:
+    r"""The direction of steepest ascent, from what `jax.grad` of a real loss returns.
+
+    For a complex parameter :math:`z = x + i y` JAX's gradient is
+    :math:`\frac{\partial L}{\partial x} - i \frac{\partial L}{\partial y}`, its conjugate: a step against it descends
+    in x and climbs in y. (PyTorch's gradient is conjugated already.)
+
+    Args:
+      grads: a tree of arrays.
+
+    Returns:
+      The tree, with complex leaves conjugated; all others are the same objects.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxnet import optimizers
+      >>> loss = lambda z: jnp.abs(z - (1 + 2j)) ** 2
+      >>> optimizer, z = optimizers.sgd(0.25), jnp.complex64(0)
+      >>> state = optimizer.init(z)
+      >>> for _ in range(30):
+      ...     grads = optimizers.conjugate(jax.grad(loss)(z))
+      ...     updates, state = optimizer.update(grads, state, z)
+      ...     z = optimizers.apply_updates(z, updates)
+      >>> print(z)
+      (1+2j)
+
+    Source: the JAX autodiff cookbook, complex numbers and differentiation.
+    """
+    return jax.tree.map(lambda g: g.conj() if jnp.iscomplexobj(g) else g, grads)

@@ -32,10 +32,10 @@ def chain(*optimizers: Any) -> Optimizer:
     """
     if not optimizers:
         raise ConfigError("chain: pass at least one optimizer, for example chain(clip_by_global_norm(1.0), adam(1e-3))")
-    if len(optimizers) == 1 and isinstance(optimizers[0], (list, tuple)) and not hasattr(optimizers[0], "update"):
+    listed = len(optimizers) == 1 and isinstance(optimizers[0], (list, tuple)) and not hasattr(optimizers[0], "update")
+    if listed and not _checks.is_plain_pair(optimizers[0]):
         raise ConfigError("chain: pass the optimizers one by one, chain(a, b), not in a list")
     members = [_checks.optimizer(f"chain[{i}]", member) for i, member in enumerate(optimizers)]
-    extra = [_checks.takes_extra_args(member.update) for member in members]
 
     def init(params):
         states = []
@@ -52,9 +52,9 @@ def chain(*optimizers: Any) -> Optimizer:
                 f"pass the state that this chain's init or last update returned"
             )
         states = []
-        for i, (member, member_state, takes) in enumerate(zip(members, state, extra, strict=True)):
+        for i, (member, member_state) in enumerate(zip(members, state, strict=True)):
             with located(f"chain[{i}]"):
-                updates, new = member.update(updates, member_state, params, **(extra_args if takes else {}))
+                updates, new = _checks.updated("chain", member, updates, member_state, params, extra_args)
             states.append(new)
         return updates, tuple(states)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxnet.errors import DTypeError
 from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import promoted, scalar_like
+from jaxnet.optimizers._arithmetic import promoted, scalar_like, wide
 from jaxnet.optimizers.base import EmptyState, Optimizer
 
 
@@ -51,16 +51,15 @@ def clip_by_global_norm(max_norm: Any) -> Optimizer:
         leaves, treedef = jax.tree.flatten(updates)
         if not leaves:
             return updates, state
-        leaves = [jnp.asarray(leaf) for leaf in leaves]
+        leaves = [wide(leaf) for leaf in leaves]
         norm, unit = _finite_norm(leaves)
         short = norm < scalar_like(max_norm, norm) * unit
 
         def clip(g):
-            wide = g if jnp.iscomplexobj(g) else g.astype(_accumulator(g))
-            clipped = scalar_like(max_norm, wide) * ((wide * unit.astype(wide.dtype)) / norm.astype(wide.dtype))
+            clipped = scalar_like(max_norm, g) * ((g * unit.astype(g.dtype)) / norm.astype(g.dtype))
             # Complex division makes a NaN of an Inf; real division by a finite norm leaves it alone.
             keep = short | ~jnp.isfinite(g) if jnp.iscomplexobj(g) else short
-            return jnp.where(keep, g, clipped.astype(g.dtype))
+            return jnp.where(keep, g, clipped)
 
         return treedef.unflatten([clip(g) for g in leaves]), state
 
@@ -98,7 +97,7 @@ def clip_by_value(max_delta: Any) -> Optimizer:
         _checks.gradients("clip_by_value", updates, params)
 
         def clip(g):
-            g = jnp.asarray(g)
+            g = wide(g)
             if jnp.iscomplexobj(g):
                 raise DTypeError("clip_by_value: a complex gradient has no interval; use clip_by_global_norm")
             limit = scalar_like(max_delta, g)
@@ -117,16 +116,10 @@ def _init(who: str) -> Any:
     return init
 
 
-def _accumulator(x: jax.Array) -> Any:
-    """The real dtype that squares of ``x`` are summed in: float32, or float64 for 64-bit leaves."""
-    return jnp.float64 if jnp.finfo(x.dtype).bits == 64 else jnp.float32
-
-
 @jax.jit  # so that outside jit the cond is compiled once per tree, not at every call
 def _finite_norm(leaves: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
     """The norm of the finite entries in some unit, and that unit: (|u g|, u), with u = 1 wherever possible."""
     leaves = [x for x in leaves if x.size]
-    wide = [x if jnp.iscomplexobj(x) else x.astype(_accumulator(x)) for x in leaves]
 
     def norm_of(leaves):
         total = jnp.zeros((), jnp.float32)
@@ -136,10 +129,10 @@ def _finite_norm(leaves: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
             total = total + square
         return jnp.sqrt(total)
 
-    norm = norm_of(wide)
+    norm = norm_of(leaves)
 
     def rescue():
-        finite = [jnp.where(jnp.isfinite(x), x, jnp.zeros((), x.dtype)) for x in wide]
+        finite = [jnp.where(jnp.isfinite(x), x, jnp.zeros((), x.dtype)) for x in leaves]
         largest = jnp.zeros((), norm.dtype)
         for x in finite:
             for part in (x.real, x.imag) if jnp.iscomplexobj(x) else (x,):

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxnet.errors import ConfigError
 from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import next_count, plus, scaled
+from jaxnet.optimizers._arithmetic import next_count, plus, scaled, wide
 from jaxnet.optimizers.base import Optimizer, ScalarOrSchedule
 
 
@@ -58,7 +58,7 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None) 
         _checks.gradients("add_decayed_weights", updates, params)
         decay = _checks.at("add_decayed_weights", "weight_decay", weight_decay, state.count)
         decays = mask_leaves("add_decayed_weights", mask, params)
-        updates = jax.tree.map(lambda g, p, on: decayed(jnp.asarray(g), p, decay) if on else g, updates, params, decays)
+        updates = jax.tree.map(lambda g, p, on: decayed(wide(g), p, decay) if on else wide(g), updates, params, decays)
         return updates, AddDecayedWeightsState(next_count(state.count))
 
     return Optimizer(init, update)
@@ -78,7 +78,7 @@ def decayed(g: jax.Array, p: Any, decay: Any) -> jax.Array:
     """``g + decay p``; a decay that is the constant 0 leaves no trace in the compiled step."""
     if isinstance(decay, float) and decay == 0.0:
         return g
-    return plus(g, scaled(decay, jnp.asarray(p)))
+    return plus(g, scaled(decay, wide(p)))
 
 
 def mask_leaves(who: str, mask: Any, params: Any) -> Any:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxnet.errors import ConfigError
 from jaxnet.optimizers import _checks
+from jaxnet.optimizers._arithmetic import promoted
 from jaxnet.optimizers.base import Optimizer
 
 
@@ -111,13 +112,20 @@ def ravel(params: Any) -> Raveled:
 
     Source: measured in benchmarks/optimizers.py; docs/optimizers.md says for which rules layouts are equivalent.
     """
-    _checks.parameters("ravel", params)
-    leaves, treedef = jax.tree.flatten(params)
+    return _laid_out(params, None)
+
+
+def _laid_out(tree: Any, like: _Layout | None) -> Raveled:
+    """The tree in the layout ``like`` if that is one of such a tree: float32 gradients lie as their parameters do."""
+    _checks.parameters("ravel", tree)
+    leaves, treedef = jax.tree.flatten(tree)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     layout = _Layout(treedef, tuple(x.shape for x in leaves), tuple(x.dtype.name for x in leaves))
+    if like is not None and (like.treedef, like.shapes) == (layout.treedef, layout.shapes):
+        layout = like
     vectors = {}
     for dtype, indices in layout.groups.items():
-        parts = [leaves[i].reshape(-1) for i in indices]
+        parts = promoted(*(leaves[i].reshape(-1) for i in indices))
         # One part would come back as the very buffer of the leaf, and be donated twice.
         vectors[dtype] = jnp.concatenate(parts) if len(parts) > 1 else jnp.array(parts[0], copy=True)
     return Raveled(vectors, layout)
@@ -161,7 +169,6 @@ def flat(optimizer: Any) -> Optimizer:
     Source: see `ravel`.
     """
     optimizer = _checks.optimizer("flat", optimizer)
-    extra = _checks.takes_extra_args(optimizer.update)
 
     def init(params):
         state = optimizer.init(_raveled(params))
@@ -175,19 +182,22 @@ def flat(optimizer: Any) -> Optimizer:
     def update(updates, state, params=None, **extra_args):
         if params is not None:
             _checks.gradients("flat", updates, params)
-        raveled, new = optimizer.update(
-            _raveled(updates),
-            state,
-            None if params is None else _raveled(params),
-            **(extra_args if extra else {}),
-        )
+            params = _raveled(params)
+        grads = _raveled(updates, _layout_of(state if params is None else params))
+        raveled, new = _checks.updated("flat", optimizer, grads, state, params, extra_args)
         return raveled if isinstance(updates, Raveled) else raveled.unravel(), new
 
     return Optimizer(init, update)
 
 
-def _raveled(tree: Any) -> Raveled:
-    return tree if isinstance(tree, Raveled) else ravel(tree)
+def _raveled(tree: Any, like: _Layout | None = None) -> Raveled:
+    return tree if isinstance(tree, Raveled) else _laid_out(tree, like)
+
+
+def _layout_of(tree: Any) -> _Layout | None:
+    """The layout of the first raveled tree inside."""
+    nodes = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, Raveled))
+    return next((x._layout for x in nodes if isinstance(x, Raveled)), None)
 
 
 def _masks(state: Any) -> bool:

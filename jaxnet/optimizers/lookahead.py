@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import each, map_columns, promoted, scalar_like
+from jaxnet.optimizers._arithmetic import each, map_columns, promoted, scalar_like, wide_dtype
 from jaxnet.optimizers.base import Optimizer
 
 
@@ -36,8 +36,9 @@ def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: ArrayLike, 
     The parameters that are trained are the fast weights :math:`\theta`; the slow weights :math:`\phi` are in
     the state. So the training loop is the same as with any other optimizer, the loss never sees a pair of
     trees, and evaluation takes ``state.slow``. (`optax.lookahead` wants its parameters as a
-    ``LookaheadParams`` pair.) After every k-th step the two trees are equal bit for bit; that needs the
-    updates to be applied as they are, so this is the outermost transformation.
+    ``LookaheadParams`` pair.) After every k-th step the two trees are equal bit for bit (16-bit parameters are the
+    rounding of their slow weights, which are float32); that needs the updates to be applied as they are, so this is
+    the outermost transformation but for `skip_nonfinite` and `master_copy`.
 
     Args:
       fast_optimizer: the inner optimizer A, ours or optax's.
@@ -71,30 +72,28 @@ def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: ArrayLike, 
     sync_period = _checks.integer(who, "sync_period", sync_period, minimum=1)
     alpha = _checks.scalar(who, "slow_step_size", slow_step_size, high=1.0, open_low=True, schedule=False)
     _checks.flag(who, "reset_state", reset_state)
-    extra = _checks.takes_extra_args(fast_optimizer.update)
 
     def init(params):
         _checks.parameters(who, params)
         # A copy: a training step that donates parameters and state must not donate one buffer twice.
-        slow = jax.tree.map(lambda p: jnp.array(p, dtype=jnp.asarray(p).dtype, copy=True), params)
+        slow = jax.tree.map(lambda p: jnp.array(p, dtype=wide_dtype(jnp.asarray(p).dtype), copy=True), params)
         return LookaheadState(fast_optimizer.init(params), jnp.zeros([], jnp.int32), slow)
 
     def update(updates, state, params=None, **extra_args):
         _checks.state_is(who, state, LookaheadState)
         _checks.need_params(who, params, "the pull towards the slow weights")
-        _checks.same_tree(who, "the parameters", params, "the slow weights in the state", state.slow)
+        _checks.same_tree(who, "the slow weights in the state", state.slow, "the parameters", params)
         _checks.gradients(who, updates, params)
-        updates, fast_state = fast_optimizer.update(updates, state.fast_state, params, **(extra_args if extra else {}))
+        updates, fast_state = _checks.updated(who, fast_optimizer, updates, state.fast_state, params, extra_args)
         sync = state.steps_since_sync == sync_period - 1
 
         def blend(u, p, slow):
             wide_p, wide_slow, wide_u = promoted(p, slow, u)
             change = wide_p + wide_u - wide_slow
             target = wide_slow + scalar_like(alpha, change) * change
-            u = jnp.where(sync, (target - wide_p).astype(u.dtype), u)
+            wide_u = jnp.where(sync, target - wide_p, wide_u)
             # What apply_updates will make of it, so that fast and slow never drift apart by roundings.
-            wide_p, wide_u = promoted(p, u)
-            return u, jnp.where(sync, (wide_p + wide_u).astype(slow.dtype), slow)
+            return wide_u, jnp.where(sync, (wide_p + wide_u).astype(slow.dtype), slow)
 
         def rule(u, p, slow):
             pairs = each(blend, u, p, slow)

@@ -1,7 +1,9 @@
 """Learning rates that change: plain functions from the step (0, 1, ...) to a value, with optax's signatures."""
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxnet.errors import ConfigError
@@ -72,6 +74,7 @@ def exponential_decay(
     _checks.flag(who, "staircase", staircase)
     end_value = None if end_value is None else _value(who, "end_value", end_value)
 
+    @_promoting
     def schedule(count):
         past = _step(count) - begin
         exponent = past / steps
@@ -135,9 +138,10 @@ def warmup_cosine_decay_schedule(
         )
     if isinstance(peak_value, float) and peak_value == 0.0 and not (isinstance(end_value, float) and end_value == 0.0):
         raise ConfigError(f"{who}: peak_value is 0 and end_value {end_value}; the peak must be positive")
-    alpha = 0.0 if isinstance(peak_value, float) and peak_value == 0.0 else end_value / peak_value
 
+    @_promoting
     def schedule(count):
+        alpha = 0.0 if isinstance(peak_value, float) and peak_value == 0.0 else end_value / peak_value
         step = _step(count)
         if warmup:
             remaining = 1 - jnp.clip(step, 0, warmup) / warmup
@@ -187,6 +191,7 @@ def piecewise_constant_schedule(init_value: Any, boundaries_and_scales: dict[int
         for step, scale in (boundaries_and_scales or {}).items()
     )
 
+    @_promoting
     def schedule(count):
         value = init_value
         for step, scale in pieces:
@@ -194,6 +199,17 @@ def piecewise_constant_schedule(init_value: Any, boundaries_and_scales: dict[int
         return value
 
     return schedule
+
+
+def _promoting(schedule: Schedule) -> Schedule:
+    """The schedule, also where implicit promotion is switched off: its numbers may be arrays of any dtypes."""
+
+    @functools.wraps(schedule)
+    def at(count):
+        with jax.numpy_dtype_promotion("standard"):
+            return schedule(count)
+
+    return at
 
 
 def _value(who: str, name: str, value: Any) -> Any:

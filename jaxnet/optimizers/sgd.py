@@ -45,7 +45,7 @@ def sgd(
       learning_rate: :math:`\eta \ge 0`, a float, a scalar array, or a schedule from step (0, 1, ...) to value.
       momentum: :math:`\mu` in [0, 1), or None for no momentum and no memory spent on it.
       nesterov: whether to look ahead by one momentum step; needs ``momentum``.
-      accumulator_dtype: the dtype the momentum is kept in; None for the parameters' own.
+      accumulator_dtype: the dtype the momentum is kept in; None for the parameters' own, at least float32.
 
     Returns:
       An `Optimizer` whose state is an `SgdState`.

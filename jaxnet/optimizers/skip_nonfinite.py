@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxnet.optimizers import _checks
 from jaxnet.optimizers._arithmetic import next_count
-from jaxnet.optimizers.base import Optimizer
+from jaxnet.optimizers.base import Optimizer, apply_updates
 
 
 class SkipNonfiniteState(NamedTuple):
@@ -29,11 +29,11 @@ class SkipNonfiniteState(NamedTuple):
 def skip_nonfinite(optimizer: Any) -> Optimizer:
     """Leaves parameters and state as they were where a step would bring in an Inf or a NaN, and counts it.
 
-    A step is skipped if a gradient is not finite, if an update is not, or if an entry of the inner state
-    that was finite would not be any more (a gradient of 1e20 has no finite square in float32; one such
-    second moment freezes its parameter for good). It is skipped as a whole: parameters and inner state stay
-    bit for bit, only the counts move. `optax.apply_if_finite` lets the NaN through after some number of them; this
-    never does. Watch ``notfinite_count``, and stop when it grows.
+    A step is skipped if a gradient is not finite, if an update is not, if a parameter of 16 bits would overflow by
+    it, or if an entry of the inner state that was finite would not be any more (a gradient of 1e20 has no finite
+    square in float32; one such second moment freezes its parameter for good). It is skipped as a whole: parameters
+    and inner state stay bit for bit, only the counts move. `optax.apply_if_finite` lets the NaN through after some
+    number of them; this never does. Watch ``notfinite_count``, and stop when it grows.
 
     Args:
       optimizer: the inner optimizer, ours or optax's; a whole `chain` with its clipping.
@@ -58,7 +58,6 @@ def skip_nonfinite(optimizer: Any) -> Optimizer:
     """
     who = "skip_nonfinite"
     optimizer = _checks.optimizer(who, optimizer)
-    extra = _checks.takes_extra_args(optimizer.update)
 
     def init(params):
         zero = jnp.zeros([], jnp.int32)
@@ -67,10 +66,13 @@ def skip_nonfinite(optimizer: Any) -> Optimizer:
     def update(updates, state, params=None, **extra_args):
         _checks.state_is(who, state, SkipNonfiniteState)
         grads, old = updates, state.inner_state
-        updates, new = optimizer.update(grads, old, params, **(extra_args if extra else {}))
+        updates, new = _checks.updated(who, optimizer, grads, old, params, extra_args)
         finite = _all(
             [jnp.all(jnp.isfinite(x)) for x in _inexact(grads) + _inexact(updates)]
-            + [jnp.all(jnp.isfinite(x) | ~jnp.isfinite(y)) for x, y in zip(_inexact(new), _inexact(old), strict=True)]
+            + [
+                jnp.all(jnp.isfinite(x) | ~jnp.isfinite(y))
+                for x, y in [*zip(_inexact(new), _inexact(old), strict=True), *_moved(params, updates)]
+            ]
         )
         # -0.0, not 0.0: x + -0.0 is x for every x, while -0.0 + 0.0 would turn a parameter of -0.0 into 0.0.
         updates = jax.tree.map(lambda u: jnp.where(finite, u, jnp.full_like(u, -0.0)), updates)
@@ -88,6 +90,30 @@ def skip_nonfinite(optimizer: Any) -> Optimizer:
 
 def _inexact(tree: Any) -> list[Any]:
     return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.asarray(x).dtype, jnp.inexact)]
+
+
+def _moved(params: Any, updates: Any) -> list[tuple[jax.Array, Any]]:
+    """The 16-bit parameters after and before the step: to float16, 65,520 is Inf."""
+    pairs = [] if params is None else zip(jax.tree.leaves(params), jax.tree.leaves(updates), strict=True)
+    return [(apply_updates(p, u), p) for p, u in pairs if jnp.finfo(jnp.asarray(p).dtype).bits < 32]
+
+
+def skipped(state: Any) -> jax.Array | None:
+    """The steps skipped in all by every `skip_nonfinite` (or `optax.apply_if_finite`) in an optimizer's state.
+
+    None if there is none. A training step compares it before and after an update.
+    """
+
+    def counts(node):
+        return hasattr(node, "total_notfinite") and hasattr(node, "inner_state")
+
+    total = None
+    for node in jax.tree.leaves(state, is_leaf=counts):
+        if counts(node):
+            inner = skipped(node.inner_state)
+            one = node.total_notfinite if inner is None else node.total_notfinite + inner
+            total = one if total is None else total + one
+    return total
 
 
 def _all(flags: list[jax.Array]) -> jax.Array:

@@ -35,6 +35,7 @@ OPTIMIZERS = {
     "decay": lambda: optimizers.chain(optimizers.add_decayed_weights(half_at), optimizers.sgd(0.01, 0.9)),
     "skip nonfinite": lambda: optimizers.skip_nonfinite(optimizers.adam(0.01)),
     "flat": lambda: optimizers.flat(optimizers.adam(0.01)),
+    "master copy": lambda: optimizers.master_copy(optimizers.adam(0.01)),
 }
 
 

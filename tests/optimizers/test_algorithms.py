@@ -126,7 +126,8 @@ def test_lookahead_keeps_fast_and_slow_equal_bit_for_bit_and_resets():
     for i in range(1, 13):
         updates, state = step(jax.tree.map(jnp.sin, params), state, params)
         params = optimizers.apply_updates(params, updates)
-        equal = all(bool(jnp.all(a == b)) for a, b in zip(*map(jax.tree.leaves, (params, state.slow)), strict=True))
+        slow = jax.tree.map(lambda slow, p: slow.astype(p.dtype), state.slow, params)
+        equal = all(bool(jnp.all(a == b)) for a, b in zip(*map(jax.tree.leaves, (params, slow)), strict=True))
         assert equal == (i % 3 == 0)
         assert int(state.fast_state.count) == i % 3
 

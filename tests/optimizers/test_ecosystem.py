@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnet import optimizers
+from jaxnet import layers, losses, optimizers, training
+from jaxnet.errors import ConfigError
 
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), "b": jnp.ones(3)}
 
@@ -59,6 +60,93 @@ def test_optax_in_ours():
 def test_extra_arguments_reach_the_members_that_want_them():
     polyak = optimizers.chain(optimizers.clip_by_value(9.0), optimizers.skip_nonfinite(optax.polyak_sgd(1.0)))
     same(run(polyak, value=0.5)[0], run(optax.chain(optax.clip(9.0), optax.polyak_sgd(1.0)), value=0.5)[0])
+
+
+WANTING = {
+    "polyak_sgd": (lambda: optax.polyak_sgd(1.0), ("value",)),
+    "reduce_on_plateau": (lambda: optax.contrib.reduce_on_plateau(patience=1, factor=0.5), ("value",)),
+    "lbfgs": (lambda: optax.lbfgs(), ("value", "grad", "value_fn")),
+}
+AROUND = {
+    "chain": lambda rule: optimizers.chain(optimizers.clip_by_value(9.0), rule),
+    "optax's chain in ours": lambda rule: optimizers.chain(optax.chain(optax.clip(9.0), rule)),
+    "lookahead": lambda rule: optimizers.lookahead(rule, 9, 0.5),
+    "skip_nonfinite": optimizers.skip_nonfinite,
+    "flat": optimizers.flat,
+    "master_copy": optimizers.master_copy,
+    "all": lambda rule: optimizers.skip_nonfinite(optimizers.master_copy(optimizers.chain(optimizers.flat(rule)))),
+}
+
+
+def value_fn(params):
+    return 0.5 + sum(jnp.sum(jnp.sin(leaf) ** 2) for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("rule", WANTING)
+def test_extra_arguments_reach_what_is_inside(rule, around):
+    make, names = WANTING[rule]
+    value, grads = jax.value_and_grad(value_fn)(PARAMS)
+    given = {"value": value, "grad": grads, "value_fn": value_fn}
+    if around in ("flat", "all") and rule == "lbfgs":  # which compares grad to the gradient: one layout for both
+        given["grad"], given["value_fn"] = optimizers.ravel(grads), lambda params: value_fn(params.unravel())
+    optimizer, inner = AROUND[around](make()), make()
+    updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS, **given)
+    expected, _ = inner.update(grads, inner.init(PARAMS), PARAMS, value=value, grad=grads, value_fn=value_fn)
+    same(updates, expected, rtol=1e-5)
+    with pytest.raises(ConfigError, match=f"needs {names[0]}.*and this update got no extra arguments; call update"):
+        optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
+
+
+def test_extra_arguments_by_name_alone_and_those_that_optax_keeps_to_itself():
+    def update(updates, state, params=None, *, value):
+        return jax.tree.map(lambda g: value * g, updates), state
+
+    ours = optimizers.chain((lambda params: (), update))
+    same(ours.update(PARAMS, ours.init(PARAMS), value=2.0, grad=None)[0], jax.tree.map(lambda x: 2 * x, PARAMS))
+    with pytest.raises(ConfigError, match=r"needs value, and this update got grad; .*use jaxnet\.optimizers\.chain"):
+        ours.update(PARAMS, ours.init(PARAMS), grad=None)
+    inside = optax.chain(ours)
+    with pytest.raises(ConfigError, match=r"use jaxnet\.optimizers\.chain"):
+        inside.update(PARAMS, inside.init(PARAMS), value=2.0)
+
+    def faulty(updates, state, params=None):
+        raise TypeError("something else")
+
+    with pytest.raises(TypeError, match="something else"):
+        optimizers.chain((lambda params: (), faulty)).update(PARAMS, ((),))
+
+
+def pairs():
+    rule = optimizers.sgd(0.1)
+    return [(rule.init, rule.update), [rule.init, rule.update], tuple(optax.sgd(0.1))]
+
+
+DOORS = {
+    "chain": lambda pair: optimizers.chain(pair),
+    "chain of two": lambda pair: optimizers.chain(optimizers.clip_by_value(9.0), pair),
+    "lookahead": lambda pair: optimizers.lookahead(pair, 9, 0.5),
+    "skip_nonfinite": optimizers.skip_nonfinite,
+    "flat": optimizers.flat,
+    "master_copy": optimizers.master_copy,
+}
+
+
+@pytest.mark.parametrize("pair", pairs(), ids=["tuple", "list", "of optax"])
+def test_a_plain_pair_is_an_optimizer(pair):
+    expected = run(optimizers.sgd(0.1))[0]
+    for door in DOORS.values():
+        same(run(door(pair))[0], expected)
+    net, x = layers.dense(1), jnp.ones((4, 1))
+    step = training.make_step(net, losses.mse, pair)
+    _, metrics = step(training.init(net, pair, x, 0), (x, x))
+    assert bool(jnp.isfinite(metrics["loss"]))
+
+
+def test_what_is_no_pair():
+    for value in ((jnp.sin,), (jnp.sin, 1), (optimizers.sgd(0.1), optimizers.sgd(0.1)), (), {"init": 1}):
+        with pytest.raises(ConfigError, match="an optimizer is a pair with init and update, got"):
+            optimizers.flat(value)
 
 
 def test_state_fields_have_optax_names():
