@@ -23,7 +23,7 @@ from jaxnet.training.history import History, Record
 from jaxnet.training.identity import of_program
 from jaxnet.training.sources import Source
 from jaxnet.training.state import TrainState
-from jaxnet.training.step import COLUMNS, make_step, update_with
+from jaxnet.training.step import COLUMNS, make_step
 
 
 class Fit(NamedTuple):
@@ -194,9 +194,12 @@ def fit(
         stopping.check_column(who, stop_early.monitor, [*measured, *validated, *ours])
     identity = {}
     if checkpoint is not None:  # by itself, so that a changed rate is told from a changed network
-        identity["optimizer"] = of_program(
-            functools.partial(update_with, optimizer), train_state.params, train_state.opt_state, train_state.params
-        )
+
+        def update(grads, opt_state, params):
+            extra = {"value": jnp.float32(0), "grad": grads, "value_fn": lambda params: jnp.float32(0)}
+            return optimizer_checks.updated(who, optimizer, grads, opt_state, params, extra)
+
+        identity["optimizer"] = of_program(update, train_state.params, train_state.opt_state, train_state.params)
 
     trained = loop.train(
         step, train_state, data,

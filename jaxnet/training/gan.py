@@ -166,7 +166,7 @@ def make_gan_step(
 
         (d_value, d_state), d_grads = jax.value_and_grad(d_objective, has_aux=True)(d.params)
         judged = take_step(
-            discriminator_optimizer, d_value, d_grads, d.params, d.opt_state, (d_state, d.state), guard=True,
+            who, discriminator_optimizer, d_value, d_grads, d.params, d.opt_state, (d_state, d.state), guard=True,
             value=d_value, value_fn=lambda params: d_objective(params)[0],
         )  # fmt: skip
 
@@ -179,7 +179,7 @@ def make_gan_step(
         g_value, of_made = jax.value_and_grad(g_objective)(made)
         (g_grads,) = pull_back(of_made)
         generated = take_step(
-            generator_optimizer, g_value, g_grads, g.params, g.opt_state, (g_state, g.state), guard=True,
+            who, generator_optimizer, g_value, g_grads, g.params, g.opt_state, (g_state, g.state), guard=True,
             value=g_value, value_fn=lambda params: g_objective(generate(params)[0]),
         )  # fmt: skip
         behind = len(jax.tree.leaves(d.params))

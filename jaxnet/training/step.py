@@ -11,25 +11,9 @@ from jaxnet._dtypes import at_least_float32
 from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError
 from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
-from jaxnet.optimizers.base import apply_updates
+from jaxnet.optimizers.base import apply_updates, conjugate
+from jaxnet.optimizers.skip_nonfinite import skipped
 from jaxnet.training.state import Guard, LossScale, TrainState
-
-
-# TEMPORARY until the optimizers' branch is merged.
-def conjugate(grads):
-    return jax.tree.map(lambda g: g.conj() if jnp.iscomplexobj(g) else g, grads)
-
-
-def skipped_inside(opt_state):
-    from jaxnet.optimizers.skip_nonfinite import SkipNonfiniteState
-
-    found = [
-        s
-        for s in jax.tree.leaves(opt_state, is_leaf=lambda s: isinstance(s, SkipNonfiniteState))
-        if isinstance(s, SkipNonfiniteState)
-    ]
-    return sum((s.total_notfinite for s in found), start=jnp.int32(0)) if found else None
-
 
 Metrics = dict[str, jax.Array]
 """Scalars by name."""
@@ -163,7 +147,7 @@ def make_step(
         if scale is not None:
             grads = jax.tree.map(lambda g: g.astype(_wide(g.dtype)) / scale.astype(_wide(g.dtype)), grads)
         taken = take_step(
-            optimizer, measured["loss"], grads, params, train_state.opt_state, (state, before), guard=guard,
+            who, optimizer, measured["loss"], grads, params, train_state.opt_state, (state, before), guard=guard,
             value=value, value_fn=lambda params: objective(params, before, batch, key, None)[0],
         )  # fmt: skip
         train_state = train_state._replace(
@@ -263,8 +247,8 @@ class Taken(NamedTuple):
 
 
 def take_step(
-    optimizer: Any, loss: jax.Array, grads: Any, params: Any, opt_state: Any, states: tuple[Any, Any], *, guard: bool,
-    value: jax.Array, value_fn: Callable[[Any], jax.Array],
+    who: str, optimizer: Any, loss: jax.Array, grads: Any, params: Any, opt_state: Any, states: tuple[Any, Any], *,
+    guard: bool, value: jax.Array, value_fn: Callable[[Any], jax.Array],
 ) -> Taken:  # fmt: skip
     """Updates parameters if the loss and the gradient are finite (or without a guard in any case), else keeps all.
 
@@ -279,8 +263,9 @@ def take_step(
     narrow = conjugate(jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params))
 
     def take():
-        updates, after = update_with(optimizer, narrow, opt_state, params, value, value_fn)
-        before, now = skipped_inside(opt_state), skipped_inside(after)
+        extra = {"value": value, "grad": narrow, "value_fn": value_fn}
+        updates, after = optimizer_checks.updated(who, optimizer, narrow, opt_state, params, extra)
+        before, now = skipped(opt_state), skipped(after)
         inside = jnp.bool(False) if now is None else now > before
         return apply_updates(params, updates), after, new, inside
 
@@ -290,32 +275,17 @@ def take_step(
     moved = [i for i, (a, b) in enumerate(zip(leaves, old, strict=True)) if a is not b]
     new = [leaves[i] for i in moved]
     if not guard:
-        params, opt_state, _, skipped = take()
-        return Taken(params, opt_state, states[0], skipped, norm, jnp.int32(-1))
+        params, opt_state, _, inside = take()
+        return Taken(params, opt_state, states[0], inside, norm, jnp.int32(-1))
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     bad = ~jnp.isfinite(jnp.stack(squares or [jnp.float32(0)]))
     leaf = jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32)
-    params, opt_state, kept, skipped = jax.lax.cond(
+    params, opt_state, kept, nothing = jax.lax.cond(
         finite, take, lambda: (params, opt_state, [old[i] for i in moved], jnp.bool(True))
     )
     for i, value in zip(moved, kept, strict=True):
         leaves[i] = value
-    return Taken(params, opt_state, treedef.unflatten(leaves), skipped, norm, leaf)
-
-
-def update_with(
-    optimizer: Any,
-    grads: Any,
-    opt_state: Any,
-    params: Any,
-    value: Any = 0.0,
-    value_fn: Callable[[Any], Any] | None = None,
-) -> tuple[Any, Any]:
-    """An optimizer's update; one that takes more than the protocol's arguments is given those of optax's rules."""
-    if not optimizer_checks.takes_extra_args(optimizer.update):
-        return optimizer.update(grads, opt_state, params)
-    value_fn = value_fn or (lambda params: jnp.asarray(value))
-    return optimizer.update(grads, opt_state, params, value=jnp.asarray(value), grad=grads, value_fn=value_fn)
+    return Taken(params, opt_state, treedef.unflatten(leaves), nothing, norm, leaf)
 
 
 def _check_scalable(who: str, params: Any, guard: bool) -> None:
