@@ -1,6 +1,7 @@
 """Batch and layer normalization: keep a layer's input near mean 0 and variance 1 (4.6.3)."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -100,13 +101,12 @@ def batch_norm(
                     f"variance is 0 whatever it is; use a larger batch, or layer_norm"
                 )
             axes = tuple(range(x.ndim - 1))
-            # A sample of another part is as good: one for all.
-            sample = lax.pmax(_sample(wide, axes), parts)
+            sample = _over_parts(lax.pmax, _sample(wide, axes), parts)
             wide = wide - sample
-            shifted_mean = lax.pmean(jnp.mean(wide, axes), parts)
+            shifted_mean = _over_parts(lax.pmean, jnp.mean(wide, axes), parts)
             centered = wide - _last(shifted_mean, x.ndim)
             batch_mean = sample.reshape(-1) + shifted_mean
-            batch_variance = lax.pmean(jnp.mean(lax.square(centered), axes), parts)
+            batch_variance = _over_parts(lax.pmean, jnp.mean(lax.square(centered), axes), parts)
             new = jax.tree.map(
                 lambda old, batch: decay * old + (1 - decay) * lax.stop_gradient(batch).astype(old.dtype),
                 {"mean": mean, "variance": variance},
@@ -202,6 +202,10 @@ def _number(parts: tuple[str, ...]) -> int:
             f"batch_norm: axis_name={parts!r} is no axis here; it names axes of a jax.shard_map, jax.pmap or jax.vmap "
             f"around the training step; where there is none, as in training.fit(mesh=...), leave axis_name out"
         ) from None
+
+
+def _over_parts(collective: Callable[..., jax.Array], value: jax.Array, parts: tuple[str, ...]) -> jax.Array:
+    return collective(value, parts) if parts else value
 
 
 def _whole_batch(x: jax.Array) -> None:
