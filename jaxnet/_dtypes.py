@@ -6,5 +6,8 @@ import jax.numpy as jnp
 
 
 def at_least_float32(*dtypes: Any) -> Any:
-    """The widest of some floating-point dtypes, and float32 if that is wider (also under strict promotion)."""
-    return jnp.float64 if any(jnp.dtype(dtype).itemsize > 4 for dtype in dtypes) else jnp.float32
+    """The widest of some floating-point dtypes, and float32 if that is wider (also under strict promotion).
+
+    Of a complex dtype, that of its parts counts.
+    """
+    return jnp.float64 if any(jnp.finfo(dtype).bits > 32 for dtype in dtypes) else jnp.float32

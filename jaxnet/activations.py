@@ -1,17 +1,22 @@
 """Activation functions (4.2), elementwise but for softmax.
 
-Each is numerically right over the whole range of its dtype: the literal eq. 4.14 and 4.15 overflow and give NaN
-gradients at large |x|. Each docstring says what the derivative is where the function has a kink.
+Each is right to a few units in the last place over the whole range of its dtype, infinities included, and so are its
+derivatives: the literal eq. 4.14 and 4.15 overflow and give NaN gradients at large |x|, and 1 - y^2 has no digit left
+where y is nearly 1. In 16 bits the arithmetic is in float32, and rounded once. Each docstring says what the derivative
+is where the function has a kink.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
+from jaxnet._dtypes import at_least_float32
 from jaxnet.errors import ShapeError
 
 
@@ -55,9 +60,13 @@ def leaky_relu(x: ArrayLike, slope: float = 0.01) -> jax.Array:
 
 def rectify(x: jax.Array, slope: jax.Array) -> jax.Array:
     """x where x > 0, slope * x elsewhere; ``slope`` has x's rank, or none, and may be learned."""
-    positive = x > 0
-    # The inner choice keeps the slope's gradient 0, not 0 * inf, where x is infinite.
-    return jnp.where(positive, x, slope * jnp.where(positive, jnp.zeros_like(x), x))
+    wide = _wide(x)
+    slope = slope.astype(wide.dtype)
+    positive = wide > 0
+    # The inner choice keeps 0 * inf out: of the slope's gradient where x is infinite, and of the value where the slope
+    # is 0 as well.
+    nothing = positive | ((slope == 0) & jnp.isneginf(wide))
+    return jnp.where(positive, wide, slope * jnp.where(nothing, 0.0, wide)).astype(x.dtype)
 
 
 def elu(x: ArrayLike, alpha: float = 1.0) -> jax.Array:
@@ -76,7 +85,19 @@ def elu(x: ArrayLike, alpha: float = 1.0) -> jax.Array:
     Source: chapter 4.2.1; Clevert et al. 2015, [12].
     """
     x = checks.floating("elu", "x", x)
-    return jax.nn.elu(x, _scalar("elu", "alpha", alpha, x))
+    wide = _wide(x)
+    positive = wide > 0
+    below = _scalar("elu", "alpha", alpha, wide) * _expm1(jnp.where(positive, 0.0, wide))
+    return jnp.where(positive, wide, below).astype(x.dtype)
+
+
+@jax.custom_jvp
+def _expm1(x: jax.Array) -> jax.Array:
+    return jnp.expm1(x)
+
+
+# JAX takes expm1(x) + 1 for it, which is 0 from -18 on in float32.
+_expm1.defjvps(lambda tangent, _, x: tangent * jnp.exp(x))
 
 
 def gelu(x: ArrayLike, *, approximate: bool = False) -> jax.Array:
@@ -95,12 +116,16 @@ def gelu(x: ArrayLike, *, approximate: bool = False) -> jax.Array:
     Source: chapter 4.2.1; Hendrycks and Gimpel 2016, [37].
     """
     x = checks.floating("gelu", "x", x)
-    if not checks.flag("gelu", "approximate", approximate):
-        return jax.nn.gelu(x, approximate=False)
-    # Beyond 10 the hyperbolic tangent is 1 to the last bit, while x^2 in its derivative overflows at 2e19.
-    inner = jnp.clip(x, -10, 10)
-    inner = math.sqrt(2 / math.pi) * (inner + 0.044715 * inner**3)
-    return 0.5 * x * (1 + jnp.tanh(inner))
+    wide = _wide(x)
+    # Beyond 40, Phi is 1 to the last bit on one side and less than any number on the other; x Phi(x) is 0 * inf at the
+    # end of the range, and x^2 in the derivative overflows.
+    inner = jnp.clip(wide, -40.0, 40.0)
+    if checks.flag("gelu", "approximate", approximate):
+        # (1 + tanh u) / 2 is sigmoid(2 u), which does not cancel where tanh u is nearly -1.
+        share = _sigmoid(math.sqrt(8 / math.pi) * (inner + 0.044715 * inner**3))
+    else:
+        share = 0.5 * lax.erfc(-math.sqrt(0.5) * inner)
+    return jnp.where(wide > 40.0, wide, inner * share).astype(x.dtype)
 
 
 def sigmoid(x: ArrayLike) -> jax.Array:
@@ -117,7 +142,30 @@ def sigmoid(x: ArrayLike) -> jax.Array:
 
     Source: chapter 4.2.2.
     """
-    return jax.nn.sigmoid(checks.floating("sigmoid", "x", x))
+    x = checks.floating("sigmoid", "x", x)
+    return _sigmoid(_wide(x)).astype(x.dtype)
+
+
+def _tail(x: jax.Array) -> jax.Array:
+    """The lesser of sigmoid(x) and 1 - sigmoid(x), with all its digits."""
+    return lax.logistic(-jnp.abs(x))
+
+
+@jax.custom_jvp
+def _sigmoid(x: jax.Array) -> jax.Array:
+    tail = _tail(x)
+    return jnp.where(x < 0, tail, 1.0 - tail)
+
+
+@jax.custom_jvp
+def _bell(x: jax.Array) -> jax.Array:
+    """The derivative of `sigmoid`, y (1 - y)."""
+    tail = _tail(x)
+    return tail * (1.0 - tail)
+
+
+_sigmoid.defjvps(lambda tangent, _, x: tangent * _bell(x))
+_bell.defjvps(lambda tangent, y, x: -tangent * y * _tanh(x / 2))
 
 
 def tanh(x: ArrayLike) -> jax.Array:
@@ -134,7 +182,16 @@ def tanh(x: ArrayLike) -> jax.Array:
 
     Source: chapter 4.2.3.
     """
-    return jnp.tanh(checks.floating("tanh", "x", x))
+    x = checks.floating("tanh", "x", x)
+    return _tanh(_wide(x)).astype(x.dtype)
+
+
+@jax.custom_jvp
+def _tanh(x: jax.Array) -> jax.Array:
+    return jnp.tanh(x)
+
+
+_tanh.defjvps(lambda tangent, _, x: tangent * 4 * _bell(2 * x))
 
 
 def softmax(x: ArrayLike, axis: int = -1) -> jax.Array:
@@ -152,15 +209,38 @@ def softmax(x: ArrayLike, axis: int = -1) -> jax.Array:
       >>> activations.softmax(jnp.array([1000.0, 1000.0]))
       Array([0.5, 0.5], dtype=float32)
     """
-    return jax.nn.softmax(checks.floating("softmax", "x", x), axis=axis)
+    x = checks.floating("softmax", "x", x)
+    return _softmax(_wide(x), axis).astype(x.dtype)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _softmax(x: jax.Array, axis: int) -> jax.Array:
+    return jax.nn.softmax(x, axis=axis)
+
+
+@_softmax.defjvp
+def _softmax_jvp(axis: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """y_i (t_i - sum over j of y_j t_j), with the tangent of the largest x taken off all others first.
+
+    That changes nothing but the rounding: else the difference has no digit left where y_i is nearly 1.
+    """
+    (x,), (t,) = primals, tangents
+    y = _softmax(x, axis)
+    largest = lax.stop_gradient((x == jnp.max(x, axis, keepdims=True)).astype(x.dtype))
+    t = t - jnp.sum(largest * t, axis, keepdims=True) / jnp.sum(largest, axis, keepdims=True)
+    return y, y * (t - jnp.sum(y * t, axis, keepdims=True))
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(at_least_float32(x.dtype))
 
 
 def _scalar(who: str, name: str, value: Any, x: jax.Array) -> jax.Array:
-    """A parameter of an activation in x's dtype: a number, or a scalar array that may be traced."""
+    """A parameter of an activation, in x's dtype or wider: a number, or a scalar array that may be traced."""
     if not isinstance(value, jax.Array):
         value = checks.number(who, name, value)
     elif value.shape:
         raise ShapeError(
             f"{who}: {name} must be one number, got shape {value.shape}; layers.prelu learns one a channel"
         )
-    return jnp.asarray(value, x.dtype)
+    return jnp.asarray(value, at_least_float32(x.dtype))

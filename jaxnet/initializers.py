@@ -4,6 +4,8 @@ Each is a function ``f(key, shape, dtype)``, as in `jax.nn.initializers`, so eit
 also be told the fans. A layer knows them exactly; the shape alone does not: of a transposed convolution's K taps only
 one in S meets a value, and a grouped kernel's shape hides the groups.
 
+Arrays of 16 bits are drawn in float32 and rounded: a bfloat16 draw has 128 values, a mean that is off and cut tails.
+
 The chapter says to divide "the variance by the square root of the sum of input and output connections"; what is
 divided by that root is the standard deviation.
 """
@@ -20,7 +22,10 @@ from jaxnet.errors import ShapeError
 
 
 class Initializer(Protocol):
-    """Draws an array: ``f(key, shape, dtype)``."""
+    """Draws an array: ``f(key, shape, dtype)``.
+
+    For parameters of 16 bits a layer asks for float32 and rounds what comes.
+    """
 
     def __call__(self, key: Any, shape: Any, dtype: Any, /) -> jax.Array: ...
 
@@ -74,13 +79,11 @@ def normal(stddev: float) -> Initializer:
       (3, 4)
     """
     stddev = checks.number("normal", "stddev", stddev, low=0)
-    return lambda key, shape, dtype=jnp.float32: _scaled(
-        jax.random.normal(checks.key("normal", key), shape, dtype), stddev
-    )
+    return lambda key, shape, dtype=jnp.float32: _normal(checks.key("normal", key), shape, dtype, stddev)
 
 
 def uniform(bound: float) -> Initializer:
-    """Draws evenly from [-bound, bound), of standard deviation bound / sqrt(3).
+    """Draws evenly from [-bound, bound), of standard deviation bound / sqrt(3); in 16 bits, rounded, up to the bound.
 
     Raises:
       ConfigError: ``bound`` is negative or no number.
@@ -92,9 +95,7 @@ def uniform(bound: float) -> Initializer:
       (3, 4)
     """
     bound = checks.number("uniform", "bound", bound, low=0)
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-        checks.key("uniform", key), shape, dtype, -bound, bound
-    )
+    return lambda key, shape, dtype=jnp.float32: _uniform(checks.key("uniform", key), shape, dtype, bound)
 
 
 class VarianceScaling(NamedTuple):
@@ -125,9 +126,8 @@ class VarianceScaling(NamedTuple):
         stddev = math.sqrt(scale / fan)
         key = checks.key(who, key)
         if self.distribution == "normal":
-            return _scaled(jax.random.normal(key, shape, dtype), stddev)
-        bound = math.sqrt(3) * stddev
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+            return _normal(key, shape, dtype, stddev)
+        return _uniform(key, shape, dtype, math.sqrt(3) * stddev)
 
 
 def lecun_normal() -> VarianceScaling:
@@ -211,15 +211,16 @@ def fans_of_shape(shape: Sequence[int]) -> tuple[float, float]:
 
 
 def draw(initializer: Initializer, key: Any, shape: Sequence[int], dtype: Any, fans: tuple[float, float]) -> jax.Array:
-    """Draws from any initializer, telling the fans to those that can be told.
+    """Draws from any initializer, in at least float32, telling the fans to those that can be told.
 
     Raises:
       ShapeError: the initializer returned another shape.
     """
+    wide = _drawn_in(dtype)
     if isinstance(initializer, VarianceScaling):
-        result = initializer(key, shape, dtype, fans=fans)
+        result = initializer(key, shape, wide, fans=fans)
     else:
-        result = jnp.asarray(initializer(key, tuple(shape), dtype))
+        result = jnp.asarray(initializer(key, tuple(shape), wide))
     if result.shape != tuple(shape):
         raise ShapeError(f"initializer: asked for shape {tuple(shape)}, got {result.shape} from {initializer!r}")
     return result.astype(dtype)
@@ -229,5 +230,14 @@ def _he(slope: float) -> float:
     return 2.0 / (1.0 + checks.number("he", "slope", slope) ** 2)
 
 
-def _scaled(values: jax.Array, stddev: float) -> jax.Array:
-    return values * jnp.asarray(stddev, values.dtype)
+def _drawn_in(dtype: Any) -> Any:
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+
+
+def _normal(key: Any, shape: Sequence[int], dtype: Any, stddev: float) -> jax.Array:
+    values = jax.random.normal(key, shape, _drawn_in(dtype))
+    return (values * jnp.asarray(stddev, values.dtype)).astype(dtype)
+
+
+def _uniform(key: Any, shape: Sequence[int], dtype: Any, bound: float) -> jax.Array:
+    return jax.random.uniform(key, shape, _drawn_in(dtype), -bound, bound).astype(dtype)

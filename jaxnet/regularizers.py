@@ -133,8 +133,9 @@ def proximal_l1(
             if not picked:
                 return leaf
             leaf = jnp.asarray(leaf)
-            threshold = jnp.asarray(learning_rate, leaf.dtype) * jnp.asarray(strength, leaf.dtype)
-            return jnp.sign(leaf) * jnp.maximum(jnp.abs(leaf) - threshold, 0)
+            wide = leaf.astype(at_least_float32(leaf.dtype))  # the threshold alone may be 0 in float16
+            threshold = jnp.asarray(learning_rate, wide.dtype) * jnp.asarray(strength, wide.dtype)
+            return (jnp.sign(wide) * jnp.maximum(jnp.abs(wide) - threshold, 0)).astype(leaf.dtype)
 
         return jax.tree.map(shrink, params, chosen)
 

@@ -136,6 +136,51 @@ def test_dtype_follows_the_example(x64):
         assert params["kernel"].dtype == params["bias"].dtype == dtype
 
 
+DRAWS = {
+    **{name: initializer for name, (initializer, _) in VARIANCE.items()},
+    "jax normal": jax.nn.initializers.normal(0.02),
+    "jax he_normal": jax.nn.initializers.he_normal(),
+    "jax glorot_uniform": jax.nn.initializers.glorot_uniform(),
+    "jax truncated_normal": jax.nn.initializers.truncated_normal(0.5),
+    "jax orthogonal": jax.nn.initializers.orthogonal(),
+}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", DRAWS)
+def test_16_bits_are_a_rounded_float32_draw(name, dtype):
+    for layer, x in (
+        (layers.dense(48, kernel_init=DRAWS[name]), (1, 64)),
+        (layers.conv(8, 3, kernel_init=DRAWS[name]), (1, 9, 4)),
+    ):
+        narrow, wide = (layer.init(KEY, jnp.ones(x, d))[0]["kernel"] for d in (dtype, "float32"))
+        assert narrow.dtype == dtype
+        np.testing.assert_array_equal(narrow, wide.astype(dtype))
+    if not name.startswith("jax"):
+        np.testing.assert_array_equal(DRAWS[name](KEY, SHAPE, dtype), DRAWS[name](KEY, SHAPE, "float32").astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_bias_of_16_bits_is_a_rounded_float32_draw(dtype):
+    layer = layers.conv_transpose(2048, 1, bias_init=initializers.uniform(0.1))
+    narrow, wide = (layer.init(KEY, jnp.ones((1, 4, 2), d))[0]["bias"] for d in (dtype, "float32"))
+    np.testing.assert_array_equal(narrow, wide.astype(dtype))
+
+
+def test_a_bfloat16_kernel_has_a_normal_draw_s_mean_range_and_variety():
+    kernel = np.float64(layers.dense(512).init(0, jnp.ones((1, 4096), jnp.bfloat16))[0]["kernel"]) * 64
+    assert abs(kernel.mean()) < 5 / np.sqrt(kernel.size)
+    assert kernel.min() < -4.5
+    assert kernel.max() > 4.5
+    assert len(np.unique(kernel)) > 2000
+
+
+def test_complex_numbers_stay_complex():
+    values = initializers.normal(0.5)(KEY, (2000,), jnp.complex64)
+    assert values.dtype == jnp.complex64
+    np.testing.assert_allclose(np.var(values), 0.25, rtol=0.1)
+
+
 def test_bad_arguments():
     with pytest.raises(ConfigError, match="stddev must be a finite number"):
         initializers.normal(-1)

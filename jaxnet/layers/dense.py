@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from jaxnet import _checks as checks
 from jaxnet import initializers
+from jaxnet._dtypes import at_least_float32
 from jaxnet.errors import ShapeError
 from jaxnet.initializers import Initializer
 from jaxnet.layers.layer import Layer
@@ -93,7 +94,11 @@ def add_bias(who: str, y: jax.Array, bias: jax.Array | None = None) -> jax.Array
         raise ShapeError(
             f"{who}: the bias must have shape {y.shape[-1:]}, got {bias.shape}; pass what this layer's init returned"
         )
-    return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+    checks.same_dtype(who, x=y, bias=bias)
+    # The bias's gradient is a sum over all examples and positions. In 16 bits it stops growing: it is made in float32,
+    # and rounded once. The output has the same bits either way.
+    wide = at_least_float32(y.dtype)
+    return (y.astype(wide) + bias.astype(wide).reshape((1,) * (y.ndim - 1) + (-1,))).astype(y.dtype)
 
 
 def _features(shape: tuple[int, ...]) -> int:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet._dtypes import at_least_float32
 from jaxnet.errors import ConfigError
 from jaxnet.layers.layer import Layer
 
@@ -53,6 +54,7 @@ def dropout(rate: float) -> Layer:
         if rate == 1:
             return jnp.zeros_like(x), state
         keep = jax.random.bernoulli(checks.key(who, key), 1 - rate, x.shape)
-        return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype)), state
+        wide = x.astype(at_least_float32(x.dtype))  # 1 - rate has too few digits in 16 bits
+        return jnp.where(keep, (wide / (1 - rate)).astype(x.dtype), jnp.zeros((), x.dtype)), state
 
     return Layer(init, apply, who)

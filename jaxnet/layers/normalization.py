@@ -1,5 +1,7 @@
 """Batch and layer normalization: keep a layer's input near mean 0 and variance 1 (4.6.3)."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,11 +10,18 @@ from jax import lax
 
 from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
-from jaxnet.errors import ShapeError
+from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.layers.layer import Layer, stateless
 
 
-def batch_norm(*, decay: float = 0.9, epsilon: float = 1e-5, scale: bool = True, offset: bool = True) -> Layer:
+def batch_norm(
+    *,
+    decay: float = 0.9,
+    epsilon: float = 1e-5,
+    scale: bool = True,
+    offset: bool = True,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> Layer:
     """Normalizes each channel over the batch and all positions: y = (x - mean) / sqrt(variance + epsilon).
 
     In training the mean and the (biased, divided by n) variance are the batch's, and the state moves towards them::
@@ -23,21 +32,28 @@ def batch_norm(*, decay: float = 0.9, epsilon: float = 1e-5, scale: bool = True,
     is the unbiased one (divided by n - 1), as in PyTorch. In evaluation the averages normalize. The averages start at
     mean 0 and variance 1.
 
-    The variance is computed in two passes, mean of (x - mean)^2, since the one-pass form loses all digits where the
-    mean is large. Statistics are in float32, or wider if x is.
+    One sample is taken off each channel first, which changes no deviation and leaves of a constant channel exact
+    zeros. Then the variance is computed in two passes, mean of (x - mean)^2: the one-pass form loses all digits where
+    the mean is large. Statistics are in float32, or wider if x is.
+
+    Over a mesh, `training.fit` and `jax.jit` see the whole batch, and so do the statistics. Inside a `jax.shard_map`
+    or `jax.pmap` of your own the layer sees one device's part: ``axis_name`` says over which axes the batch is divided.
 
     Args:
       decay: weight of the old average, in [0, 1).
       epsilon: added to the variance, so that a constant channel gives 0.
       scale: whether to learn a factor a channel.
       offset: whether to learn a shift a channel.
+      axis_name: the axis, or axes, of your own `jax.shard_map`, `jax.pmap` or `jax.vmap` over which the batch is
+        divided: the statistics are those of all parts together. () takes each part's own, on purpose.
 
     Returns:
       A layer that keeps the shape (batch, ..., channels), with params ``scale`` and ``offset`` and state ``mean`` and
       ``variance``, each of shape (channels,).
 
     Raises:
-      ConfigError: ``decay`` or ``epsilon`` out of range.
+      ConfigError: ``decay`` or ``epsilon`` out of range; training on one device's part of a batch without an
+        ``axis_name``, or with one that is no axis there.
       ShapeError: other channels, or training on one value a channel, whose variance says nothing.
 
     Example:
@@ -56,6 +72,7 @@ def batch_norm(*, decay: float = 0.9, epsilon: float = 1e-5, scale: bool = True,
     epsilon = checks.number(who, "epsilon", epsilon, low=0, open_low=True)
     checks.flag(who, "scale", scale)
     checks.flag(who, "offset", offset)
+    parts = _axis_names(axis_name)
 
     def init(key, x):
         del key
@@ -75,16 +92,21 @@ def batch_norm(*, decay: float = 0.9, epsilon: float = 1e-5, scale: bool = True,
         _fits(who, x, mean, variance, *learned)
         wide = x.astype(at_least_float32(x.dtype))
         if train:
-            n = x.size // max(x.shape[-1], 1)
+            if axis_name is None:
+                _whole_batch(x)
+            n = x.size // max(x.shape[-1], 1) * _number(parts)
             if n < 2:
                 raise ShapeError(
                     f"batch_norm: training needs at least two values a channel, got one (input {x.shape}), whose "
                     f"variance is 0 whatever it is; use a larger batch, or layer_norm"
                 )
             axes = tuple(range(x.ndim - 1))
-            batch_mean = jnp.mean(wide, axes)
-            centered = wide - _last(batch_mean, x.ndim)
-            batch_variance = jnp.mean(lax.square(centered), axes)
+            sample = _over_parts(lax.pmax, _sample(wide, axes), parts)
+            wide = wide - sample
+            shifted_mean = _over_parts(lax.pmean, jnp.mean(wide, axes), parts)
+            centered = wide - _last(shifted_mean, x.ndim)
+            batch_mean = sample.reshape(-1) + shifted_mean
+            batch_variance = _over_parts(lax.pmean, jnp.mean(lax.square(centered), axes), parts)
             new = jax.tree.map(
                 lambda old, batch: decay * old + (1 - decay) * lax.stop_gradient(batch).astype(old.dtype),
                 {"mean": mean, "variance": variance},
@@ -102,8 +124,8 @@ def batch_norm(*, decay: float = 0.9, epsilon: float = 1e-5, scale: bool = True,
 def layer_norm(*, epsilon: float = 1e-5, scale: bool = True, offset: bool = True) -> Layer:
     """Normalizes the channels of each position: y = (x - mean) / sqrt(variance + epsilon) over the last axis.
 
-    Nothing depends on the batch, so training and evaluation are alike. The variance is the biased one, computed in
-    two passes in float32, or wider if x is.
+    Nothing depends on the batch, so training and evaluation are alike. The variance is the biased one, computed as
+    `batch_norm` does, in float32, or wider if x is: where all channels are equal, y is exactly the offset.
 
     Args:
       epsilon: added to the variance.
@@ -137,6 +159,7 @@ def layer_norm(*, epsilon: float = 1e-5, scale: bool = True, offset: bool = True
         _channels(who, x.shape)
         _fits(who, x, *checks.leaves(who, params, *_names(scale, offset)))
         wide = x.astype(at_least_float32(x.dtype))
+        wide = wide - _sample(wide, (x.ndim - 1,))
         centered = wide - jnp.mean(wide, -1, keepdims=True)
         variance = jnp.mean(lax.square(centered), -1, keepdims=True)
         return _affine(centered, lax.rsqrt(variance + epsilon), params, x.dtype)
@@ -146,6 +169,66 @@ def layer_norm(*, epsilon: float = 1e-5, scale: bool = True, offset: bool = True
         return _params((_channels(who, x.shape),), x.dtype, scale, offset)
 
     return stateless(init, f, name=who)
+
+
+def _sample(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """One of the values along ``axes``, without a gradient.
+
+    Over the batch, and along an axis that is in pieces on several devices, it is the largest, which each device can
+    find in its piece; along others the first, which costs nothing.
+    """
+    x = lax.stop_gradient(x)
+    in_pieces = jax.typeof(x).sharding.spec
+    first = {axis for axis in axes if axis and in_pieces[axis] is None}
+    return jnp.max(x[tuple(slice(0, 1 if axis in first else None) for axis in range(x.ndim))], axes, keepdims=True)
+
+
+def _axis_names(axis_name: Any) -> tuple[str, ...]:
+    names = () if axis_name is None else (axis_name,) if isinstance(axis_name, str) else axis_name
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"batch_norm: axis_name must be a name or a tuple of names, got {axis_name!r}; axis_name='data' for "
+            f"statistics over the axis 'data' of your jax.shard_map, jax.pmap or jax.vmap"
+        )
+    return names
+
+
+def _number(parts: tuple[str, ...]) -> int:
+    """Into how many parts the batch is divided."""
+    try:
+        return math.prod(lax.axis_size(name) for name in parts)
+    except NameError:
+        raise ConfigError(
+            f"batch_norm: axis_name={parts!r} is no axis here; it names axes of a jax.shard_map, jax.pmap or jax.vmap "
+            f"around the training step; where there is none, as in training.fit(mesh=...), leave axis_name out"
+        ) from None
+
+
+def _over_parts(collective: Callable[..., jax.Array], value: jax.Array, parts: tuple[str, ...]) -> jax.Array:
+    return collective(value, parts) if parts else value
+
+
+def _whole_batch(x: jax.Array) -> None:
+    """Refuses one device's part of a batch, where it can be told."""
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+    if not manual:
+        return
+    divided = [name for name in manual if name in _varying(x)]
+    if not divided and not _varying(lax.axis_index(manual[0])):  # check_vma=False: nothing is known of x
+        divided = manual
+    if divided:
+        name = repr(divided[0]) if len(divided) == 1 else repr(tuple(divided))
+        raise ConfigError(
+            f"batch_norm: inside shard_map or pmap, each device has its own part of x along {name}, and the statistics "
+            f"would be of that part alone; batch_norm(axis_name={name}) takes those of the whole batch, name the axes "
+            f"over which the batch is divided; axis_name=() takes each part's own"
+        )
+
+
+def _varying(x: jax.Array) -> frozenset:
+    """The axes over which x differs from device to device, as far as JAX knows."""
+    kind = jax.typeof(x)
+    return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying  # the name changed in jax 0.10.2
 
 
 def _names(scale: bool, offset: bool) -> tuple[str, ...]:

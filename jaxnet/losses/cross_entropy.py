@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
@@ -19,8 +20,9 @@ def softmax_cross_entropy(
 ) -> jax.Array:
     """Cross-entropy (eq. 4.19) of softmax(logits): - sum over y of p_y log softmax(logits)_y.
 
-    Exact at any logits, where the logarithm of a rounded probability is not. A logit of minus infinity masks a
-    class; with label smoothing, which asks for a share of every class, the loss is then infinite.
+    Exact at any logits, whatever they have in common, where the logarithm of a rounded probability is not. A logit of
+    minus infinity masks a class; with label smoothing, which asks for a share of every class, the loss is then
+    infinite.
 
     Args:
       logits: (..., C), floating point, unnormalized scores.
@@ -57,15 +59,15 @@ def softmax_cross_entropy(
             keep = None if ignore_label is None else target != ignore_label
             if keep is not None:  # what an ignored example holds, even NaN, must not reach the gradient
                 logits = jnp.where(keep[..., None], logits, 0.0)
-            log_total = jax.nn.logsumexp(logits, axis=-1)
-            values = log_total - pick(logits, target)
+            shifted, log_total = _shifted(logits)
+            values = log_total - pick(shifted, target)
             if smoothing:
-                values = (1 - smoothing) * values + smoothing * (log_total - jnp.mean(logits, axis=-1))
+                values = (1 - smoothing) * values + smoothing * (log_total - jnp.mean(shifted, axis=-1))
             return reduce_classes(who, values, logits, target, keep, reduction)
         if smoothing:
             target = (1 - smoothing) * target + smoothing / logits.shape[-1]
-        values = -_expect(target, logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
-        return reduce(who, values, reduction)
+        shifted, log_total = _shifted(logits)
+        return reduce(who, -_expect(target, shifted - log_total[..., None]), reduction)
 
 
 def cross_entropy(
@@ -114,6 +116,16 @@ def cross_entropy(
             return reduce_classes(who, -jnp.log(picked), probabilities, target, keep, reduction)
         counts = target > 0
         return reduce(who, -_expect(target, jnp.log(jnp.where(counts, probabilities, 1.0))), reduction)
+
+
+def _shifted(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The logits less their largest, and the logarithm of the sum of their exponentials.
+
+    What all logits have in common is taken off before the logarithm is added, not after: it would cost its digits.
+    """
+    largest = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    shifted = logits - jnp.where(jnp.isfinite(largest), largest, 0.0)
+    return shifted, jnp.log(jnp.sum(jnp.exp(shifted), axis=-1))
 
 
 def _expect(p: jax.Array, values: jax.Array) -> jax.Array:

@@ -143,6 +143,37 @@ def test_logits_of_any_size_are_exact():
     np.testing.assert_allclose(pull(jnp.ones(3))[0], [[0, 0], [-1, 1], [1 - e, e - 1]], rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("offset", [0.0, 1e4, -1e8, 1e30])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("kind", ["labels", "distributions"])
+def test_what_all_logits_have_in_common_does_not_count(kind, smoothing, offset, dtype):
+    """Right is the sum in exact arithmetic of the logits as they are rounded, in float64 after the offset is off."""
+    offset = min(offset, 3e4) if dtype == "float16" else offset
+    with jax.enable_x64(dtype == "float64"):
+        step = float(jnp.finfo(dtype).eps) * max(1.0, abs(offset))
+        logits = jnp.asarray(offset, dtype) + jnp.asarray(step * np.array([[0, 1, 2], [2, 2, 2], [-4, 0, 5]]), dtype)
+        exact = np.float64(logits) - float(logits[1, 1]) + 0.0
+        logits = jnp.concatenate([logits, logits[:, ::-1]])
+        exact = np.concatenate([exact, exact[:, ::-1]])
+        target = np.array([0, 1, 2, 0, 1, 2])
+        if kind == "distributions":
+            target = np.float32(0.9 * np.eye(3)[target] + 0.1 / 3)
+        options = ("label_smoothing", smoothing), ("reduction", "none")
+        values, gradient = _value_and_gradient(losses.softmax_cross_entropy, logits, jnp.asarray(target), options)
+    expected, expected_gradient = _literal(exact, target, smoothing)
+    tolerance = 1e-12 if dtype == "float64" and kind == "labels" else 1e-6
+    np.testing.assert_allclose(values, expected, rtol=tolerance, atol=tolerance)
+    eps = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(np.float64(gradient), expected_gradient, rtol=eps, atol=max(tolerance, eps / 256))
+
+
+def test_three_equal_logits_of_1e8_are_three_equal_logits():
+    for logits in (jnp.full((1, 3), 1e8), jnp.full((1, 3), -1e8), jnp.full((1, 3), 1e4)):
+        for target in (jnp.array([1]), jnp.array([[0.0, 0.5, 0.5]])):
+            assert losses.softmax_cross_entropy(logits, target) == pytest.approx(np.log(3), rel=1e-6)
+
+
 def test_a_logit_of_minus_infinity_masks_its_class():
     logits = jnp.array([[1.0, 2.0, -jnp.inf]])
     log_two = np.log(np.exp(1) + np.exp(2))
