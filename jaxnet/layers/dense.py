@@ -5,11 +5,13 @@ import jax.numpy as jnp
 
 from jaxnet import _checks as checks
 from jaxnet import initializers
+from jaxnet._made import made
 from jaxnet.errors import ShapeError
 from jaxnet.initializers import Initializer
 from jaxnet.layers.layer import Layer
 
 
+@made
 def dense(
     units: int,
     *,
@@ -82,7 +84,8 @@ def dense(
         checks.same_dtype(who, x=x, kernel=kernel)
         return add_bias(who, jnp.matmul(x, kernel), *rest), state
 
-    return Layer(init, apply, who)
+    torch = (("kernel", "weight", _kernel_to_torch), ("bias", "bias", None))
+    return Layer(init, apply, who, torch=torch, fan_in=initializers.fan_in)
 
 
 def add_bias(who: str, y: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -94,6 +97,11 @@ def add_bias(who: str, y: jax.Array, bias: jax.Array | None = None) -> jax.Array
             f"{who}: the bias must have shape {y.shape[-1:]}, got {bias.shape}; pass what this layer's init returned"
         )
     return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def _kernel_to_torch(kernel: jax.Array) -> jax.Array:
+    checks.rank("to_torch", "a dense kernel", kernel, 2, "(N_in, N_out)")
+    return kernel.T
 
 
 def _features(shape: tuple[int, ...]) -> int:
