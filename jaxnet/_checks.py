@@ -113,13 +113,36 @@ def array(who: str, name: str, value: Any) -> jax.Array:
             return jnp.asarray(value)
         except OverflowError:
             raise DataError(f"{who}: {name} = {value} does not fit JAX's integers; pass a float") from None
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], jax.Array):
-        hint = "a layer's apply returns two things: output, state = net.apply(...)"
-    elif isinstance(value, (list, tuple)):
-        hint = "pass one array, numpy.asarray(...); its rows must have one length"
-    else:
-        hint = "pass a jax or numpy array"
-    raise DTypeError(f"{who}: {name} must be an array, got {type(value).__name__}; {hint}")
+    raise DTypeError(f"{who}: {name} must be an array, got {_kind(value)}; {_to_array(value)}")
+
+
+def _kind(value: Any) -> str:
+    """What a value that is no array is, in a few words."""
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        return f"a dict of {', '.join(value)}" if value else "an empty dict"
+    if isinstance(value, tuple) and all(_is_array(entry) for entry in value):
+        return f"a tuple of {len(value)}"
+    return type(value).__name__
+
+
+def _to_array(value: Any) -> str:
+    """How to make one array of a value that is none."""
+    if isinstance(value, tuple) and value and _is_array(value[0]):
+        if len(value) == 2 and not _is_array(value[1]):
+            return "a layer's apply returns two things: output, state = net.apply(...)"
+        return (
+            "take a part with a function before it, such as lambda x: x[0]; a parallel gives one array with "
+            "combine='concatenate'"
+        )
+    if isinstance(value, dict) and value:
+        return f"take a part with a function before it, such as lambda x: x[{next(iter(value))!r}]"
+    if isinstance(value, (list, tuple)):
+        return "pass one array, numpy.asarray(...); its rows must have one length"
+    return "pass a jax or numpy array"
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
 
 
 def host_array(who: str, name: str, value: np.ndarray | np.generic) -> np.ndarray:
@@ -179,6 +202,12 @@ def floating(who: str, name: str, value: ArrayLike) -> jax.Array:
 def _to_floating(dtype: np.dtype) -> str:
     if dtype in (jnp.int8, jnp.int16, jnp.uint8, jnp.uint16):
         return f"convert with x.astype('float32') / {jnp.iinfo(dtype).max + 1} ({dtype} arithmetic would wrap)"
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return "a PRNG key is passed as key="
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return "take its parts apart, jax.numpy.concatenate([x.real, x.imag], -1)"
+    if jnp.issubdtype(dtype, jnp.integer):
+        return "convert with x.astype('float32'), or, of tokens, look their rows up in a table first"
     return "convert with x.astype('float32')"
 
 
@@ -193,6 +222,27 @@ def shape_struct(who: str, value: Any) -> jax.ShapeDtypeStruct:
         )
     result = array(who, "x", value)
     return jax.ShapeDtypeStruct(result.shape, result.dtype)
+
+
+def structs(who: str, value: Any) -> Any:
+    """`shape_struct` of every array in a pytree; numbers and lists of them are no pytree, but an array not yet made."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(value)
+    if not any(_is_array(leaf) for _, leaf in flat):
+        shape_struct(who, value)  # which refuses it, and knows the cure for shapes, for rows of numbers and for nothing
+    for path, leaf in flat:
+        if not _is_array(leaf):
+            place = f"x{jax.tree_util.keystr(path)}"
+            raise DTypeError(f"{who}: {place} must be an array, got {_kind(leaf)}; {_to_array(leaf)}")
+    return jax.tree.map(lambda leaf: shape_struct(who, leaf), value)
+
+
+def describe(tree: Any) -> str:
+    """The dtypes and shapes of a pytree of arrays, for errors."""
+    if jax.tree_util.treedef_is_leaf(jax.tree.structure(tree)):
+        return f"{tree.dtype} {tuple(tree.shape)}" if hasattr(tree, "shape") else type(tree).__name__
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    inside = ", ".join(f"{jax.tree_util.keystr(path)} {describe(leaf)}" for path, leaf in leaves)
+    return f"a {type(tree).__name__} of {inside or 'nothing'}"
 
 
 def floating_struct(who: str, value: Any) -> jax.ShapeDtypeStruct:

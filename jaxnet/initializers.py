@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet._made import made
 from jaxnet.errors import ShapeError
 
 
@@ -54,6 +55,7 @@ def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
     return jnp.ones(shape, dtype)
 
 
+@made
 def constant(value: float) -> Initializer:
     """Fills with ``value``.
 
@@ -66,6 +68,7 @@ def constant(value: float) -> Initializer:
     return lambda key, shape, dtype=jnp.float32: jnp.full(shape, value, dtype)
 
 
+@made
 def normal(stddev: float) -> Initializer:
     """Draws from a normal distribution of mean 0 and standard deviation ``stddev``.
 
@@ -82,6 +85,7 @@ def normal(stddev: float) -> Initializer:
     return lambda key, shape, dtype=jnp.float32: _normal(checks.key("normal", key), shape, dtype, stddev)
 
 
+@made
 def uniform(bound: float) -> Initializer:
     """Draws evenly from [-bound, bound), of standard deviation bound / sqrt(3); in 16 bits, rounded, up to the bound.
 
@@ -208,6 +212,11 @@ def fans_of_shape(shape: Sequence[int]) -> tuple[float, float]:
         )
     taps = math.prod(shape[:-2])
     return shape[-2] * taps, shape[-1] * taps
+
+
+def fan_in(shape: Sequence[int]) -> float:
+    """Returns how many inputs reach one output through a plain kernel ``(*K, in, out)``."""
+    return fans_of_shape(shape)[0]
 
 
 def draw(initializer: Initializer, key: Any, shape: Sequence[int], dtype: Any, fans: tuple[float, float]) -> jax.Array:

@@ -21,6 +21,9 @@ layer_norm      ``scale``, ``offset``             ``weight``, ``bias``
 prelu           ``slope ()`` or ``(C,)``          ``weight (1,)`` or ``(C,)``
 ==============  ================================  ==========================================================
 
+A layer says its own layout in the field ``torch`` of `layers.Layer`, which is how one of yours gets in here; its name
+means nothing.
+
 **Hyperparameters** are not in the arrays, and some mean other things in PyTorch: its batch norm's ``momentum`` is
 1 - ``decay``; the padding of its transposed convolution is converted by `sizes.torch_padding`; and its data are
 channels-first, so that its ``Flatten`` runs channel by channel where `layers.flatten` runs position by position. Where
@@ -28,6 +31,7 @@ a dense layer follows, put ``lambda x: jnp.moveaxis(x, -1, 1).reshape(x.shape[0]
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -36,7 +40,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
-from jaxnet import kernels
 from jaxnet.errors import CheckpointError, ConfigError, DTypeError
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 
@@ -63,8 +66,8 @@ def from_torch(state_dict: Mapping[str, Any], net: Layer, x: Any, *, rename: Ren
 
     Raises:
       CheckpointError: names that are missing or unexpected, arrays of another shape or dtype; all of them at once.
-      ConfigError: a layer of the network with arrays that have no counterpart in PyTorch, or a ``rename`` with an
-        entry that fits no name, or that gives two arrays one name.
+      ConfigError: a layer of the network that does not say how PyTorch keeps its arrays, or a ``rename`` with an entry
+        that fits no name, or that gives two arrays one name.
       DTypeError: something that is no mapping, or a tensor that numpy cannot hold.
 
     Example:
@@ -83,7 +86,7 @@ def from_torch(state_dict: Mapping[str, Any], net: Layer, x: Any, *, rename: Ren
             f"what safetensors.numpy.load_file returns"
         )
     net = as_layer(net, who)
-    structs = jax.eval_shape(net.init, jax.random.key(0), checks.shape_struct(who, x))
+    structs = jax.eval_shape(net.init, jax.random.key(0), checks.structs(who, x))
     convert = functools.partial(_in_torchs_layouts, who, net)
     wanted = jax.eval_shape(convert, *structs)
     counts = [count for name in wanted if (count := _count_beside(name))]
@@ -131,7 +134,7 @@ def to_torch(params: Params, state: State, net: Layer, *, rename: Rename = None)
       reads only where ``momentum=None``, is 0.
 
     Raises:
-      ConfigError: params or a state of another network, a layer with arrays that have no counterpart in PyTorch, or a
+      ConfigError: params or a state of another network, a layer that does not say how PyTorch keeps its arrays, or a
         ``rename`` with an entry that fits no name, or that gives two arrays one name.
       ShapeError: a kernel with another number of axes than its layer's.
 
@@ -156,46 +159,18 @@ def to_torch(params: Params, state: State, net: Layer, *, rename: Rename = None)
     return {names[name]: value for name, value in arrays.items()}
 
 
-def _keep(array: jax.Array, groups: int) -> jax.Array:
-    del groups
-    return array
-
-
-def _transpose(kernel: jax.Array, groups: int) -> jax.Array:
-    del groups
-    checks.rank("to_torch", "a dense kernel", kernel, 2, "(N_in, N_out)")
-    return kernel.T
-
-
-_BIAS = {"bias": ("bias", _keep)}
-_NORM = {"scale": ("weight", _keep), "offset": ("bias", _keep)}
-
-# By the name of a layer: its leaves, each with PyTorch's name and the map into PyTorch's layout.
-_LAYERS: dict[str, dict[str, tuple[str, Callable[[jax.Array, int], jax.Array]]]] = {
-    "dense": {"kernel": ("weight", _transpose), **_BIAS},
-    "conv": {"kernel": ("weight", lambda kernel, groups: kernels.conv_kernel_to_torch(kernel)), **_BIAS},
-    "conv_transpose": {
-        "kernel": ("weight", lambda kernel, groups: kernels.conv_transpose_kernel_to_torch(kernel, groups=groups)),
-        **_BIAS,
-    },
-    "batch_norm": {**_NORM, "mean": ("running_mean", _keep), "variance": ("running_var", _keep)},
-    "layer_norm": _NORM,
-    "prelu": {"slope": ("weight", lambda slope, groups: slope.reshape(-1))},
-}
-
-
 def _in_torchs_layouts(who: str, net: Layer, params: Params, state: State, path: str = "") -> dict[str, jax.Array]:
     """PyTorch's names and arrays. Elements are moved and nothing else, so that this has an inverse."""
     place = path.rstrip(".") or "the network"
-    if net.name == "mixed_precision" and net.parts:  # params and state are its part's
+    if net.torch or not net.parts:
+        return _leaves(who, place, net, params, state, path)
+    if net.trees == "same":
         return _in_torchs_layouts(who, net.parts[0][1], params, state, path)
-    if net.name == "repeat" and net.parts:
+    if net.trees == "stacked":
         copies = [(str(i), net.parts[0][1], *trees) for i, trees in enumerate(_unstacked(who, place, (params, state)))]
-    elif net.parts:
+    else:
         below = (_by_label(who, place, net, name, tree) for name, tree in (("params", params), ("state", state)))
         copies = [(label, part, *trees) for (label, part), *trees in zip(net.parts, *below, strict=True)]
-    else:
-        return _leaves(who, place, net, params, state, path)
     return {
         name: array
         for label, part, p, s in copies
@@ -204,19 +179,37 @@ def _in_torchs_layouts(who: str, net: Layer, params: Params, state: State, path:
 
 
 def _leaves(who: str, place: str, layer: Layer, params: Params, state: State, path: str) -> dict[str, jax.Array]:
-    known = _LAYERS.get(layer.name, {})
     leaves = {name: leaf for tree in (params, state) if isinstance(tree, dict) for name, leaf in tree.items()}
-    if layer.name not in _LAYERS and jax.tree.leaves((params, state)):
+    if not layer.torch and jax.tree.leaves((params, state)):
         raise ConfigError(
-            f"{who}: {place} is a layer {layer.name!r}, whose arrays have no known counterpart in PyTorch; leave it "
-            f"out, and convert the parts around it by themselves"
+            f"{who}: {place} is a layer {layer.name!r}, which does not say how PyTorch keeps its arrays; say it with "
+            f"layer._replace(torch=((leaf, name, f), ...)), for example ('kernel', 'weight', jnp.transpose), and None "
+            f"for f where the layout is the same; or leave the layer out, and convert the parts around it"
         )
-    if len(leaves) != len(jax.tree.leaves((params, state))) or not leaves.keys() <= known.keys():
+    known = [leaf for leaf, _, _ in layer.torch]
+    if len(leaves) != len(jax.tree.leaves((params, state))) or not leaves.keys() <= set(known):
         raise ConfigError(
             f"{who}: {place} is a layer {layer.name!r}, whose arrays are {', '.join(known)}, got "
             f"{', '.join(map(str, leaves)) or 'something else'}; pass what this network's init returned"
         )
-    return {path + name: into(leaves[leaf], layer.groups) for leaf, (name, into) in known.items() if leaf in leaves}
+    return {
+        path + name: leaves[leaf] if into is None else _moved(who, place, leaf, leaves[leaf], into)
+        for leaf, name, into in layer.torch
+        if leaf in leaves
+    }
+
+
+def _moved(who: str, place: str, name: str, leaf: Any, into: Callable[[Any], Any]) -> Any:
+    """``into(leaf)``, which may move elements and do nothing else: tried on their numbers."""
+    size = math.prod(leaf.shape)
+    with jax.ensure_compile_time_eval():
+        numbers = np.asarray(into(jnp.arange(size, dtype=jnp.int32).reshape(leaf.shape)))
+    if numbers.dtype != np.int32 or not np.array_equal(np.sort(numbers, axis=None), np.arange(size)):
+        raise ConfigError(
+            f"{who}: the function that takes {name!r} of {place} into PyTorch's layout must move its {size} elements, "
+            f"each to one place, and change none; without that there is no way back"
+        )
+    return into(leaf)
 
 
 def _unstacked(who: str, place: str, trees: Any) -> list[Any]:

@@ -31,14 +31,17 @@ def check_layer(
     - in evaluation an example's output does not depend on the others in its batch;
     - ``vmap`` over another axis is a loop;
     - parameters may come back from a file, as NumPy arrays;
-    - first and second derivatives, forward and reverse, agree with finite differences in float64.
+    - first and second derivatives, forward and reverse, agree with finite differences in float64, of all that is
+      floating point in the output with respect to all that is in params and input.
 
     Args:
       layer: the layer, or a bare callable.
-      x: an example input with at least two examples on its first axis, floating point; avoid values at kinks.
+      x: an example input, an array or a pytree of arrays, with at least two examples on each one's first axis; avoid
+        values at kinks.
       seed: where all random numbers come from.
       needs_key: whether training draws random numbers.
-      same_dtype: whether the output must have x's dtype (not so under mixed precision).
+      same_dtype: whether the output must have x's dtype (not so under mixed precision); of an input of several arrays,
+        what is floating point in the output one of the floating-point dtypes in it.
       gradients: whether to check derivatives; they must then be defined in float64.
       rtol: relative tolerance where two ways of computing the same are compared.
       atol: absolute tolerance there.
@@ -53,16 +56,22 @@ def check_layer(
       >>> testing.check_layer(scale, jnp.linspace(-1.0, 1.0, 6).reshape(3, 2))
     """
     layer = as_layer(layer, "check_layer")
-    x = checks.floating("check_layer", "x", x)
+    struct = checks.structs("check_layer", x)
+    x = jax.tree.map(lambda leaf: checks.array("check_layer", "x", leaf), x)
     key = jax.random.key(seed)
-    if not x.ndim or x.shape[0] < 2:
-        raise AssertionError(f"check_layer: x must hold at least two examples on its first axis, got shape {x.shape}")
+    examples = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
+    if len(examples) > 1 or min(examples) < (2,):
+        raise AssertionError(
+            f"check_layer: x must hold at least two examples on its first axis (each array as many), "
+            f"got {checks.describe(struct)}"
+        )
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(x) if _is_floating(leaf)}
 
     params, state = layer.init(key, x)
     again = layer.init(key, x)
     _equal("init is a function of its key", again, (params, state))
-    _equal("init needs only a shape", layer.init(key, jax.ShapeDtypeStruct(x.shape, x.dtype)), (params, state))
-    traced = jax.eval_shape(layer.init, key, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    _equal("init needs only a shape", layer.init(key, struct), (params, state))
+    traced = jax.eval_shape(layer.init, key, struct)
     _same_structs("init traces", traced, (params, state))
 
     for train in (False, True):
@@ -78,8 +87,11 @@ def check_layer(
         y, new_state = result
         _same_structs(f"{mode} keeps the state's structure", new_state, state)
         for output in jax.tree.leaves(y):
-            if same_dtype and output.dtype != x.dtype:
-                raise AssertionError(f"{layer.name}: {mode} turns {x.dtype} into {output.dtype}")
+            judged = _is_floating(output) or (isinstance(x, jax.Array) and dtypes)
+            if same_dtype and dtypes and judged and output.dtype not in dtypes:
+                raise AssertionError(
+                    f"{layer.name}: {mode} turns {' and '.join(sorted(d.name for d in dtypes))} into {output.dtype}"
+                )
             if getattr(output, "weak_type", False):
                 raise AssertionError(
                     f"{layer.name}: {mode} returns a weakly typed array, which compiles the step twice"
@@ -98,9 +110,9 @@ def check_layer(
         if len(traces) != 1:
             raise AssertionError(f"{layer.name}: {mode} compiled {len(traces)} times for one shape of input")
 
-        stacked = jnp.stack([x, -x, 2 * x])
-        looped = [apply(params, state, value) for value in stacked]
-        expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *looped)
+        several = [x, jax.tree.map(_changed, x), jax.tree.map(lambda leaf: leaf[::-1], x)]
+        stacked = jax.tree.map(_stacked, *several)
+        expected = jax.tree.map(_stacked, *(apply(params, state, value) for value in several))
         batched = jax.jit(jax.vmap(lambda value, apply=apply: apply(params, state, value)))(stacked)
         _close(f"vmap is a loop in {mode}", batched, expected, rtol, atol)
 
@@ -110,7 +122,8 @@ def check_layer(
             _check_gradients(layer, params, state, x, train, seed if step_key is not None else None)
 
     y, _ = layer.apply(params, state, x, train=False)
-    alone = [layer.apply(params, state, x[i : i + 1], train=False)[0] for i in range(x.shape[0])]
+    rows = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], x) for i in range(min(examples)[0])]
+    alone = [layer.apply(params, state, row, train=False)[0] for row in rows]
     together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *alone)
     _close("in evaluation examples are independent", together, y, rtol, atol)
 
@@ -122,12 +135,20 @@ def _check_gradients(layer: Layer, params: Any, state: Any, x: Any, train: bool,
         exact = jax.tree.map(_to_float64, (params, state, x))
         key = None if seed is None else jax.random.fold_in(jax.random.key(seed), 1)
 
-        @jax.jit  # compiled whole, and once
-        def f(params, x):
-            return layer.apply(params, exact[1], x, train=train, key=key)[0]
+        leaves, structure = jax.tree.flatten((exact[0], exact[2]))
+        moving = [leaf for leaf in leaves if _is_floating(leaf)]
 
+        @jax.jit  # compiled whole, and once
+        def f(moving):
+            given = iter(moving)
+            params, x = structure.unflatten([next(given) if _is_floating(leaf) else leaf for leaf in leaves])
+            y = layer.apply(params, exact[1], x, train=train, key=key)[0]
+            return [leaf for leaf in jax.tree.leaves(y) if _is_floating(leaf)]
+
+        if not moving or not jax.eval_shape(f, moving):
+            return
         try:
-            check_grads(f, (exact[0], exact[2]), order=2, modes=("fwd", "rev"), atol=1e-4, rtol=1e-4, eps=1e-5)
+            check_grads(f, (moving,), order=2, modes=("fwd", "rev"), atol=1e-4, rtol=1e-4, eps=1e-5)
         except AssertionError as error:
             mode = "training" if train else "evaluation"
             raise AssertionError(
@@ -136,12 +157,28 @@ def _check_gradients(layer: Layer, params: Any, state: Any, x: Any, train: bool,
 
 
 def _to_float64(leaf: Any) -> Any:
-    wide = jnp.issubdtype(leaf.dtype, jnp.floating)
-    return (
-        jnp.asarray(np.asarray(leaf.astype(jnp.float32) if leaf.dtype.itemsize < 4 else leaf), jnp.float64)
-        if wide
-        else leaf
-    )
+    if not _is_floating(leaf):
+        return leaf
+    return jnp.asarray(np.asarray(leaf.astype(jnp.float32) if leaf.dtype.itemsize < 4 else leaf), jnp.float64)
+
+
+def _is_floating(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+
+
+def _changed(leaf: Any) -> Any:
+    """Other numbers of the same kind: of tokens, masks and keys there are no others, but in another order."""
+    return -leaf if _is_floating(leaf) else jnp.roll(leaf, 1, 0)
+
+
+def _stacked(*leaves: Any) -> Any:
+    return jnp.stack(leaves)
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf, np.float64)
 
 
 def _same_structs(rule: str, got: Any, wanted: Any) -> None:
@@ -161,8 +198,8 @@ def _close(rule: str, got: Any, wanted: Any, rtol: float, atol: float) -> None:
     _same_structs(rule, got, wanted)
     for (path, g), w in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(
-            np.asarray(g, np.float64),
-            np.asarray(w, np.float64),
+            _on_host(g),
+            _on_host(w),
             rtol,
             atol,
             err_msg=f"{rule}{jax.tree_util.keystr(path)}",

@@ -7,6 +7,7 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxnet import _optional as optional
 from jaxnet.backprop.layout import Item, Layout, layout, packed
 from jaxnet.backprop.text import Box, Edge, diagram, number, title
 from jaxnet.errors import ConfigError
@@ -26,8 +27,7 @@ BACKWARD: dict[str, Any] = {"color": "0.35", "linewidth": 1.1, "linestyle": (0, 
 
 def draw(trace: Trace, path: Path) -> Path:
     """Draws the graph into a file of the format that its extension names."""
-    from matplotlib.figure import Figure
-
+    figure_module = optional.load("backprop: a picture", "matplotlib.figure")
     boxes, edges = diagram(trace)
     if len(boxes) > LIMIT:
         raise ConfigError(
@@ -52,7 +52,7 @@ def draw(trace: Trace, path: Path) -> Path:
     left -= (width - right + left) / 2
     top, bottom = -MARGIN - 2 * LINE, places.bottom[-1] + MARGIN + 2 * LINE
 
-    figure = Figure(figsize=(width / 72, (bottom - top) / 72))
+    figure = figure_module.Figure(figsize=(width / 72, (bottom - top) / 72))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(left, left + width), ylim=(bottom, top))
     axes.set_axis_off()

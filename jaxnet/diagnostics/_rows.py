@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.layers.inside import Watched
+from jaxnet.errors import ConfigError
+from jaxnet.layers.inside import Watched, looked_into
 from jaxnet.layers.layer import Layer
 
 Path = tuple[str, ...]
@@ -15,24 +16,39 @@ Path = tuple[str, ...]
 
 def leaves(net: Layer, path: Path = ()) -> Iterator[tuple[Path, Layer]]:
     """The layers that hold no others, with their paths, in the order of the trees of params and state."""
-    if net.rebuild is None:
+    parts = looked_into(net)
+    if not parts:
         yield path, net
-    else:
-        for label, part in net.parts:
-            yield from leaves(part, (*path, label))
+    for label, part in parts:
+        yield from leaves(part, (*path, label))
 
 
 def repeats(net: Layer, above: int = 0) -> list[int]:
     """Of each leaf, how many ``repeat`` are around it: as many axes come before those of its own values."""
-    if net.rebuild is None:
-        return [above]
-    return [count for _, part in net.parts for count in repeats(part, above + (net.name == "repeat"))]
+    parts = looked_into(net)
+    return [count for _, part in parts for count in repeats(part, above + (net.trees == "stacked"))] or [above]
 
 
-def seen(state: Any) -> list[Any]:
+def seen(who: str, net: Layer, state: Any) -> list[Any]:
     """What a `watched` network saw of each of its leaves, in their order."""
+    found = _seen(state)
+    one_each(who, net, len(found))
+    return found
+
+
+def one_each(who: str, net: Layer, count: int) -> None:
+    """Refuses a network of which not every layer has left a trace: nobody knows then whose the others are."""
+    rows = [".".join((*path, layer.name)) for path, layer in leaves(net)]
+    if len(rows) != count:
+        raise ConfigError(
+            f"{who}: {net.name} has the layers {', '.join(rows)}, but its params or state are of {count}; a container "
+            f"must give back the params and the state of each of its parts, or have no rebuild"
+        )
+
+
+def _seen(state: Any) -> list[Any]:
     found = [node for node in jax.tree.leaves(state, is_leaf=_is_watched) if _is_watched(node)]
-    return [value for node in found for value in (seen(node.state) or [node.seen])]
+    return [value for node in found for value in (_seen(node.state) or [node.seen])]
 
 
 def _is_watched(node: Any) -> bool:
@@ -52,14 +68,15 @@ def expanded(net: Layer, lengths: list[tuple[int, ...]]) -> list[tuple[str, int,
     counter = iter(range(len(lengths)))
 
     def walk(part: Layer, repeats: int) -> list[tuple[list[str], int, tuple[int, ...]]]:
-        if part.rebuild is None:
+        parts = looked_into(part)
+        if not parts:
             return [([part.name], next(counter), ())]
         rows = [
             ([label, *words], leaf, copy)
-            for label, inner in part.parts
-            for words, leaf, copy in walk(inner, repeats + (part.name == "repeat"))
+            for label, inner in parts
+            for words, leaf, copy in walk(inner, repeats + (part.trees == "stacked"))
         ]
-        if part.name != "repeat":
+        if part.trees != "stacked":
             return rows
         copies = lengths[rows[0][1]][repeats]
         return [([str(i), *words[1:]], leaf, (i, *copy)) for i in range(copies) for words, leaf, copy in rows]

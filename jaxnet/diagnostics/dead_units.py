@@ -9,7 +9,7 @@ import numpy as np
 from jaxnet import _checks as checks
 from jaxnet.diagnostics import _rows
 from jaxnet.errors import DataError
-from jaxnet.layers.inside import watched
+from jaxnet.layers.inside import looked_into, watched
 from jaxnet.layers.layer import as_layer
 
 
@@ -49,7 +49,7 @@ def dead_units(net: Any, params: Any, state: Any, data: Any, *, batch_size: int 
       net: a `Layer`.
       params: its parameters.
       state: its state.
-      data: inputs, an array with a sample an entry of the first axis, or an iterable of such batches.
+      data: inputs, an array with a sample an entry of the first axis (or a dict of such), or an iterable of batches.
       batch_size: samples at once, of an array.
 
     Returns:
@@ -71,11 +71,13 @@ def dead_units(net: Any, params: Any, state: Any, data: Any, *, batch_size: int 
     who = "dead_units"
     net = as_layer(net, who)
     batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
-    if isinstance(data, (np.ndarray, jax.Array)):
-        data = [data[first : first + batch_size] for first in range(0, len(data), batch_size)]
+    if isinstance(data, (np.ndarray, jax.Array, dict)):
+        whole, samples = data, len(jax.tree.leaves(data)[0]) if jax.tree.leaves(data) else 0
+        parts = (slice(first, first + batch_size) for first in range(0, samples, batch_size))
+        data = (jax.tree.map(lambda leaf, part=part: leaf[part], whole) for part in parts)
 
     def watch(path, layer, params, state, x, y):
-        if layer.rebuild is not None:
+        if looked_into(layer):
             return ()
         if not hasattr(y, "dtype") or not _rows.kind(layer, y.dtype).rectifier:
             return jnp.zeros(0, bool)
@@ -83,11 +85,11 @@ def dead_units(net: Any, params: Any, state: Any, data: Any, *, batch_size: int 
 
     @jax.jit
     def zero_everywhere(params, state, x):
-        return _rows.seen(watched(net, watch).apply(params, state, x, train=False)[1])
+        return _rows.seen(who, net, watched(net, watch).apply(params, state, x, train=False)[1])
 
     dead: list[Any] | None = None
     for x in data:
-        zero = jax.device_get(zero_everywhere(params, state, checks.array(who, "data", x)))
+        zero = jax.device_get(zero_everywhere(params, state, jax.tree.map(lambda a: checks.array(who, "data", a), x)))
         dead = zero if dead is None else jax.tree.map(np.logical_and, dead, zero)
     if dead is None:
         raise DataError(f"{who}: the data held no sample; an iterator can be read once: give an array, or a list")

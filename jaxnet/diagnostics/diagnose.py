@@ -15,7 +15,7 @@ from jaxnet.diagnostics.curves_report import curves_report, positive
 from jaxnet.diagnostics.dead_units import DeadUnits, dead_units
 from jaxnet.diagnostics.layer_report import LayerReport
 from jaxnet.diagnostics.suspect_labels import NEIGHBOURS, suspect_labels
-from jaxnet.diagnostics.trial import EVALUATED, LOOKS, PROBE, Task, Trial, predict
+from jaxnet.diagnostics.trial import EVALUATED, LOOKS, PROBE, Task, Trial
 from jaxnet.diagnostics.verdict import Verdict, remedies, remedy
 from jaxnet.errors import DataError
 from jaxnet.layers.layer import Layer, as_layer
@@ -197,12 +197,12 @@ def diagnose(
     if trained and len(found) == len(at_the_start):
         found.append(_healthy(trial, baseline))
     verdicts = _ranked(found) or [_healthy(trial, baseline)]
-    watched = jax.tree.leaves(data[0])[0][:EVALUATED]
+    watched = jax.tree.map(lambda leaf: leaf[:EVALUATED], data[0])
     return Diagnosis(
         tuple(verdicts),
         trial.history,
         tuple(trial.reports),
-        dead_units(net, *trial.last, watched),
+        dead_units(net, *trial.last, [watched]),
         baseline,
         rates,
         trial.last,
@@ -249,9 +249,9 @@ def _at_the_start(data: Any, report: LayerReport, trained: bool) -> list[Verdict
     """What is wrong before the first step: the input's scale, the weights', dead units, the gradient's path."""
     found: list[Verdict] = []
     kernels = report.kernels
-    normed = [i + 1 < len(report.labels) and report.labels[i + 1].endswith("_norm") for i in kernels]
+    normed = [i + 1 < len(report.labels) and report.norms[i + 1] for i in kernels]
     saturated = report.saturated[~np.isnan(report.saturated)]
-    rms, mean, small = _input(jax.tree.leaves(data[0])[0], report)
+    rms, mean, small = _input(data[0], report)
     if (rms > limits.INPUT_RMS or small) and not (normed and normed[0]):
         tail = (
             f"; {saturated[0]:.0%} of the first bounded activation's outputs are at its bounds"
@@ -336,12 +336,17 @@ def _at_the_start(data: Any, report: LayerReport, trained: bool) -> list[Verdict
     return found
 
 
-def _input(x: np.ndarray, report: LayerReport) -> tuple[float, float, bool]:
+def _input(data: Any, report: LayerReport) -> tuple[float, float, bool]:
     """Root mean square and mean of what the first kernel sees, and whether it is far too small."""
-    if not _is_floating(x):
+    floating = [leaf.astype(np.float64) for leaf in jax.tree.leaves(data) if _is_floating(leaf)]
+    if not floating:
         return 1.0, 0.0, False
-    x = x.astype(np.float64)
-    rms, mean = float(np.sqrt(np.mean(np.square(x)))), float(x.mean())
+
+    def scale(x):
+        return float(np.sqrt(np.mean(np.square(x))))
+
+    x = max(floating, key=lambda x: abs(math.log(max(scale(x), 1e-30))))  # of several, the one that is furthest off
+    rms, mean = scale(x), float(x.mean())
     filled = rms / math.sqrt(max(float(np.mean(x != 0)), 1e-12))  # of what is not 0: one-hot inputs are not small
     row = int(report.kernels[0]) - 1 if len(report.kernels) else -1
     if row >= 0 and np.isfinite(report.deviation[row]):
@@ -408,7 +413,7 @@ def _labels(task: Task, trial: Trial, numbers: np.ndarray) -> list[Verdict]:
     x, labels = x[:AUDITED], labels[:AUDITED]
     if labels.ndim != 1 or len(labels) < 10 * NEIGHBOURS or labels.min() < 0:  # else the nearest are not near
         return []
-    predicted = predict(task.net, *trial.best, x)
+    predicted = task.predict(*trial.best, x)
     if predicted.ndim != 2 or predicted.shape[1] <= labels.max():
         return []
     suspects = suspect_labels(x, labels, predicted.argmax(-1))

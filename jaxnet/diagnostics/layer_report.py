@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
-from jaxnet import initializers
 from jaxnet.diagnostics import _rows
 from jaxnet.errors import ConfigError
-from jaxnet.layers.inside import watched
+from jaxnet.layers.inside import looked_into, rebuilt, watched
 from jaxnet.layers.layer import Layer, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.training.step import pair
@@ -32,7 +31,7 @@ COLUMNS = (
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=(*COLUMNS, "slope", "first_nonfinite", "loss"),
-    meta_fields=("labels",),
+    meta_fields=("labels", "norms"),
 )
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
@@ -43,6 +42,7 @@ class LayerReport:
 
     Attributes:
       labels: the path and the name of each layer. A layer inside ``repeat`` has a row a copy.
+      norms: whether each undoes the scale of its input.
       mean: of the layer's output.
       deviation: standard deviation of the output over everything.
       saturated: of an activation bounded on both sides (sigmoid, tanh), the share of outputs near a bound.
@@ -53,7 +53,7 @@ class LayerReport:
       weight_norm: norm of the parameters.
       update_ratio: norm of the optimizer's next update over ``weight_norm``.
       gain: sqrt(fan_in * mean w^2) of the kernel, by which it multiplies the deviation of an input whose entries are
-        independent: 1 keeps a linear layer's variance, sqrt(2) one's before relu.
+        independent: 1 keeps a linear layer's variance, sqrt(2) one's before relu. Of layers that say their ``fan_in``.
       slope: of ln(activation_gradient) against the number of the layer, over the layers with a kernel, by least
         squares. The gradient that reaches the input shrinks by e^-slope a layer: a large positive slope is a vanishing
         gradient, a large negative one an exploding one.
@@ -62,6 +62,7 @@ class LayerReport:
     """
 
     labels: tuple[str, ...]
+    norms: tuple[bool, ...]
     mean: Any
     deviation: Any
     saturated: Any
@@ -119,14 +120,15 @@ class _Tapped(NamedTuple):
 
 
 @jax.custom_vjp
-def _probe(y: jax.Array, tap: jax.Array) -> jax.Array:
+def _probe(y: list[jax.Array], tap: jax.Array) -> list[jax.Array]:
     """y. The gradient that comes back to ``tap`` is the norm of y's; nothing of y's size is kept."""
     del tap
     return y
 
 
 def _probe_backward(tap, g):
-    return g, jnp.linalg.norm(g.astype(jnp.float32).ravel()).astype(tap.dtype)
+    norms = [jnp.linalg.norm(one.astype(jnp.float32).ravel()) for one in g]
+    return g, (norms[0] if len(norms) == 1 else jnp.linalg.norm(jnp.stack(norms))).astype(tap.dtype)
 
 
 _probe.defvjp(lambda y, tap: (y, tap), _probe_backward)
@@ -134,8 +136,8 @@ _probe.defvjp(lambda y, tap: (y, tap), _probe_backward)
 
 def _tapped(net: Layer) -> Layer:
     """``net`` with a probe on the output of every layer that holds no others."""
-    if net.rebuild is not None:
-        return net.rebuild(*(_tapped(part) for _, part in net.parts))
+    if parts := looked_into(net):
+        return rebuilt(net, (_tapped(part) for _, part in parts))
 
     def init(key, x):
         params, state = net.init(key, x)
@@ -143,9 +145,13 @@ def _tapped(net: Layer) -> Layer:
 
     def apply(params, state, x, *, train, key=None):
         y, state = net.apply(params.params, state, x, train=train, key=key)
-        return (_probe(y, params.tap) if _is_floating(y) else y), state
+        leaves, structure = jax.tree.flatten(y)
+        if floating := [leaf for leaf in leaves if _is_floating(leaf)]:
+            probed = iter(_probe(floating, params.tap))
+            y = structure.unflatten([next(probed) if _is_floating(leaf) else leaf for leaf in leaves])
+        return y, state
 
-    return Layer(init, apply, net.name, groups=net.groups)
+    return net._replace(init=init, apply=apply, parts=(), rebuild=None)
 
 
 def layer_report(
@@ -201,27 +207,49 @@ def layer_report(
     if optimizer is not None:
         optimizer = optimizer_checks.optimizer(who, optimizer)
         opt_state = optimizer.init(params) if opt_state is None else opt_state
-    return _report(net, loss, optimizer, params, state, batch, opt_state, None if key is None else checks.key(who, key))
+    arguments = (params, state, batch, opt_state, None if key is None else checks.key(who, key))
+    report = functools.partial(_report, net, loss, optimizer)
+    # Inside another program it is a part of that, and what it closes over may be traced.
+    inside = isinstance(jnp.zeros(()), jax.core.Tracer) or any(
+        isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)
+    )
+    return report(*arguments) if inside else _compiled(net, (net, loss, optimizer), report)(*arguments)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _compiled(net: Layer, key: Any, report: Callable[..., LayerReport]) -> Callable[..., LayerReport]:
+    """``report`` under jit, compiled once for the last ``key`` alone.
+
+    The network's own function holds the program, so that it lives as long as the network and no longer: a cache of
+    ours, or of jit's with the network as a static argument, would keep both and what the loss closes over for ever.
+    """
+    holder = getattr(net.apply, "__dict__", {})
+    if "_layer_report" not in holder or holder["_layer_report"][0] != key:
+        holder["_layer_report"] = key, jax.jit(report)
+    return holder["_layer_report"][1]
+
+
 def _report(net, loss, optimizer, params, state, batch, opt_state, key):
     x, target = batch
     parts = list(_rows.leaves(net))
     kinds: dict[Any, _rows.Kind] = {}
+    silent: set[Any] = set()  # what has no floating-point output, and so no gradient
 
     def watch(path, layer, params, state, x, y):
-        if layer.rebuild is not None or not isinstance(params, _Tapped):
+        if not isinstance(params, _Tapped):
             return ()
-        if path not in kinds:
+        floating = [leaf for leaf in jax.tree.leaves(y) if _is_floating(leaf)]
+        if not floating:
+            silent.add(path)
+        elif path not in kinds:
             kinds[path] = _rows.kind(originals[path], y.dtype) if _is_floating(y) else _rows.Kind()
-        return _forward_statistics(y, kinds[path])
+        return _forward_statistics(floating, kinds.get(path))
 
     originals = dict(parts)
     tapped = _tapped(net)
     looked_at = watched(tapped, watch)
-    struct = jax.eval_shape(tapped.init, jax.random.key(0), jax.ShapeDtypeStruct(x.shape, x.dtype))[0]
+    struct = jax.eval_shape(tapped.init, jax.random.key(0), checks.structs("layer_report", x))[0]
     places, treedef = jax.tree.flatten(struct, is_leaf=lambda node: isinstance(node, _Tapped))
+    _rows.one_each("layer_report", net, len(places))
 
     def of_layers(tree):
         try:
@@ -234,7 +262,7 @@ def _report(net, loss, optimizer, params, state, batch, opt_state, key):
     def objective(params, taps):
         both = [_Tapped(*layer) for layer in zip(of_layers(params), taps, strict=True)]
         prediction, after = looked_at.apply(treedef.unflatten(both), state, x, train=True, key=key)
-        return loss(prediction, target).astype(jnp.float32), _rows.seen(after)
+        return loss(prediction, target).astype(jnp.float32), _rows.seen("layer_report", net, after)
 
     taps = [jnp.zeros(place.tap.shape, place.tap.dtype) for place in places]
     (value, forward), (grads, norms) = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(params, taps)
@@ -247,7 +275,13 @@ def _report(net, loss, optimizer, params, state, batch, opt_state, key):
         )
     ]
     table = [
-        jnp.concatenate([forward[leaf][copy], norms[leaf][copy][None], of_parameters[leaf][copy]])
+        jnp.concatenate(
+            [
+                forward[leaf][copy],
+                jnp.full(1, np.nan) if parts[leaf][0] in silent else norms[leaf][copy][None],
+                of_parameters[leaf][copy],
+            ]
+        )
         for _, leaf, copy in rows
     ]
     columns = dict(zip(COLUMNS, jnp.stack(table, axis=1), strict=True))
@@ -255,6 +289,7 @@ def _report(net, loss, optimizer, params, state, batch, opt_state, key):
     has_kernel = [i for i, (_, leaf, _) in enumerate(rows) if _kernel(parts[leaf][1], of_layers(params)[leaf])]
     return LayerReport(
         tuple(label for label, _, _ in rows),
+        tuple(parts[leaf][1].normalizes for _, leaf, _ in rows),
         **columns,
         slope=_slope(columns["activation_gradient"][np.array(has_kernel, int)]),
         first_nonfinite=jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32),
@@ -262,12 +297,13 @@ def _report(net, loss, optimizer, params, state, batch, opt_state, key):
     )
 
 
-def _forward_statistics(y: Any, kind: _rows.Kind) -> jax.Array:
+def _forward_statistics(outputs: list[jax.Array], kind: _rows.Kind | None) -> jax.Array:
     """Mean, deviation, saturated share, dead share, and how many are not finite."""
     nothing = jnp.float32(np.nan)
-    if not _is_floating(y):
+    if kind is None:
         return jnp.stack([nothing] * 5)
-    y = jax.lax.stop_gradient(y).astype(jnp.float32)
+    outputs = [jax.lax.stop_gradient(y).astype(jnp.float32) for y in outputs]
+    y = outputs[0] if len(outputs) == 1 else jnp.concatenate([y.ravel() for y in outputs])
     mean = jnp.mean(y)
     deviation = jnp.sqrt(jnp.mean(jnp.square(y - mean)))
     saturated = dead = nothing
@@ -302,7 +338,8 @@ def _parameter_statistics(layer: Layer, copies: tuple[int, ...], params: Any, gr
     kernel = _kernel(layer, params)
     if kernel:
         (w,) = kernel
-        fan_in, _ = initializers.fans_of_shape(w.shape[repeats:])
+        assert layer.fan_in is not None
+        fan_in = layer.fan_in(w.shape[repeats:])
         square = jnp.mean(jnp.square(w.astype(jnp.float32)), axis=tuple(range(repeats, w.ndim)))
         gain = jnp.sqrt(jnp.float32(fan_in) * square)
     return jnp.stack([norm(grads), weight, ratio, gain], axis=-1)
@@ -310,8 +347,7 @@ def _parameter_statistics(layer: Layer, copies: tuple[int, ...], params: Any, gr
 
 def _kernel(layer: Layer, params: Any) -> list[jax.Array]:
     """The layer's kernel, in a list, or an empty one."""
-    # A transposed convolution's fan-in depends on its strides, which the kernel does not tell.
-    if not isinstance(params, dict) or "kernel" not in params or layer.name == "conv_transpose":
+    if layer.fan_in is None or not isinstance(params, dict) or "kernel" not in params:
         return []
     return [params["kernel"]]
 

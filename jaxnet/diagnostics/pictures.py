@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet import _optional as optional
 from jaxnet import activations
 from jaxnet.diagnostics import _rows
 from jaxnet.diagnostics.layer_report import LayerReport
-from jaxnet.errors import ConfigError, DependencyError
+from jaxnet.errors import ConfigError
 from jaxnet.layers.inside import watched
 from jaxnet.layers.layer import as_layer
 from jaxnet.training.history import History
@@ -32,13 +33,10 @@ _BINS = 60
 
 def figure(panels: int, *, columns: int = 2, width: float = 4.2, height: float = 3.0) -> tuple["Figure", list[Any]]:
     """An empty picture of so many panels, and these."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise DependencyError("diagnostics: pictures need matplotlib; pip install matplotlib") from error
+    new_figure = optional.load("diagnostics: a picture", "matplotlib.figure").Figure
     columns = min(columns, panels)
     rows = -(-panels // columns)
-    result = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    result = new_figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = list(result.subplots(rows, columns, squeeze=False).ravel())
     for spare in axes[panels:]:
         spare.remove()
@@ -146,7 +144,7 @@ def activation_histograms(path: Any, net: Any, params: Any, state: Any, x: Any, 
         return y if hasattr(y, "dtype") else jnp.zeros(0)
 
     after = jax.jit(lambda p, s, x: watched(net, watch).apply(p, s, x, train=False)[1])(params, state, x)
-    values = _rows.seen(after)
+    values = _rows.seen("activation_histograms", net, after)
     copies = [value.shape[:repeats] for value, repeats in zip(values, _rows.repeats(net), strict=True)]
     rows = [row for row in _rows.expanded(net, copies) if values[row[1]].size]
     chosen = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int))]

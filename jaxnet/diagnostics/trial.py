@@ -1,5 +1,6 @@
 """A short run that is looked at closely: the same step as `training.fit`, with a report every few steps."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -42,8 +43,9 @@ class Trial(NamedTuple):
     last: tuple[Any, Any]
 
 
-class Task(NamedTuple):
-    """What is trained, on what; the data are on the host, checked and finite."""
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained, on what; the data are on the host, checked and finite. Its programs are compiled once."""
 
     net: Layer
     loss: Callable[[Any, Any], jax.Array]
@@ -61,49 +63,69 @@ class Task(NamedTuple):
         probe = _first(self.train, PROBE)
         watched = _first(self.train, EVALUATED)
         held_out = _first(self.validation, EVALUATED)
-        x = self.train[0]
-        example = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-        train_state = _begin(self.net, self.optimizer, example, self.key)
+        train_state = self._begin(self.key)
         multiplier = jnp.float32(factor)
-        fixed = (self.net, self.loss, self.optimizer)
-        look = _look(*fixed, train_state, multiplier, probe, watched, held_out)
+        look = self._look(train_state, multiplier, probe, watched, held_out)
         reports, history = [jax.device_get(look[0])], History()
         best, lowest = (train_state.params, train_state.state), math.inf
         for number in range(round(LOOKS * share)):
             picked = rows[number * size : (number + 1) * size]
             batches = jax.tree.map(lambda leaf, picked=picked: leaf[picked], self.train)
-            train_state, measured = _advance(*fixed, self.regularizer, train_state, multiplier, batches)
-            report, *losses = jax.device_get(_look(*fixed, train_state, multiplier, probe, watched, held_out))
+            train_state, measured = self._advance(train_state, multiplier, batches)
+            report, *losses = jax.device_get(self._look(train_state, multiplier, probe, watched, held_out))
             reports.append(report)
             history.records.append(_record(number + 1, int(train_state.step), jax.device_get(measured), *losses))
             if float(losses[1]) < lowest:
                 best, lowest = (train_state.params, train_state.state), float(losses[1])
         return Trial(history, reports, best, (train_state.params, train_state.state))
 
+    def predict(self, params: Any, state: Any, x: np.ndarray) -> np.ndarray:
+        """The network's outputs on many samples, in evaluation, by batches of one size."""
+        parts = [x[first : first + PROBE] for first in range(0, len(x), PROBE)]
+        filled = (jnp.asarray(np.resize(part, (PROBE, *x.shape[1:]))) for part in parts)
+        outputs = [np.asarray(self._apply(params, state, batch)) for batch in filled]
+        return np.concatenate([output[: len(part)] for output, part in zip(outputs, parts, strict=True)])
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _begin(net, optimizer, example, key):
-    return states.init(net, optimizer, example, key)
+    # Each is compiled for this task alone, and gone with it: nothing outside of it holds the network or the loss.
 
+    @functools.cached_property
+    def _begin(self) -> Callable[..., Any]:
+        example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), self.train[0])
+        return jax.jit(lambda key: states.init(self.net, self.optimizer, example, key))
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _advance(net, loss, optimizer, regularizer, train_state, factor, batches):
-    step = make_step(net, loss, scaled(optimizer, factor), regularizer=regularizer)
-    return jax.lax.scan(step, train_state, batches)
+    @functools.cached_property
+    def _advance(self) -> Callable[..., Any]:
+        @jax.jit
+        def advance(train_state, factor, batches):
+            optimizer = scaled(self.optimizer, factor)
+            step = make_step(self.net, self.loss, optimizer, regularizer=self.regularizer)
+            return jax.lax.scan(step, train_state, batches)
 
+        return advance
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _look(net, loss, optimizer, train_state, factor, probe, watched, held_out):
-    params, state = train_state.params, train_state.state
-    key = jax.random.fold_in(train_state.key, train_state.step)
+    @functools.cached_property
+    def _look(self) -> Callable[..., Any]:
+        net, loss = self.net, self.loss
 
-    def evaluated(x, target):
-        return loss(net.apply(params, state, x, train=False)[0], target).astype(jnp.float32)
+        @jax.jit
+        def look(train_state, factor, probe, watched, held_out):
+            params, state = train_state.params, train_state.state
+            optimizer = scaled(self.optimizer, factor)
+            key = jax.random.fold_in(train_state.key, train_state.step)
 
-    report = layer_report(
-        net, loss, params, state, probe, optimizer=scaled(optimizer, factor), opt_state=train_state.opt_state, key=key
-    )
-    return report, evaluated(*watched), evaluated(*held_out)
+            def evaluated(x, target):
+                return loss(net.apply(params, state, x, train=False)[0], target).astype(jnp.float32)
+
+            report = layer_report(
+                net, loss, params, state, probe, optimizer=optimizer, opt_state=train_state.opt_state, key=key
+            )
+            return report, evaluated(*watched), evaluated(*held_out)
+
+        return look
+
+    @functools.cached_property
+    def _apply(self) -> Callable[..., Any]:
+        return jax.jit(lambda params, state, x: self.net.apply(params, state, x, train=False)[0])
 
 
 def _record(number: int, step: int, measured: dict[str, Any], training_loss: Any, validation_loss: Any) -> Any:
@@ -131,18 +153,3 @@ def _first(data: Any, most: int) -> Any:
     # A power of two, so that a few samples more or less do not compile the programs again.
     count = min(2 ** int(math.log2(_samples(data))), most)
     return jax.tree.map(lambda leaf: leaf[:count], data)
-
-
-def predict(net: Layer, params: Any, state: Any, x: np.ndarray) -> np.ndarray:
-    """The network's outputs on many samples, in evaluation, by batches of one size."""
-    return np.concatenate(
-        [
-            np.asarray(_apply(net, params, state, jnp.asarray(np.resize(part, (PROBE, *x.shape[1:])))))[: len(part)]
-            for part in (x[first : first + PROBE] for first in range(0, len(x), PROBE))
-        ]
-    )
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _apply(net, params, state, x):
-    return net.apply(params, state, x, train=False)[0]

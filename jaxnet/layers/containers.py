@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError, located
 from jaxnet.layers.layer import Layer, applied, as_layer, output_struct, stateless
 
 
+@made
 def chain(*parts: Layer | Callable[..., Any]) -> Layer:
     """Composes layers one after the other: f(x) = g_L(... g_2(g_1(x))), eq. 4.24.
 
@@ -40,7 +42,7 @@ def chain(*parts: Layer | Callable[..., Any]) -> Layer:
 
     def init(key, x):
         keys = jax.random.split(checks.key(who, key), len(members))
-        x = checks.shape_struct(who, x)
+        x = checks.structs(who, x)
         params, state = [], []
         for i, (member, part_key) in enumerate(zip(members, keys, strict=True)):
             with located(f"chain[{i}]"):
@@ -64,8 +66,12 @@ def chain(*parts: Layer | Callable[..., Any]) -> Layer:
     return Layer(init, apply, who, tuple((str(i), m) for i, m in enumerate(members)), chain)
 
 
+@made
 def residual(branch: Layer | Callable[..., Any], shortcut: Layer | Callable[..., Any] | None = None) -> Layer:
     """Adds a layer's input to its output, y = branch(x) + shortcut(x), so that gradients have a way around it.
+
+    Tuples, dicts and other pytrees are added entry by entry. Of what only goes along in them (integers, bools, keys)
+    the shortcut's is passed on.
 
     Args:
       branch: the layer to go around.
@@ -76,7 +82,8 @@ def residual(branch: Layer | Callable[..., Any], shortcut: Layer | Callable[...,
       A layer whose params and state are dicts with the keys ``branch`` and ``shortcut``.
 
     Raises:
-      ShapeError: the two outputs differ in shape; they are never broadcast.
+      ShapeError: the two outputs differ in structure or shape; they are never broadcast.
+      DTypeError: they differ in dtype.
 
     Example:
       >>> import jax.numpy as jnp
@@ -94,28 +101,17 @@ def residual(branch: Layer | Callable[..., Any], shortcut: Layer | Callable[...,
 
     def init(key, x):
         params, state = both.init(key, x)
-        jax.eval_shape(lambda p, s, v: apply(p, s, v, train=False), params, state, checks.shape_struct(who, x))
+        jax.eval_shape(lambda p, s, v: apply(p, s, v, train=False), params, state, checks.structs(who, x))
         return params, state
 
     def apply(params, state, x, *, train, key=None):
         outputs, state = both.apply(params, state, x, train=train, key=key)
-        y, bypass = outputs["branch"], outputs["shortcut"]
-        if not (hasattr(y, "shape") and hasattr(bypass, "shape")):
-            raise ShapeError(
-                f"residual: branch and shortcut must each give one array, got {type(y).__name__} and "
-                f"{type(bypass).__name__}; a parallel inside needs combine='sum' or 'concatenate'"
-            )
-        if y.shape != bypass.shape:
-            raise ShapeError(
-                f"residual: the branch gives {y.shape} and the shortcut {bypass.shape}; keep the shape in the branch "
-                f"(padding='same', as many filters as channels), or give a shortcut such as layers.conv(filters, 1)"
-            )
-        checks.same_dtype(who, branch=y, shortcut=bypass)
-        return y + bypass, state
+        return _added(outputs["branch"], outputs["shortcut"]), state
 
     return Layer(init, apply, who, both.parts, residual)
 
 
+@made
 def parallel(*branches: Layer | Callable[..., Any], combine: Callable[[Sequence[Any]], Any] | str = "tuple") -> Layer:
     """Applies several layers to the same input.
 
@@ -158,12 +154,48 @@ def parallel(*branches: Layer | Callable[..., Any], combine: Callable[[Sequence[
     return Layer(members.init, apply, who, members.parts, rebuild)
 
 
+@made
 def _identity() -> Layer:
     return stateless(lambda key, x: (), lambda params, x: x, name="identity")
 
 
+def _added(branch: Any, shortcut: Any) -> Any:
+    """branch + shortcut, leaf by leaf."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(branch)
+    if structure != jax.tree.structure(shortcut):
+        raise ShapeError(
+            f"residual: the branch gives {checks.describe(branch)} and the shortcut {checks.describe(shortcut)}; "
+            f"they must have one structure: let the branch give all that it gets, or give a shortcut that takes the "
+            f"same parts; a parallel gives one array with combine='sum' or 'concatenate'"
+        )
+    total = []
+    for (path, y), bypass in zip(leaves, jax.tree.leaves(shortcut), strict=True):
+        place = jax.tree_util.keystr(path)
+        if jnp.shape(y) != jnp.shape(bypass):
+            raise ShapeError(
+                f"residual: the branch gives {jnp.shape(y)} and the shortcut {jnp.shape(bypass)}"
+                f"{f' at {place}' if place else ''}; keep the shape in the branch (padding='same', as many filters as "
+                f"channels), or give a shortcut such as layers.conv(filters, 1)"
+            )
+        checks.same_dtype(f"residual{place}", branch=y, shortcut=bypass)
+        adds = not place or jnp.issubdtype(y.dtype, jnp.inexact)
+        total.append(y + bypass if adds else bypass)
+    return structure.unflatten(total)
+
+
+def _arrays(outputs):
+    for i, y in enumerate(outputs):
+        if not hasattr(y, "shape"):
+            raise ShapeError(
+                f"parallel: to be combined, each branch must give one array, but [{i}] gives {checks.describe(y)}; "
+                f"keep combine='tuple', or give a function of the list of outputs"
+            )
+    checks.same_dtype("parallel", **{f"[{i}]": y for i, y in enumerate(outputs)})
+    return [y.shape for y in outputs]
+
+
 def _concatenate(outputs):
-    shapes = [y.shape for y in outputs]
+    shapes = _arrays(outputs)
     if len({shape[:-1] for shape in shapes}) > 1:
         raise ShapeError(
             f"parallel: outputs to concatenate may differ in channels alone, got shapes {', '.join(map(str, shapes))}"
@@ -172,7 +204,7 @@ def _concatenate(outputs):
 
 
 def _sum(outputs):
-    shapes = [y.shape for y in outputs]
+    shapes = _arrays(outputs)
     if len(set(shapes)) > 1:
         raise ShapeError(f"parallel: outputs to add must have one shape, got {', '.join(map(str, shapes))}")
     total = outputs[0]

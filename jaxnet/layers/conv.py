@@ -1,5 +1,6 @@
 """The convolutional and the transposed convolutional layer, eq. 4.4 to 4.10."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -7,6 +8,7 @@ import jax
 
 from jaxnet import _checks as checks
 from jaxnet import initializers, kernels
+from jaxnet._made import made
 from jaxnet.errors import ShapeError
 from jaxnet.initializers import Initializer
 from jaxnet.kernels.window import Padding, Size, check_input, make_window
@@ -14,6 +16,7 @@ from jaxnet.layers.dense import add_bias
 from jaxnet.layers.layer import Layer
 
 
+@made
 def conv(
     filters: int,
     kernel_size: Size,
@@ -66,9 +69,12 @@ def conv(
 
     Source: chapter 4.1.2.
     """
-    return _make("conv", kernels.conv, _conv_fans, **locals())
+    layer = _make("conv", kernels.conv, _conv_fans, **locals())
+    torch = (("kernel", "weight", kernels.conv_kernel_to_torch), ("bias", "bias", None))
+    return layer._replace(torch=torch, fan_in=initializers.fan_in)
 
 
+@made
 def conv_transpose(
     filters: int,
     kernel_size: Size,
@@ -124,7 +130,9 @@ def conv_transpose(
 
     Source: chapter 4.1.3.
     """
-    return _make("conv_transpose", kernels.conv_transpose, _conv_transpose_fans, **locals())
+    layer = _make("conv_transpose", kernels.conv_transpose, _conv_transpose_fans, **locals())
+    to_torch = functools.partial(kernels.conv_transpose_kernel_to_torch, groups=groups)
+    return layer._replace(torch=(("kernel", "weight", to_torch), ("bias", "bias", None)))
 
 
 def _conv_fans(channels: int, filters: int, taps: int, strides: int, groups: int) -> tuple[float, float]:
@@ -198,4 +206,4 @@ def _make(
         )
         return add_bias(who, y, *rest), state
 
-    return Layer(init, apply, who, groups=groups)
+    return Layer(init, apply, who)

@@ -6,11 +6,13 @@ import jax.numpy as jnp
 from jaxnet import _checks as checks
 from jaxnet import initializers
 from jaxnet._dtypes import at_least_float32
+from jaxnet._made import made
 from jaxnet.errors import ShapeError
 from jaxnet.initializers import Initializer
 from jaxnet.layers.layer import Layer
 
 
+@made
 def dense(
     units: int,
     *,
@@ -83,7 +85,8 @@ def dense(
         checks.same_dtype(who, x=x, kernel=kernel)
         return add_bias(who, jnp.matmul(x, kernel), *rest), state
 
-    return Layer(init, apply, who)
+    torch = (("kernel", "weight", _kernel_to_torch), ("bias", "bias", None))
+    return Layer(init, apply, who, torch=torch, fan_in=initializers.fan_in)
 
 
 def add_bias(who: str, y: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -99,6 +102,11 @@ def add_bias(who: str, y: jax.Array, bias: jax.Array | None = None) -> jax.Array
     # and rounded once. The output has the same bits either way.
     wide = at_least_float32(y.dtype)
     return (y.astype(wide) + bias.astype(wide).reshape((1,) * (y.ndim - 1) + (-1,))).astype(y.dtype)
+
+
+def _kernel_to_torch(kernel: jax.Array) -> jax.Array:
+    checks.rank("to_torch", "a dense kernel", kernel, 2, "(N_in, N_out)")
+    return kernel.T
 
 
 def _features(shape: tuple[int, ...]) -> int:

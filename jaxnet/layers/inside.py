@@ -1,8 +1,9 @@
 """Looking inside a network: the same network, with every layer's input and output shown to a function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from jaxnet._made import made
 from jaxnet.layers.layer import Layer
 
 Watch = Callable[[tuple[str, ...], Layer, Any, Any, Any, Any], Any]
@@ -16,6 +17,18 @@ class Watched(NamedTuple):
     seen: Any
 
 
+def looked_into(net: Layer) -> tuple[tuple[str, Layer], ...]:
+    """The parts that tools see, with their labels: none where nothing says how to put others in their place."""
+    return () if net.rebuild is None else net.parts
+
+
+def rebuilt(net: Layer, parts: Iterable[Layer]) -> Layer:
+    """``net`` around other parts, as many as `looked_into` gave."""
+    parts = tuple(parts)
+    return net.rebuild(*parts) if net.rebuild is not None and parts else net
+
+
+@made
 def watched(net: Layer, watch: Watch, path: tuple[str, ...] = ()) -> Layer:
     """Returns ``net`` with ``watch`` called on every layer in it, containers after their parts.
 
@@ -39,12 +52,10 @@ def watched(net: Layer, watch: Watch, path: tuple[str, ...] = ()) -> Layer:
       >>> seen.state[0].seen  # of chain[0], the dense layer
       Array(0., dtype=float32)
     """
-    inner = net
-    if net.rebuild is not None:
-        inner = net.rebuild(*(watched(part, watch, (*path, label)) for label, part in net.parts))
+    inner = rebuilt(net, (watched(part, watch, (*path, label)) for label, part in looked_into(net)))
 
     def apply(params, state, x, *, train, key=None):
         y, new = inner.apply(params, state, x, train=train, key=key)
         return y, Watched(new, watch(path, net, params, state, x, y))
 
-    return Layer(net.init, apply, net.name, groups=net.groups)
+    return net._replace(apply=apply, parts=(), rebuild=None)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 
 from jaxnet import _checks as checks
+from jaxnet import _made
+from jaxnet._made import made
 from jaxnet.errors import ConfigError, located
 
 Params = Any
@@ -35,21 +37,30 @@ class Apply(Protocol):
 class Layer(NamedTuple):
     """A layer, or a whole network: two pure functions.
 
-    ``init(key, x) -> (params, state)`` takes an array or a `jax.ShapeDtypeStruct` as x; parameters get its dtype.
-    ``apply(params, state, x, *, train, key=None) -> (y, state)`` always returns two things. ``train`` is a Python
-    bool; a layer that draws random numbers while training needs ``key``.
+    ``init(key, x) -> (params, state)`` takes an array or a `jax.ShapeDtypeStruct` as x, or any pytree of them;
+    parameters get its dtype. ``apply(params, state, x, *, train, key=None) -> (y, state)`` always returns two things.
+    ``train`` is a Python bool; a layer that draws random numbers while training needs ``key``.
 
     The other fields describe a network to `summary` and to tools that look inside one; a layer of your own
-    needs none of them.
+    needs none of them, and ``layer._replace(torch=...)`` adds one.
+
+    A network can be pickled, and so sent to other processes: what is written is the calls that made it. Functions of
+    your own in it must be found by their names, so no lambdas: write them with ``def`` at the top of a module, and
+    give them values with `functools.partial`.
 
     Attributes:
       init: draws the parameters and the state.
       apply: computes the output and the next state.
       name: what error messages and tables call it.
       parts: a container's layers, with the label of each.
-      rebuild: makes the same container around other parts, given in the same order.
-      groups: of a convolution, into how many its channels are split. Its kernel's shape does not tell, and other
-        libraries keep a transposed kernel by groups.
+      rebuild: makes the same container around other parts, given in the same order; without it no tool looks inside.
+      trees: where a container keeps the params and the state of its parts: "apart", a tuple or a dict with an entry a
+        part; "same", those of its one part are its own; "stacked", so are those of the copies of its one part, along
+        a new first axis.
+      torch: how PyTorch keeps the layer's arrays: a tuple of ``(leaf, name, f)``, the leaf's name here, the name there,
+        and the function that moves the leaf's elements into PyTorch's order, or None where it is the same.
+      fan_in: of a layer with the param ``kernel``, from its shape to how many inputs reach one output.
+      normalizes: whether the layer undoes the scale of its input, as norms do.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -66,14 +77,28 @@ class Layer(NamedTuple):
     name: str = "layer"
     parts: tuple[tuple[str, Layer], ...] = ()
     rebuild: Callable[..., Layer] | None = None
-    groups: int = 1
+    trees: Literal["apart", "same", "stacked"] = "apart"
+    torch: tuple[tuple[str, str, Callable[[Any], Any] | None], ...] = ()
+    fan_in: Callable[[tuple[int, ...]], float] | None = None
+    normalizes: bool = False
+
+    def __reduce__(self) -> Any:
+        return _made.reduced(self)
+
+    def __copy__(self) -> Layer:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Layer:  # it holds no arrays: a copy would only be compiled again
+        return self
 
 
+@made
 def stateless(init: Callable[..., Params], f: Callable[..., Any], *, name: str | None = None) -> Layer:
     """Makes a layer of your own from two functions: what it learns, and what it computes.
 
     Args:
-      init: ``(key, x) -> params``, where x is a `jax.ShapeDtypeStruct`; return ``()`` if nothing is learned.
+      init: ``(key, x) -> params``, where x is a `jax.ShapeDtypeStruct`, or a pytree of them; return ``()`` if nothing
+        is learned.
       f: ``(params, x) -> y``; its output shape is inferred.
       name: what errors and tables call the layer; the name of ``f`` unless given.
 
@@ -96,7 +121,7 @@ def stateless(init: Callable[..., Params], f: Callable[..., Any], *, name: str |
     who = name or _name_of(f)
 
     def initialize(key, x):
-        return init(checks.key(who, key), checks.shape_struct(who, x)), ()
+        return init(checks.key(who, key), checks.structs(who, x)), ()
 
     def apply(params, state, x, *, train, key=None):
         del key
@@ -113,10 +138,16 @@ def as_layer(part: Layer | Callable[..., Any], who: str) -> Layer:
         return part
     if not callable(part):
         hint = "; unpack the list: chain(*layers)" if isinstance(part, (list, tuple)) else ""
-        raise ConfigError(f"{who}: a part must be a layer or a function of one array, got {part!r}{hint}")
+        raise ConfigError(f"{who}: a part must be a layer or a function of its input, got {part!r}{hint}")
     name = _name_of(part)
     if (getattr(part, "__module__", None) or "").startswith("jaxnet.layers."):
         raise ConfigError(f"{who}: {name} is what makes the layer, not the layer: call it, layers.{name}(...)")
+    return _bare(part)
+
+
+@made
+def _bare(part: Callable[..., Any]) -> Layer:
+    name = _name_of(part)
 
     def f(params, x):
         checks.nothing(name, "params", params)

@@ -10,10 +10,12 @@ from jax import lax
 
 from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
+from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.layers.layer import Layer, stateless
 
 
+@made
 def batch_norm(
     *,
     decay: float = 0.9,
@@ -118,9 +120,11 @@ def batch_norm(
             new = state
         return _affine(centered, lax.rsqrt(batch_variance + epsilon), params, x.dtype), new
 
-    return Layer(init, apply, who)
+    torch = (*_TORCH, ("mean", "running_mean", None), ("variance", "running_var", None))
+    return Layer(init, apply, who, torch=torch, normalizes=True)
 
 
+@made
 def layer_norm(*, epsilon: float = 1e-5, scale: bool = True, offset: bool = True) -> Layer:
     """Normalizes the channels of each position: y = (x - mean) / sqrt(variance + epsilon) over the last axis.
 
@@ -168,7 +172,10 @@ def layer_norm(*, epsilon: float = 1e-5, scale: bool = True, offset: bool = True
         x = checks.floating_struct(who, x)
         return _params((_channels(who, x.shape),), x.dtype, scale, offset)
 
-    return stateless(init, f, name=who)
+    return stateless(init, f, name=who)._replace(torch=_TORCH, normalizes=True)
+
+
+_TORCH = (("scale", "weight", None), ("offset", "bias", None))
 
 
 def _sample(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -6,11 +6,13 @@ import jax.numpy as jnp
 
 from jaxnet import _checks as checks
 from jaxnet import kernels
+from jaxnet._made import made
 from jaxnet.errors import ShapeError
 from jaxnet.kernels.window import Padding, Size, make_window
 from jaxnet.layers.layer import Layer, stateless
 
 
+@made
 def avg_pool(window: Size, *, strides: Size | None = None, padding: Padding = 0) -> Layer:
     """Averages patches of each channel, y_j = 1/K sum over k of x[S j + k - P] (eq. 4.11).
 
@@ -40,6 +42,7 @@ def avg_pool(window: Size, *, strides: Size | None = None, padding: Padding = 0)
     return _without_params("avg_pool", lambda x: kernels.avg_pool(x, window, strides=strides, padding=padding))
 
 
+@made
 def max_pool(window: Size, *, strides: Size | None = None, padding: Padding = 0) -> Layer:
     """Takes the maximum of patches of each channel, y_j = max over k of x[S j + k - P].
 
@@ -65,6 +68,7 @@ def max_pool(window: Size, *, strides: Size | None = None, padding: Padding = 0)
     return _without_params("max_pool", lambda x: kernels.max_pool(x, window, strides=strides, padding=padding))
 
 
+@made
 def global_avg_pool() -> Layer:
     """Averages each channel over all its positions, ``(batch, *lengths, channels)`` to (batch, channels).
 

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet._made import made
 from jaxnet.errors import DTypeError
 from jaxnet.layers.layer import Layer, as_layer
 
 
+@made
 def mixed_precision(
     net: Layer | Callable[..., Any],
     *,
@@ -20,8 +22,9 @@ def mixed_precision(
 ) -> Layer:
     """Keeps a network's parameters in one dtype, computes in another, and returns a third.
 
-    Parameters and input are cast to ``compute`` on the way in, so gradients arrive in ``params``' dtype. The
-    normalization layers keep their statistics and their arithmetic in at least float32, and so do the losses; the
+    Parameters and input are cast to ``compute`` on the way in, so gradients arrive in ``params``' dtype. Of an input of
+    several arrays each is cast that is floating point; integers, bools and keys stay as they are. The normalization
+    layers keep their statistics and their arithmetic in at least float32, and so do the losses; the
     state is never cast.
 
     Args:
@@ -54,26 +57,33 @@ def mixed_precision(
     )
 
     def init(key, x):
-        x = checks.floating_struct(who, x)
-        return inner.init(key, jax.ShapeDtypeStruct(x.shape, param_dtype))
+        x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, _to(leaf, param_dtype)), checks.structs(who, x))
+        params, state = inner.init(key, x)
+        return _cast("params", params, param_dtype), state
 
     def apply(params, state, x, *, train, key=None):
-        x = checks.floating(who, "x", x)
-        y, state = inner.apply(_cast(params, compute_dtype), state, x.astype(compute_dtype), train=train, key=key)
-        return _cast(y, output_dtype), state
+        params, x = _cast("params", params, compute_dtype), _cast("x", x, compute_dtype)
+        y, state = inner.apply(params, state, x, train=train, key=key)
+        return _cast("the output", y, output_dtype), state
 
     def rebuild(part):
         return mixed_precision(part, params=param_dtype, compute=compute_dtype, output=output_dtype)
 
-    return Layer(init, apply, who, (("net", inner),), rebuild)
+    return Layer(init, apply, who, (("net", inner),), rebuild, trees="same")
 
 
-def _cast(tree: Any, dtype: Any) -> Any:
+def _cast(name: str, tree: Any, dtype: Any) -> Any:
     def cast(leaf):
-        leaf = checks.array("mixed_precision", "params", leaf)
-        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        leaf = checks.array("mixed_precision", name, leaf)
+        to = _to(leaf, dtype)
+        return leaf if leaf.dtype == to else leaf.astype(to)
 
     return jax.tree.map(cast, tree)
+
+
+def _to(leaf: Any, dtype: Any) -> Any:
+    """The dtype that ``leaf`` gets: ``dtype`` if it is floating point, its own if not."""
+    return dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
 
 
 def _floating_dtype(who: str, name: str, dtype: Any) -> Any:

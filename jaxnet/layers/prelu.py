@@ -4,10 +4,12 @@ import jax.numpy as jnp
 
 from jaxnet import _checks as checks
 from jaxnet import activations
+from jaxnet._made import made
 from jaxnet.errors import ShapeError
 from jaxnet.layers.layer import Layer, stateless
 
 
+@made
 def prelu(slope: float = 0.25, *, per_channel: bool = False) -> Layer:
     """Computes x where x > 0 and a x elsewhere, with a learned slope a (eq. 4.13).
 
@@ -55,4 +57,4 @@ def prelu(slope: float = 0.25, *, per_channel: bool = False) -> Layer:
         checks.same_dtype(who, x=x, slope=a)
         return activations.rectify(x, a.reshape((1,) * (x.ndim - a.ndim) + a.shape))
 
-    return stateless(init, f, name=who)
+    return stateless(init, f, name=who)._replace(torch=(("slope", "weight", jnp.ravel),))

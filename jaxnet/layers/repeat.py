@@ -8,17 +8,19 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet import _checks as checks
+from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError, located
 from jaxnet.layers.layer import Layer, applied, as_layer, output_struct
 
 
+@made
 def repeat(layer: Layer | Callable[..., Any], n: int, *, remat: bool = False) -> Layer:
     """Chains ``n`` copies of a layer, each with parameters of its own, in one `jax.lax.scan`.
 
     The layer is traced and compiled once, so compile time does not grow with depth.
 
     Args:
-      layer: a layer that keeps the shape and dtype of its input.
+      layer: a layer that keeps the shape and dtype of its input, or of every array in it.
       n: how many copies, at least 1.
       remat: recompute each copy's inner values in the backward pass instead of keeping them: memory for the
         activations falls to one array a copy, for about a third more arithmetic.
@@ -44,7 +46,7 @@ def repeat(layer: Layer | Callable[..., Any], n: int, *, remat: bool = False) ->
     checks.flag(who, "remat", remat)
 
     def init(key, x):
-        x = checks.shape_struct(who, x)
+        x = checks.structs(who, x)
         keys = jax.random.split(checks.key(who, key), n)
         with located(who):
             params, state = jax.vmap(lambda k: inner.init(k, x), axis_size=n)(keys)
@@ -52,8 +54,8 @@ def repeat(layer: Layer | Callable[..., Any], n: int, *, remat: bool = False) ->
             y = output_struct(inner, copy[0], copy[1], x)
         if not _same_struct(x, y):
             raise ShapeError(
-                f"repeat: the layer turns {_describe(x)} into {_describe(y)}; only a layer that keeps shape and dtype "
-                f"can follow itself. Put what changes the shape before or after the repeat"
+                f"repeat: the layer turns {checks.describe(x)} into {checks.describe(y)}; only a layer that keeps "
+                f"shape and dtype can follow itself. Put what changes the shape before or after the repeat"
             )
         return params, state
 
@@ -72,19 +74,24 @@ def repeat(layer: Layer | Callable[..., Any], n: int, *, remat: bool = False) ->
             with applied(who, inner):
                 y, state = inner.apply(params, state, x, train=train, key=key)
             if not _same_struct(x, y):
-                raise ShapeError(f"repeat: the layer turns {_describe(x)} into {_describe(y)}; it must keep them")
+                raise ShapeError(
+                    f"repeat: the layer turns {checks.describe(x)} into {checks.describe(y)}; it must keep them"
+                )
             return y, state
 
         if remat:  # inside a scan nothing is shared between iterations, so there is nothing to protect from CSE
             step = jax.checkpoint(step, prevent_cse=False)
-        return lax.scan(step, checks.array(who, "x", x), (params, state, keys), length=n)
+        x = jax.tree.map(lambda leaf: checks.array(who, "x", leaf), x)
+        return lax.scan(step, x, (params, state, keys), length=n)
 
-    return Layer(init, apply, who, (("layer", inner),), lambda part: repeat(part, n, remat=remat))
+    def rebuild(part):
+        return repeat(part, n, remat=remat)
+
+    return Layer(init, apply, who, (("layer", inner),), rebuild, trees="stacked")
 
 
 def _same_struct(x: Any, y: Any) -> bool:
-    return hasattr(y, "shape") and (x.shape, x.dtype) == (y.shape, y.dtype)
+    def structs(tree):
+        return [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)]
 
-
-def _describe(x: Any) -> str:
-    return f"{x.dtype} {tuple(x.shape)}" if hasattr(x, "shape") else type(x).__name__
+    return jax.tree.structure(x) == jax.tree.structure(y) and structs(x) == structs(y)

@@ -5,10 +5,12 @@ import math
 import jax
 
 from jaxnet import _checks as checks
+from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.layers.layer import Layer, stateless
 
 
+@made
 def flatten() -> Layer:
     """Lays each example out as one vector: (batch, ...) to (batch, product of the rest).
 
@@ -30,6 +32,7 @@ def flatten() -> Layer:
     return _rearrange("flatten", f)
 
 
+@made
 def reshape(*shape: int) -> Layer:
     """Gives each example another shape: (batch, ...) to ``(batch, *shape)``.
 

@@ -7,7 +7,7 @@ import jax
 
 from jaxnet import _checks as checks
 from jaxnet import sizes
-from jaxnet.layers.inside import watched
+from jaxnet.layers.inside import looked_into, watched
 from jaxnet.layers.layer import Layer, as_layer
 
 
@@ -81,7 +81,8 @@ def summary(net: Layer, x: Any) -> Summary:
 
     Args:
       net: the network.
-      x: an example input, or its `jax.ShapeDtypeStruct`. Its batch size counts in the multiply-adds.
+      x: an example input, or its `jax.ShapeDtypeStruct`, or a pytree of them. Its batch size counts in the
+        multiply-adds.
 
     Returns:
       A `Summary`, to print or to read.
@@ -105,7 +106,7 @@ def summary(net: Layer, x: Any) -> Summary:
     """
     who = "summary"
     net = as_layer(net, who)
-    x = checks.shape_struct(who, x)
+    x = checks.structs(who, x)
     params, state = jax.eval_shape(net.init, jax.random.key(0), x)
     rows: dict[tuple[str, ...], Row] = {}
 
@@ -124,11 +125,12 @@ def summary(net: Layer, x: Any) -> Summary:
         return ()
 
     jax.eval_shape(lambda p, s, v: watched(net, watch).apply(p, s, v, train=False), params, state, x)
-    return Summary(tuple(rows[path] for path in _in_order(net)))
+    # A container that is not its parts in evaluation (or not all of them) has rows for those that it is.
+    return Summary(tuple(rows[path] for path in _in_order(net) if path in rows))
 
 
 def _in_order(net: Layer, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    return [path, *(below for label, part in net.parts for below in _in_order(part, (*path, label)))]
+    return [path, *(below for label, part in looked_into(net) for below in _in_order(part, (*path, label)))]
 
 
 def _struct(leaf: Any) -> jax.ShapeDtypeStruct:

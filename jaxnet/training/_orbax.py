@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnet import _optional as optional
 from jaxnet.errors import CheckpointError
 from jaxnet.training import _manifest
 
@@ -33,13 +34,7 @@ def read(directory: Path, likes: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _checkpointer(who: str):
-    try:
-        import orbax.checkpoint as ocp
-    except ImportError as error:
-        raise CheckpointError(
-            f"{who}: arrays spread over several hosts are stored by Orbax, which cannot be imported ({error}): "
-            f"pip install orbax-checkpoint"
-        ) from error
+    ocp = optional.load(f"{who}: an array spread over several hosts", "orbax.checkpoint")
     with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as checkpointer:
         yield ocp, checkpointer
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
-from jaxnet.errors import CheckpointError, ConfigError, DependencyError, DTypeError, JaxnetError, ShapeError
+from jaxnet import _optional as optional
+from jaxnet.errors import CheckpointError, ConfigError, DTypeError, JaxnetError, ShapeError
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -203,12 +204,7 @@ def load_exported(source: bytes | bytearray | str | os.PathLike[str]) -> Exporte
 
 
 def _jax_export(who: str) -> Any:
-    try:
-        import flatbuffers  # noqa: F401
-    except ImportError as error:
-        raise DependencyError(
-            f"{who}: jax.export needs flatbuffers, which is not installed; pip install flatbuffers"
-        ) from error
+    optional.load(f"{who}: jax.export", "flatbuffers")
     from jax import export as jax_export
 
     return jax_export

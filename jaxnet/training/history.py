@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet import _optional as optional
 from jaxnet.errors import ConfigError, DataError
 
 Record = dict[str, float]
@@ -90,13 +91,12 @@ class History:
         Raises:
           ConfigError: there is no epoch to draw.
         """
-        from matplotlib.figure import Figure
-
         if not self.records:
             raise ConfigError("history: there is nothing to draw, no epoch was completed")
         columns = {name: self[name] for name in self.names}
         measured = [n for n in columns if f"validation_{n}" in columns or n == "loss"]
-        figure = Figure(figsize=(4.2 * len(measured), 3.2), layout="constrained")
+        new_figure = optional.load("history: a picture", "matplotlib.figure").Figure
+        figure = new_figure(figsize=(4.2 * len(measured), 3.2), layout="constrained")
         figure.suptitle(title)
         marker = "o" if len(self) == 1 else None
         for axes, name in zip(figure.subplots(1, len(measured), squeeze=False)[0], measured, strict=True):

@@ -28,7 +28,7 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks.checkpoints import damage, kills
 from jaxnet import layers, optimizers
-from jaxnet.errors import CheckpointError, ConfigError, DataError, DTypeError
+from jaxnet.errors import CheckpointError, ConfigError, DataError, DependencyError, DTypeError
 from jaxnet.training import Checkpoints, _atomic, _manifest, _orbax, checkpoint, load, read_metadata, save
 from jaxnet.training.checkpoint import ARRAYS, MANIFEST
 
@@ -851,7 +851,7 @@ class TestManyHosts:
     def test_without_orbax(self, monkeypatch, tmp_path):
         monkeypatch.setattr(checkpoint, "_over_hosts", lambda array: True)
         monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
-        with pytest.raises(CheckpointError, match=r"Orbax, which cannot be .*: pip install orbax-checkpoint"):
+        with pytest.raises(DependencyError, match=r"needs orbax, which cannot be .*; pip install orbax-checkpoint"):
             save(tmp_path / "run", [jnp.ones(1)])
         assert not list(tmp_path.iterdir())
 

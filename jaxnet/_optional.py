@@ -1,0 +1,34 @@
+"""Libraries that one feature alone needs, imported where it is used."""
+
+import importlib
+from typing import Any
+
+from jaxnet.errors import DependencyError
+
+PACKAGES = {"matplotlib": "matplotlib", "flatbuffers": "flatbuffers", "orbax": "orbax-checkpoint"}
+"""By the library's first name in Python, what pip calls it."""
+
+
+def load(who: str, module: str) -> Any:
+    """Imports a module of an optional library.
+
+    Args:
+      who: what needs it; the error begins with it.
+      module: its full name.
+
+    Raises:
+      DependencyError: it is not installed, or it cannot be imported; with the command that installs it.
+
+    Example:
+      >>> from jaxnet import _optional
+      >>> _optional.load("history", "json").dumps([1])
+      '[1]'
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        first = module.partition(".")[0]
+        package = PACKAGES.get(first, first)
+        raise DependencyError(
+            f"{who} needs {first}, which cannot be imported ({error}); pip install {package}"
+        ) from error
