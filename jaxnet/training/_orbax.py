@@ -22,11 +22,15 @@ def write(directory: Path, arrays: dict[str, Any]) -> None:
         checkpointer.save(directory, args=ocp.args.StandardSave(arrays))
 
 
-def read(directory: Path, likes: dict[str, Any]) -> dict[str, Any]:
-    """Reads arrays, each into the sharding of its like (a `jax.ShapeDtypeStruct`, or a NumPy array for NumPy)."""
+def read(directory: Path, likes: dict[str, Any], others: set[str]) -> dict[str, Any]:
+    """Reads arrays, each into the sharding of its like (a `jax.ShapeDtypeStruct`, or a NumPy array for NumPy).
+
+    ``others`` are the names of the arrays that are there and not wanted.
+    """
     with _checkpointer("load") as (ocp, checkpointer):
         try:
-            return checkpointer.restore(directory, args=ocp.args.StandardRestore(likes))
+            wanted = likes | dict.fromkeys(others, ocp.PLACEHOLDER)
+            return checkpointer.restore(directory, args=ocp.args.StandardRestore(wanted))
         except Exception as error:  # a damaged file meets many libraries' exceptions here
             raise CheckpointError(f"load: Orbax cannot read {directory}: {str(error)[:300]}") from error
 

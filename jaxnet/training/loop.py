@@ -153,21 +153,22 @@ def train(
 
     report = Report(progress, epochs, feed)
     run = Run(train_state, weights, stop_early)
-    saver = Saver(checkpoint, checkpoint_seconds)
-    if saver.checkpoints is not None:
-        run.restore(saver.checkpoints, feed.description)
-        processes.agree(
-            who, "the checkpoint", int(run.train_state.step),
-            f"all must see one file system, and {saver.checkpoints.directory} is not on one",
-        )  # fmt: skip
-        if run.step_of_epoch or len(run.history):
-            report.say(
-                f"resumed from {saver.checkpoints.directory}: epoch {len(run.history)} of {epochs} is done"
-                + (f", and {run.step_of_epoch} steps of the next" if run.step_of_epoch else "")
-                + ("; nothing is left to train: take another directory to train anew" if run.done(epochs) else "")
-                + ("; the data must come in the same order again" if feed.in_order and run.position is None else "")
-            )
-    with Interrupts(enabled=saver.checkpoints is not None) as interrupts, sharding.in_use(mesh):
+    saver = Saver(checkpoint, checkpoint_seconds, log)
+    with saver, Interrupts(enabled=saver.checkpoints is not None) as interrupts, sharding.in_use(mesh):
+        if saver.checkpoints is not None:
+            run.restore(saver.checkpoints, feed.description)
+            processes.agree(
+                who, "the checkpoint", int(run.train_state.step),
+                f"all must see one file system, and {saver.checkpoints.directory} is not on one",
+            )  # fmt: skip
+            if run.step_of_epoch or len(run.history):
+                report.say(
+                    f"resumed from {saver.checkpoints.directory}: epoch {len(run.history)} of {epochs} is done"
+                    + (f", and {run.step_of_epoch} steps of the next" if run.step_of_epoch else "")
+                    + ("; nothing is left to train: take another directory to train anew" if run.done(epochs) else "")
+                    + ("; the data must come in the same order again" if feed.in_order and run.position is None else "")
+                )
+        saver.begin(run.history)
         while not run.done(epochs):
             with contextlib.closing(
                 feed.epoch(run.train_state, len(run.history), run.step_of_epoch, run.position)
@@ -189,8 +190,7 @@ def train(
             run.end_epoch(evaluate, callbacks)
             run.finished, due = processes.any_process(run.finished, saver.due())
             report.epoch(run)
-            if log is not None and jax.process_index() == 0:
-                run.history.save(log)
+            saver.record(run)
             if due or run.finished or len(run.history) == epochs:
                 saver.save(run, feed.description)
         (stop,) = processes.any_process(interrupts.received is not None)
