@@ -275,8 +275,8 @@ class Stored:
             raise CheckpointError(f"{self.path / MANIFEST} is damaged: it does not number the arrays in {ORBAX}")
         if likes:
             _orbax.check(self.path / ORBAX, self.manifest.get("orbax"))
-        others = {str(entry["orbax"]) for entry in self.manifest["leaves"].values() if "orbax" in entry} - likes.keys()
-        found = _orbax.read(self.path / ORBAX, likes, others) if likes else {}
+        there = sum("orbax" in entry for entry in self.manifest["leaves"].values())
+        found = _orbax.read(self.path / ORBAX, likes, part=len(likes) < there) if likes else {}
         for name, leaf in leaves.items():
             data, array = _data(leaf), found[items[name]]
             if array.shape != data.shape or array.dtype != data.dtype:
@@ -428,22 +428,27 @@ def _write_over_hosts(place: Path, here: dict[str, Any], spread: dict[str, Any],
     for i, (name, array) in enumerate(spread.items()):  # numbers, since Orbax makes paths of its names
         parts[str(i)] = array
         manifest["leaves"][name]["orbax"] = str(i)
-    with contextlib.ExitStack() as stack:
-        directory, failure = None, OSError("the first process could not begin to write")
-        if first:
-            try:
-                directory = stack.enter_context(_atomic.replacing(place))
-            except OSError as error:
-                failure = error
-        name = _orbax.share(directory.name if directory else "")
-        if not name:
-            raise failure
-        directory = place.parent / name
-        _orbax.write(directory / ORBAX, parts)
-        if first:
-            _, manifest["orbax"] = _orbax.checksums(directory / ORBAX)
-            _write(directory, here, manifest)
-    _orbax.wait(f"jaxnet checkpoint {name}")
+    trouble: Exception | None = None
+    try:
+        with contextlib.ExitStack() as stack:
+            directory, failure = None, OSError("the first process could not begin to write")
+            if first:
+                try:
+                    directory = stack.enter_context(_atomic.replacing(place))
+                except OSError as error:
+                    failure = error
+            name = _orbax.share(directory.name if directory else "")
+            if not name:
+                raise failure
+            directory = place.parent / name
+            _orbax.write(directory / ORBAX, parts)
+            if first:
+                _, manifest["orbax"] = _orbax.checksums(directory / ORBAX)
+                _write(directory, here, manifest)
+    except (OSError, CheckpointError) as error:
+        trouble = error
+    if not _orbax.all_well(trouble is None):  # once it is there, all may go on; and none waits for one that failed
+        raise trouble or OSError("the first process could not write it")
 
 
 def _outline(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:

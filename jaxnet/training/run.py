@@ -5,12 +5,11 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
 from jaxnet import _checks as checks
 from jaxnet.errors import CheckpointError, ConfigError
@@ -205,8 +204,30 @@ class Saver:
         """Appends the epochs that came since to the files."""
         for log in (self._kept, self._log):
             if log is not None:
-                with _telling(run, log.path):
-                    log.append(run.history)
+                self._attempt(functools.partial(log.append, run.history), run, log.path)
+
+    def _attempt(self, do: Callable[[], Any], run: Run, place: Path) -> None:
+        """Writes in the middle of a run; if a disk refuses, the error says what is left and holds the state."""
+        error: CheckpointError | None = None
+        try:
+            do()
+        except (OSError, CheckpointError) as cause:
+            text = (
+                cause.message if isinstance(cause, CheckpointError) else f"fit: cannot write {place}: {cause.strerror}"
+            )
+            left = (
+                ""
+                if self.checkpoints is None
+                else (
+                    "Checkpoints that were saved before are whole: once that is mended, the same call goes on from the "
+                    "newest. "
+                )
+            )
+            step = int(run.train_state.step)
+            error = CheckpointError(f"{text}. {left}The state after step {step} is in error.train_state")
+            error.train_state = run.train_state  # type: ignore[attr-defined]
+            error.__cause__ = cause
+        _all_or_none(error, place)
 
     def due(self) -> bool:
         """Whether the last checkpoint is old enough for another, by this process's clock."""
@@ -226,15 +247,17 @@ class Saver:
         # Of what every process has whole, the first writes its copy; pieces are written by those who have them.
         tree = jax.tree.map(sharding.own_copy, run.saved)
         in_pieces = not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree))
-        assert self._kept is not None
+        checkpoints, kept = self.checkpoints, self._kept
+        assert kept is not None
         self.record(run)
-        with _telling(run, self._kept.path):
-            self._kept.sync()  # the history is on the disk before the checkpoint that stands for a part of it
+        self._attempt(kept.sync, run, kept.path)  # it is on the disk before the checkpoint that stands for a part of it
+
+        def save():
             if in_pieces or jax.process_index() == 0:
-                metadata = run.metadata(settings) | {"history": self._kept.seal}
-                self.checkpoints.save(step, tree, metadata=metadata, metric=metric)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("checkpoint")  # once it is there, all may end
+                metadata = run.metadata(settings) | {"history": kept.seal}
+                checkpoints.save(step, tree, metadata=metadata, metric=metric)
+
+        self._attempt(save, run, checkpoints.directory)  # once it is there, all may end
         self._saved = (step, len(run.history))
         self._last = time.perf_counter()
         self._cost = self._last - began
@@ -258,24 +281,14 @@ def _on_the_first(do: Callable[[], Any], name: str, place: Path) -> None:
                 f"{name}= a place on a disk with room, where you may write"
             )
             error.__cause__ = cause
+    _all_or_none(error, place)
+
+
+def _all_or_none(error: Exception | None, place: Path) -> None:
+    """Raises on all processes what went wrong on one, so that none waits for it."""
     (failed,) = processes.any_process(error is not None)
     if failed:
-        raise error or CheckpointError(f"fit: the first process cannot write {place}; its error says why")
-
-
-@contextlib.contextmanager
-def _telling(run: Run, place: Path) -> Iterator[None]:
-    """What to do when a disk refuses in the middle of a run."""
-    try:
-        yield
-    except (OSError, CheckpointError) as cause:
-        text = cause.message if isinstance(cause, CheckpointError) else f"fit: cannot write {place}: {cause.strerror}"
-        error = CheckpointError(
-            f"{text}. Checkpoints that were saved before are whole: once that is mended, the same call goes on from "
-            f"the newest; the state after step {int(run.train_state.step)} is in error.train_state"
-        )
-        error.train_state = run.train_state  # type: ignore[attr-defined]
-        raise error from cause
+        raise error or CheckpointError(f"fit: another process cannot write {place}; its error says why")
 
 
 def _history(checkpoints: Checkpoints, seal: dict[str, int]) -> History:
