@@ -212,19 +212,11 @@ class Saver:
         try:
             do()
         except (OSError, CheckpointError) as cause:
-            text = (
-                cause.message if isinstance(cause, CheckpointError) else f"fit: cannot write {place}: {cause.strerror}"
-            )
-            left = (
-                ""
-                if self.checkpoints is None
-                else (
-                    "Checkpoints that were saved before are whole: once that is mended, the same call goes on from the "
-                    "newest. "
-                )
-            )
+            text = getattr(cause, "message", f"fit: cannot write {place}: {getattr(cause, 'strerror', cause)}")
+            if self.checkpoints is not None:
+                text += ". What was saved before is whole: once that is mended, the same call goes on from the newest"
             step = int(run.train_state.step)
-            error = CheckpointError(f"{text}. {left}The state after step {step} is in error.train_state")
+            error = CheckpointError(f"{text}. The state after step {step} is in error.train_state")
             error.train_state = run.train_state  # type: ignore[attr-defined]
             error.__cause__ = cause
         _all_or_none(error, place)

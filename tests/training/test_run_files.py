@@ -272,7 +272,7 @@ class TestADiskThatBecomesFull:
 
         monkeypatch.setattr(os, "fsync", limited)
         with pytest.raises(
-            CheckpointError, match=r"cannot write .*No space left.* saved before are whole: .* after step 6 is in error"
+            CheckpointError, match=r"cannot write .*No space left.* saved before is whole: .* after step 6 is in error"
         ) as caught:
             fit(epochs=4, checkpoint=tmp_path, callbacks=[fill])
         assert int(caught.value.train_state.step) == 6
