@@ -7,7 +7,10 @@ that says who refused, what came, what was wanted, and one hint.
 import math
 import numbers
 import operator
+import os
+import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -79,6 +82,28 @@ def function(who: str, name: str, value: Any) -> Any:
     if not callable(value):
         raise ConfigError(f"{who}: {name} must be callable, got {value!r}")
     return value
+
+
+def path(who: str, name: str, value: Any) -> Path:
+    """``value`` as a local path, ``~`` expanded; what would silently become a strange file of that name is refused."""
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str):
+        raise ConfigError(f"{who}: {name} must be a path, a string or a pathlib.Path, got {value!r}")
+    if not text or "\0" in text:
+        hint = "no file system has NUL in a name" if text else "for the current directory give '.'"
+        raise ConfigError(f"{who}: {name} must be a path, got {text!r}; {hint}")
+    if scheme := re.match(r"(?i)file:|[a-z][a-z0-9+.-]+:/", text):
+        if scheme[0].lower() == "file:":
+            hint = (
+                f"it without its beginning: {re.sub('^file:(//(localhost)?(?=/))?', '', text, flags=re.IGNORECASE)!r}"
+            )
+        else:
+            hint = "the bucket's folder where it is mounted, or a local one, and copy it afterwards"
+        raise ConfigError(f"{who}: {name} must be a path on this machine's file systems, got {text!r}; give {hint}")
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise ConfigError(f"{who}: {name}: there is no home for {text!r}; write the path in full, from '/'")
+    return Path(expanded)
 
 
 def key(who: str, value: Any) -> Any:

@@ -19,12 +19,14 @@ def main(argv: list[str]) -> None:
         rates = speed.speed(mebibytes, directory)
         killed = kills.kills(count, directory)
         found, flipped = damage.flips(bits, directory)
+        lines_found, lines_flipped = damage.history_flips(bits, directory)
         outcomes = damage.fuzz(seconds, directory)
     rows = [[way, *(str(record[key]) for key in record)] for way, record in killed.items()]
     print(timing.table(["way", *killed["replace"]], rows))
     print("\n" + timing.table(["MiB/s", *rates], [[f"{mebibytes} MiB", *(f"{rate:.0f}" for rate in rates.values())]]))
-    print(f"\nsingle flipped bits found: {found}/{flipped}")
+    print(f"\nsingle flipped bits found: {found}/{flipped}, and {lines_found}/{lines_flipped} of a run's history")
     print(f"fuzzed for {seconds} s: {outcomes['refused']} refused, {outcomes['read']} read as saved,", end=" ")
     print(f"{outcomes['wrong']} read wrongly, no other exception")
-    results = {"kills": killed, "flips": [found, flipped], "fuzz": outcomes, "mebibytes": mebibytes, "rates": rates}
+    flips = {"flips": [found, flipped], "history_flips": [lines_found, lines_flipped]}
+    results = {"kills": killed, **flips, "fuzz": outcomes, "mebibytes": mebibytes, "rates": rates}
     print(f"\nwritten to {timing.save('checkpoints', results, partial=options.quick).name}")

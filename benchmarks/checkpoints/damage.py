@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.errors import CheckpointError
-from jaxnet.training import _manifest, load, read_metadata, save
+from jaxnet.training import History, _manifest, load, read_metadata, save
 from jaxnet.training.checkpoint import ARRAYS, MANIFEST
+from jaxnet.training.history import Log
 
 TREE = {
     "params": [np.arange(6, dtype=np.float32).reshape(2, 3), np.array([1.5, -2], jnp.bfloat16)],
@@ -44,6 +45,27 @@ def flips(count: int, directory: Path, *, seed: int = 0) -> tuple[int, int]:
         (path / name).write_bytes(whole)
     assert outcome(path) == "read"
     return found, min(count, len(bits))
+
+
+def history_flips(count: int, directory: Path, *, seed: int = 0) -> tuple[int, int]:
+    """Flips single bits of a run's history, one at a time: how many were found, of how many."""
+    draw, path = random.Random(seed), directory / "flips.jsonl"
+    log = Log(path)
+    log.begin(History([{"epoch": 1, "step": 8, "loss": 0.5, "validation_loss": float("nan")}] * 5))
+    log.close()
+    whole, found = path.read_bytes(), 0
+    bits = draw.sample(range(8 * len(whole)), min(count, 8 * len(whole)))
+    for bit in bits:
+        damaged = bytearray(whole + b'{"epoch": 6}\n')  # which came after the checkpoint, and does not count
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            Log.read(path, log.seal)
+        except CheckpointError:
+            found += 1
+    path.write_bytes(whole + b'{"epo')
+    assert len(Log.read(path, log.seal)) == 5
+    return found, len(bits)
 
 
 def outcome(path: Path) -> str:

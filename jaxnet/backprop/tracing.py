@@ -158,7 +158,7 @@ class Trace:
         Raises:
           ConfigError: too many nodes to be read.
         """
-        return picture.draw(self, Path(path))
+        return picture.draw(self, checks.path("draw", "path", path))
 
     def open(self, *paths: str) -> "Trace":
         """The same with some parts opened: layers, other named scopes, or a scan, which becomes its steps.

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from jaxnet import _checks as checks
 from jaxnet.diagnostics import pictures
 
 _STYLE = (
@@ -22,6 +23,7 @@ def html_report(diagnosis: Any, path: Any, title: str) -> Path:
     Returns:
       The page's path.
     """
+    path = checks.path("html", "path", path)
     steps = [0, *diagnosis.history["step"].astype(int)]
     first, middle, last = diagnosis.reports[0], diagnosis.reports[len(steps) // 2], diagnosis.reports[-1]
     names = ["before the first step", f"after step {steps[len(steps) // 2]}", f"after step {steps[-1]}"]
@@ -48,7 +50,6 @@ def html_report(diagnosis: Any, path: Any, title: str) -> Path:
         for name, report in ((names[0], first), (names[2], last))
     )
     dead = f"<h2>Dead units at the end</h2><pre>{html.escape(str(diagnosis.dead))}</pre>"
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{head}<h1>{html.escape(title)}</h1>{verdicts}{shown}{tables}{dead}</html>\n", encoding="utf-8")
     return path

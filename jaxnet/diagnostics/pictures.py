@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet import _checks as checks
 from jaxnet import _optional as optional
 from jaxnet import activations
 from jaxnet.diagnostics import _rows
@@ -48,7 +49,7 @@ def figure(panels: int, *, columns: int = 2, width: float = 4.2, height: float =
 
 def saved(picture: "Figure", path: Any) -> Path:
     """Writes a picture, PNG, SVG or PDF by its ending, and returns its path."""
-    path = Path(path)
+    path = checks.path("picture", "path", path)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(path, dpi=150)
     return path

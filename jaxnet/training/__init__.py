@@ -1,7 +1,7 @@
 """Training (4.6): the compiled step, the loop around it, and what keeps a run safe."""
 
 from jaxnet.training.checkpoint import load, read_metadata, save
-from jaxnet.training.checkpoints import Checkpoints
+from jaxnet.training.checkpoints import Checkpoints, load_best
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluate import make_evaluate
 from jaxnet.training.export import ExportedNet, export, load_exported
@@ -32,6 +32,7 @@ __all__ = [
     "init",
     "init_gan",
     "load",
+    "load_best",
     "load_exported",
     "make_evaluate",
     "make_gan_step",

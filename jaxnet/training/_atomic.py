@@ -7,13 +7,14 @@ there (`current`) should the process die between the two renames.
 
 The process that fills a temporary directory holds a lock on it, which the kernel takes back however the process ends.
 So a temporary without a lock is a dead process's, and the next `replacing` beside it removes it; process numbers
-could not tell, in containers or after a restart.
+could not tell, in containers or after a restart. A run holds its directory by a lock in the same way (`held`).
 """
 
 import contextlib
 import ctypes
 import errno
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -21,6 +22,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.jaxnet-(?P<kind>new|old)", re.DOTALL)
+
+LOCK = ".lock"
+# What network file systems answer that need not, or cannot, force a directory's entries to disk.
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EBADF}
 
 
 @contextlib.contextmanager
@@ -30,20 +35,97 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
       OSError: the file system refused; ``path`` is whole or as it was, and nothing is left beside it.
     """
+    with _room(path) as new:
+        yield new
+        for folder, _, files in os.walk(new, topdown=False):
+            for name in files:
+                _sync(Path(folder, name))
+            _sync_directory(Path(folder))
+        _put(new, path)
+        _sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def _room(path: Path) -> Iterator[Path]:
+    """A locked temporary directory beside ``path``; it is removed with what is in it then."""
     _make(path.parent)
     _clean(path.parent)
     new, lock = _locked_directory(path)
     try:
         yield new
-        for folder, _, files in os.walk(new, topdown=False):
-            for name in files:
-                _sync(Path(folder, name))
-            _sync(Path(folder))
-        _put(new, path)
-        _sync(path.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)  # what was in its place, or what could not be finished
         os.close(lock)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Writes a file beside and renames it, so that ``path`` never holds a part; pipes and devices are written to.
+
+    Raises:
+      OSError: the file system refused; it names ``path``, which is as it was.
+    """
+    with _naming(path):
+        if _is_special(path):
+            path.write_bytes(data)
+            return
+        place = Path(os.path.realpath(path))
+        with _room(place) as new:
+            (new / "file").write_bytes(data)
+            if place.exists():
+                shutil.copymode(place, new / "file")
+            _sync(new / "file")
+            os.replace(new / "file", place)
+            _sync_directory(place.parent)
+
+
+def try_file(path: Path) -> None:
+    """Tries what `write` will do, and leaves what is at ``path`` as it is; raises the same."""
+    with _naming(path):
+        if path.exists():
+            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK))
+        if not _is_special(path):
+            with _room(Path(os.path.realpath(path))) as new:
+                (new / "file").write_bytes(b"\n")
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is a pipe or a device, which must not be replaced by a file."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Makes a directory, and holds it for one run while entered; where files cannot be locked, for as many as come.
+
+    However the process ends, the lock ends with it. What `replacing` will do in the directory is tried at once.
+
+    Raises:
+      BlockingIOError: another run holds it; ``strerror`` says which process it is.
+      OSError: nothing can be written there.
+    """
+    _make(directory)
+    lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if _lock(lock) is False:
+            raise BlockingIOError(errno.EWOULDBLOCK, os.read(lock, 500).decode(errors="replace") or "another process")
+        os.ftruncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
+        with replacing(directory / ".tried") as tried:
+            (tried / "file").write_bytes(b"\n")
+        remove(directory / ".tried")
+        yield
+    finally:
+        _unlock(lock)
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Has an OSError name the path that the caller gave."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def remove(path: Path) -> None:
@@ -72,7 +154,7 @@ def _make(directory: Path) -> None:
     if not directory.is_dir():
         _make(directory.parent)
         directory.mkdir(exist_ok=True)
-        _sync(directory.parent)
+        _sync_directory(directory.parent)
 
 
 def _sync(path: Path) -> None:
@@ -81,6 +163,15 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_directory(path: Path) -> None:
+    """Forces a directory's entries to disk, where the file system can."""
+    try:
+        _sync(path)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
 
 
 def _locked_directory(path: Path) -> tuple[Path, int]:
@@ -110,6 +201,14 @@ def _lock(descriptor: int) -> bool | None:
     except OSError:
         return None
     return True
+
+
+def _unlock(descriptor: int) -> None:
+    """Gives the lock back at once, also when a forked child still has the file open."""
+    import fcntl
+
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _clean(parent: Path) -> None:

@@ -23,11 +23,19 @@ def write(directory: Path, arrays: dict[str, Any]) -> None:
         checkpointer.save(directory, args=ocp.args.StandardSave(arrays))
 
 
-def read(directory: Path, likes: dict[str, Any]) -> dict[str, Any]:
-    """Reads arrays, each into the sharding of its like (a `jax.ShapeDtypeStruct`, or a NumPy array for NumPy)."""
+def read(directory: Path, likes: dict[str, Any], *, part: bool) -> dict[str, Any]:
+    """Reads arrays, each into the sharding of its like (a `jax.ShapeDtypeStruct`, or a NumPy array for NumPy).
+
+    ``part`` says whether there are more than are wanted.
+    """
     with _checkpointer("load") as (ocp, checkpointer):
         try:
-            return checkpointer.restore(directory, args=ocp.args.StandardRestore(likes))
+            if not part:
+                return checkpointer.restore(directory, args=ocp.args.StandardRestore(likes))
+            arguments = ocp.checkpoint_utils.construct_restore_args(likes)
+            wanted = ocp.args.PyTreeRestore(likes, restore_args=arguments, partial_restore=True)
+            with contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as some:
+                return some.restore(directory, args=wanted)
         except Exception as error:  # a damaged file meets many libraries' exceptions here
             raise CheckpointError(f"load: Orbax cannot read {directory}: {str(error)[:300]}") from error
 
@@ -70,9 +78,8 @@ def share(name: str) -> str:
     return np.asarray(multihost_utils.broadcast_one_to_all(mine)).tobytes().rstrip(b"\0").decode()
 
 
-def wait(name: str) -> None:
-    """Waits until every process is here."""
+def all_well(well: bool) -> bool:
+    """Waits until every process is here; whether it is ``well`` with all."""
     from jax.experimental import multihost_utils
 
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+    return well if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(well)).all())

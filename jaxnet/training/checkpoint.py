@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def save(path: str | os.PathLike[str], tree: Any, *, metadata: dict[str, Any] | 
         "leaves": {name: _entry(leaf) for name, leaf in leaves.items()},
         "metadata": _jsonable(who, metadata),
     }
-    place = Path(os.path.realpath(path))
+    place = Path(os.path.realpath(checks.path(who, "path", path)))
     arrays = {name: jax.random.key_data(leaf) if _is_key(leaf) else leaf for name, leaf in leaves.items()}
     spread = {name: array for name, array in arrays.items() if _over_hosts(array)}
     here = {name: array for name, array in arrays.items() if name not in spread}
@@ -106,10 +106,10 @@ def save(path: str | os.PathLike[str], tree: Any, *, metadata: dict[str, Any] | 
         raise CheckpointError(
             f"{who}: cannot write {path}: {error.strerror or error}; what lies there is whole, or as it was before"
         ) from error
-    return Path(path)
+    return checks.path(who, "path", path)
 
 
-def load(path: str | os.PathLike[str], like: Any) -> Any:
+def load(path: str | os.PathLike[str], like: Any, *, under: str = "") -> Any:
     """Loads the arrays of a checkpoint by name into the structure of ``like``.
 
     Every name, shape and dtype must be that of ``like``, and every checksum right; nothing is cast, left out or
@@ -119,6 +119,8 @@ def load(path: str | os.PathLike[str], like: Any) -> Any:
       path: the directory that `save` wrote.
       like: the tree that was saved, or one of its structure: arrays, or `jax.ShapeDtypeStruct` (`jax.eval_shape` of an
         ``init``), with a sharding or without.
+      under: the place in the saved tree of the part that is wanted, such as ``"train_state/params"``: ``like`` is then
+        that part alone. Everything unless given.
 
     Returns:
       The tree: on the devices and in the sharding of ``like``, where that says so, else JAX's default; NumPy arrays
@@ -139,10 +141,12 @@ def load(path: str | os.PathLike[str], like: Any) -> Any:
       Traceback (most recent call last):
       jaxnet.errors.CheckpointError: load: ... does not fit the tree that it is loaded into:
         1 different: 'kernel' is float32 (2, 3) in the file, float32 (2, 4) in the tree
+      >>> load(path, jnp.zeros(2), under="bias")
+      Array([1., 1.], dtype=float32)
       >>> directory.cleanup()
     """
     stored = Stored("load", path)
-    leaves = stored.fit(like)
+    leaves = stored.fit(like, under)
     return stored.read(leaves, jax.tree.structure(like))
 
 
@@ -182,6 +186,7 @@ class Stored:
 
     def __init__(self, who: str, path: str | os.PathLike[str]):
         self.who = who
+        path = checks.path(who, "path", path)
         self.path = _atomic.current(Path(os.path.realpath(path)))
         if not self.path.is_dir():
             kind = "is a file" if self.path.exists() else "does not exist"
@@ -194,8 +199,11 @@ class Stored:
             if self.manifest["file"] != file:
                 raise CheckpointError(f"{self.path / ARRAYS} is damaged: its size or header is not what was saved")
 
-    def fit(self, like: Any) -> dict[str, Any]:
-        """The leaves of ``like`` by name, if the stored ones have the same names, shapes and dtypes."""
+    def fit(self, like: Any, under: str = "") -> dict[str, Any]:
+        """The leaves of ``like`` by name, if those stored ``under`` a place have the same names, shapes and dtypes."""
+        if not isinstance(under, str):
+            raise ConfigError(f"{self.who}: under must be a place such as 'train_state/params', got {under!r}")
+        under = under.strip("/")
         leaves = _named(self.who, "like", like)
         for name, leaf in leaves.items():
             if not isinstance(leaf, (np.ndarray, np.generic)) and not _is_key(leaf):
@@ -205,12 +213,18 @@ class Stored:
                         f"{self.who}: like[{name!r}] is {leaf.dtype}, and JAX would make it {canonical}; enable 64-bit "
                         f"types with jax.config.update('jax_enable_x64', True), or have a NumPy array there"
                     )
+        if under:
+            leaves = {f"{under}/{name}" if name else under: leaf for name, leaf in leaves.items()}
         wanted = {name: _entry(leaf) for name, leaf in leaves.items()}
-        stored = self.manifest["leaves"]
+        everything = self.manifest["leaves"]
+        stored = {name: entry for name, entry in everything.items() if f"{name}/".startswith(under and f"{under}/")}
+        if leaves and not stored and under:
+            places = _listed("places", [_short(place) for place in _places(everything)], ", ")
+            raise CheckpointError(f"{self.who}: {self.path} has nothing under {under!r}; it has {''.join(places)}")
         different = [
             f"{_short(name)} is {_text(stored[name])} in the file, {_text(wanted[name])} in the tree"
             for name in wanted
-            if name in stored and any(stored[name].get(field) != wanted[name][field] for field in wanted[name])
+            if name in stored and not _same(stored[name], wanted[name])
         ]
         complaints = [
             *_listed("missing from the file", [_short(name) for name in wanted if name not in stored], ", "),
@@ -218,6 +232,8 @@ class Stored:
             *_listed("different", different, "; "),
         ]
         if complaints:
+            fits = [] if under else [_short(place) for place in _places(everything) if _fits(wanted, everything, place)]
+            complaints += [f"but it fits a part: give under={' or under='.join(fits[:3])}"] if fits else []
             lines = "".join(f"\n  {line}" for line in complaints)
             raise CheckpointError(f"{self.who}: {self.path} does not fit the tree that it is loaded into:{lines}")
         return leaves
@@ -237,7 +253,9 @@ class Stored:
         layout = {name: _layout(leaf) for name, leaf in leaves.items()}
         header = {name: entry for name, entry in self._header.items() if name != "__metadata__"}
         outline = {n: (e.get("dtype"), e.get("shape")) for n, e in header.items() if isinstance(e, dict)}
-        if outline != {n: (code, list(shape)) for n, (code, shape) in layout.items()} or len(outline) != len(header):
+        names = {name for name, entry in self.manifest["leaves"].items() if "orbax" not in entry}
+        same = all(outline.get(n) == (code, list(shape)) for n, (code, shape) in layout.items())
+        if not same or set(outline) != names or len(outline) != len(header):
             raise CheckpointError(f"{file} is damaged: it holds other arrays than {MANIFEST} says")
         try:
             with safe_open(file, framework="np") as arrays:
@@ -257,7 +275,8 @@ class Stored:
             raise CheckpointError(f"{self.path / MANIFEST} is damaged: it does not number the arrays in {ORBAX}")
         if likes:
             _orbax.check(self.path / ORBAX, self.manifest.get("orbax"))
-        found = _orbax.read(self.path / ORBAX, likes) if likes else {}
+        there = sum("orbax" in entry for entry in self.manifest["leaves"].values())
+        found = _orbax.read(self.path / ORBAX, likes, part=len(likes) < there) if likes else {}
         for name, leaf in leaves.items():
             data, array = _data(leaf), found[items[name]]
             if array.shape != data.shape or array.dtype != data.dtype:
@@ -307,6 +326,23 @@ def _entry(leaf: Any) -> dict[str, Any]:
     kind = f"key<{_implementation(leaf)}>" if _is_key(leaf) else "array"
     data = _data(leaf)
     return {"kind": kind, "dtype": data.dtype.name, "shape": list(data.shape)}
+
+
+def _same(stored: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    return all(stored.get(field) == value for field, value in wanted.items())
+
+
+def _fits(wanted: dict[str, Any], stored: dict[str, Any], under: str) -> bool:
+    """Whether all leaves are there ``under`` a place."""
+    places = {name: stored.get(f"{under}/{name}") for name in wanted}
+    return bool(wanted) and all(entry is not None and _same(entry, wanted[name]) for name, entry in places.items())
+
+
+def _places(names: Iterable[str]) -> list[str]:
+    """What may be given as ``under``, the widest first."""
+    parts = [name.split("/") for name in names]
+    found = dict.fromkeys("/".join(part[:depth]) for part in parts for depth in range(1, len(part)))
+    return sorted(found, key=lambda place: place.count("/"))
 
 
 def _is_key(leaf: Any) -> bool:
@@ -392,22 +428,27 @@ def _write_over_hosts(place: Path, here: dict[str, Any], spread: dict[str, Any],
     for i, (name, array) in enumerate(spread.items()):  # numbers, since Orbax makes paths of its names
         parts[str(i)] = array
         manifest["leaves"][name]["orbax"] = str(i)
-    with contextlib.ExitStack() as stack:
-        directory, failure = None, OSError("the first process could not begin to write")
-        if first:
-            try:
-                directory = stack.enter_context(_atomic.replacing(place))
-            except OSError as error:
-                failure = error
-        name = _orbax.share(directory.name if directory else "")
-        if not name:
-            raise failure
-        directory = place.parent / name
-        _orbax.write(directory / ORBAX, parts)
-        if first:
-            _, manifest["orbax"] = _orbax.checksums(directory / ORBAX)
-            _write(directory, here, manifest)
-    _orbax.wait(f"jaxnet checkpoint {name}")
+    trouble: Exception | None = None
+    try:
+        with contextlib.ExitStack() as stack:
+            directory, failure = None, OSError("the first process could not begin to write")
+            if first:
+                try:
+                    directory = stack.enter_context(_atomic.replacing(place))
+                except OSError as error:
+                    failure = error
+            name = _orbax.share(directory.name if directory else "")
+            if not name:
+                raise failure
+            directory = place.parent / name
+            _orbax.write(directory / ORBAX, parts)
+            if first:
+                _, manifest["orbax"] = _orbax.checksums(directory / ORBAX)
+                _write(directory, here, manifest)
+    except (OSError, CheckpointError) as error:
+        trouble = error
+    if not _orbax.all_well(trouble is None):  # once it is there, all may go on; and none waits for one that failed
+        raise trouble or OSError("the first process could not write it")
 
 
 def _outline(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:

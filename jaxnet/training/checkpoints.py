@@ -13,8 +13,9 @@ import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet.errors import CheckpointError, ConfigError
+from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.training import _atomic
-from jaxnet.training.checkpoint import Stored, save
+from jaxnet.training.checkpoint import Stored, load, read_metadata, save
 
 _NAME = re.compile(r"(\d{6,})-step-(\d+)")
 
@@ -30,13 +31,16 @@ class Checkpoints:
     did it, and `latest` and `restore` raise and say which it is, instead of taking the one before without being asked:
     that would repeat a part of the run unnoticed, and prune what could have been repaired. Deleting it falls back.
 
+    A run of `fit` keeps two more files there: ``history.jsonl``, the records of its epochs, to which it appends, and
+    ``.lock``, which it holds while it trains.
+
     Args:
       directory: where they lie; made by the first save.
       keep: how many of the last to keep, at least 1.
       keep_best: whether to keep the one with the lowest metric too.
 
     Raises:
-      ConfigError: a bad ``keep`` or ``keep_best``.
+      ConfigError: a bad ``directory``, ``keep`` or ``keep_best``.
 
     Example:
       >>> import tempfile
@@ -55,7 +59,7 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike[str], *, keep: int = 3, keep_best: bool = True):
         who = "Checkpoints"
-        self.directory = Path(directory)
+        self.directory = checks.path(who, "directory", directory)
         self.keep = checks.integer(who, "keep", keep, minimum=1)
         self.keep_best = checks.flag(who, "keep_best", keep_best)
 
@@ -87,12 +91,19 @@ class Checkpoints:
             if name in metadata:
                 raise ConfigError(f"{who}: metadata[{name!r}] is set from the argument {name}; use another name")
         metadata = metadata | {"step": step, "metric": _metric(who, metric)}
-        older = self._paths()
+        older = self.paths()
         number = 1 + max((_number(path) for path in older), default=0)
         path = save(self.directory / f"{number:06d}-step-{step}", tree, metadata=metadata)
         if jax.process_index() == 0:
             self._prune(older, path)
         return path
+
+    def paths(self) -> list[Path]:
+        """All of them, in the order in which they were saved."""
+        if not self.directory.is_dir():
+            return []
+        found = [path for path in self.directory.iterdir() if _NAME.fullmatch(path.name)]
+        return sorted(found, key=lambda path: (_number(path), _step(path)))
 
     def latest(self) -> Path | None:
         """The newest checkpoint, or None if there are none.
@@ -100,7 +111,7 @@ class Checkpoints:
         Raises:
           CheckpointError: it is damaged (its manifest, or the size of its arrays; `restore` checks all).
         """
-        paths = self._paths()
+        paths = self.paths()
         if not paths:
             return None
         with self._advice(paths):
@@ -113,7 +124,7 @@ class Checkpoints:
         Raises:
           CheckpointError: one is damaged, so that its metric is not known; deleting it chooses among the others.
         """
-        rated = [(metric, path) for path in self._paths() if (metric := _stored_metric(path)) is not None]
+        rated = [(metric, path) for path in self.paths() if (metric := _stored_metric(path)) is not None]
         return min(rated, key=lambda pair: pair[0])[1] if rated else None
 
     def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
@@ -128,7 +139,7 @@ class Checkpoints:
         Raises:
           CheckpointError: it is damaged, or does not fit.
         """
-        paths = self._paths()
+        paths = self.paths()
         if not paths:
             return None
         with self._advice(paths):
@@ -137,13 +148,6 @@ class Checkpoints:
         with self._advice(paths):
             tree = stored.read(leaves, jax.tree.structure(like))
         return tree, stored.manifest["metadata"]
-
-    def _paths(self) -> list[Path]:
-        """All of them, the newest last."""
-        if not self.directory.is_dir():
-            return []
-        found = [path for path in self.directory.iterdir() if _NAME.fullmatch(path.name)]
-        return sorted(found, key=lambda path: (_number(path), _step(path)))
 
     def _prune(self, older: list[Path], new: Path) -> None:
         others = [path for path in older if _step(path) != _step(new)]
@@ -170,6 +174,53 @@ class Checkpoints:
             raise CheckpointError(
                 f"{error}. This is the newest checkpoint; delete {paths[-1]} to fall back to {fallback}"
             ) from error
+
+
+def load_best(directory: str | os.PathLike[str] | Checkpoints, net: Any, x: Any) -> tuple[Params, State]:
+    """Loads the weights of a run of `fit` out of its ``checkpoint`` directory, whether it has ended or not.
+
+    They are those of the best epoch if the run had early stopping, else those of the last step that was saved.
+
+    Args:
+      directory: what was given to `fit` as ``checkpoint``.
+      net: the network that was trained.
+      x: an example input, or its `jax.ShapeDtypeStruct`.
+
+    Returns:
+      params, state: as `fit` returns them.
+
+    Raises:
+      CheckpointError: no checkpoint, a damaged one, or one of another network.
+
+    Example:
+      >>> import tempfile
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers, losses, optimizers, training
+      >>> directory, x, net = tempfile.TemporaryDirectory(), jnp.ones((8, 3)), layers.dense(1)
+      >>> fit = training.fit(
+      ...     net, losses.mse, optimizers.sgd(0.1), (x, x[:, :1]), epochs=1, batch_size=4, progress=False,
+      ...     checkpoint=directory.name,
+      ... )
+      >>> params, state = training.load_best(directory.name, net, x)
+      >>> bool((params["kernel"] == fit.params["kernel"]).all())
+      True
+      >>> directory.cleanup()
+    """
+    who = "load_best"
+    net = as_layer(net, who)
+    checkpoints = (
+        directory if isinstance(directory, Checkpoints) else Checkpoints(checks.path(who, "directory", directory))
+    )
+    latest = checkpoints.latest()
+    if latest is None:
+        raise CheckpointError(
+            f"{who}: {checkpoints.directory} holds no checkpoint; wanted the directory that a run of fit had as "
+            f"checkpoint="
+        )
+    params, state = jax.eval_shape(lambda: net.init(jax.random.key(0), x))
+    if read_metadata(latest).get("best") is not None:
+        return load(latest, (params, state), under="best")
+    return load(latest, params, under="train_state/params"), load(latest, state, under="train_state/state")
 
 
 def _number(path: Path) -> int:

@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from jaxnet import _checks as checks
 from jaxnet import _optional as optional
 from jaxnet.errors import CheckpointError, ConfigError, DTypeError, JaxnetError, ShapeError
 from jaxnet.layers.layer import Layer, Params, State, as_layer
+from jaxnet.training import _atomic
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 """What an artifact can be compiled for."""
@@ -74,6 +74,9 @@ def export(
     jax_export = _jax_export(who)
     net = as_layer(net, who)
     platforms = _checked_platforms(who, platforms)
+    if path is not None:  # before the work, not after it
+        path = checks.path(who, "path", path)
+        _atomic.try_file(path)
     struct = checks.shape_struct(who, x)
     if not struct.shape:
         raise ShapeError(f"{who}: x must have the axes (batch, ...), got a scalar")
@@ -104,7 +107,7 @@ def export(
         ) from error
     artifact = payload + hashlib.sha256(payload).digest() + _MAGIC
     if path is not None:
-        _write(Path(path), artifact)
+        _atomic.write(path, artifact)
     return artifact
 
 
@@ -179,7 +182,7 @@ def load_exported(source: bytes | bytearray | str | os.PathLike[str]) -> Exporte
     if isinstance(source, (bytes, bytearray)):
         artifact, name = bytes(source), "the artifact"
     elif isinstance(source, (str, os.PathLike)):
-        artifact, name = Path(source).read_bytes(), os.fspath(source)
+        artifact, name = checks.path(who, "source", source).read_bytes(), os.fspath(source)
     else:
         raise DTypeError(f"{who}: source must be bytes or a path, got {type(source).__name__}")
     payload, digest, magic = artifact[:-_TAIL], artifact[-_TAIL : -len(_MAGIC)], artifact[-len(_MAGIC) :]
@@ -217,16 +220,3 @@ def _checked_platforms(who: str, platforms: Any) -> tuple[str, ...]:
     if len(set(checked)) != len(checked):
         raise ConfigError(f"{who}: platforms must differ, got {platforms!r}")
     return checked
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Writes a file beside and renames it, so that ``path`` never holds a part."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

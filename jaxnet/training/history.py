@@ -1,16 +1,20 @@
 """What a run measured, epoch by epoch: kept, written as JSON lines, and drawn."""
 
+import contextlib
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from jaxnet import _checks as checks
 from jaxnet import _optional as optional
-from jaxnet.errors import ConfigError, DataError
+from jaxnet.errors import CheckpointError, ConfigError, DataError
+from jaxnet.training import _atomic, _manifest
 
 Record = dict[str, float]
 """One epoch: ``epoch`` (from 1), ``step``, ``loss``, ... and ``validation_loss``, ... where there is validation."""
@@ -55,34 +59,21 @@ class History:
         """The columns, in the order in which they came."""
         return tuple(dict.fromkeys(name for record in self.records for name in record))
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one JSON object a line; NaN and Inf as JavaScript does, which `json` and pandas read."""
-        lines = "".join(json.dumps(record) + "\n" for record in self.records)
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        temporary.write_text(lines)
-        temporary.replace(target)
+        _atomic.write(checks.path("History.save", "path", path), b"".join(map(_line, self.records)))
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "History":
-        """Reads what `save`, or a run's ``log``, has written.
+    def load(cls, path: str | os.PathLike[str]) -> "History":
+        """Reads what `save`, or a run's ``log``, has written; a last line that a killed process left half is dropped.
 
         Raises:
           DataError: a line is no JSON object.
         """
-        records = []
-        for number, line in enumerate(Path(path).read_text().splitlines(), 1):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                record = None
-            if not isinstance(record, dict):
-                raise DataError(f"history: line {number} of {path} is no JSON object: {line[:60]!r}")
-            records.append(record)
-        return cls(records)
+        place = checks.path("History.load", "path", path)
+        return cls(_records(place.read_bytes(), place))
 
-    def plot(self, path: str | os.PathLike, title: str = "") -> Path:
+    def plot(self, path: str | os.PathLike[str], title: str = "") -> Path:
         """Draws the learning curves, training solid and validation dashed, a panel a quantity; needs matplotlib.
 
         Returns:
@@ -91,6 +82,7 @@ class History:
         Raises:
           ConfigError: there is no epoch to draw.
         """
+        path = checks.path("History.plot", "path", path)
         if not self.records:
             raise ConfigError("history: there is nothing to draw, no epoch was completed")
         columns = {name: self[name] for name in self.names}
@@ -111,10 +103,110 @@ class History:
             axes.set(xlabel="epoch", ylabel=name)
             axes.grid(alpha=0.3)
             axes.legend()
-        path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
         return path
+
+
+class Log:
+    """A file of records to which a run appends, so that an epoch costs a line and not the history.
+
+    Args:
+      path: of the file.
+
+    Attributes:
+      seal: how much was written: ``records``, ``bytes``, and the ``crc32`` of these bytes. It stands in a checkpoint
+        for the history itself, and `read` compares.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.seal = {"records": 0, "bytes": 0, "crc32": 0}
+        self._file: IO[bytes] | None = None
+
+    def begin(self, history: History) -> None:
+        """Writes what there is already, in one step, in place of what lies there; `append` goes on from it."""
+        raw = b"".join(map(_line, history))
+        _atomic.write(self.path, raw)
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (it stays open while the run lasts)
+        self._count(len(history), raw)
+
+    def append(self, history: History) -> None:
+        """Writes the records that came since."""
+        new = history.records[self.seal["records"] :]
+        raw = b"".join(map(_line, new))
+        if raw and self._file is not None:
+            try:
+                view = memoryview(raw)
+                while view:  # a disk that becomes full takes a part, and only the next call says so
+                    view = view[self._file.write(view) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(self.seal["bytes"])
+                raise
+            self._count(len(new), raw)
+
+    def sync(self) -> None:
+        """Forces to disk what was written."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    @staticmethod
+    def read(path: Path, seal: Any) -> History:
+        """The history that ``seal`` stood for; lines that came later are left out.
+
+        Raises:
+          CheckpointError: they are not the bytes that were written.
+        """
+        with _manifest.open_regular(path) as file:
+            raw = file.read(seal["bytes"])
+        if len(raw) != seal["bytes"] or zlib.crc32(raw) != seal["crc32"]:
+            raise CheckpointError(f"{path} is damaged: its first {seal['bytes']:,} bytes are not what the run wrote")
+        return History(_records(raw, path))
+
+    def _count(self, records: int, raw: bytes) -> None:
+        old = self.seal
+        self.seal = {
+            "records": old["records"] + records,
+            "bytes": old["bytes"] + len(raw),
+            "crc32": zlib.crc32(raw, old["crc32"]),
+        }
+
+
+def _line(record: Record) -> bytes:
+    try:
+        return json.dumps(record).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"history: the record of epoch {record.get('epoch')} cannot be written as JSON: {error}; keep numbers of "
+            f"Python in it, such as float(x)"
+        ) from error
+
+
+def _records(raw: bytes, source: Path) -> list[Record]:
+    """The records of a file's bytes."""
+    records, lines = [], raw.split(b"\n")
+    for number, text in enumerate(lines, 1):
+        if number == len(lines) and not text:
+            break
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError):
+            record = None
+            if number == len(lines):  # it does not end as a line does: a process was killed as it wrote
+                break
+        if not isinstance(record, dict):
+            raise DataError(
+                f"history: line {number} of {source} is no JSON object: {text[:60].decode(errors='replace')!r}"
+            )
+        records.append(record)
+    return records
 
 
 def line(record: Record, epochs: int, seconds_left: float) -> str:

@@ -169,49 +169,50 @@ def train(
 
     report = Report(progress, epochs, feed)
     run = Run(train_state, weights, stop_early)
-    saver = Saver(checkpoint, checkpoint_seconds, feed.description)
-    if saver.checkpoints is not None:
-        saver.identity = identities.of_run(step, train_state, feed.example) | dict(identity or {})
-        run.restore(saver, anyway=resume == "anyway")
-        processes.agree(
-            who, "the checkpoint", int(run.train_state.step),
-            f"all must see one file system, and {saver.checkpoints.directory} is not on one",
-        )  # fmt: skip
-        if run.step_of_epoch or len(run.history):
-            report.say(
-                f"resumed from {saver.checkpoints.directory}: epoch {len(run.history)} of {epochs} is done"
-                + (f", and {run.step_of_epoch} steps of the next" if run.step_of_epoch else "")
-                + ("; nothing is left to train: take another directory to train anew" if run.done(epochs) else "")
-                + ("; the data must come in the same order again" if feed.in_order and run.position is None else "")
-            )
-    with (
-        Interrupts(sigterm=saver.checkpoints is not None) as interrupts,
-        _keeping(run, saver, report, interrupts),
-        sharding.in_use(mesh),
-    ):
-        feed.stop = lambda: interrupts.received is not None
-        while not run.done(epochs):
-            with contextlib.closing(
-                feed.epoch(run.train_state, len(run.history), run.step_of_epoch, run.position)
-            ) as dispatches:
-                for done in dispatches:
-                    run.take(done)
-                    report.step(run, done)
-                    _guard(run, feed, max_skipped, saver, explain)
-                    due = _stop_or_due(interrupts, saver)
-                    if due and done.steps != feed.steps:
-                        saver.save(run)
-            _stop_or_due(interrupts, saver)  # for a signal that came while a loader kept the run waiting
-            if run.ends_here(epochs) and run.in_row == int(run.train_state.step):  # nothing was ever learned
-                _guard(run, feed, run.in_row, saver, explain)
-            run.end_epoch(evaluate and interrupts.at_once(evaluate), callbacks)
-            run.finished, due = processes.any_process(run.finished, saver.due())
-            report.epoch(run)
-            if log is not None and jax.process_index() == 0:
-                run.history.save(log)
-            if due or run.finished or len(run.history) == epochs:
-                saver.save(run)
-        _stop_or_due(interrupts, saver)  # for a signal that came with the last epoch's validation or callbacks
+    saver = Saver(checkpoint, checkpoint_seconds, feed.description, log)
+    with saver:
+        if saver.checkpoints is not None:
+            saver.identity = identities.of_run(step, train_state, feed.example) | dict(identity or {})
+            run.restore(saver, anyway=resume == "anyway")
+            processes.agree(
+                who, "the checkpoint", int(run.train_state.step),
+                f"all must see one file system, and {saver.checkpoints.directory} is not on one",
+            )  # fmt: skip
+            if run.step_of_epoch or len(run.history):
+                report.say(
+                    f"resumed from {saver.checkpoints.directory}: epoch {len(run.history)} of {epochs} is done"
+                    + (f", and {run.step_of_epoch} steps of the next" if run.step_of_epoch else "")
+                    + ("; nothing is left to train: take another directory to train anew" if run.done(epochs) else "")
+                    + ("; the data must come in the same order again" if feed.in_order and run.position is None else "")
+                )
+        saver.begin(run.history)
+        with (
+            Interrupts(sigterm=saver.checkpoints is not None) as interrupts,
+            _keeping(run, saver, report, interrupts),
+            sharding.in_use(mesh),
+        ):
+            feed.stop = lambda: interrupts.received is not None
+            while not run.done(epochs):
+                with contextlib.closing(
+                    feed.epoch(run.train_state, len(run.history), run.step_of_epoch, run.position)
+                ) as dispatches:
+                    for done in dispatches:
+                        run.take(done)
+                        report.step(run, done)
+                        _guard(run, feed, max_skipped, saver, explain)
+                        due = _stop_or_due(interrupts, saver)
+                        if due and done.steps != feed.steps:
+                            saver.save(run)
+                _stop_or_due(interrupts, saver)  # for a signal that came while a loader kept the run waiting
+                if run.ends_here(epochs) and run.in_row == int(run.train_state.step):  # nothing was ever learned
+                    _guard(run, feed, run.in_row, saver, explain)
+                run.end_epoch(evaluate and interrupts.at_once(evaluate), callbacks)
+                run.finished, due = processes.any_process(run.finished, saver.due())
+                report.epoch(run)
+                saver.record(run)
+                if due or run.finished or len(run.history) == epochs:
+                    saver.save(run)
+            _stop_or_due(interrupts, saver)  # for a signal that came with the last epoch's validation or callbacks
     report.close()
     if run.finished and run.best is not None:
         report.say(f"stopped early: no {run.best.monitor} better than epoch {run.best.epoch}'s {run.best.value:.4g}")
@@ -265,16 +266,22 @@ def _keeping(run: Run, saver: Saver, report: Report, interrupts: Interrupts) -> 
             raise
         step = int(run.train_state.step)
         where = f"step {step} (epoch {len(run.history) + 1})"
-        if saver.checkpoints is not None and (signalled or isinstance(error, Exception)):
+        on = (
+            f"stopped at {where}; the state is in error.train_state: take its params and state as start=, or give "
+            f"checkpoint= to have the same call go on where it was"
+        )
+        if saver.checkpoints is not None:
             # Of several processes, an error may have come to one alone, and saving is done by all together.
-            if not isinstance(error, CheckpointError) and (signalled or jax.process_count() == 1):
-                saver.save(run)
-            on = f"saved at {where} in {saver.checkpoints.directory}; the same call goes on from there"
-        else:
+            save = signalled or (isinstance(error, Exception) and jax.process_count() == 1)
             on = (
-                f"stopped at {where}; the state is in error.train_state: take its params and state as start=, or "
-                f"give checkpoint= to have the same call go on where it was"
+                f"stopped at {where}; the same call goes on from the newest checkpoint in {saver.checkpoints.directory}"
             )
+            if save and not isinstance(error, CheckpointError):
+                try:
+                    saver.save(run)
+                    on = f"saved at {where} in {saver.checkpoints.directory}; the same call goes on from there"
+                except CheckpointError as refused:
+                    on = f"stopped at {where}, and that could not be saved, but is in error.train_state: {refused}"
         if signalled:
             if jax.process_index() == 0:
                 print(f"{interrupts.received}: {on}", flush=True)

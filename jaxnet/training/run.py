@@ -1,25 +1,32 @@
 """The state of a run: what changes from dispatch to dispatch, and what of it a checkpoint holds."""
 
+import contextlib
+import functools
 import math
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
-from jaxnet.errors import ConfigError
+from jaxnet import _checks as checks
+from jaxnet.errors import CheckpointError, ConfigError
+from jaxnet.training import _atomic, identity, processes, sharding
 from jaxnet.training import early_stopping as stopping
-from jaxnet.training import identity, sharding
 from jaxnet.training.checkpoint import read_metadata
 from jaxnet.training.checkpoints import Checkpoints
 from jaxnet.training.feed import Progress, finite
-from jaxnet.training.history import History, Record
+from jaxnet.training.history import History, Log, Record
 from jaxnet.training.state import copied
 
 SAVE_SHARE = 0.05
 """The most of the time that saving checkpoints may take."""
+
+HISTORY = "history.jsonl"
+"""The file beside a run's checkpoints to which its records are appended."""
 
 
 class Run:
@@ -105,11 +112,10 @@ class Run:
         return {"train_state": self.train_state, "best": self.best_weights}
 
     def metadata(self, settings: dict[str, Any], identity_: dict[str, str]) -> dict[str, Any]:
-        """What else a checkpoint holds, as JSON."""
+        """What else a checkpoint holds, as JSON, besides the history's seal (`history.Log`)."""
         return {
             "settings": settings,
             "identity": identity_,
-            "history": self.history.records,
             "step_of_epoch": self.step_of_epoch,
             # Of several processes each has its own, and the first one alone writes this: they read again instead.
             "position": _as_json(self.position if jax.process_count() == 1 else None),
@@ -161,7 +167,7 @@ class Run:
         self.train_state = tree["train_state"]
         self.in_row = int(self.train_state.guard.in_row)
         self.best_weights = tree["best"]
-        self.history = History(metadata["history"])
+        self.history = _history(checkpoints, metadata["history"])
         self.step_of_epoch = metadata["step_of_epoch"]
         self.position = _from_json(metadata["position"])
         self.totals = metadata["totals"]
@@ -175,18 +181,61 @@ class Run:
 
 
 class Saver:
-    """When to save, and where."""
+    """When to save, and where; and the files that the run holds while it is entered."""
 
-    def __init__(self, checkpoint: Any, seconds: float, settings: dict[str, Any]):
+    def __init__(self, checkpoint: Any, seconds: float, settings: dict[str, Any], log: Any = None):
         if checkpoint is not None and not isinstance(checkpoint, Checkpoints):
-            checkpoint = Checkpoints(checkpoint)
+            checkpoint = Checkpoints(checks.path("fit", "checkpoint", checkpoint))
         self.checkpoints: Checkpoints | None = checkpoint
         self.seconds = seconds
         self.settings = settings
         self.identity: dict[str, str] = {}
+        self._log = None if log is None else Log(checks.path("fit", "log", log))
+        self._kept = None if checkpoint is None else Log(checkpoint.directory / HISTORY)
+        if self._log and self._kept and os.path.realpath(self._log.path) == os.path.realpath(self._kept.path):
+            self._log = None  # one file is both
+        self._held = contextlib.ExitStack()
         self._last = time.perf_counter()
         self._cost = 0.0
         self._saved: tuple[int, int] | None = None
+
+    def __enter__(self) -> "Saver":
+        """Holds the directory for this run alone; refuses one that another run holds, or that cannot be written."""
+        if self.checkpoints is not None:
+            directory = self.checkpoints.directory
+            _on_the_first(lambda: self._held.enter_context(_atomic.held(directory)), "checkpoint", directory)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._held.close()
+
+    def begin(self, history: History) -> None:
+        """Writes to the files what is restored; from here on `record` appends to them."""
+        for name, log in (("checkpoint", self._kept), ("log", self._log)):
+            if log is not None:
+                self._held.callback(log.close)
+                _on_the_first(functools.partial(log.begin, history), name, log.path)
+
+    def record(self, run: Run) -> None:
+        """Appends the epochs that came since to the files."""
+        for log in (self._kept, self._log):
+            if log is not None:
+                self._attempt(functools.partial(log.append, run.history), run, log.path)
+
+    def _attempt(self, do: Callable[[], Any], run: Run, place: Path) -> None:
+        """Writes in the middle of a run; if a disk refuses, the error says what is left and holds the state."""
+        error: CheckpointError | None = None
+        try:
+            do()
+        except (OSError, CheckpointError) as cause:
+            text = getattr(cause, "message", f"fit: cannot write {place}: {getattr(cause, 'strerror', cause)}")
+            if self.checkpoints is not None:
+                text += ". What was saved before is whole: once that is mended, the same call goes on from the newest"
+            step = int(run.train_state.step)
+            error = CheckpointError(f"{text}. The state after step {step} is in error.train_state")
+            error.train_state = run.train_state  # type: ignore[attr-defined]
+            error.__cause__ = cause
+        _all_or_none(error, place)
 
     def due(self) -> bool:
         """Whether the last checkpoint is old enough for another, by this process's clock."""
@@ -206,10 +255,17 @@ class Saver:
         # Of what every process has whole, the first writes its copy; pieces are written by those who have them.
         tree = jax.tree.map(sharding.own_copy, run.saved)
         in_pieces = not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree))
-        if in_pieces or jax.process_index() == 0:
-            self.checkpoints.save(step, tree, metadata=run.metadata(self.settings, self.identity), metric=metric)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("checkpoint")  # once it is there, all may end
+        checkpoints, kept = self.checkpoints, self._kept
+        assert kept is not None
+        self.record(run)
+        self._attempt(kept.sync, run, kept.path)  # it is on the disk before the checkpoint that stands for a part of it
+
+        def save():
+            if in_pieces or jax.process_index() == 0:
+                metadata = run.metadata(self.settings, self.identity) | {"history": kept.seal}
+                checkpoints.save(step, tree, metadata=metadata, metric=metric)
+
+        self._attempt(save, run, checkpoints.directory)  # once it is there, all may end
         self._saved = (step, len(run.history))
         self._last = time.perf_counter()
         self._cost = self._last - began
@@ -219,6 +275,56 @@ def _is_true(answer: Any) -> bool:
     """Whether a callback asks to end the run: with True, of Python, NumPy or JAX."""
     truths = isinstance(answer, (bool, np.bool_)) or getattr(answer, "dtype", None) == np.dtype(bool)
     return truths and np.shape(answer) == () and bool(answer)
+
+
+def _on_the_first(do: Callable[[], Any], name: str, place: Path) -> None:
+    """Has the first process open what only one may; where it cannot, all raise, before anything is trained."""
+    error: CheckpointError | ConfigError | None = None
+    if jax.process_index() == 0:
+        try:
+            do()
+        except BlockingIOError as cause:
+            error = CheckpointError(
+                f"fit: another run uses {place}: {cause.strerror}; two would mix their checkpoints: wait for its end, "
+                f"stop it, or give checkpoint= another directory"
+            )
+        except OSError as cause:
+            kind = CheckpointError if name == "checkpoint" else ConfigError
+            error = kind(
+                f"fit: cannot write {place}: {cause.strerror or cause}; nothing was trained yet: mend that, or give "
+                f"{name}= a place on a disk with room, where you may write"
+            )
+            error.__cause__ = cause
+    _all_or_none(error, place)
+
+
+def _all_or_none(error: Exception | None, place: Path) -> None:
+    """Raises on all processes what went wrong on one, so that none waits for it."""
+    (failed,) = processes.any_process(error is not None)
+    if failed:
+        raise error or CheckpointError(f"fit: another process cannot write {place}; its error says why")
+
+
+def _history(checkpoints: Checkpoints, seal: dict[str, int]) -> History:
+    """The history up to the newest checkpoint, which has its seal."""
+    place = checkpoints.directory / HISTORY
+    try:
+        return Log.read(place, seal)
+    except CheckpointError as error:
+        older, newer = [], []
+        for path in reversed(checkpoints.paths()):
+            with contextlib.suppress(CheckpointError, KeyError):
+                Log.read(place, read_metadata(path)["history"])
+                older = [f"or delete {', '.join(newer)} to fall back to {path.name}"]
+                break
+            newer.append(path.name)
+        cures = [
+            "put a copy of it back (the file of log= has the same lines)",
+            *older,
+            f"or begin anew from the weights, in another directory: start=training.load_best("
+            f"{str(checkpoints.directory)!r}, net, x)",
+        ]
+        raise CheckpointError(f"fit: {error.message}; {', '.join(cures)}") from error
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:

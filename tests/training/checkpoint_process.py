@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxnet.errors import CheckpointError
-from jaxnet.training import Checkpoints, _atomic, load, read_metadata, save
+from jaxnet.training import Checkpoints, _atomic, _manifest, load, read_metadata, save
 
 
 def main(rank: int, port: str, directory: Path) -> None:
@@ -59,11 +59,19 @@ def main(rank: int, port: str, directory: Path) -> None:
     assert restored is not None
     assert restored[1]["step"] == 2
 
+    part = load(path, like["x"], under="x")
+    np.testing.assert_array_equal(part.addressable_data(0), found["x"].addressable_data(0))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    write = _manifest.write
     if rank == 0:
-
-        def full(parent):
-            raise OSError(28, "No space left on device")
-
+        _manifest.write = full  # after all have written their parts
+    with pytest.raises(CheckpointError, match="No space left" if rank == 0 else "the first process could not write"):
+        save(directory / "run", tree)
+    _manifest.write = write
+    if rank == 0:
         _atomic._make = full
     with pytest.raises(CheckpointError, match="No space left" if rank == 0 else "the first process could not begin"):
         save(directory / "run", tree)

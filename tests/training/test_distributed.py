@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxnet.training import checkpoint
+from jaxnet.training import Checkpoints, checkpoint
 from tests.training import runs, two_processes
 
 ROOT = Path(__file__).parents[2]
@@ -158,7 +158,8 @@ def ended(process, status=0):
 
 def final(out):
     """The arrays of the last checkpoint, as they lie on the disk, and the history."""
-    newest = max((out / "distributed").iterdir())
+    newest = Checkpoints(out / "distributed").latest()
+    assert newest is not None
     return (newest / "arrays.safetensors").read_bytes(), checkpoint.read_metadata(newest)["step"]
 
 

@@ -204,7 +204,7 @@ def test_a_signal_between_two_steps_loses_nothing(tmp_path, monkeypatch, capsys,
         number.name,
     )
     saved = training.read_metadata(training.Checkpoints(tmp_path).latest())
-    assert (saved["step"], saved["step_of_epoch"], len(saved["history"])) == (9, 1, 2)
+    assert (saved["step"], saved["step_of_epoch"], saved["history"]["records"]) == (9, 1, 2)
     lines = []
     resumed = fit(epochs=4, checkpoint=tmp_path, early_stopping=9, validation=VALIDATION, progress=lines.append)
     assert "epoch 2 of 4 is done, and 1 steps of the next" in " ".join(lines)

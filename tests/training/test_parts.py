@@ -1,0 +1,153 @@
+"""Parts of a checkpoint: parameters alone, a backbone under a new head, the weights of a run."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxnet import activations, layers, losses, optimizers, training
+from jaxnet.errors import CheckpointError, ConfigError
+from jaxnet.training import Checkpoints, checkpoint, load, save
+from jaxnet.training.checkpoint import ARRAYS
+from tests.training import runs
+from tests.training.test_checkpoint import TREES, assert_same
+
+X, Y = np.random.default_rng(0).standard_normal((64, 3)).astype(np.float32), np.ones((64, 1), np.float32)
+
+
+def backbone():
+    return layers.chain(layers.dense(4), layers.batch_norm(), activations.relu)
+
+
+def fit(net, targets=Y, **options):
+    options = {"epochs": 3, "batch_size": 16, "progress": False, **options}
+    return training.fit(net, losses.mse, optimizers.adam(0.1), (X, targets), **options)
+
+
+@given(tree=TREES, other=TREES)
+def test_every_part_of_any_tree(tree, other, tmp_path_factory):
+    path = save(tmp_path_factory.mktemp("any") / "run", {"part": tree, "deep": {"part": [other, tree]}, "par": other})
+    assert_same(load(path, tree, under="part"), tree)
+    assert_same(load(path, other, under="deep/part/0"), other)
+    assert_same(load(path, [other, tree], under="/deep/part/"), [other, tree])
+
+
+@pytest.fixture(params=["safetensors", "orbax"])
+def kept(request, tmp_path, monkeypatch):
+    """A checkpoint with parts, whose JAX arrays lie in either kind of file."""
+    if request.param == "orbax":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what Orbax imports
+            pytest.importorskip("orbax.checkpoint")
+        monkeypatch.setattr(checkpoint, "_over_hosts", lambda array: isinstance(array, jax.Array) and array.size > 0)
+    tree = {"a": {"x": jnp.arange(8.0), "n": np.ones(2)}, "b": [jnp.ones((2, 2)), jax.random.key(1)], "c": jnp.zeros(0)}
+    return tree, save(tmp_path / "run", tree)
+
+
+class TestParts:
+    def test_each(self, kept):
+        tree, path = kept
+        for under in ("a", "b"):
+            assert_same(load(path, tree[under], under=under), tree[under])
+        for under, leaf in (("a/x", tree["a"]["x"]), ("a/n", tree["a"]["n"]), ("b/1", tree["b"][1]), ("c", tree["c"])):
+            assert_same(load(path, leaf, under=under), leaf)
+
+    def test_into_another_sharding(self, kept):
+        tree, path = kept
+        rows = NamedSharding(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data"))
+        found = load(path, jax.ShapeDtypeStruct((8,), jnp.float32, sharding=rows), under="a/x")
+        assert found.sharding == rows
+        np.testing.assert_array_equal(found, tree["a"]["x"])
+
+    def test_all_checks_are_kept(self, kept):
+        tree, path = kept
+        with pytest.raises(CheckpointError) as caught:
+            load(path, {"x": jnp.zeros(9), "y": jnp.zeros(1)}, under="a")
+        assert str(caught.value) == (
+            f"load: {path} does not fit the tree that it is loaded into:\n"
+            "  1 missing from the file: 'a/y'\n"
+            "  1 in the file alone: 'a/n'\n"
+            "  1 different: 'a/x' is float32 (8,) in the file, float32 (9,) in the tree"
+        )
+        for file in (file for file in path.rglob("*") if file.is_file() and file.name != "manifest.json"):
+            whole = file.read_bytes()
+            if not whole or (file.name == ARRAYS and b'"a/n"' in whole and len(whole) < 100):
+                continue
+            damaged = bytearray(whole)
+            damaged[len(whole) // 2] ^= 1
+            file.write_bytes(damaged)
+            with pytest.raises(CheckpointError, match="is damaged"):
+                load(path, tree["a"], under="a")
+            file.write_bytes(whole)
+
+    def test_a_place_that_is_not_there(self, kept):
+        tree, path = kept
+        with pytest.raises(CheckpointError, match=r"run has nothing under 'A/x'; it has 2 places: 'a', 'b'$"):
+            load(path, tree["a"], under="A/x")
+        with pytest.raises(CheckpointError, match="has nothing under 'a/xx'"):
+            load(path, jnp.zeros(2), under="a/xx")
+        with pytest.raises(ConfigError, match="load: under must be a place such as 'train_state/params', got 3"):
+            load(path, tree["a"], under=3)
+
+    def test_a_part_without_its_place(self, kept):
+        tree, path = kept
+        with pytest.raises(CheckpointError, match=r"\n  but it fits a part: give under='a'$"):
+            load(path, tree["a"])
+
+
+class TestRuns:
+    @pytest.mark.parametrize("stopping", [None, training.EarlyStopping(9, "loss", "max")])  # the first is the best
+    @pytest.mark.parametrize("sharded", [False, True])
+    def test_the_weights_of_a_run(self, sharded, stopping, tmp_path, quick_compilation):
+        net = layers.chain(backbone(), layers.dense(1))
+        mesh = {"mesh": jax.make_mesh((8,), ("data",)), "shard_parameters": True} if sharded else {}
+        run = fit(net, checkpoint=tmp_path, early_stopping=stopping, **mesh)
+        for x in (X, jax.ShapeDtypeStruct((1, 3), jnp.float32)):
+            for directory in (tmp_path, Checkpoints(tmp_path)):
+                params, state = training.load_best(directory, net, x)
+                jax.tree.map(np.testing.assert_array_equal, (params, state), (run.params, run.state))
+        last = training.load(Checkpoints(tmp_path).latest(), run.train_state.params, under="train_state/params")
+        jax.tree.map(np.testing.assert_array_equal, last, run.train_state.params)
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), params, last)
+        assert all(jax.tree.leaves(same)) == (stopping is None)
+
+    def test_a_network_without_state_or_parameters(self, tmp_path, quick_compilation):
+        run = fit(layers.dense(1), checkpoint=tmp_path)
+        params, state = training.load_best(tmp_path, layers.dense(1), X)
+        np.testing.assert_array_equal(params["bias"], run.params["bias"])
+        assert state == ()
+
+    def test_another_network(self, tmp_path, quick_compilation):
+        fit(layers.dense(1), checkpoint=tmp_path)
+        with pytest.raises(
+            CheckpointError, match=r"'train_state/params/kernel' is float32 \(3, 1\) in the file, .*2\)"
+        ):
+            training.load_best(tmp_path, layers.dense(2), X)
+
+    def test_parameters_alone_say_where_they_are(self, tmp_path, quick_compilation):
+        run = fit(layers.dense(1), checkpoint=tmp_path)
+        latest = Checkpoints(tmp_path).latest()
+        with pytest.raises(CheckpointError, match="but it fits a part: give under='train_state/params'"):
+            load(latest, run.params)
+
+    def test_a_backbone_under_a_new_head(self, tmp_path, quick_compilation):
+        old = layers.chain(backbone(), layers.dense(1))
+        run = fit(old, checkpoint=tmp_path)
+        new = layers.chain(backbone(), layers.dense(2))
+        params, state = new.init(1, X)
+        latest = Checkpoints(tmp_path).latest()
+        params = (load(latest, params[0], under="train_state/params/0"), *params[1:])
+        state = (load(latest, state[0], under="train_state/state/0"), *state[1:])
+        jax.tree.map(np.testing.assert_array_equal, params[0], run.params[0])
+        went_on = fit(new, np.ones((64, 2), np.float32), start=(params, state))
+        assert went_on.history["loss"][-1] < went_on.history["loss"][0]
+
+
+def test_the_weights_of_a_run_over_convolutions(tmp_path, quick_compilation):
+    run = runs.fit(epochs=1, checkpoint=tmp_path)
+    params, state = training.load_best(tmp_path, runs.network(), runs.sounds(1)[0])
+    jax.tree.map(np.testing.assert_array_equal, (params, state), (run.params, run.state))
