@@ -149,14 +149,16 @@ def conv_transpose(
         ),
         groups=groups,
     )
+    value, dtype = checks.number(who, "padding_value", padding_value), x.dtype
+    if value and dtype.itemsize < 4:  # two sums below, rounded once
+        x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
     adjoint = transposed_kernel(jnp.flip(kernel, range(kernel.ndim - 2)), groups)
     y = trilinear.conv_input(x[None], adjoint[None], geometry)[0]
-    value = checks.number(who, "padding_value", padding_value)
     if value:  # what the border adds: the same convolution of a signal that is P_v there and 0 inside
         inside = tuple(max(s * (n - 1) + 1, 0) for n, s in zip(x.shape[1:-1], stops.strides, strict=True))
         alone = _fill_border(jnp.zeros((1, *inside, x.shape[-1]), x.dtype), border, value)
         y = y + conv(alone, kernel, dilation=dilation, groups=groups)  # broadcast over the batch
-    return y
+    return y.astype(dtype)
 
 
 def _check(

@@ -106,8 +106,8 @@ def pool(x: jax.Array, kind: Kind, windows: tuple[Stops, ...]) -> jax.Array:
 
 def plain(kind: Kind, x: jax.Array, windows: Sequence[Stops]) -> jax.Array:
     """Pools all axes in one `reduce_window`."""
-    y = _reduce_window(kind, x, windows)
-    return y * _share(windows, y.dtype) if kind == "avg" else y
+    y = _reduce_window(kind, _wide(x), windows)
+    return (y * _share(windows, y.dtype) if kind == "avg" else y).astype(x.dtype)
 
 
 def separable(
@@ -118,14 +118,16 @@ def separable(
     The last axis comes first: the first maximum of each row, then the first row that has the maximum, is the first
     in row-major order.
     """
-    dtype = x.dtype
-    if kind == "avg" and dtype.itemsize < 4:
-        x = x.astype(jnp.float32)  # so that the sum is rounded once, not at every term
-    y = x
+    y = _wide(x)
     for stops in sorted(windows, reverse=True):
         if stops[1:] != (1, 1, (0, 0)):
             y = _pool_axis(y, kind, stops, forms(kind, stops, math.prod(y.shape[stops.axis + 1 :])))
-    return (y * _share(windows, y.dtype)).astype(dtype) if kind == "avg" else y
+    return (y * _share(windows, y.dtype) if kind == "avg" else y).astype(x.dtype)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """16-bit numbers in 32, so that a sum is rounded once, not at every term: the mean's, and a maximum's gradient's."""
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 def _pool_axis(x: jax.Array, kind: Kind, stops: Stops, forms: Forms) -> jax.Array:
