@@ -370,7 +370,9 @@ def test_layers_of_ones_own_are_refused_by_name():
     scale = layers.stateless(lambda key, x: {"scale": jnp.ones(4)}, lambda p, x: x * p["scale"], name="gain")
     net = layers.chain(jnp.tanh, layers.residual(scale))
     params, state = net.init(0, X[0, 0])
-    with pytest.raises(ConfigError, match=r"to_torch: 1\.branch is a layer 'gain', which does not say how PyTorch keeps"):
+    with pytest.raises(
+        ConfigError, match=r"to_torch: 1\.branch is a layer 'gain', which does not say how PyTorch keeps"
+    ):
         interop.to_torch(params, state, net)
     with pytest.raises(ConfigError, match=r"from_torch: 1\.branch is a layer 'gain'"):
         interop.from_torch({}, net, X[0, 0])

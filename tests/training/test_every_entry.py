@@ -1,0 +1,293 @@
+"""What must hold wherever gradients are taken: arrays, streams, steps of the user's own, sweeps, two players."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnet import layers, losses, optimizers, training
+from jaxnet.errors import ConfigError, NonFiniteError
+
+X = np.random.default_rng(0).standard_normal((64, 3)).astype(np.float32)
+Y = X @ np.float32([[1.0], [-2.0], [0.5]])
+BATCHES = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 64, 8)]
+NET = layers.dense(1)
+OPTIONS = {"progress": False}
+
+
+def fit_arrays(net, loss, optimizer, data=(X, Y), **options):
+    fit = training.fit(net, loss, optimizer, data, **{"epochs": 3, "batch_size": 8, **OPTIONS, **options})
+    return fit.params, fit.history, fit.train_state
+
+
+def fit_stream(net, loss, optimizer, data=(X, Y), **options):
+    batches = [jax.tree.map(lambda a, i=i: a[i : i + 8], data) for i in range(0, len(data[0]), 8)]
+    fit = training.fit(net, loss, optimizer, batches, **{"epochs": 3, **OPTIONS, **options})
+    return fit.params, fit.history, fit.train_state
+
+
+def train_own_step(net, loss, optimizer, data=(X, Y), **options):
+    """A step that measures nothing but its loss, and has no guard."""
+
+    def step(train_state, batch):
+        def objective(params):
+            return loss(net.apply(params, train_state.state, batch[0], train=True)[0], batch[1])
+
+        value, grads = jax.value_and_grad(objective)(train_state.params)
+        grads = optimizers.conjugate(grads)
+        updates, opt_state = optimizer.update(grads, train_state.opt_state, train_state.params)
+        params = optimizers.apply_updates(train_state.params, updates)
+        return train_state._replace(params=params, opt_state=opt_state, step=train_state.step + 1), {"loss": value}
+
+    begun = training.init(net, optimizer, data[0][:1], 0)
+    trained = training.train(step, begun, data, **{"epochs": 3, "batch_size": 8, **OPTIONS, **options})
+    return trained.train_state.params, trained.history, trained.train_state
+
+
+def train_gan(net, loss, optimizer, data=(X, Y), **options):
+    """A generator that is judged by its distance alone, beside a discriminator that judges nothing."""
+    judge = layers.stateless(lambda key, x: {"bias": jnp.zeros(())}, lambda p, x: p["bias"])
+    step = training.make_gan_step(
+        net, judge, lambda scores, other, made, real: loss(made, real), lambda real, made: (real + made) ** 2,
+        optimizer, optimizers.sgd(0.1),
+    )  # fmt: skip
+    begun = training.init_gan(net, judge, optimizer, optimizers.sgd(0.1), data[0][:1], 0)
+    trained = training.train(step, begun, data, **{"epochs": 3, "batch_size": 8, **OPTIONS, **options})
+    return trained.train_state.generator.params, trained.history, trained.train_state
+
+
+ENTRIES = {"arrays": fit_arrays, "stream": fit_stream, "own step": train_own_step, "gan": train_gan}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_complex_parameters_descend(entry):
+    net = layers.stateless(
+        lambda key, x: {"z": jnp.zeros((), jnp.complex64)}, lambda p, x: jnp.abs(p["z"] - x[:, :1] * (1 + 2j)) ** 2
+    )
+    ones = np.ones((64, 1), np.float32)
+    params, history, _ = ENTRIES[entry](
+        net, lambda p, t: jnp.mean(p) + 0 * jnp.mean(t), optimizers.sgd(0.2), (ones, ones)
+    )
+    np.testing.assert_allclose(params["z"], 1 + 2j, atol=1e-3)
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_complex_parameters_descend_in_a_sweep():
+    net = layers.stateless(
+        lambda key, x: {"z": jnp.zeros((), jnp.complex64)}, lambda p, x: jnp.abs(p["z"] - x[:, :1] * (1 + 2j)) ** 2
+    )
+    ones = np.ones((64, 1), np.float32)
+    result = training.sweep(
+        net, lambda p, t: jnp.mean(p) + 0 * jnp.mean(t), lambda rate: optimizers.sgd(rate), (ones, ones),
+        settings=training.grid(seed=[0], rate=[0.1, 0.2]), epochs=3, batch_size=8,
+    )  # fmt: skip
+    np.testing.assert_allclose(result.params["z"], [1 + 2j] * 2, atol=0.02)
+
+
+def at_one_step(bad, rate=0.05):
+    """A schedule that is finite but at one step."""
+    return optimizers.sgd(lambda count: jnp.where(count == 7, jnp.float32(bad), jnp.float32(rate)))
+
+
+def without_count():
+    """SGD at one step of which an update is infinite: by the state's own count, which a skipped step moves on."""
+    return optax.GradientTransformation(
+        lambda params: jnp.int32(0),
+        lambda grads, count, params=None: (
+            jax.tree.map(lambda g: jnp.where(count == 7, jnp.inf, -0.05 * g).astype(g.dtype), grads), count + 1,
+        ),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_an_update_that_is_not_finite_is_skipped(entry, bad):
+    """The optimizer's count does not move in a skipped step, so that this one stays where it is, until the run ends."""
+    with pytest.raises(NonFiniteError, match="5 steps in a row were not finite") as ended:
+        ENTRIES[entry](NET, losses.mse, at_one_step(bad), max_skipped=5)
+    message = str(ended.value)
+    assert "the last was step 11" in message
+    assert "loss and gradient were finite" in message
+    assert "rate" in message
+    state = ended.value.train_state
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    assert (int(state.guard.in_row), int(state.guard.total), int(state.step)) == (5, 5, 12)
+    # The parameters are those of the last good step.
+    good, _, _ = ENTRIES[entry](NET, losses.mse, at_one_step(0.05), epochs=1)
+    assert len(jax.tree.leaves(good)) == 2
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_one_bad_update_costs_one_step(entry):
+    """A rule that is infinite once, at a step that depends on the run's step: the others are as if it had not been."""
+    calls = optimizers.sgd(0.05)
+
+    def update(grads, state, params=None, **extra):
+        updates, inner = calls.update(grads, state["inner"], params)
+        largest = jnp.max(jnp.abs(grads["kernel"]))  # finite, and never the same: only the batch at hand is spoiled
+        spoil = jnp.abs(largest - state["mark"]) < 1e-6
+        return jax.tree.map(lambda u: jnp.where(spoil, jnp.inf, u), updates), {**state, "inner": inner}
+
+    def init(params):
+        return {"inner": calls.init(params), "mark": jnp.float32(mark)}
+
+    norms = []
+    mark = -1.0
+    rule = optimizers.Optimizer(init, update)
+    _, clean, _ = (
+        ENTRIES[entry](NET, losses.mse, rule, epochs=1, shuffle=False)
+        if entry != "stream"
+        else fit_stream(NET, losses.mse, rule, epochs=1)
+    )
+    assert clean["skipped"].sum() == 0
+    # The largest gradient of step 5, found by a run of that many steps by hand.
+    state = training.init(NET, rule, X[:1], 0)
+    params = state.params
+    if entry == "gan":
+        params = training.init_gan(NET, NET, rule, rule, X[:1], 0).generator.params
+    for x, y in BATCHES[:6]:
+        grads = jax.grad(lambda p, x=x, y=y: losses.mse(NET.apply(p, (), x, train=True)[0], y))(params)
+        norms.append(float(jnp.max(jnp.abs(grads["kernel"]))))
+        params = jax.tree.map(lambda p, g: p - 0.05 * g, params, grads)
+    mark = norms[5]
+    options = {} if entry == "stream" else {"shuffle": False}
+    found, history, after = ENTRIES[entry](NET, losses.mse, rule, epochs=1, **options)
+    assert history["skipped"].sum() == 1
+    assert int(after.guard.step) == 5
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+
+
+def test_the_skips_of_an_optimizer_count():
+    optimizer = optimizers.skip_nonfinite(optimizers.sgd(lambda count: 1 / (3 - count.astype(jnp.float32))))
+    for entry in (fit_arrays, fit_stream):
+        with pytest.raises(NonFiniteError, match="4 steps in a row were not finite"):
+            entry(NET, losses.mse, optimizer, max_skipped=4)
+        _, history, _ = entry(NET, losses.mse, optimizer, epochs=1)
+        assert history["skipped"].tolist() == [5]
+
+
+def test_no_checkpoint_is_written_that_is_not_finite(tmp_path, monkeypatch):
+    """Of a state too large to keep, the run ends, and what was saved before is good."""
+    monkeypatch.setattr("jaxnet.training.loop.MOST_BYTES_KEPT", 0)
+    for entry in (fit_arrays, fit_stream):
+        directory = tmp_path / entry.__name__
+        with pytest.raises(NonFiniteError, match=r"parameters are not finite.*loss and gradient were") as ended:
+            entry(NET, losses.mse, at_one_step(np.inf), checkpoint=directory, checkpoint_seconds=0)
+        assert "rate" in str(ended.value)
+        for path in directory.glob("*-step-*"):
+            step = training.read_metadata(path)["step"]
+            assert step <= 7
+            params = training.load(path, NET.init(0, X)[0], under="train_state/params")
+            assert np.isfinite(params["kernel"]).all()
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "call"),
+    [
+        (ConfigError, r"member 1 \(rate=-0.01\): sgd: learning_rate must be", lambda: sweep(rate=[0.1, -0.01])),
+        (ConfigError, r"member 0 \(rate=nan\).*learning_rate must be", lambda: sweep(rate=[np.nan])),
+        (ConfigError, r"grid: rate must be a list of values, got 0.1; a single one is \[0.1\]", lambda: sweep(rate=0.1)),
+        (ConfigError, r"grid: rate must be a list of values, got 'ab'", lambda: sweep(rate="ab")),
+        (ConfigError, "grid: every name needs at least one value", lambda: sweep(rate=[])),
+    ],
+)  # fmt: skip
+def test_a_sweep_checks_what_fit_checks(error, message, call):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def sweep(**values):
+    return training.sweep(
+        NET, losses.mse, lambda rate: optimizers.sgd(rate), (X, Y), settings=training.grid(seed=[0], **values),
+        epochs=1, batch_size=8,
+    )  # fmt: skip
+
+
+def test_a_sweep_keeps_rates_in_64_bits(x64):
+    rates = [0.1, 0.1 + 1e-12]
+    result = training.sweep(
+        NET, losses.mse, lambda rate: optimizers.sgd(rate), (X.astype(np.float64), Y.astype(np.float64)),
+        settings=training.grid(seed=[0], rate=rates), epochs=1, batch_size=64,
+    )  # fmt: skip
+    assert result.params["kernel"].dtype == jnp.float64
+    assert (result.params["kernel"][0] != result.params["kernel"][1]).all()
+
+
+def test_a_sweep_does_not_call_a_spoiled_network_the_best():
+    """An infinite bias before a relu: the loss is finite, and low."""
+    net = layers.stateless(lambda key, x: {"bias": jnp.zeros(())}, lambda p, x: jax.nn.relu(0 * x[:, :1] + p["bias"]))
+    result = training.sweep(
+        net, lambda p, t: jnp.mean(jnp.where(jnp.isfinite(p), p, 0)) + 1 + 0 * jnp.mean(t),
+        lambda rate: optimizers.sgd(lambda count: 1 / rate - 1), (X, np.ones_like(Y)),
+        settings={"seed": [0, 1], "rate": [1.0, 1e-45]}, epochs=1, batch_size=8,
+    )  # fmt: skip
+    assert result.best in (0, -1)
+
+
+@pytest.mark.parametrize("answer", [True, np.True_, np.bool_(True), jnp.bool_(True), np.array(True)])
+def test_a_callback_ends_the_run_with_any_true(answer):
+    assert len(fit_arrays(NET, losses.mse, optimizers.sgd(0.1), callbacks=[lambda record, _: answer])[1]) == 1
+
+
+@pytest.mark.parametrize("answer", [False, None, np.False_, 1, 7.5, "yes", [True], np.ones(3, bool), {"a": 1}])
+def test_a_callback_goes_on_with_anything_else(answer):
+    assert len(fit_arrays(NET, losses.mse, optimizers.sgd(0.1), callbacks=[lambda record, _: answer])[1]) == 3
+
+
+OURS = ["epoch", "step", "loss", "penalty", "grad_norm", "loss_deviation", "skipped", "seconds", "steps_per_second"]
+
+
+@pytest.mark.parametrize("name", [*OURS, "validation_loss", "validation_x", 3])
+def test_a_metric_may_not_take_a_column_of_ours(name):
+    with pytest.raises(ConfigError, match=f"a metric needs a name of its own, a string, got {name!r}"):
+        fit_arrays(NET, losses.mse, optimizers.sgd(0.1), metrics={name: losses.mae})
+    if name in ("epoch", "seconds", "validation_loss"):
+        step = training.make_step(NET, losses.mse, optimizers.sgd(0.1))
+
+        def named(train_state, batch):
+            train_state, measured = step(train_state, batch)
+            return train_state, measured | {name: measured["loss"]}
+
+        begun = training.init(NET, optimizers.sgd(0.1), X[:1], 0)
+        for data in ({"data": (X, Y), "batch_size": 8}, {"data": BATCHES}):
+            with pytest.raises(ConfigError, match=f"the step measures '{name}'.*use another"):
+                training.train(named, begun, epochs=1, **data, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "message"),
+    [
+        ("val_loss", "did you mean 'validation_loss'"),
+        ("validation_los", "did you mean 'validation_loss'"),
+        ("mea", "did you mean 'mae'"),
+        ("penalty", "the history has only loss, mae, validation_loss, validation_mae, epoch"),
+        (3, "must be the name of a column of the history, such as 'validation_loss', got 3"),
+    ],
+)
+def test_a_column_to_watch_is_looked_for_before_the_first_step(monitor, message):
+    def never(record, train_state):
+        raise AssertionError
+
+    with pytest.raises(ConfigError, match=message):
+        fit_arrays(
+            NET, losses.mse, optimizers.sgd(0.1), validation=(X, Y), metrics={"mae": losses.mae},
+            early_stopping=training.EarlyStopping(2, monitor), callbacks=[never],
+        )  # fmt: skip
+
+
+def test_what_fit_returns_does_not_die_with_the_state():
+    fit = training.fit(NET, losses.mse, optimizers.sgd(0.1), (X, Y), epochs=1, batch_size=8, progress=False)
+    step = jax.jit(training.make_step(NET, losses.mse, optimizers.sgd(0.1)), donate_argnums=0)
+    step(fit.train_state, BATCHES[0])
+    assert fit.train_state.params["kernel"].is_deleted()
+    np.asarray(fit.params["kernel"])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_16_bit_parameters_without_a_master_copy_are_warned_of(dtype):
+    x, y = jnp.asarray(X, dtype), jnp.asarray(Y, dtype)
+    with pytest.warns(UserWarning, match=rf"parameters are {jnp.dtype(dtype).name}.*optimizers.master_copy") as warned:
+        fit_arrays(NET, losses.mse, optimizers.sgd(0.1), (x, y))
+    assert [w.filename for w in warned] == [__file__]
+    fit_arrays(NET, losses.mse, optimizers.master_copy(optimizers.sgd(0.1)), (x, y))
