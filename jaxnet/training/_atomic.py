@@ -153,7 +153,10 @@ def _beside(path: Path, kind: str) -> Path:
 def _make(directory: Path) -> None:
     if not directory.is_dir():
         _make(directory.parent)
-        directory.mkdir(exist_ok=True)
+        try:
+            directory.mkdir(exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, f"{directory} is a file, no directory") from None
         _sync_directory(directory.parent)
 
 
