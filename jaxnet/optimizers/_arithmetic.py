@@ -38,8 +38,8 @@ def promoted(*arrays: Any) -> list[jax.Array]:
 
 
 def scalar_like(value: Any, x: jax.Array) -> Any:
-    """A hyperparameter that multiplies ``x`` without changing its dtype: as `np.float64` is a float, it needs care."""
-    return value if type(value) in (int, float) else jnp.asarray(value).astype(x.dtype)
+    """A hyperparameter that multiplies ``x`` without changing its dtype."""
+    return value if isinstance(value, (int, float)) else jnp.asarray(value).astype(x.dtype)
 
 
 def scaled(value: Any, x: jax.Array) -> jax.Array:

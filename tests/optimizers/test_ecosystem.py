@@ -49,6 +49,17 @@ def test_ours_in_optax_wrappers(wrap):
     same(run(wrap(optimizers.adam))[0], run(wrap(optax.adam))[0])
 
 
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_inside_a_master_copy_optax_wrappers_see_float32(wrap):
+    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
+    optimizer = optimizers.master_copy(wrap(optimizers.adam))
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for _ in range(4):
+        updates, state = update(jax.tree.map(jnp.sin, params), state, params)
+        params = optax.apply_updates(params, updates)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-2), state.master, run(wrap(optax.adam))[0])
+
+
 def test_optax_in_ours():
     ours = optimizers.chain(optimizers.clip_by_value(0.5), optax.adam(0.1))
     same(run(ours)[0], run(optax.chain(optax.clip(0.5), optax.adam(0.1)))[0])

@@ -210,7 +210,7 @@ def test_parameters_are_the_rounded_master_whatever_the_step(dtype, data):
 def test_where_the_update_needs_a_25th_bit_the_master_gives_way(dtype):
     """2 is what 2 - 2^-23 rounds to; from there, no float32 leads to -3 units of 2^-23."""
     params, unit = jnp.full(1, 2, dtype), np.float32(2.0**-23)
-    master = jnp.full(1, 2 - 2 * unit)
+    master = jnp.full(1, 2 - 4 * unit)
     after, _, state = follow(params, optimizers.MasterCopyState(master, ()), -3 * unit - master)
     assert after[0] == state.master[0].astype(dtype)
     assert abs(float(state.master[0]) + 3 * unit) <= unit
