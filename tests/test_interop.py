@@ -470,7 +470,9 @@ def test_any_layout_that_moves_elements_has_a_way_back(axes, flipped):
     chex.assert_trees_all_equal(interop.from_torch(arrays, net, X)[0], params)
 
 
-@pytest.mark.parametrize("into", [lambda k: 2 * k, lambda k: k[:1], lambda k: k.at[0].set(k[1]), lambda k: k.astype("float32")])
+@pytest.mark.parametrize(
+    "into", [lambda k: 2 * k, lambda k: k[:1], lambda k: k.at[0].set(k[1]), lambda k: k.astype("float32")]
+)
 def test_a_layout_that_changes_elements_is_refused(into):
     net = layers.dense(3)._replace(torch=(("kernel", "weight", into), ("bias", "bias", None)))
     with pytest.raises(
