@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxnet import activations, interop, layers, losses, optimizers, sizes
+from jaxnet import activations, diagnostics, interop, layers, losses, optimizers, sizes
 from jaxnet.errors import CheckpointError, ConfigError, DTypeError, ShapeError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -411,3 +411,82 @@ def test_a_watched_layer_converts_as_the_layer():
     params, state = layer.init(0, X)
     watched = layers.watched(layer, lambda path, layer, params, state, x, y: ())
     chex.assert_trees_all_equal(interop.to_torch(params, state, watched), interop.to_torch(params, state, layer))
+
+
+def own_dense(**says):
+    """A user's layer that is called as one of ours and keeps its kernel as PyTorch does, (out, in)."""
+    return layers.stateless(
+        lambda key, x: {"kernel": jax.random.normal(key, (x.shape[-1], x.shape[-1]), x.dtype)},
+        lambda params, x: x @ params["kernel"].T,
+        name="dense",
+    )._replace(**says)
+
+
+def test_a_layer_goes_by_what_it_says_and_not_by_its_name():
+    """The row's own example: a square kernel, so that a wrong transposition has the right shape."""
+    x = jnp.asarray(X[:, 0])
+    net = layers.chain(own_dense(), jnp.tanh)
+    params, state = net.init(0, x)
+    with pytest.raises(ConfigError, match=r"0 is a layer 'dense', which does not say .*layer\._replace\(torch="):
+        interop.to_torch(params, state, net)
+    with pytest.raises(ConfigError, match="0 is a layer 'dense', which does not say how PyTorch keeps its arrays"):
+        interop.from_torch({"0.weight": np.ones((4, 4), np.float32)}, net, x)
+    net = layers.chain(own_dense(torch=(("kernel", "weight", None),)), jnp.tanh)
+    arrays = interop.to_torch(params, state, net)
+    np.testing.assert_array_equal(arrays["0.weight"], params[0]["kernel"])
+    chex.assert_trees_all_equal(interop.from_torch(arrays, net, x)[0], params)
+
+
+@pytest.mark.parametrize(
+    "name", ["dense", "conv", "conv_transpose", "batch_norm", "layer_norm", "prelu", "repeat", "mixed_precision"]
+)
+def test_no_name_of_ours_means_anything(name):
+    own = layers.stateless(lambda key, x: {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, lambda p, x: x, name=name)
+    with pytest.raises(ConfigError, match=f"a layer '{name}', which does not say"):
+        interop.to_torch(*own.init(0, X), own)
+    renamed = layers.dense(3)._replace(name=name)
+    params, state = renamed.init(0, X)
+    np.testing.assert_array_equal(interop.to_torch(params, state, renamed)["weight"], params["kernel"].T)
+    container = layers.chain(layers.dense(3), jnp.tanh)._replace(name=name)
+    assert "0.weight" in interop.to_torch(*container.init(0, X), container)
+    assert diagnostics.layer_report(container, lambda y, t: jnp.mean(y), *container.init(0, X), (X, X)).labels == (
+        "0 dense",
+        "1 tanh",
+    )
+
+
+@given(st.permutations(range(3)), st.booleans())
+@settings(max_examples=12)
+def test_any_layout_that_moves_elements_has_a_way_back(axes, flipped):
+    def into(kernel):
+        return jnp.flip(jnp.transpose(kernel, axes), 0) if flipped else jnp.transpose(kernel, axes)
+
+    net = layers.stateless(lambda key, x: {"w": jax.random.normal(key, (2, 3, 4))}, lambda p, x: x)
+    net = net._replace(torch=(("w", "theirs", into),))
+    params, state = net.init(0, X)
+    arrays = interop.to_torch(params, state, net)
+    expected = np.transpose(np.asarray(params["w"]), axes)
+    np.testing.assert_array_equal(arrays["theirs"], expected[::-1] if flipped else expected)
+    chex.assert_trees_all_equal(interop.from_torch(arrays, net, X)[0], params)
+
+
+@pytest.mark.parametrize(
+    "into", [lambda k: 2 * k, lambda k: k[:1], lambda k: k.at[0].set(k[1]), lambda k: k.astype("float32")]
+)
+def test_a_layout_that_changes_elements_is_refused(into):
+    net = layers.dense(3)._replace(torch=(("kernel", "weight", into), ("bias", "bias", None)))
+    with pytest.raises(
+        ConfigError, match=r"takes 'kernel' of the network into PyTorch's layout must move its 12 elements"
+    ):
+        interop.to_torch(*net.init(0, X), net)
+
+
+def test_a_users_kernel_has_no_gain_by_its_name_alone():
+    """Its fan-in is not to be seen from its shape: a layer says it, or has none."""
+    x = X[:, 0]
+    report = diagnostics.layer_report(own_dense(), losses.mse, *own_dense().init(0, x), (x, x))
+    assert np.isnan(report.gain[0])
+    says = own_dense(fan_in=lambda shape: shape[1])
+    params, state = says.init(0, x)
+    report = diagnostics.layer_report(says, losses.mse, params, state, (x, x))
+    np.testing.assert_allclose(report.gain[0], np.sqrt(4 * np.mean(np.square(params["kernel"]))), rtol=1e-5)

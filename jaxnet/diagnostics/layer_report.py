@@ -209,11 +209,12 @@ def layer_report(
         opt_state = optimizer.init(params) if opt_state is None else opt_state
     arguments = (params, state, batch, opt_state, None if key is None else checks.key(who, key))
     report = functools.partial(_report, net, loss, optimizer)
-    # Inside another program it is a part of that, and what it closes over may be traced.
+    # Inside another program what it closes over may be traced, and must not outlive that.
     inside = isinstance(jnp.zeros(()), jax.core.Tracer) or any(
         isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)
     )
-    return report(*arguments) if inside else _compiled(net, (net, loss, optimizer), report)(*arguments)
+    program = jax.jit(report) if inside else _compiled(net, (net, loss, optimizer), report)
+    return program(*arguments)
 
 
 def _compiled(net: Layer, key: Any, report: Callable[..., LayerReport]) -> Callable[..., LayerReport]:

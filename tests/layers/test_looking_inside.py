@@ -8,7 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from jaxnet import layers, losses, sizes
+from jaxnet import diagnostics, interop, layers, losses, sizes
+from jaxnet.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(5)
@@ -198,3 +199,77 @@ def test_mixed_precision_outputs_what_was_asked():
     params, state = network.init(KEY, jnp.ones((1, 4)))
     assert params["kernel"].dtype == jnp.bfloat16
     assert network.apply(params, state, jnp.ones((1, 4)), train=False)[0].dtype == jnp.float16
+
+
+def opaque():
+    """A container that shows its parts and does not say how to rebuild it."""
+    first, second = layers.dense(3), layers.chain(jnp.tanh, layers.dense(2))
+
+    def init(key, x):
+        p, s = first.init(key, x)
+        q, t = second.init(key, jax.ShapeDtypeStruct((*x.shape[:-1], 3), x.dtype))
+        return {"first": p, "second": q}, {"first": s, "second": t}
+
+    def apply(params, state, x, *, train, key=None):
+        y, s = first.apply(params["first"], state["first"], x, train=train)
+        y, t = second.apply(params["second"], state["second"], y, train=train)
+        return y, {"first": s, "second": t}
+
+    return layers.Layer(init, apply, "mine", (("first", first), ("second", second)))
+
+
+def idle_part():
+    """A container that never applies one of its parts, and gives its state back as it was."""
+
+    def make(used, idle):
+        def init(key, x):
+            p, s = used.init(key, x)
+            q, t = idle.init(key, x)
+            return (p, q), (s, t)
+
+        def apply(params, state, x, *, train, key=None):
+            y, s = used.apply(params[0], state[0], x, train=train)
+            return y, (s, state[1])
+
+        return layers.Layer(init, apply, "mine", (("used", used), ("idle", idle)), make)
+
+    return make(layers.dense(2), layers.dense(5))
+
+
+@pytest.mark.parametrize("around", [lambda net: net, layers.chain, layers.residual, lambda net: layers.repeat(net, 2)])
+def test_a_container_that_cannot_be_rebuilt_is_a_row_of_its_own(around, tmp_path):
+    """The row's own example, and every tool that looks inside."""
+    net = around(layers.chain(opaque(), layers.dense(4)))
+    params, state = net.init(KEY, X)
+    table = layers.summary(net, X)
+    assert [row.name for row in table.rows if row.name in ("mine", "tanh")] == ["mine"]
+    assert table.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
+    paths = set()
+    layers.watched(net, lambda path, layer, *rest: paths.add(path) or ()).apply(params, state, X, train=False)
+    assert paths == {row.path for row in table.rows}
+    report = diagnostics.layer_report(net, losses.mse, params, state, (X, jnp.zeros_like(X)))
+    assert sum("mine" in label for label in report.labels) == (
+        2 if "repeat" in str(table) or net.name == "repeat" else 1
+    )
+    assert diagnostics.dead_units(net, params, state, X).labels == ()
+    arrays = interop.to_torch(params, state, net)  # whose parts it may still read
+    assert any(name.endswith("second.1.weight") for name in arrays)
+    back, _ = interop.from_torch(arrays, net, X)
+    chex.assert_trees_all_equal(back, params)
+    pytest.importorskip("matplotlib")
+    diagnostics.pictures.activation_histograms(tmp_path / "h.png", net, params, state, X)
+
+
+def test_a_part_that_is_not_applied():
+    """What it counts is in the container's row; what was measured is never taken for another layer's."""
+    net = layers.chain(idle_part(), layers.dense(1))
+    params, state = net.init(KEY, X)
+    table = layers.summary(net, X)
+    assert ("0", "idle") not in {row.path for row in table.rows}
+    assert table.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
+    for call in (
+        lambda: diagnostics.layer_report(net, losses.mse, params, state, (X, X[..., :1])),
+        lambda: diagnostics.dead_units(net, params, state, X),
+    ):
+        with pytest.raises(ConfigError, match=r"chain has the layers 0\.used\.dense, 0\.idle\.dense, 1\.dense, but"):
+            call()

@@ -1,0 +1,271 @@
+"""Networks, initializers and what they are made of, through pickle: the same functions on the other side."""
+
+import copy
+import functools
+import inspect
+import multiprocessing
+import os
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import activations, initializers, layers, losses, optimizers
+from jaxnet._made import made
+from jaxnet.errors import ConfigError
+from tests.layers.test_layers_table import TABLE
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+KEY = jax.random.key(1)
+
+
+def through(value):
+    return pickle.loads(pickle.dumps(value))
+
+
+def double(x):
+    return 2 * x
+
+
+@jax.jit
+def jitted_double(x):
+    return 2 * x
+
+
+def draw_ones(key, x, factor=1.0):
+    return {"w": factor * jnp.ones(x.shape[-1:], x.dtype)}
+
+
+def multiply(params, x):
+    return x * params["w"][None, None]
+
+
+def first(outputs):
+    return outputs[0]
+
+
+def own_init(key, x):
+    return (), {"count": jnp.zeros((), jnp.int32)}
+
+
+def own_apply(params, state, x, *, train, key=None):
+    return x + 1, {"count": state["count"] + 1}
+
+
+def network():
+    """Every way to make a layer, from functions that have a name."""
+    return layers.chain(
+        layers.conv(4, 3, padding="same", kernel_init=initializers.normal(0.1), bias_init=initializers.constant(0.5)),
+        jnp.tanh,
+        jax.nn.relu,
+        activations.leaky_relu,
+        double,
+        jitted_double,
+        functools.partial(jnp.clip, min=-3.0),
+        functools.partial(activations.leaky_relu, slope=0.3),
+        layers.residual(layers.chain(layers.batch_norm(), layers.prelu(per_channel=True))),
+        layers.repeat(layers.residual(layers.conv(4, 3, padding="same"), layers.conv(4, 1)), 2, remat=True),
+        layers.parallel(layers.max_pool(2), layers.avg_pool(2), combine=first),
+        layers.mixed_precision(layers.conv_transpose(4, 2, strides=2, groups=2), compute=jnp.float32),
+        layers.stateless(functools.partial(draw_ones, factor=3.0), multiply),
+        layers.Layer(own_init, own_apply, "own"),
+        layers.layer_norm()._replace(name="the norm"),
+        layers.dropout(0.5),
+        layers.flatten(),
+        layers.reshape(-1),
+        layers.dense(2),
+    )
+
+
+X = np.random.default_rng(0).standard_normal((2, 6, 3)).astype(np.float32)
+
+
+def outputs(net, x, quickly):
+    """Drawn, then trained and evaluated: everything that a network computes."""
+    jax.config.update("jax_disable_most_optimizations", quickly)  # another process is to compile as this one does
+
+    def run(key, x):
+        params, state = net.init(key, x)
+        y, state = net.apply(params, state, x, train=True, key=key)
+        return params, y, net.apply(params, state, x, train=False)
+
+    return jax.tree.map(np.asarray, jax.jit(run)(jax.random.key(5), x))
+
+
+def test_a_network_in_a_fresh_process_gives_the_same_bits():
+    """The row's own example, by pickle and by multiprocessing's spawn."""
+    net = network()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        quickly = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1"
+        there, again = pool.submit(outputs, net, X, quickly).result(timeout=300), outputs(through(net), X, quickly)
+    here = outputs(net, X, quickly)
+    for other in (there, again):
+        jax.tree.map(np.testing.assert_array_equal, other, here)
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if name != "stateless"])
+def test_every_layer_is_the_same_program_afterwards(name):
+    case = TABLE[name]
+    x = jax.ShapeDtypeStruct(case.shape, jnp.float64 if name == "mixed_precision" else jnp.float32)
+    with jax.enable_x64(name == "mixed_precision"):
+
+        def program(layer):
+            params, state = jax.eval_shape(layer.init, KEY, x)
+            evaluate = jax.make_jaxpr(lambda p, s, x: layer.apply(p, s, x, train=True, key=KEY))
+            return str(jax.make_jaxpr(lambda key: layer.init(key, x))(KEY)), str(evaluate(params, state, x))
+
+        layer = case.make()
+        other = through(layer)
+        assert program(other) == program(layer)
+        assert (other.name, [label for label, _ in other.parts]) == (layer.name, [label for label, _ in layer.parts])
+        assert program(through(layer._replace(name="other"))) == program(layer)
+        assert through(layer._replace(name="other")).name == "other"
+
+
+@pytest.mark.parametrize(
+    "initializer",
+    [
+        initializers.zeros,
+        initializers.ones,
+        initializers.constant(0.5),
+        initializers.normal(0.1),
+        initializers.uniform(0.1),
+        *(
+            getattr(initializers, f"{name}_{kind}")()
+            for name in ("lecun", "glorot", "he")
+            for kind in ("normal", "uniform")
+        ),
+    ],
+    ids=str,
+)
+def test_initializers(initializer):
+    shape = (3, 4)
+    np.testing.assert_array_equal(through(initializer)(KEY, shape, "float32"), initializer(KEY, shape, "float32"))
+
+
+@pytest.mark.parametrize("module", [activations, losses])
+def test_functions_of_the_library(module):
+    for name, f in inspect.getmembers(module, inspect.isfunction):
+        if not name.startswith("_"):
+            through(f)
+
+
+@made
+def descent(rate):
+    def init(params):
+        return ()
+
+    def update(updates, state, params=None, **extra):
+        return jax.tree.map(lambda g: -rate * g, updates), state
+
+    return optimizers.Optimizer(init, update)
+
+
+def test_any_pair_of_functions_under_made():
+    """Optimizers are pairs too, and go as fields of a plain named tuple."""
+    init, update = through(descent(0.5))
+    assert update({"w": 2.0}, init(None))[0] == {"w": -1.0}
+    assert through(through(descent(rate=0.25))).update(4.0, ())[0] == -1.0
+    chained = through((descent(0.5), network()))
+    assert chained[0].update(2.0, ())[0] == -1.0
+
+
+def test_one_function_of_a_layer():
+    layer = layers.dense(3)
+    apply, init = through((layer.apply, layer.init))
+    np.testing.assert_array_equal(init(KEY, X)[0]["kernel"], layer.init(KEY, X)[0]["kernel"])
+    assert apply.__name__ == "apply"
+    mixed = through(layer._replace(apply=own_apply))
+    assert mixed.apply is own_apply
+    np.testing.assert_array_equal(mixed.init(KEY, X)[0]["kernel"], layer.init(KEY, X)[0]["kernel"])
+
+
+def test_rebuilt_networks():
+    net = network()
+    again = through(net.rebuild(*(part for _, part in net.parts)))
+    assert [part.name for _, part in again.parts] == [part.name for _, part in net.parts]
+
+
+def test_layers_stay_what_they_were_as_static_arguments():
+    net, other = layers.dense(3), layers.dense(3)
+    assert net not in (other, through(net))
+    assert {net: 1}[net] == 1
+    traces = []
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(net, x):
+        traces.append(None)
+        return net.init(KEY, x)[0]
+
+    run(net, X), run(net, X)
+    assert len(traces) == 1
+
+
+def test_copies_are_the_network_itself():
+    net = layers.chain(layers.dense(3), lambda x: x)
+    for other in (copy.copy(net), copy.deepcopy(net), copy.deepcopy({"net": [net]})["net"][0]):
+        assert other is net
+    optimizer = descent(0.5)
+    assert copy.deepcopy(optimizer) == optimizer
+
+
+def local(x):
+    def inner(y):
+        return y
+
+    return inner
+
+
+REFUSED = {
+    "a lambda in a chain": (lambda: layers.chain(layers.dense(2), lambda x: x), r"chain\[1\]: pickle: .*<lambda>"),
+    "far inside": (
+        lambda: layers.chain(jnp.tanh, layers.residual(layers.chain(layers.repeat(layers.chain(local(0)), 2)))),
+        r"chain\[1\]/residual\.branch/chain\[0\]/repeat\.layer/chain\[0\]: pickle: local\.<locals>\.inner \(line \d+",
+    ),
+    "an initializer": (
+        lambda: layers.chain(layers.dense(2, kernel_init=lambda key, shape, dtype: None)),
+        r"chain\[0\]/dense\.kernel_init: pickle",
+    ),
+    "a stateless layer": (lambda: layers.stateless(draw_ones, lambda p, x: x), r"stateless\.f: pickle"),
+    "in a partial": (lambda: layers.chain(functools.partial(local(0), 1)), r"chain\[0\]: pickle"),
+    "in the arguments of a partial": (
+        lambda: layers.chain(functools.partial(double, {"f": [local(0)]})),
+        r"chain\[0\]: pickle",
+    ),
+    "under jit": (lambda: layers.chain(jax.jit(lambda x: x)), r"chain\[0\]: pickle"),
+    "a combination": (lambda: layers.parallel(jnp.tanh, combine=lambda ys: ys), r"parallel\.combine: pickle"),
+    "one's own layer": (
+        lambda: layers.chain(layers.Layer(own_init, lambda *a, **k: None, "mine")),
+        r"chain\[0\]/mine\.apply: pickle",
+    ),
+    "a layer replaced": (lambda: layers.dense(2)._replace(name="head", apply=lambda *a: None), r"head\.apply: pickle"),
+    "a function of a layer": (lambda: layers.chain(lambda x: x).apply, r"chain\[0\]: pickle"),
+    "an optimizer": (lambda: descent(lambda step: 0.1), r"descent\.rate: pickle"),
+    "in a list": (lambda: [layers.chain(lambda x: x)], r"chain\[0\]: pickle"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_function_without_a_name_is_refused_by_its_place(name):
+    make, message = REFUSED[name]
+    with pytest.raises(ConfigError, match="^" + message + ".* write it with def at the top of a module"):
+        pickle.dumps(make())
+
+
+def test_cloudpickle_takes_functions_without_a_name_as_before():
+    cloudpickle = pytest.importorskip("cloudpickle")
+    net = layers.chain(layers.dense(2), lambda x: 3 * x)
+    other = pickle.loads(cloudpickle.dumps(net))
+    params, state = net.init(KEY, X)
+    expected = net.apply(params, state, X, train=False)[0]
+    np.testing.assert_array_equal(other.apply(params, state, X, train=False)[0], expected)
+
+
+def test_deep_networks_take_no_more_than_their_size():
+    net = layers.dense(3)
+    for _ in range(20):
+        net = layers.residual(layers.chain(net))
+    assert len(pickle.dumps(net)) < 10_000
