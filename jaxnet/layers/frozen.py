@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.layers.layer import Layer, Params, State, applied, as_layer
 
 
+@made
 def frozen(layer: Layer | Callable[..., Any], params: Params = None, state: State = ()) -> Layer:
     """Keeps a layer, or a whole network, as it is while what stands around it learns.
 

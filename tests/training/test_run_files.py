@@ -81,14 +81,14 @@ class TestHistory:
         run.history = fake(100_000)
         line = histories._line
         monkeypatch.setattr(histories, "_line", lambda record: written.append(1) or line(record))
-        with Saver(tmp_path / "run", 0.0, tmp_path / "log.jsonl") as saver:
+        with Saver(tmp_path / "run", 0.0, {}, tmp_path / "log.jsonl") as saver:
             saver.begin(run.history)
             assert len(written) == 200_000
             for i in range(2):
                 del written[:]
                 run.history.records.append({"epoch": 100_001 + i, "loss": 0.5})
                 saver.record(run)
-                saver.save(run, {"seed": 0})
+                saver.save(run)
                 assert len(written) == 2  # a line each, of the history and of the log
                 assert max((saver.checkpoints.latest() / "manifest.json").stat().st_size, 0) < 4000
         assert len(json.dumps(read_metadata(saver.checkpoints.latest()))) < 600
@@ -103,7 +103,7 @@ class TestHistory:
     def test_every_flipped_bit_and_every_truncation_is_found(self, tmp_path):
         found, tried = damage.history_flips(10**6, tmp_path)
         assert found == tried > 2000
-        with Saver(tmp_path / "run", 0.0) as saver:
+        with Saver(tmp_path / "run", 0.0, {}) as saver:
             saver.begin(fake(2))
             seal, path = saver._kept.seal, saver._kept.path
         whole = path.read_bytes()
@@ -318,9 +318,9 @@ class TestFileSystemsThatCannotSyncDirectories:
         assert load(path, {"x": np.zeros(2)})["x"].sum() == 2
         Checkpoints(tmp_path / "many").save(1, {"x": np.ones(2)})
         fake(2).save(tmp_path / "c" / "log.jsonl")
-        with Saver(tmp_path / "run", 0.0) as saver:
+        with Saver(tmp_path / "run", 0.0, {}) as saver:
             saver.begin(History())
-            saver.save(new_run(), {})
+            saver.save(new_run())
 
     @pytest.mark.parametrize(("code", "of_directories"), [("EIO", True), ("ENOSPC", True), ("EINVAL", False)])
     def test_other_failures_are_told(self, code, of_directories, tmp_path, monkeypatch):
@@ -435,7 +435,7 @@ os.kill(child, 9)
     def test_of_several_processes_the_first_alone_holds_and_writes(self, tmp_path, monkeypatch):
         monkeypatch.setattr(jax, "process_index", lambda: 1)
         run = new_run()
-        with contextlib.nullcontext(Saver(tmp_path / "run", 0.0, tmp_path / "log")) as saver, saver:
+        with contextlib.nullcontext(Saver(tmp_path / "run", 0.0, {}, tmp_path / "log")) as saver, saver:
             saver.begin(run.history)
             run.history.records.append({"epoch": 1})
             saver.record(run)
