@@ -164,6 +164,18 @@ def test_proximal_gradient_descent_solves_lasso_with_exact_zeros():
     assert (plain["kernel"] != 0).all()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_proximal_step_of_16_bits_is_rounded_once(dtype):
+    """In float16 the rate times the strength, 5e-9, would be 0, and nothing would shrink."""
+    weights = jnp.asarray(np.random.default_rng(0).normal(0, 1e-6, 300), dtype)
+    for rate, strength in ((1e-4, 5e-5), (1e-3, 3.3e-4)):
+        (got,) = regularizers.proximal_l1(strength)([weights], rate)
+        exact = np.float64(weights)
+        exact = np.sign(exact) * np.maximum(np.abs(exact) - rate * strength, 0)
+        limits = jnp.finfo(dtype)
+        np.testing.assert_allclose(np.float64(got), exact, float(limits.eps) / 2, float(limits.smallest_subnormal) / 2)
+
+
 def test_the_proximal_step_keeps_dtypes_and_takes_a_traced_rate():
     params = {
         "a": jnp.array([1.0, -0.25], jnp.bfloat16),

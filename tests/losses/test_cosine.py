@@ -76,6 +76,16 @@ def test_distance_is_one_minus_similarity():
     assert losses.cosine_distance(a, b, reduction="sum") == 3
 
 
+@pytest.mark.parametrize("angle", [1e-6, 1e-4, 1e-2, 1.0, np.pi - 1e-3])
+def test_the_distance_of_a_small_angle_keeps_its_digits(angle):
+    """1 - cos(angle) is 0 in float32 below 3e-4; half the angle squared is not."""
+    a, b = (np.array([[5.0, 0.0]], np.float32), 3 * np.array([[np.cos(angle), np.sin(angle)]], np.float32))
+    value, gradient = jax.jit(jax.value_and_grad(losses.cosine_distance))(b, a)
+    np.testing.assert_allclose(value, 2 * np.sin(angle / 2) ** 2, rtol=2e-6)
+    np.testing.assert_allclose(gradient[0], np.sin(angle) / 3 * np.array([-np.sin(angle), np.cos(angle)]), 2e-3, 1e-7)
+    assert losses.cosine_distance(3 * b, b) >= 0
+
+
 def test_value_and_gradient_at_the_zero_vector_are_0():
     zero, other = jnp.zeros((1, 3)), jnp.array([[1.0, -2.0, 0.5]])
     for a, b in ((zero, other), (other, zero), (zero, zero)):
