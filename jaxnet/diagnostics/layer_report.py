@@ -16,6 +16,8 @@ from jaxnet.errors import ConfigError
 from jaxnet.layers.inside import looked_into, rebuilt, watched
 from jaxnet.layers.layer import Layer, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
+from jaxnet.optimizers._arithmetic import abs_squared, wide
+from jaxnet.optimizers.base import conjugate
 from jaxnet.training.step import pair
 
 SATURATED_DISTANCE = 0.025
@@ -267,7 +269,11 @@ def _report(net, loss, optimizer, params, state, batch, opt_state, key):
 
     taps = [jnp.zeros(place.tap.shape, place.tap.dtype) for place in places]
     (value, forward), (grads, norms) = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(params, taps)
-    updates = grads if optimizer is None else optimizer.update(grads, opt_state, params)[0]
+    updates = grads
+    if optimizer is not None:
+        ascent = conjugate(grads)
+        extra = {"value": value, "grad": ascent, "value_fn": lambda params: objective(params, taps)[0]}
+        updates, _ = optimizer_checks.updated("layer_report", optimizer, ascent, opt_state, params, extra)
     rows = _rows.expanded(net, [tap.shape for tap in taps])
     of_parameters = [
         _parameter_statistics(layer, tap.shape, w, g, u if optimizer is not None else None)
@@ -324,7 +330,7 @@ def _parameter_statistics(layer: Layer, copies: tuple[int, ...], params: Any, gr
 
     def norm(tree):
         squares = [
-            jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=tuple(range(repeats, leaf.ndim)))
+            jnp.sum(abs_squared(wide(leaf)).astype(jnp.float32), axis=tuple(range(repeats, leaf.ndim)))
             for leaf in jax.tree.leaves(tree)
         ]
         return jnp.sqrt(sum(squares[1:], squares[0]))

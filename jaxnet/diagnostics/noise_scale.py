@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxnet import _checks as checks
 from jaxnet.errors import DataError
 from jaxnet.layers.layer import as_layer
+from jaxnet.optimizers._arithmetic import wide, wide_dtype
 from jaxnet.training.step import pair
 
 
@@ -95,11 +96,11 @@ def noise_scale(
         return loss(net.apply(params, state, batch[0], train=True, key=key)[0], batch[1])
 
     def of_part(total, part):
-        gradient = jax.tree.map(lambda g: g.astype(jnp.float32), jax.grad(objective)(params, *part))
+        gradient = jax.tree.map(wide, jax.grad(objective)(params, *part))
         return jax.tree.map(jnp.add, total, gradient), _square(gradient)
 
     cut = jax.tree.map(lambda leaf: leaf.reshape(parts, small, *leaf.shape[1:]), batch)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, wide_dtype(leaf.dtype)), params)
     total, squares = jax.lax.scan(of_part, zeros, (cut, keys))
     of_parts, of_all = jnp.mean(squares), _square(total) / parts**2
     noise = (of_parts - of_all) / (1 / small - 1 / size)
@@ -109,4 +110,5 @@ def noise_scale(
 
 
 def _square(tree: Any) -> jax.Array:
-    return sum((jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)), start=jnp.float32(0))
+    """The sum of |g|^2, in float32 for every width: the scale is an estimate."""
+    return sum((jnp.vdot(leaf, leaf).real.astype(jnp.float32) for leaf in jax.tree.leaves(tree)), start=jnp.float32(0))

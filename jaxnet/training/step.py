@@ -11,6 +11,7 @@ from jaxnet._dtypes import at_least_float32
 from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError
 from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
+from jaxnet.optimizers._arithmetic import wide, wide_dtype
 from jaxnet.optimizers.base import apply_updates, conjugate
 from jaxnet.optimizers.skip_nonfinite import skipped
 from jaxnet.training.state import Guard, LossScale, TrainState
@@ -139,13 +140,13 @@ def make_step(
                 (_, (state, measured, value)), grads = of_batch(params, state, batch, jax.random.fold_in(key, i), scale)
                 return (state, jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, grads)), (measured, value)
 
-            zeros = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_wide(p.dtype)), params)
+            zeros = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=wide_dtype(p.dtype)), params)
             parts = (jnp.arange(accumulate), _split(who, batch, accumulate))
             (state, grads), means = jax.lax.scan(part, (before, zeros), parts)
             grads = jax.tree.map(lambda g: g / jnp.asarray(accumulate, g.dtype), grads)
             measured, value = jax.tree.map(jnp.mean, means)
         if scale is not None:
-            grads = jax.tree.map(lambda g: g.astype(_wide(g.dtype)) / scale.astype(_wide(g.dtype)), grads)
+            grads = jax.tree.map(lambda g: wide(g) / scale.astype(wide_dtype(g.dtype)), grads)
         taken = take_step(
             who, optimizer, measured["loss"], grads, params, train_state.opt_state, (state, before), guard=guard,
             value=value, value_fn=lambda params: objective(params, before, batch, key, None)[0],
@@ -298,11 +299,6 @@ def _check_scalable(who: str, params: Any, guard: bool) -> None:
                 f"6e-8 is 0; keep the parameters in float32: layers.mixed_precision(net, compute=jnp.float16), with an "
                 f"example x in float32"
             )
-
-
-def _wide(dtype: Any) -> Any:
-    """The dtype in which gradients of ``dtype`` are summed: at least 32 bits."""
-    return dtype if jnp.issubdtype(dtype, jnp.complexfloating) else at_least_float32(dtype)
 
 
 def _squares(grads: Any) -> tuple[list[jax.Array], jax.Array]:

@@ -232,3 +232,24 @@ class TestSuspectLabels:
     def test_what_it_refuses(self):
         with pytest.raises(DataError, match="of one length above 15, got 10, 10 and 10"):
             diagnostics.suspect_labels(np.zeros((10, 1)), np.zeros(10, int), np.zeros(10, int))
+
+
+def test_complex_parameters_are_measured_whole():
+    """A loss whose gradient is imaginary: |z - 2i|^2 at 0."""
+    net = layers.stateless(
+        lambda key, x: {"z": jnp.zeros((1,), jnp.complex64)}, lambda p, x: jnp.abs(p["z"] - 2j * x[:, :1]) ** 2
+    )
+    x = jnp.ones((8, 1))
+
+    def loss(prediction, target):
+        return jnp.mean(prediction) + 0 * jnp.mean(target)
+
+    params, state = {"z": jnp.full((1,), 1j, jnp.complex64)}, ()
+    scale = diagnostics.noise_scale(net, loss, params, state, (x, x), parts=2)
+    np.testing.assert_allclose(scale.gradient_square, 4.0, rtol=1e-5)
+    report = diagnostics.layer_report(
+        net, loss, params, state, (x, x), optimizer=optimizers.sgd(0.25), opt_state=optimizers.sgd(0.25).init(params)
+    )
+    np.testing.assert_allclose(np.ravel(report.weight_norm), [1.0])
+    np.testing.assert_allclose(np.ravel(report.parameter_gradient), [2.0], rtol=1e-6)
+    np.testing.assert_allclose(np.ravel(report.update_ratio), [0.5], rtol=1e-6)
