@@ -180,7 +180,13 @@ def pair(who: str, batch: Any) -> tuple[Any, Any]:
     """A batch as ``(x, target)``, not empty."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         came = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        raise ConfigError(f"{who}: a batch is a pair (x, target), got a {came}; to reproduce x itself, give (x, x)")
+        hint = "to reproduce x itself, give (x, x)"
+        if batch is None:
+            hint = "nothing but its end ends an epoch: leave out what cannot be loaded"
+        elif isinstance(batch, Mapping):
+            x, target = [repr(name) for name in (*batch, "x", "target")][:2]
+            hint = f"of a loader of dicts, give lambda epoch: ((b[{x}], b[{target}]) for b in loader)"
+        raise ConfigError(f"{who}: a batch is a pair (x, target), got a {came}; {hint}")
     if any(0 in jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tuple(batch))):
         raise DataError(f"{who}: the batch is empty; the mean of no examples is NaN")
     return tuple(batch)
