@@ -52,7 +52,7 @@ def dropout(rate: float) -> Layer:
             )
         if rate == 1:
             return jnp.zeros_like(x), state
-        keep = jax.random.bernoulli(checks.key(who, key), 1 - rate, x.shape)
+        keep = jax.random.bernoulli(checks.key(who, key), jnp.float32(1 - rate), x.shape)  # the same under 64 bits
         return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype)), state
 
     return Layer(init, apply, who)
