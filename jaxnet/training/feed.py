@@ -14,10 +14,9 @@ from jax.sharding import Mesh
 from jaxnet import _checks as checks
 from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, DataError
-from jaxnet.training import processes, sharding
-from jaxnet.training.evaluate import arrays
+from jaxnet.training import nans, pairs, processes, sharding
 from jaxnet.training.sources import Ahead, Source
-from jaxnet.training.step import Step, pair
+from jaxnet.training.step import Step
 
 TARGET_SECONDS = 0.1
 """How long one dispatch should compute: long enough to cost nothing, short enough to stop and report at once."""
@@ -33,6 +32,7 @@ class Progress(NamedTuple):
       train_state: after it.
       steps: steps done in this epoch.
       measured: by name, a float a step.
+      sizes: the examples of each of these steps, or one number for all.
       compile_seconds: of this, how long it took to compile.
       position: of an iterator that can say where it is.
     """
@@ -40,6 +40,7 @@ class Progress(NamedTuple):
     train_state: Any
     steps: int
     measured: dict[str, np.ndarray]
+    sizes: np.ndarray | int
     compile_seconds: float = 0.0
     position: Any = None
 
@@ -80,7 +81,7 @@ class Resident:
         self.batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
         seed = checks.integer(who, "seed", seed, minimum=0)
         self.shuffle = checks.flag(who, "shuffle", shuffle)
-        data = arrays(who, data)
+        data = pairs.arrays(who, data)
         self.samples = len(jax.tree.leaves(data)[0])
         checks.flag(who, "drop_last", drop_last)
         if drop_last and self.batch_size > self.samples:
@@ -106,9 +107,9 @@ class Resident:
             "drop_last": drop_last,
         }
         outputs = _outputs(mesh, placement)
-        self._programs = {"guarded": jax.jit(self._steps(step), donate_argnums=0, **outputs)}
+        self._programs = {"guarded": nans.compiled(self._steps(step), donate_argnums=0, **outputs)}
         if unguarded is not None:
-            self._programs["unguarded"] = jax.jit(self._steps(unguarded), **outputs)
+            self._programs["unguarded"] = nans.compiled(self._steps(unguarded), **outputs)
         self._compiled: set[tuple[str, int]] = set()
         self._count = 1
         self._order = functools.lru_cache(maxsize=2)(
@@ -116,6 +117,7 @@ class Resident:
                 np.int32
             )
         )
+        self._rows = functools.lru_cache(maxsize=2)(self._place_rows)
 
     def _steps(self, step: Step) -> Callable[..., Any]:
         step = jax.jit(step)  # traced once for what it measures and for the loop
@@ -138,6 +140,15 @@ class Resident:
 
         return steps
 
+    def _place_rows(self, epoch: int) -> tuple[jax.Array, jax.Array]:
+        """The order of an epoch on the device, sent once an epoch: a row a batch, and the row of a smaller last one."""
+        order, whole = self._order(epoch), self.full * self.batch_size
+        parts = order[:whole].reshape(self.full, self.batch_size), order[whole : whole + self.rest][None]
+        if self.mesh is None:
+            return jnp.asarray(parts[0]), jnp.asarray(parts[1])
+        everywhere = sharding.replicated(self.mesh)
+        return sharding.put(parts[0], everywhere), sharding.put(parts[1], everywhere)
+
     def batch(self, epoch: int, step: int) -> np.ndarray:
         """The indices of the samples in a batch."""
         return self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
@@ -145,18 +156,17 @@ class Resident:
     def epoch(self, train_state: Any, epoch: int, start: int, position: Any = None) -> Generator[Progress, None, None]:
         """Trains on an epoch from its step ``start`` on; yields after every dispatch."""
         del position
-        order = self._order(epoch)
-        rows = order[: self.full * self.batch_size].reshape(self.full, self.batch_size)
+        rows, last = self._rows(epoch if self.shuffle else 0)
         done = start
         while done < self.full:
             progress = self._dispatch(train_state, rows, done, min(done + self._count, self.full), epoch)
             train_state, done = progress.train_state, progress.steps
             yield progress
         if self.rest and done == self.full:
-            progress = self._dispatch(train_state, order[-self.rest :][None], 0, 1, epoch)
+            progress = self._dispatch(train_state, last, 0, 1, epoch)
             yield progress._replace(steps=self.steps)
 
-    def _dispatch(self, train_state: Any, rows: np.ndarray, start: int, stop: int, epoch: int) -> Progress:
+    def _dispatch(self, train_state: Any, rows: jax.Array, start: int, stop: int, epoch: int) -> Progress:
         began = time.perf_counter()
         which = "unguarded" if "unguarded" in self._programs else "guarded"
         after, measured, compiling = self._run(which, train_state, rows, start, stop, epoch)
@@ -167,7 +177,7 @@ class Resident:
             self._count = max(1, min(int(faster), 4 * self._count))
         good = finite(measured)
         if which == "guarded" or good.all():
-            return Progress(after, stop, measured, compiling)
+            return Progress(after, stop, measured, rows.shape[1], compiling)
         # The first bad step ends this dispatch; the next ones are short until all is well again.
         self._count = IN_FLIGHT if jax.process_count() > 1 else 1
         stop = bad = start + int(np.argmin(good))
@@ -183,15 +193,16 @@ class Resident:
         train_state, measured, seconds = self._run("guarded", train_state, rows, bad, bad + 1, epoch)
         parts.append(measured)
         together = {name: np.concatenate([part[name] for part in parts]) for name in measured}
-        return Progress(train_state, bad + 1, together, compiling + seconds)
+        return Progress(train_state, bad + 1, together, rows.shape[1], compiling + seconds)
 
     def _run(
-        self, which: str, train_state: Any, rows: np.ndarray, start: int, stop: int, epoch: int
+        self, which: str, train_state: Any, rows: jax.Array, start: int, stop: int, epoch: int
     ) -> tuple[Any, dict[str, np.ndarray], float]:
         """Takes steps; returns also what they measured, and of a program's first call how long it took."""
         began = time.perf_counter()
         train_state, measured = self._programs[which](train_state, self.data, rows, np.int32(start), np.int32(stop))
-        self._order(epoch + 1)  # drawn while the device computes
+        if self.shuffle:
+            self._rows(epoch + 1)  # drawn and sent while the device computes
         measured = {name: np.asarray(values)[start:stop] for name, values in measured.items()}
         program = which, rows.shape[1]
         first = program not in self._compiled
@@ -214,17 +225,26 @@ class Stream:
         self.steps, self.dropped = source.steps, 0
         self.description = {"steps_per_epoch": source.steps}
         self.recent: dict[int, Any] = {}
-        self._program = jax.jit(step, donate_argnums=0, **_outputs(mesh, placement))
+        self._program = nans.compiled(step, donate_argnums=0, **_outputs(mesh, placement))
         self._shapes: set[Any] = set()
+        self._warned = False
 
     def epoch(self, train_state: Any, epoch: int, start: int, position: Any = None) -> Generator[Progress, None, None]:
         """Trains on an epoch from its step ``start`` on; yields after every few steps."""
         batches, get_state = self.source.epoch(epoch, start, position)
-        done, pending, began = start, [], time.perf_counter()
+        done, pending, sizes, began = start, [], [], time.perf_counter()
         compile_seconds, alone = 0.0, jax.process_count() == 1  # several processes must yield at the same steps
         limit = None if self.steps is None else self.steps - start
-        with Ahead(batches, get_state, limit, self._placed) as fetched:
+        narrowed: dict[str, np.dtype] = {}
+
+        def place(number, batch):
+            return self._placed(self.source.at(epoch, start + number), batch, narrowed)
+
+        with Ahead(batches, get_state, limit, place) as fetched:
             for batch, position in fetched:
+                if narrowed and not self._warned:  # here, and not in the thread, so that it names the caller's line
+                    checks.warn_of_narrowed("fit", narrowed)
+                    self._warned = True
                 shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(batch))
                 if shapes not in self._shapes:
                     self._agree_on(shapes)
@@ -236,19 +256,14 @@ class Stream:
                     compile_seconds += time.perf_counter() - clock
                 self.recent = {k: v for k, v in self.recent.items() if k > done - 2 * IN_FLIGHT} | {done: batch}
                 pending.append(metrics)
+                sizes.append(pairs.size(batch))
                 done += 1
                 if len(pending) == IN_FLIGHT or (alone and time.perf_counter() - began > TARGET_SECONDS):
-                    yield Progress(train_state, done, _columns(pending), compile_seconds, position)
-                    pending, began, compile_seconds = [], time.perf_counter(), 0.0
+                    yield Progress(train_state, done, _columns(pending), np.array(sizes), compile_seconds, position)
+                    pending, sizes, began, compile_seconds = [], [], time.perf_counter(), 0.0
         if pending:
-            yield Progress(train_state, done, _columns(pending), compile_seconds, position)
-        if done == 0:
-            raise DataError(
-                f"fit: epoch {epoch + 1} held no batch; an iterator is read only once: give a list, a function from "
-                f"the epoch to an iterable, or steps_per_epoch"
-            )
-        if self.steps is not None and done < self.steps:
-            raise DataError(f"fit: the data ended after {done} batches of an epoch of steps_per_epoch={self.steps}")
+            yield Progress(train_state, done, _columns(pending), np.array(sizes), compile_seconds, position)
+        self.source.must_suffice(epoch, done)
 
     def _agree_on(self, shapes: Any) -> None:
         """Over several processes: refuses batches that are not of one shape, which the others could not know of."""
@@ -263,17 +278,11 @@ class Stream:
             "fit", "the shape of the first batch", zlib.crc32(repr(shapes).encode()), f"here it is {shapes}"
         )
 
-    def _placed(self, batch: Any) -> Any:
-        batch = pair("fit", batch)
-        leaves, treedef = jax.tree.flatten(batch)
-        leaves = [
-            leaf if isinstance(leaf, jax.Array) else checks.host_array("fit", "a batch", np.asarray(leaf))
-            for leaf in leaves
-        ]
-        batch = jax.tree.unflatten(treedef, leaves)
+    def _placed(self, who: str, batch: Any, narrowed: dict[str, np.dtype]) -> Any:
+        batch = pairs.batch(who, batch, narrowed)
         if self.mesh is None:
             return jax.device_put(batch)
-        return sharding.place_local_batch("fit", batch, self.mesh)
+        return sharding.place_local_batch(who, batch, self.mesh)
 
 
 def _outputs(mesh: Mesh | None, placement: Any) -> dict[str, Any]:

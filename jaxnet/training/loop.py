@@ -61,7 +61,7 @@ def train(
     seed: int = 0,
     shuffle: bool = True,
     drop_last: bool = True,
-    evaluate: Callable[[Any], dict[str, float]] | None = None,
+    evaluate: Callable[..., dict[str, float]] | None = None,
     weights: Callable[[Any], Any] | None = None,
     early_stopping: stopping.EarlyStopping | int | None = None,
     checkpoint: str | os.PathLike[str] | Checkpoints | None = None,
@@ -85,7 +85,7 @@ def train(
       train_state: the state to begin with. It is copied first, and remains yours.
       data: arrays ``(x, target)``, an iterable of batches, or a function from the epoch (from 0) to one.
       evaluate: ``train_state -> {name: number}``, called after every epoch; its columns get ``validation_`` before
-        their names.
+        their names. One that has an argument ``epoch`` is given the epoch's number, from 0.
       weights: ``train_state -> tree``, what is kept of the best epoch; ``(params, state)`` unless given.
       explain: ``batch -> str``, called with a batch that gave NaN, to say what is wrong with it.
       unguarded: the same step without its guard (``make_step(..., guard=False)``), which arrays are trained with where
@@ -147,6 +147,7 @@ def train(
         if batch_size is not None:
             raise ConfigError(f"{who}: an iterable makes its own batches, so batch_size must not be given")
         source = data if isinstance(data, Source) else Source(data, steps_per_epoch)
+        source.must_last(epochs)
         feed = Stream(step, source, mesh=mesh, placement=placement)
     settings = json.dumps([epochs, max_skipped, checkpoint is not None, evaluate is not None, feed.description])
     processes.agree(who, "the call", zlib.crc32(settings.encode()), f"all must make the same, here: {settings}")

@@ -1,11 +1,13 @@
 """The state of a run: what changes from dispatch to dispatch, and what of it a checkpoint holds."""
 
+import inspect
 import math
 import time
 from collections.abc import Iterable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxnet.errors import ConfigError
@@ -30,7 +32,7 @@ class Run:
         self.history = History()
         self.step_of_epoch = 0
         self.position: Any = None
-        self.totals: dict[str, list[float]] = {}
+        self.totals: dict[str, dict[str, list[float]]] = {}  # by name, and by the size of the batch
         self.seconds = 0.0
         self.skipped = 0
         self.in_row = self.longest_row = 0
@@ -59,9 +61,11 @@ class Run:
         self.seconds += now - self._clock - done.compile_seconds
         self._clock = now
         for name, values in done.measured.items():
-            total = self.totals.setdefault(name, [0, 0.0, 0.0])
-            for value in values.tolist():  # one after the other, so that the sum does not depend on the dispatches
+            totals = self.totals.setdefault(name, {})
+            # One after the other, so that the sum does not depend on the dispatches.
+            for value, size in zip(values.tolist(), np.broadcast_to(done.sizes, values.shape).tolist(), strict=True):
                 if math.isfinite(value):
+                    total = totals.setdefault(str(size), [0, 0.0, 0.0])
                     total[0] += 1
                     total[1] += value
                     total[2] += value * value
@@ -74,14 +78,15 @@ class Run:
 
     def end_epoch(self, evaluate: Any, callbacks: Iterable[Any]) -> None:
         """Closes an epoch with its record."""
-        means = {name: total / count if count else math.nan for name, (count, total, _) in self.totals.items()}
-        count, total, squares = self.totals["loss"]
-        deviation = math.sqrt(max(squares / count - (total / count) ** 2, 0.0)) if count else math.nan
+        means = {name: moments(totals)[0] for name, totals in self.totals.items()}
+        mean, square = moments(self.totals["loss"])
+        deviation = math.sqrt(max(square - mean**2, 0.0))
         record: Record = {"epoch": len(self.history) + 1, "step": int(self.train_state.step), "loss": math.nan, **means}
         record["loss_deviation"] = deviation
         record["skipped"] = self.skipped
         if evaluate is not None:
-            measured = evaluate(self.train_state)
+            takes_epoch = "epoch" in inspect.signature(evaluate).parameters
+            measured = evaluate(self.train_state, **({"epoch": len(self.history)} if takes_epoch else {}))
             names = sorted(measured, key=lambda name: name != "loss")  # the loss first; else in their order
             record |= {f"validation_{name}": float(measured[name]) for name in names}
         record["seconds"] = self.seconds
@@ -158,6 +163,15 @@ class Run:
             self.best.restore(metadata["best"])
             by_callback = self.finished and self.best.waited < metadata["patience"]
             self.finished = by_callback or self.best.waited >= self.patience  # which may be another patience now
+
+
+def moments(totals: dict[str, list[float]]) -> tuple[float, float]:
+    """The mean over an epoch's samples, and that of the squares, from count, sum and sum of squares a batch size."""
+    if not totals:
+        return math.nan, math.nan
+    largest = max(map(int, totals))  # of which the others are parts, so that nothing is rounded where all are equal
+    count, total, squares = (sum(int(size) / largest * sums[i] for size, sums in totals.items()) for i in range(3))
+    return total / count, squares / count
 
 
 class Saver:
