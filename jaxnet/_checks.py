@@ -9,6 +9,7 @@ import numbers
 import operator
 import os
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -170,16 +171,23 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
 
 
-def host_array(who: str, name: str, value: np.ndarray | np.generic) -> np.ndarray:
+def host_array(
+    who: str, name: str, value: np.ndarray | np.generic, narrowed: dict[str, np.dtype] | None = None
+) -> np.ndarray:
     """``value`` in the dtype that JAX will give it, refusing what would change without a word.
+
+    Args:
+      narrowed: takes the names and dtypes of what is rounded to 32 bits, for one `warn_of_narrowed` later on; without
+        it the warning comes at once.
 
     Raises:
       DTypeError: the dtype is no number (objects, strings), or is in the other byte order.
-      DataError: 64-bit integers that do not fit the 32 bits JAX keeps.
+      DataError: 64-bit integers that do not fit the 32 bits JAX keeps, or a mask that would be lost.
 
     Warns:
       UserWarning: float64 values while 64-bit types are disabled; JAX would round them to float32.
     """
+    value = unmasked(who, name, value)
     dtype = value.dtype
     if not dtype.isnative:
         raise DTypeError(
@@ -201,13 +209,46 @@ def host_array(who: str, name: str, value: np.ndarray | np.generic) -> np.ndarra
                 f"{who}: {name} holds {dtype} values up to {value.max()}, which do not fit {canonical}; "
                 f"enable 64-bit types with jax.config.update('jax_enable_x64', True)"
             )
+    elif narrowed is None:
+        warn_of_narrowed(who, {name: dtype})
     else:
-        warnings.warn(
-            f"{who}: {name} is {dtype}, and JAX computes in {canonical} here; convert it yourself with "
-            f".astype({canonical.name!r}), or enable 64-bit types with jax.config.update('jax_enable_x64', True)",
-            stacklevel=2,
-        )
+        narrowed[name] = dtype
     return np.asarray(value).astype(canonical)
+
+
+def warn_of_narrowed(who: str, narrowed: dict[str, np.dtype]) -> None:
+    """Warns once of all arrays that are rounded to JAX's 32 bits."""
+    if not narrowed:
+        return
+    dtypes = sorted({str(dtype) for dtype in narrowed.values()})
+    canonical = " and ".join(sorted({jax.dtypes.canonicalize_dtype(dtype).name for dtype in narrowed.values()}))
+    which = f"{' and '.join(narrowed)} {'is' if len(narrowed) == 1 else 'are'} {' and '.join(dtypes)}"
+    warn(
+        f"{who}: {which}, and JAX computes in {canonical} here; convert it yourself with .astype({canonical!r}), or "
+        f"enable 64-bit types with jax.config.update('jax_enable_x64', True)"
+    )
+
+
+_LIBRARIES = tuple(os.path.dirname(os.path.abspath(file)) + os.sep for file in (__file__, jax.__file__))
+
+
+def warn(message: str) -> None:
+    """A `UserWarning` at the line of the user's program: the innermost one that is neither ours nor JAX's."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
+
+
+def unmasked(who: str, name: str, value: np.ndarray | np.generic) -> np.ndarray:
+    """``value`` as a plain NumPy array; one with masked entries is refused, since nothing here would see the mask."""
+    if np.ma.is_masked(value):
+        count = int(np.ma.count_masked(value))
+        raise DataError(
+            f"{who}: {name} is a masked array with {count} of {value.size} entries masked, and the mask would be lost; "
+            f"fill them with .filled(value), or drop those samples"
+        )
+    return np.asarray(value)
 
 
 def is_numeric(dtype: np.dtype) -> bool:

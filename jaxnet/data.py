@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet import _incoming as incoming
 from jaxnet.errors import ConfigError, DataError
 
 Arrays = np.ndarray | tuple[np.ndarray, ...]
@@ -65,7 +66,7 @@ def split(
         bounds = np.cumsum(_apportion(n, shares))[:-1]
         parts = np.split(generator.permutation(n), bounds)
     else:
-        (classes,) = _columns(who, (stratify,))
+        (classes,) = _columns(who, (stratify,), ("stratify",))
         if classes.shape != (n,):
             raise DataError(f"{who}: stratify must have one class a sample, shape ({n},), got {classes.shape}")
         parts = _stratified(generator, classes, shares)
@@ -165,35 +166,42 @@ def epoch_order(
     return generator.permutation(samples) if shuffle else np.arange(samples)
 
 
-def usable(who: str, arrays: Sequence[Any]) -> list[np.ndarray]:
-    """Host arrays with one entry a sample on the first axis, equally many and finite, in dtypes that JAX keeps.
+def usable(who: str, arrays: Sequence[Any], names: Sequence[str] | None = None) -> list[np.ndarray]:
+    """The arrays on the host, ready to train on: equally many and finite, in dtypes that JAX keeps.
 
     Raises:
-      DataError: no samples, arrays of different lengths, a NaN or an Inf.
+      DataError: no samples, arrays of different lengths, a NaN, an Inf, or a mask.
       DTypeError: something that is no numeric array.
+
+    Warns:
+      UserWarning: once, of all that is rounded to 32 bits.
     """
-    columns = [checks.host_array(who, f"array {i}", column) for i, column in enumerate(_columns(who, arrays))]
-    for i, column in enumerate(columns):
-        _check_finite(who, i, column)
+    names = names or [f"array {i}" for i in range(len(arrays))]
+    narrowed: dict[str, np.dtype] = {}
+    columns = [
+        checks.host_array(who, name, column, narrowed)
+        for name, column in zip(names, _columns(who, arrays, names), strict=True)
+    ]
+    for name, column in zip(names, columns, strict=True):
+        check_finite(who, name, column)
+    checks.warn_of_narrowed(who, narrowed)
     return columns
 
 
-def _columns(who: str, arrays: Sequence[Any]) -> list[np.ndarray]:
+def _columns(who: str, arrays: Sequence[Any], names: Sequence[str] | None = None) -> list[np.ndarray]:
     if not arrays:
         raise DataError(f"{who}: at least one array is needed, got none")
-    columns = []
-    for i, given in enumerate(arrays):
-        if isinstance(given, (list, tuple)):
-            try:
-                given = np.asarray(given)
-            except ValueError:  # ragged
-                given = checks.array(who, f"array {i}", given)
-        column = given if isinstance(given, np.ndarray) else np.asarray(checks.array(who, f"array {i}", given))
-        if not checks.is_numeric(column.dtype):
-            checks.host_array(who, f"array {i}", column)
+    names = names or [f"array {i}" for i in range(len(arrays))]
+    columns = [np.asarray(incoming.host(who, name, given)) for name, given in zip(names, arrays, strict=True)]
+    check_lengths(who, columns, names)
+    return columns
+
+
+def check_lengths(who: str, columns: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuses arrays without samples, or of different numbers of them."""
+    for name, column in zip(names, columns, strict=True):
         if not column.ndim:
-            raise DataError(f"{who}: array {i} is a scalar; samples lie along the first axis")
-        columns.append(column)
+            raise DataError(f"{who}: {name} is a scalar; samples lie along the first axis")
     lengths = [len(column) for column in columns]
     if len(set(lengths)) > 1:
         raise DataError(
@@ -202,18 +210,18 @@ def _columns(who: str, arrays: Sequence[Any]) -> list[np.ndarray]:
         )
     if not lengths[0]:
         raise DataError(f"{who}: the data are empty, shape {columns[0].shape}")
-    return columns
 
 
-def _check_finite(who: str, i: int, column: np.ndarray) -> None:
+def check_finite(who: str, name: str, column: np.ndarray) -> None:
+    """Refuses a NaN and an Inf, and says where it is."""
     if column.dtype.kind in "iub":
         return
     finite = np.isfinite(column)
     if not finite.all():
         where = tuple(int(k) for k in np.argwhere(~finite)[0])
         raise DataError(
-            f"{who}: array {i} holds {column[where]} at index {where} ({int((~finite).sum())} such values); one turns "
-            f"every parameter into NaN: drop those samples, or replace the values"
+            f"{who}: {name} holds {column[where]} at index {where} ({int((~finite).sum())} such values); one "
+            f"spoils all that is computed with it: drop those samples, or replace the values"
         )
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import activations, initializers, kernels, layers, sizes
+from jaxnet import activations, backprop, diagnostics, initializers, kernels, layers, losses, optimizers, sizes
 from jaxnet.errors import ConfigError, DataError, DTypeError, JaxnetError, ShapeError
 
 X = jnp.ones((2, 10, 3))
@@ -32,6 +32,15 @@ def apply(layer, bad, good=X, **options):
 
 def conv(x=X, kernel=KERNEL, **options):
     return partial(kernels.conv, x, kernel, **options)
+
+
+MASKED = np.ma.masked_greater(np.float32([[[1, 2, 3]] * 10] * 2), 2)
+
+
+def masked(name, call, *arguments, what="x"):
+    """A row for an entry that is given an array with a mask."""
+    message = rf"{what} is a masked array with \d+ of \d+ entries masked, .*\.filled\(value\)"
+    return (f"masked, {name}", partial(call, *arguments), DataError, message)
 
 
 def with_params(layer, params, state=(), x=X):
@@ -68,6 +77,17 @@ ROWS = [
     ("11 None", apply(layers.dense(2), None), DTypeError, r"dense: x must be an array, got NoneType"),
     ("11 a ragged list", apply(layers.dense(2), [[1.0], [1.0, 2.0]]), DTypeError, r"got list; pass one array, numpy\.asarray\(\.\.\.\); its rows"),
     ("12 big-endian", conv(np.ones((2, 10, 3), ">f4")), DTypeError, r"byte order '>f4', which JAX cannot read; convert with \.astype\('float32'\)"),
+    *(masked(layer.name, apply(layer, MASKED)) for layer in (
+        layers.dense(2), layers.conv(4, 3), layers.conv_transpose(4, 3), layers.avg_pool(2), layers.max_pool(2), layers.prelu(), layers.batch_norm(),
+        layers.layer_norm(), layers.dropout(0.5), layers.flatten(), layers.chain(layers.dense(2)), layers.mixed_precision(layers.dense(2)),
+    )),
+    masked("conv's kernel", conv(kernel=np.ma.masked_equal(np.ones((3, 3, 4), np.float32), 1)), what="kernel"),
+    masked("relu", activations.relu, MASKED),
+    masked("softmax", activations.softmax, MASKED),
+    masked("an example", layers.dense(2).init, KEY, MASKED),
+    masked("diagnose", diagnostics.diagnose, layers.dense(1), losses.mse, optimizers.sgd(0.1), (MASKED[:, 0], MASKED[:, 0, :1]), what="data"),
+    masked("suspect_labels", diagnostics.suspect_labels, MASKED[0], np.zeros(10), np.zeros(10)),
+    masked("trace", backprop.trace, jnp.sum, MASKED, what=""),
     ("12 objects", conv(np.ones((2, 10, 3), object)), DTypeError, r"conv: x has dtype object, which is no number"),
     ("43 a shape for an example", lambda: layers.dense(2).init(0, (1, 3)), DTypeError, r"pass jax\.ShapeDtypeStruct\(\(1, 3\), jax\.numpy\.float32\)"),
     ("43 slope of several channels", lambda: activations.leaky_relu(X, jnp.ones(3)), ShapeError, r"leaky_relu: slope must be one number, got shape \(3,\); layers\.prelu"),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet import _incoming as incoming
 from jaxnet import data as data_module
 from jaxnet.diagnostics import thresholds as limits
 from jaxnet.diagnostics.curves_report import curves_report, positive
@@ -213,7 +214,7 @@ def _usable(who: str, data: Any, which: str = "") -> tuple[Any, np.ndarray, np.n
     """The finite samples in a random order, their numbers, and the numbers of the others."""
     pairs = pair(who, data)
     leaves, treedef = jax.tree.flatten(pairs)
-    leaves = [checks.host_array(who, "data", np.asarray(leaf)) for leaf in leaves]
+    leaves = [checks.host_array(who, "data", np.asarray(incoming.host(who, "data", leaf))) for leaf in leaves]
     lengths = {len(leaf) if leaf.ndim else 0 for leaf in leaves}
     if len(lengths) != 1:
         raise DataError(f"{who}: x and target must hold one entry a sample, got lengths {sorted(lengths)}")

@@ -15,7 +15,8 @@ from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.optimizers.base import Optimizer
 from jaxnet.training import state as states
-from jaxnet.training.evaluate import arrays, check_labels
+from jaxnet.training.evaluate import check_labels
+from jaxnet.training.pairs import arrays
 from jaxnet.training.step import make_step
 
 SMOOTHING = 0.9

@@ -53,8 +53,8 @@ def suspect_labels(x: Any, labels: Any, predicted: Any) -> np.ndarray:
     Source: after confident learning, Northcutt et al. 2021, arXiv 1911.00068, with neighbours as the second model.
     """
     who = "suspect_labels"
-    labels, predicted = np.asarray(labels), np.asarray(predicted)
-    x = np.asarray(x)
+    labels, predicted = checks.unmasked(who, "labels", labels), checks.unmasked(who, "predicted", predicted)
+    x = checks.unmasked(who, "x", x)
     x = x.reshape(len(labels), -1) if len(x) == len(labels) > 0 else np.empty((0, 1))
     x = x[:, :: -(-x.shape[1] // FEATURES)].astype(np.float32)
     if not len(x) == len(predicted) == len(labels) or len(labels) <= NEIGHBOURS:

@@ -126,7 +126,7 @@ def separable(
 
 
 def _wide(x: jax.Array) -> jax.Array:
-    """16-bit numbers in 32, so that a sum is rounded once, not at every term: the mean's, and a maximum's gradient's."""
+    """16-bit numbers in 32, so that a sum is rounded once, not at every term."""
     return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 

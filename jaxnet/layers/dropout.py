@@ -55,7 +55,7 @@ def dropout(rate: float) -> Layer:
             )
         if rate == 1:
             return jnp.zeros_like(x), state
-        keep = jax.random.bernoulli(checks.key(who, key), 1 - rate, x.shape)
+        keep = jax.random.bernoulli(checks.key(who, key), jnp.float32(1 - rate), x.shape)  # the same under 64 bits
         wide = x.astype(at_least_float32(x.dtype))  # 1 - rate has too few digits in 16 bits
         return jnp.where(keep, (wide / (1 - rate)).astype(x.dtype), jnp.zeros((), x.dtype)), state
 

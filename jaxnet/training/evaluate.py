@@ -1,5 +1,6 @@
 """The loss and the metrics of a network on a whole set, in evaluation."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,13 +12,14 @@ from jax.sharding import Mesh
 
 from jaxnet import _checks as checks
 from jaxnet import data as data_module
-from jaxnet.errors import DataError
+from jaxnet.errors import ConfigError
 from jaxnet.layers.layer import Layer, as_layer
-from jaxnet.training import sharding
-from jaxnet.training.step import Metrics, checked_metrics, measure, pair
+from jaxnet.training import nans, pairs, sharding
+from jaxnet.training.sources import Source
+from jaxnet.training.step import Metrics, checked_metrics, measure
 
-Evaluate = Callable[[Any, Any, Any], dict[str, float]]
-"""``(params, state, data) -> {"loss": ..., ...}``."""
+Evaluate = Callable[..., dict[str, float]]
+"""``(params, state, data, *, steps=None, epoch=0) -> {"loss": ..., ...}``."""
 
 
 def make_evaluate(
@@ -34,6 +36,9 @@ def make_evaluate(
     the metrics of all of them at once: exact for every loss and metric, whatever the size of the last batch. Of an
     iterable of batches it gives their mean, weighted by their sizes.
 
+    NaN and Inf among the data are refused, wherever the data are; a prediction that is not finite is measured as it is,
+    and gives a loss that is not finite.
+
     Args:
       net: a `Layer`.
       loss: ``(prediction, target) -> scalar``.
@@ -43,11 +48,12 @@ def make_evaluate(
         parameters in pieces are put together on every device first.
 
     Returns:
-      ``evaluate(params, state, data) -> {"loss": float, ...}``, which compiles at its first call.
+      ``evaluate(params, state, data, *, steps=None) -> {"loss": float, ...}``, which compiles at its first call. Data
+      are what `fit` takes; ``steps`` is how many batches to read of an iterable, for one that does not end.
 
     Raises:
       ConfigError: what is no network, loss, metric or size.
-      DataError: from the function: no data, unequal lengths, NaN or Inf.
+      DataError: from the function: no data, unequal lengths, NaN or Inf; an iterable that ends before ``steps``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -68,37 +74,55 @@ def make_evaluate(
         batch_size += -batch_size % mesh.shape[mesh.axis_names[0]]
 
     everywhere: dict[str, Any] = {} if mesh is None else {"out_shardings": sharding.replicated(mesh)}
-    of_arrays = jax.jit(on_arrays(net, loss, metrics, batch_size, mesh), **everywhere)
+    whole = on_arrays(net, loss, metrics, batch_size, mesh)
+    warned = False
 
-    @jax.jit
+    @functools.partial(nans.compiled, **everywhere)
+    def of_arrays(params, state, x, target):
+        return whole(params, state, x, target), _finite((x, target))
+
+    @nans.compiled
     def of_batch(params, state, batch):
         x, target = batch
-        return measure(who, loss, metrics, net.apply(params, state, x, train=False)[0], target)
+        measured = measure(who, loss, metrics, net.apply(params, state, x, train=False)[0], target)
+        return measured, _finite(batch)
 
-    def evaluate(params, state, data):
+    def evaluate(params, state, data, *, steps=None, epoch=0):
         with sharding.in_use(mesh):
-            return of_data(params, state, data)
+            if isinstance(data, tuple):
+                if steps is not None:
+                    raise ConfigError(f"{who}: arrays are measured whole; steps is for an iterable of batches")
+                return of_whole(params, state, data)
+            source = data if isinstance(data, Source) else Source(data, steps, who=who, bound="steps", goes_on=False)
+            return of_batches(params, state, source, epoch)
 
-    def of_data(params, state, data):
-        if isinstance(data, tuple):
-            on_device = all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(data))
-            x, target = pair(who, data) if on_device else arrays(who, data)
-            return {k: float(v) for k, v in jax.device_get(of_arrays(params, state, x, target)).items()}
+    def of_whole(params, state, data):
+        x, target = pairs.arrays_where_they_are(who, data)
+        measured, finite = jax.device_get(of_arrays(params, state, x, target))
+        _must_be_finite(who, (x, target), finite)
+        return {name: float(value) for name, value in measured.items()}
+
+    def of_batches(params, state, source, epoch):
+        nonlocal warned
         if mesh is not None:
             params, state = sharding.whole_here((params, state), mesh)
         totals: dict[str, float] = {}
         count = 0
-        batches: Any = data(0) if callable(data) else data
-        for batch in batches:
-            batch = pair(who, batch)
-            size = len(jax.tree.leaves(batch[0])[0])
+        narrowed: dict[str, np.dtype] = {}
+        for number, batch in enumerate(source.whole_epoch(epoch)):
+            place = source.at(epoch, number)
+            batch = pairs.batch(place, batch, narrowed)
+            size = pairs.size(batch)
             if mesh is not None:
                 batch = jax.device_put(batch, sharding.over_batch_if_it_fits(mesh.local_mesh, size))
-            for name, value in jax.device_get(of_batch(params, state, batch)).items():
+            measured, finite = jax.device_get(of_batch(params, state, batch))
+            _must_be_finite(place, batch, finite)
+            for name, value in measured.items():
                 totals[name] = totals.get(name, 0.0) + size * float(value)
             count += size
-        if not count:
-            raise DataError(f"{who}: the data held no batch; an iterator can be read once: give a list, or a function")
+        if not warned:
+            checks.warn_of_narrowed(source.who, narrowed)
+        warned = warned or bool(narrowed)
         return _over_processes({name: total / count for name, total in totals.items()}, count)
 
     return evaluate
@@ -110,6 +134,7 @@ def on_arrays(
     """The function that `make_evaluate` compiles for arrays: ``(params, state, x, target) -> metrics``."""
 
     def evaluate(params, state, x, target):
+        x = jax.tree.map(jnp.asarray, x)  # also where this runs without being compiled
         n = jax.tree.leaves(x)[0].shape[0]
         size = min(batch_size, n) if mesh is None else batch_size
         # The last batch is filled with the last example, again and again; what it predicts is cut off.
@@ -137,10 +162,15 @@ def _over_processes(means: dict[str, float], count: int) -> dict[str, float]:
     return dict(zip(means, np.average(values.astype(np.float64), axis=0, weights=counts).tolist(), strict=True))
 
 
-def arrays(who: str, data: Any) -> tuple[Any, Any]:
-    """``(x, target)``, each an array or a tree of arrays, on the host and checked: finite, and equally many."""
-    leaves, treedef = jax.tree.flatten(pair(who, data))
-    return jax.tree.unflatten(treedef, data_module.usable(who, leaves))
+def _finite(data: Any) -> list[jax.Array]:
+    """Of each array, whether all of it is finite."""
+    return [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(data) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+
+def _must_be_finite(who: str, data: Any, finite: list[Any]) -> None:
+    if not all(finite):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+            data_module.check_finite(who, pairs.leaf_name(path), np.asarray(sharding.own_copy(leaf)))
 
 
 def check_labels(net: Layer, loss: Any, data: Any) -> None:
@@ -149,7 +179,7 @@ def check_labels(net: Layer, loss: Any, data: Any) -> None:
     It is given a few thousand examples at a time, and nothing is computed.
     """
     targets = jax.tree.leaves(data[1])
-    if not all(jnp.issubdtype(target.dtype, jnp.integer) for target in targets):
+    if not targets or not all(jnp.issubdtype(target.dtype, jnp.integer) for target in targets):
         return
 
     def predict(key, x):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
-from jaxnet.errors import JaxnetError
+from jaxnet.errors import ConfigError, JaxnetError
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.training import early_stopping as stopping
@@ -18,9 +18,10 @@ from jaxnet.training import loop, sharding
 from jaxnet.training import state as states
 from jaxnet.training.checkpoints import Checkpoints
 from jaxnet.training.early_stopping import EarlyStopping
-from jaxnet.training.evaluate import arrays, check_labels, make_evaluate
+from jaxnet.training.evaluate import check_labels, make_evaluate
 from jaxnet.training.history import History, Record
 from jaxnet.training.identity import of_program
+from jaxnet.training.pairs import arrays
 from jaxnet.training.sources import Source
 from jaxnet.training.state import TrainState
 from jaxnet.training.step import COLUMNS, make_step
@@ -51,6 +52,7 @@ def fit(
     epochs: int,
     batch_size: int | None = None,
     validation: Any = None,
+    validation_steps: int | None = None,
     key: Any = 0,
     seed: int = 0,
     metrics: Mapping[str, Callable[[Any, Any], jax.Array]] | None = None,
@@ -83,13 +85,15 @@ def fit(
       net: a `Layer` from x to a prediction.
       loss: ``(prediction, target) -> scalar``.
       optimizer: an ``(init, update)`` pair, ours or optax's.
-      data: arrays ``(x, target)`` with one example an entry of their first axes (or trees of such arrays); or an
-        iterable of batches ``(x, target)``, a loader or a list, read anew each epoch; or a function from the epoch's
-        number, from 0, to an iterable. An iterator with ``get_state`` and ``set_state`` (Grain's) resumes without
-        reading again.
+      data: arrays ``(x, target)`` with one example an entry of their first axes (or trees of such arrays), of any
+        library; or an iterable of batches ``(x, target)``, a loader or a list, read anew each epoch; or a function from
+        the epoch's number, from 0, to an iterable. An iterator with ``get_state`` and ``set_state`` (Grain's) resumes
+        without reading again.
       epochs: how often to go through the data.
       batch_size: B, examples a step, of arrays.
       validation: data to measure after every epoch, as ``data``.
+      validation_steps: of a validation set that is an iterator, or does not end, batches to measure each time. An
+        iterator is read on; anything else begins anew, so that the same examples are measured.
       key: a PRNG key or a seed: of the parameters, and of dropout, by ``fold_in(key, step)``.
       seed: of the order of arrays, an integer that gives one order with every version of JAX (`data.epoch_order`).
       metrics: by name, more functions of ``(prediction, target)`` to measure.
@@ -106,7 +110,7 @@ def fit(
       log: a file to write the history to, a JSON line an epoch.
       shuffle: draw a new order of arrays each epoch.
       drop_last: leave out the samples that do not fill a batch, others each epoch; else a smaller last batch is
-        trained on with a second program.
+        trained on with a second program, and counts by its size in the epoch's means.
       steps_per_epoch: of an endless iterable, batches an epoch.
       mesh: devices, `jax.make_mesh`, over whose first axis to share each batch. Several processes make the same call,
         each with the whole arrays, or with an iterable of its own parts of the batches and steps_per_epoch.
@@ -143,6 +147,7 @@ def fit(
         x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data[0])
     else:
         data = Source(data, steps_per_epoch)
+        data.must_last(checks.integer(who, "epochs", epochs, minimum=1))
         x = data.example[0]
     step, unguarded = (
         make_step(net, loss, optimizer, metrics=metrics, regularizer=regularizer, accumulate=accumulate, guard=guard)
@@ -171,20 +176,14 @@ def fit(
     evaluate = None
     if validation is not None:
         measure = make_evaluate(net, loss, metrics=metrics, batch_size=2 * (batch_size or 128), mesh=mesh)
-        if isinstance(validation, tuple):
-            validation = arrays(f"{who}: validation", validation)
-            check_labels(net, loss, validation)
-            validation = jax.tree.map(jnp.asarray, validation)
-            if mesh is not None:
-                everywhere = sharding.replicated(sharding.automatic(who, mesh))
-                validation = sharding.place(
-                    who, "the validation set", validation, jax.tree.map(lambda _: everywhere, validation)
-                )
+        validation = _validation(net, loss, validation, validation_steps, epochs, mesh)
 
-        def measure_all(train_state):
-            return measure(train_state.params, train_state.state, validation)
+        def measure_all(train_state, epoch):
+            return measure(train_state.params, train_state.state, validation, epoch=epoch)
 
         evaluate = measure_all
+    elif validation_steps is not None:
+        raise ConfigError(f"{who}: validation_steps={validation_steps} without validation measures nothing")
 
     stop_early = stopping.checked(who, early_stopping, validation is not None)
     if stop_early is not None:
@@ -211,3 +210,22 @@ def fit(
     )  # fmt: skip
     params, state = trained.best
     return Fit(params, state, trained.history, trained.train_state)
+
+
+def _validation(net: Any, loss: Any, validation: Any, steps: int | None, epochs: int, mesh: Any) -> Any:
+    """The validation set as `make_evaluate` takes it every epoch, checked before anything is trained."""
+    who = "fit: validation"
+    if not isinstance(validation, tuple):
+        source = Source(validation, steps, who=who, bound="validation_steps", goes_on=False)
+        source.must_last(epochs)
+        check_labels(net, loss, source.first)
+        return source
+    if steps is not None:
+        raise ConfigError(f"{who}: arrays are measured whole; validation_steps is for an iterable of batches")
+    validation = arrays(who, validation)
+    check_labels(net, loss, validation)
+    validation = jax.tree.map(jnp.asarray, validation)
+    if mesh is None:
+        return validation
+    everywhere = sharding.replicated(sharding.automatic("fit", mesh))
+    return sharding.place("fit", "the validation set", validation, jax.tree.map(lambda _: everywhere, validation))

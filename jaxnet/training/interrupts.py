@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM as a wish to stop, to be granted between two steps."""
 
+import functools
 import signal
 import threading
 from collections.abc import Callable
@@ -36,15 +37,16 @@ class Interrupts:
                     self._before[number] = signal.signal(number, self._receive)
         return self
 
-    def at_once(self, f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def at_once(self, f: Callable[..., Any]) -> Callable[..., Any]:
         """A function that may take any time and leaves nothing half done, and that a signal may thus end at once."""
         if jax.process_count() > 1:  # the others would wait for what this one no longer sends
             return f
 
-        def interruptible(x):
+        @functools.wraps(f)
+        def interruptible(*args, **kwargs):
             self._at_once = True
             try:
-                return f(x)
+                return f(*args, **kwargs)
             finally:
                 self._at_once = False
 

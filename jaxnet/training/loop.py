@@ -32,6 +32,11 @@ _USUAL_CAUSES = (
 )
 
 
+_UPDATE = "the optimizer's update (loss and gradient were finite)"
+_UPDATE_CAUSES = (
+    "Look at the learning rate at this step (does a schedule divide by zero?), at the optimizer's eps, and at parameters "
+    "near the end of their dtype's range"
+)
 _OURS = [name for name in COLUMNS if name not in ("loss", "penalty", "grad_norm", "skipped")]
 _NO_LEAF = "the loss, or the sum of all gradients' squares"
 
@@ -63,7 +68,7 @@ def train(
     seed: int = 0,
     shuffle: bool = True,
     drop_last: bool = True,
-    evaluate: Callable[[Any], dict[str, float]] | None = None,
+    evaluate: Callable[..., dict[str, float]] | None = None,
     weights: Callable[[Any], Any] | None = None,
     early_stopping: stopping.EarlyStopping | int | None = None,
     checkpoint: str | os.PathLike[str] | Checkpoints | None = None,
@@ -89,7 +94,7 @@ def train(
       train_state: the state to begin with. It is copied first, and remains yours.
       data: arrays ``(x, target)``, an iterable of batches, or a function from the epoch (from 0) to one.
       evaluate: ``train_state -> {name: number}``, called after every epoch; its columns get ``validation_`` before
-        their names.
+        their names. One that has an argument ``epoch`` is given the epoch's number, from 0.
       weights: ``train_state -> tree``, what is kept of the best epoch; ``(params, state)`` unless given.
       identity: more of what makes this run this one, by name: where a text differs from that of the run in the
         directory, that run is not taken up. The step's program and ``train_state`` are part of it anyway. What your
@@ -152,23 +157,25 @@ def train(
         raise ConfigError(f"{who}: shard_parameters needs mesh, the devices to share them among")
     train_state = copied(train_state)  # which is donated to the first step
 
+    keeps = nbytes(train_state) <= MOST_BYTES_KEPT
     if isinstance(data, tuple):
         if batch_size is None or steps_per_epoch is not None:
             raise ConfigError(f"{who}: arrays are trained on in batches: give batch_size, and no steps_per_epoch")
         feed: Resident | Stream = Resident(
-            step, data, unguarded=unguarded if nbytes(train_state) <= MOST_BYTES_KEPT else None, batch_size=batch_size,
-            seed=seed, shuffle=shuffle, drop_last=drop_last, mesh=mesh, placement=placement,
+            step, data, unguarded=unguarded, keeps=keeps, batch_size=batch_size, seed=seed, shuffle=shuffle,
+            drop_last=drop_last, mesh=mesh, placement=placement,
         )  # fmt: skip
     else:
         if batch_size is not None:
             raise ConfigError(f"{who}: an iterable makes its own batches, so batch_size must not be given")
         source = data if isinstance(data, Source) else Source(data, steps_per_epoch)
-        feed = Stream(step, source, mesh=mesh, placement=placement)
+        source.must_last(epochs)
+        feed = Stream(step, source, keeps=keeps, mesh=mesh, placement=placement)
     settings = json.dumps([epochs, max_skipped, checkpoint is not None, evaluate is not None, feed.description])
     processes.agree(who, "the call", zlib.crc32(settings.encode()), f"all must make the same, here: {settings}")
 
     report = Report(progress, epochs, feed)
-    run = Run(train_state, weights, stop_early)
+    run = Run(train_state, weights, stop_early, keeps=keeps)
     saver = Saver(checkpoint, checkpoint_seconds, feed.description, log)
     with saver:
         if saver.checkpoints is not None:
@@ -200,12 +207,14 @@ def train(
                         run.take(done)
                         report.step(run, done)
                         _guard(run, feed, max_skipped, saver, explain)
+                        run.must_be_sound(saver.checkpoints, now=False)
                         due = _stop_or_due(interrupts, saver)
                         if due and done.steps != feed.steps:
                             saver.save(run)
                 _stop_or_due(interrupts, saver)  # for a signal that came while a loader kept the run waiting
                 if run.ends_here(epochs) and run.in_row == int(run.train_state.step):  # nothing was ever learned
                     _guard(run, feed, run.in_row, saver, explain)
+                run.must_be_sound(saver.checkpoints, now=len(run.history) + 1 == epochs)
                 run.end_epoch(evaluate and interrupts.at_once(evaluate), callbacks)
                 run.finished, due = processes.any_process(run.finished, saver.due())
                 report.epoch(run)
@@ -280,7 +289,7 @@ def _keeping(run: Run, saver: Saver, report: Report, interrupts: Interrupts) -> 
                 try:
                     saver.save(run)
                     on = f"saved at {where} in {saver.checkpoints.directory}; the same call goes on from there"
-                except CheckpointError as refused:
+                except (CheckpointError, NonFiniteError) as refused:
                     on = f"stopped at {where}, and that could not be saved, but is in error.train_state: {refused}"
         if signalled:
             if jax.process_index() == 0:
@@ -303,6 +312,8 @@ def _guard(run: Run, feed: Resident | Stream, max_skipped: int, saver: Saver, ex
     params = jax.tree_util.tree_leaves_with_path(getattr(run.train_state, "params", ()))
     leaf = int(guard.leaf)
     where = f"the gradient of {jax.tree_util.keystr(params[leaf][0])}" if 0 <= leaf < len(params) else _NO_LEAF
+    if run.spoiled_by_update:
+        where = _UPDATE
     if isinstance(feed, Resident):
         rows = feed.batch(len(run.history), step_of_epoch)
         batch = jax.tree.map(lambda a: np.asarray(a[rows]), feed.data)
@@ -311,7 +322,9 @@ def _guard(run: Run, feed: Resident | Stream, max_skipped: int, saver: Saver, ex
         batch, which = feed.recent.get(step_of_epoch), "see error.batch"
         if jax.process_count() > 1:
             batch = multihost_utils.process_allgather(batch, tiled=True)
-    cause = explain(batch) if explain is not None and batch is not None else ""
+    cause = _UPDATE_CAUSES if run.spoiled_by_update else ""
+    if not cause and explain is not None and batch is not None:
+        cause = explain(batch)
     error = NonFiniteError(
         f"fit: {run.longest_row} steps in a row were not finite; the last was step {last} "
         f"(epoch {len(run.history) + 1}, batch {step_of_epoch}: {which}); the first value that was not "
@@ -319,7 +332,10 @@ def _guard(run: Run, feed: Resident | Stream, max_skipped: int, saver: Saver, ex
         f"None of them has changed the parameters, which are in error.train_state"
         + (f", and saved in {saver.checkpoints.directory}" if saver.checkpoints is not None else "")
     )
-    saver.save(run)
+    try:
+        saver.save(run)
+    except CheckpointError as refused:
+        error.add_note(f"It could not be saved: {refused}")
     error.train_state, error.history, error.batch = (  # type: ignore[attr-defined]
         run.train_state, run.history, batch,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import math
 import os
 import time
@@ -13,14 +14,14 @@ import jax
 import numpy as np
 
 from jaxnet import _checks as checks
-from jaxnet.errors import CheckpointError, ConfigError
+from jaxnet.errors import CheckpointError, ConfigError, NonFiniteError
 from jaxnet.training import _atomic, identity, processes, sharding
 from jaxnet.training import early_stopping as stopping
 from jaxnet.training.checkpoint import read_metadata
 from jaxnet.training.checkpoints import Checkpoints
 from jaxnet.training.feed import Progress, finite
 from jaxnet.training.history import History, Log, Record
-from jaxnet.training.state import copied
+from jaxnet.training.state import copied, sound
 
 SAVE_SHARE = 0.05
 """The most of the time that saving checkpoints may take."""
@@ -32,16 +33,21 @@ HISTORY = "history.jsonl"
 class Run:
     """What changes in a run, and so what a checkpoint holds."""
 
-    def __init__(self, train_state: Any, weights: Any, early_stopping: stopping.EarlyStopping | None):
+    def __init__(
+        self, train_state: Any, weights: Any, early_stopping: stopping.EarlyStopping | None, *, keeps: bool = True
+    ):
         self.train_state = train_state
         self.weights = weights
         self.history = History()
         self.step_of_epoch = 0
         self.position: Any = None
-        self.totals: dict[str, list[float]] = {}
+        self.totals: dict[str, dict[str, list[float]]] = {}  # by name, and by the size of the batch
         self.seconds = 0.0
         self.skipped = 0
         self.in_row = self.longest_row = 0
+        self.spoiled_by_update = False
+        self._keeps = keeps
+        self._looked, self._look_cost = time.perf_counter(), 0.0
         self.finished = False
         self.patience = math.inf if early_stopping is None else early_stopping.patience
         self.best: stopping.Best | None = None
@@ -67,30 +73,64 @@ class Run:
         self.seconds += now - self._clock - done.compile_seconds
         self._clock = now
         for name, values in done.measured.items():
-            total = self.totals.setdefault(name, [0, 0.0, 0.0])
-            for value in values.tolist():  # one after the other, so that the sum does not depend on the dispatches
+            totals = self.totals.setdefault(name, {})
+            # One after the other, so that the sum does not depend on the dispatches.
+            for value, size in zip(values.tolist(), np.broadcast_to(done.sizes, values.shape).tolist(), strict=True):
                 if math.isfinite(value):
+                    total = totals.setdefault(str(size), [0, 0.0, 0.0])
                     total[0] += 1
                     total[1] += value
                     total[2] += value * value
         good_steps = finite(done.measured)
         self.skipped += int((~good_steps).sum())
+        bad = np.flatnonzero(~good_steps)
+        if bad.size:  # of the last one
+            self.spoiled_by_update = bool(
+                finite({n: v[bad[-1:]] for n, v in done.measured.items() if n != "skipped"}).all()
+            )
         self.longest_row = 0
         for good in good_steps.tolist():  # within a dispatch too, so that its length does not decide
             self.in_row = 0 if good else self.in_row + 1
             self.longest_row = max(self.longest_row, self.in_row)
 
+    def must_be_sound(self, checkpoints: Checkpoints | None, *, now: bool) -> None:
+        """Ends a run whose parameters an update has spoiled: what the feed cannot undo, since the state is too large.
+
+        Args:
+          checkpoints: where the run is saved.
+          now: whether to look in any case, and not only if it costs at most a hundredth of the time.
+        """
+        began = time.perf_counter()
+        if self._keeps or not (now or (jax.process_count() == 1 and began - self._looked > 100 * self._look_cost)):
+            return
+        well = sound(self.train_state)
+        self._looked = time.perf_counter()
+        self._look_cost = self._looked - began
+        if well:
+            return
+        step = int(self.train_state.step)
+        error = NonFiniteError(
+            f"fit: the parameters are not finite after step {step} (epoch {len(self.history) + 1}), although loss and "
+            f"gradient were, as far as the step measures them: an update of the optimizer was not. Look at the learning "
+            f"rate up to here (does a schedule divide by zero?), at eps, and wrap the optimizer in "
+            f"optimizers.skip_nonfinite, which looks at every update. The state in error.train_state is the spoiled one"
+            + (f"; the newest checkpoint in {checkpoints.directory} is finite" if checkpoints is not None else "")
+        )
+        error.train_state, error.history = self.train_state, self.history  # type: ignore[attr-defined]
+        raise error
+
     def end_epoch(self, evaluate: Any, callbacks: Iterable[Any]) -> None:
         """Closes an epoch with its record."""
-        means = {name: total / count if count else math.nan for name, (count, total, _) in self.totals.items()}
+        means = {name: moments(totals)[0] for name, totals in self.totals.items()}
         means.pop("skipped", None)  # counted below, also where a step does not tell
-        count, total, squares = self.totals["loss"]
-        deviation = math.sqrt(max(squares / count - (total / count) ** 2, 0.0)) if count else math.nan
+        mean, square = moments(self.totals["loss"])
+        deviation = math.sqrt(max(square - mean**2, 0.0))
         record: Record = {"epoch": len(self.history) + 1, "step": int(self.train_state.step), "loss": math.nan, **means}
         record["loss_deviation"] = deviation
         record["skipped"] = self.skipped
         if evaluate is not None:
-            measured = evaluate(self.train_state)
+            takes_epoch = "epoch" in inspect.signature(evaluate).parameters
+            measured = evaluate(self.train_state, **({"epoch": len(self.history)} if takes_epoch else {}))
             names = sorted(measured, key=lambda name: name != "loss")  # the loss first; else in their order
             record |= {f"validation_{name}": float(measured[name]) for name in names}
         record["seconds"] = self.seconds
@@ -180,6 +220,15 @@ class Run:
             self.finished = by_callback or self.best.waited >= self.patience  # which may be another patience now
 
 
+def moments(totals: dict[str, list[float]]) -> tuple[float, float]:
+    """The mean over an epoch's samples, and that of the squares, from count, sum and sum of squares a batch size."""
+    if not totals:
+        return math.nan, math.nan
+    largest = max(map(int, totals))  # of which the others are parts, so that nothing is rounded where all are equal
+    count, total, squares = (sum(int(size) / largest * sums[i] for size, sums in totals.items()) for i in range(3))
+    return total / count, squares / count
+
+
 class Saver:
     """When to save, and where; and the files that the run holds while it is entered."""
 
@@ -247,6 +296,7 @@ class Saver:
         step = int(run.train_state.step)
         if self.checkpoints is None or self._saved == (step, len(run.history)):
             return
+        run.must_be_sound(self.checkpoints, now=True)
         began = time.perf_counter()
         metric = None
         if run.best is not None and not run.step_of_epoch and len(run.history):

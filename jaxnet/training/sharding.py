@@ -75,15 +75,16 @@ def place(who: str, what: str, tree: Any, shardings: Any) -> Any:
     if jax.process_count() > 1:
         hint = "give all processes the same key and the same whole arrays; only of an iterable does each have its part"
         processes.agree(who, what, _crc32(tree), hint)
-    return jax.tree.map(_put, tree, shardings)
+    return jax.tree.map(put, tree, shardings)
 
 
-def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """Puts an array, the same on all processes, where its sharding says."""
     if sharding.is_fully_addressable or _over_processes(leaf):
         return jax.device_put(leaf, sharding)
     # Over several processes: each has the whole array, and gives its own devices' pieces of it.
     if _is_key(leaf):
-        return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
+        return jax.random.wrap_key_data(put(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 

@@ -1,5 +1,8 @@
 """Iterables of batches as a run reads them: epoch by epoch, from where it stopped, fetched ahead."""
 
+import contextlib
+import contextvars
+import inspect
 import itertools
 import queue
 import threading
@@ -7,45 +10,75 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, DataError
-from jaxnet.training.step import pair
+from jaxnet.training import pairs
 
 AHEAD = 2
 """Batches fetched before they are needed."""
 
+_END = object()
+"""What comes after the last batch; a loader may yield anything else, which is then refused."""
+
 
 class Source:
-    """An iterable of batches, read anew each epoch; or a function from the epoch to one; or an iterator, read on."""
+    """An iterable of batches, read anew each epoch; or a function from the epoch to one; or an iterator, read on.
 
-    def __init__(self, data: Any, steps_per_epoch: int | None):
-        who = "fit"
-        if not callable(data) and not hasattr(data, "__iter__"):
-            raise ConfigError(
-                f"{who}: data must be arrays (x, target), an iterable of batches, or a function from the epoch to one; "
-                f"got {type(data).__name__}"
-            )
-        self.steps = None
-        if steps_per_epoch is not None:
-            self.steps = checks.integer(who, "steps_per_epoch", steps_per_epoch, minimum=1)
-        self._data: Any = data
+    Args:
+      steps: batches an epoch, of what does not end or is read on.
+      who: speaks in errors.
+      bound: the name of ``steps`` there.
+      goes_on: whether an epoch of ``steps`` goes on in a list where the last one stopped, or begins it anew.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        steps: int | None,
+        *,
+        who: str = "fit",
+        bound: str = "steps_per_epoch",
+        goes_on: bool = True,
+    ):
+        self.who, self._bound, self._goes_on = who, bound, goes_on
+        self._data = pairs.iterable(who, data)
+        if callable(data):
+            _takes_the_epoch(who, data)
+        self.steps = None if steps is None else checks.integer(who, bound, steps, minimum=1)
         self._running: Iterator[Any] | None = None
         self._first: tuple[Iterator[Any], Any] | None = None
         self._begun = False
 
+    def must_last(self, epochs: int) -> None:
+        """Refuses, before the first epoch, what a later one will find empty."""
+        if epochs > 1 and self.steps is None and hasattr(self._data, "__next__") and not callable(self._data):
+            raise DataError(
+                f"{self.who}: the data are an iterator, which is read only once, and there are {epochs} epochs; give a "
+                f"list, a function from the epoch to an iterable, or {self._bound}"
+            )
+
     @property
-    def example(self) -> Any:
-        """Shapes and dtypes of the first batch, which is looked at and not lost."""
+    def first(self) -> tuple[Any, Any]:
+        """The first batch, in dtypes that JAX keeps, which is looked at and not lost."""
         if self._first is None:
             iterator = self._iterator(0)
-            batch = next(iterator, None)
-            if batch is None:
-                raise DataError("fit: the data held no batch")
-            self._first = (iterator, pair("fit", batch))
-        batch = self._first[1]
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), checks.array("fit", "a batch", a).dtype), batch)
+            batch = next(iterator, _END)
+            if batch is _END:
+                raise DataError(f"{self.who}: the data held no batch")
+            self._first = (iterator, batch)
+        return pairs.batch(self.at(0, 0), self._first[1], {})
+
+    @property
+    def example(self) -> Any:
+        """Shapes and dtypes of the first batch."""
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self.first)
+
+    def at(self, epoch: int, batch: int) -> str:
+        """Who speaks of a batch."""
+        return (
+            f"{self.who}: batch {batch}" if self.who == "evaluate" else f"{self.who}: epoch {epoch + 1}, batch {batch}"
+        )
 
     def epoch(self, epoch: int, start: int, position: Any) -> tuple[Iterator[Any], Callable[[], Any] | None]:
         """The batches of an epoch from ``start`` on, and what tells the iterator's position, if it can."""
@@ -67,16 +100,52 @@ class Source:
         self._begun = True
         return batches, getattr(iterator, "get_state", None)
 
+    def whole_epoch(self, epoch: int) -> Iterator[Any]:
+        """The batches of an epoch, ``steps`` of them if that was given, for a reader that does not fetch ahead."""
+        batches, count = self.epoch(epoch, 0, None)[0], 0
+        for batch in itertools.islice(batches, self.steps):
+            yield batch
+            count += 1
+        self.must_suffice(epoch, count)
+
+    def must_suffice(self, epoch: int, count: int) -> None:
+        """Refuses an epoch that held fewer batches than it had to."""
+        if not count:
+            which = "the data" if self.who == "evaluate" else f"epoch {epoch + 1}"
+            raise DataError(
+                f"{self.who}: {which} held no batch; an iterator is read only once: give a list, a function from the "
+                f"epoch to an iterable, or {self._bound}"
+            )
+        if self.steps is not None and count < self.steps:
+            raise DataError(
+                f"{self.who}: the data ended after {count} batches of an epoch of {self._bound}={self.steps}"
+            )
+
     def _iterator(self, epoch: int) -> Any:
         if callable(self._data):
             batches: Any = self._data(epoch)
+            if not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
+                raise ConfigError(
+                    f"{self.who}: data({epoch}) must return an iterable of batches, got {type(batches).__name__}"
+                )
             return iter(batches)
         once = hasattr(self._data, "__next__")
-        if not once and self.steps is None:
+        if not once and (self.steps is None or not self._goes_on):
             return iter(self._data)
         if self._running is None:  # one iterator for all epochs; a list is begun again where it ends
             self._running = self._data if once else _cycle(self._data)
         return self._running
+
+
+def _takes_the_epoch(who: str, data: Any) -> None:
+    try:
+        inspect.signature(data).bind(0)
+    except TypeError as error:
+        raise ConfigError(
+            f"{who}: data that are a function must take the epoch's number, from 0 ({error}); lambda epoch: ..."
+        ) from None
+    except ValueError:  # it has no signature
+        pass
 
 
 def _cycle(data: Any) -> Iterator[Any]:
@@ -89,8 +158,36 @@ def _cycle(data: Any) -> Iterator[Any]:
             return
 
 
+def _callers_jax() -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """What gives another thread JAX's settings of this one, which JAX keeps for every thread apart.
+
+    A setting is carried if it differs in the other thread, and if a context manager of its name is public. The thread
+    guard stays here: it would take the other thread for the one to be kept to.
+    """
+    settings, mesh = jax.config.values, jax.sharding.get_mesh()
+    abstract_mesh = jax.sharding.get_abstract_mesh()
+
+    def enter() -> contextlib.AbstractContextManager[Any]:
+        stack: Any = contextlib.ExitStack()
+        here = jax.config.values
+        for name in sorted(settings):  # transfer_guard before those of one direction, which it sets too
+            manager: Any = getattr(jax, name.removeprefix("jax_"), None)
+            if settings[name] != here[name] and callable(manager) and name != "jax_thread_guard":
+                stack.enter_context(manager(settings[name]))
+        if mesh != jax.sharding.get_mesh():
+            stack.enter_context(jax.set_mesh(mesh))
+        if abstract_mesh != jax.sharding.get_abstract_mesh():
+            stack.enter_context(jax.sharding.use_abstract_mesh(abstract_mesh))
+        return stack
+
+    return enter
+
+
 class Ahead:
-    """Fetches and places batches in a thread, a few ahead; each with the position of its iterator after it."""
+    """Fetches and places batches in a thread, a few ahead; each with the position of its iterator after it.
+
+    The thread sees the caller's settings, JAX's and those in context variables (NumPy's error state).
+    """
 
     def __init__(
         self, batches: Iterator[Any], get_state: Callable[[], Any] | None, limit: int | None, place: Any, stop: Any
@@ -99,20 +196,20 @@ class Ahead:
         self._stop = threading.Event()
         self._stop_asked = stop
         self._arguments = (batches, get_state, limit, place)
-        self._thread = threading.Thread(target=self._fetch, daemon=True)
+        self._settings = _callers_jax()
+        self._thread = threading.Thread(target=contextvars.copy_context().run, args=(self._fetch,), daemon=True)
 
     def _fetch(self) -> None:
         batches, get_state, limit, place = self._arguments
         try:
-            fetched = 0
-            while limit is None or fetched < limit:
-                batch = next(batches, None)
-                if batch is None:
-                    break
-                fetched += 1
-                if not self._put((place(batch), get_state() if get_state else None)):
-                    return
-            self._put(None)
+            with self._settings():
+                for fetched in itertools.count() if limit is None else range(limit):
+                    batch = next(batches, _END)
+                    if batch is _END:
+                        break
+                    if not self._put((place(fetched, batch), get_state() if get_state else None)):
+                        return
+            self._put(_END)
         except BaseException as error:  # it belongs to the thread that waits
             self._put(error)
 
@@ -130,19 +227,19 @@ class Ahead:
         return self._items()
 
     def _items(self) -> Iterator[Any]:
-        while (item := self._next()) is not None:
+        while (item := self._next()) is not _END:
             if isinstance(item, BaseException):
                 raise item
             yield item
 
     def _next(self) -> Any:
-        """The next item; None at the end, or if the run is to stop while a loader keeps it waiting."""
+        """The next item; the end too, if the run is to stop while a loader keeps it waiting."""
         while not self._stop_asked():
             try:
                 return self._queue.get(timeout=0.1)
             except queue.Empty:
                 continue
-        return None
+        return _END
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         self._stop.set()

@@ -118,6 +118,11 @@ def copied(tree: Any) -> Any:
     return jax.tree.map(jnp.copy, tree)
 
 
+def sound(train_state: Any) -> bool:
+    """Whether the parameters are finite; what is not stays so, whatever the steps that follow."""
+    return bool(all_finite(getattr(train_state, "params", ())))
+
+
 @jax.jit
 def all_finite(tree: Any) -> jax.Array:
     """Whether no array of a tree holds Inf or NaN, a bool scalar."""

@@ -210,7 +210,13 @@ def pair(who: str, batch: Any) -> tuple[Any, Any]:
     """A batch as ``(x, target)``, not empty."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         came = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        raise ConfigError(f"{who}: a batch is a pair (x, target), got a {came}; to reproduce x itself, give (x, x)")
+        hint = "to reproduce x itself, give (x, x)"
+        if batch is None:
+            hint = "nothing but its end ends an epoch: leave out what cannot be loaded"
+        elif isinstance(batch, Mapping):
+            x, target = [repr(name) for name in (*batch, "x", "target")][:2]
+            hint = f"of a loader of dicts, give lambda epoch: ((b[{x}], b[{target}]) for b in loader)"
+        raise ConfigError(f"{who}: a batch is a pair (x, target), got a {came}; {hint}")
     if any(0 in jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tuple(batch))):
         raise DataError(f"{who}: the batch is empty; the mean of no examples is NaN")
     return tuple(batch)
@@ -324,6 +330,13 @@ def counted(guard: Guard, finite: jax.Array, leaf: jax.Array, step: jax.Array) -
         leaf=jnp.where(finite, guard.leaf, leaf),
         step=jnp.where(finite, guard.step, step),
     )
+
+
+@jax.jit
+def passed_over(train_state: Any) -> Any:
+    """The state after a step whose update is not taken: counted, and else as it is."""
+    guard = counted(train_state.guard, jnp.bool(False), jnp.int32(-1), train_state.step)
+    return train_state._replace(step=train_state.step + 1, guard=guard)
 
 
 def _rescaled(scale: LossScale | tuple[()], finite: jax.Array) -> LossScale | tuple[()]:

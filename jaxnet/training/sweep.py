@@ -15,8 +15,10 @@ from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, DataError, located
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
+from jaxnet.training import nans
 from jaxnet.training import state as states
-from jaxnet.training.evaluate import arrays, check_labels, on_arrays
+from jaxnet.training.evaluate import check_labels, on_arrays
+from jaxnet.training.pairs import arrays
 from jaxnet.training.state import MOST_BYTES_KEPT, all_finite, nbytes
 from jaxnet.training.step import checked_metrics, make_step
 
@@ -174,8 +176,8 @@ def sweep(
     train_state = begin(jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)), hyper)
     first = jax.tree.map(lambda leaf: leaf[0], (train_state, hyper))
     over_members = _over_members(len(seeds), one_step, *first, jax.ShapeDtypeStruct((batch_size,), jnp.int32))
-    guarded = jax.jit(over_members(functools.partial(epoch, guard=True)), donate_argnums=0)
-    unguarded = jax.jit(over_members(functools.partial(epoch, guard=False)))
+    guarded = nans.compiled(over_members(functools.partial(epoch, guard=True)), donate_argnums=0)
+    unguarded = nans.compiled(over_members(functools.partial(epoch, guard=False)))
     well = nbytes(train_state) <= MOST_BYTES_KEPT
     evaluate = None
     if validation is not None:
@@ -183,7 +185,7 @@ def sweep(
         check_labels(net, loss, validation)
         held_out = jax.tree.map(jnp.asarray, validation)
         measured_on = on_arrays(net, loss, checked_metrics(who, metrics), 2 * batch_size)
-        evaluate = jax.jit(over_members(lambda params, state: measured_on(params, state, *held_out)))
+        evaluate = nans.compiled(over_members(lambda params, state: measured_on(params, state, *held_out)))
     records: list[dict[str, np.ndarray]] = []
     for number in range(epochs):
         orders = [data_module.epoch_order(samples, seed=int(seed), epoch=number) for seed in seeds]

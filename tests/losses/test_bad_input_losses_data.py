@@ -78,6 +78,20 @@ LOSSES = {
         r"^WHO: label 4294967297 at index 1 is no class; there are 4, 0 to 3 ",
     ),
     **_each(
+        "30 masked prediction",
+        PAIRED + CLASSED,
+        lambda name: _of(name, np.ma.masked_equal(np.float32([[1, 2, 3, 1000]] * 2), 1000), _target(name)),
+        DataError,
+        r"^WHO: NAME is a masked array with 2 of 8 entries masked, .*would be lost; fill them with \.filled\(value\), or drop",
+    ),
+    **_each(
+        "30 masked target",
+        PAIRED + CLASSED,
+        lambda name: _of(name, X, np.ma.masked_equal(np.asarray(_target(name)), np.asarray(_target(name)).max())),
+        DataError,
+        r"^WHO: target is a masked array with \d of \d entries masked",
+    ),
+    **_each(
         "11 list",
         PAIRED + CLASSED,
         lambda name: _of(name, [[0.25] * 4] * 2, _target(name)),
@@ -417,6 +431,17 @@ DATA = {
         _split(np.array([1, None], object)),
         DTypeError,
         r"^split: array 0 has dtype object, which is no number; build one rectangular",
+    ),
+    "30 masked, batches": (
+        _batches(N, np.ma.masked_less(N, 3)),
+        DataError,
+        r"^batches: array 1 is a masked array with 3 of 10 entries masked, .*\.filled\(value\)",
+    ),
+    "30 masked, split": (_split(np.ma.masked_less(N, 3)), DataError, r"^split: array 0 is a masked array"),
+    "30 masked classes, split": (
+        _split(N, stratify=np.ma.masked_less(N, 3)),
+        DataError,
+        r"^split: stratify is a masked array",
     ),
     "32 NaN, batches": (
         _batches(N, np.where(N[:, None] == [3, 7], np.nan, np.float32(1))),

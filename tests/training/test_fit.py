@@ -56,15 +56,18 @@ def test_equals_the_loop_written_by_hand(drop_last):
     train_state = training.init(NET, ADAM, X[:1], 5)
     step = jax.jit(training.make_step(NET, CE, ADAM, metrics={"accuracy": accuracy}))
     for epoch in range(3):
-        values = []
+        values, sizes = [], []
         for batch in data.batches(*TRAIN, batch_size=8, seed=7, first_epoch=epoch, drop_last=drop_last):
             train_state, metrics = step(train_state, batch)
             values.append(jax.device_get(metrics))
+            sizes.append(len(batch[0]))
         record = result.history[epoch]
         assert record["step"] == int(train_state.step) == (epoch + 1) * (4 if drop_last else 5)
         for name in ("loss", "accuracy", "grad_norm"):
-            np.testing.assert_allclose(record[name], np.mean([v[name] for v in values]), rtol=1e-5)
-        np.testing.assert_allclose(record["loss_deviation"], np.std([v["loss"] for v in values]), rtol=1e-3, atol=1e-6)
+            mean = np.average([v[name] for v in values], weights=sizes)
+            np.testing.assert_allclose(record[name], mean, rtol=1e-5)
+        squares = np.average([(v["loss"] - record["loss"]) ** 2 for v in values], weights=sizes)
+        np.testing.assert_allclose(record["loss_deviation"], np.sqrt(squares), rtol=1e-3, atol=1e-6)
         logits, _ = NET.apply(train_state.params, train_state.state, VALIDATION[0], train=False)
         np.testing.assert_allclose(record["validation_loss"], CE(logits, VALIDATION[1]), rtol=1e-5)
         np.testing.assert_allclose(record["validation_accuracy"], accuracy(logits, VALIDATION[1]))
@@ -343,15 +346,15 @@ def with_value(array, value):
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [
-        (DataError, "array 0 holds nan at index", lambda: fit((with_value(X, np.nan), LABELS))),
-        (DataError, "array 0 holds inf at index", lambda: fit(validation=(with_value(X, np.inf), LABELS))),
+        (DataError, "x holds nan at index", lambda: fit((with_value(X, np.nan), LABELS))),
+        (DataError, "x holds inf at index", lambda: fit(validation=(with_value(X, np.inf), LABELS))),
         (DataError, "label.*3", lambda: fit((X, with_value(LABELS, 3)))),
         (DataError, "label.*-1", lambda: fit((X, with_value(LABELS, -1)))),
         (DataError, "label.*7", lambda: fit(validation=(X, with_value(LABELS, 7)))),
         (DataError, "50, 40 samples", lambda: fit((X, LABELS[:40]))),
-        (DataError, "the batch is empty", lambda: fit((X[:0], LABELS[:0]))),
+        (DataError, "the data are empty", lambda: fit((X[:0], LABELS[:0]))),
         (DataError, "a batch of 60 from 50 samples would be dropped", lambda: fit((X, LABELS), batch_size=60)),
-        (ConfigError, r"a pair \(x, target\)", lambda: fit((X, LABELS, LABELS))),
+        (ConfigError, r"a pair of arrays \(x, target\), got a tuple of 3", lambda: fit((X, LABELS, LABELS))),
         (ConfigError, "give batch_size", lambda: fit((X, LABELS), batch_size=None)),
         (ConfigError, "batch_size must be an integer >= 1", lambda: fit((X, LABELS), batch_size=0)),
         (ConfigError, "batch_size must not be given", lambda: fit([(X, LABELS)], batch_size=8)),

@@ -1,0 +1,73 @@
+"""What users hold numbers in, arrays, tables, tensors and lists, as NumPy arrays: asked once, at the door."""
+
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet import _checks as checks
+from jaxnet.errors import DTypeError
+
+
+def is_nested_numbers(value: Any) -> bool:
+    """Whether ``value`` is a list of numbers, or of such lists: one array, where a list of arrays is a tree."""
+    nested = isinstance(value, (list, tuple))
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return nested and (isinstance(value, (numbers.Number, np.generic)) or (isinstance(value, list) and not value))
+
+
+def host(who: str, name: str, value: Any) -> np.ndarray | jax.Array:
+    """An array of any library, a table or nested lists, in a dtype of numbers; JAX's arrays stay as they are.
+
+    What has ``__array__`` or ``__dlpack__`` is read: memory maps, PyTorch's tensors, the data frames and series of
+    pandas and polars. The dtype is kept; Python's own floats, which have none, take JAX's.
+
+    Raises:
+      DTypeError: what holds no numbers, or rows of several lengths.
+      DataError: a masked array.
+    """
+    if isinstance(value, jax.Array):
+        return value
+    if isinstance(value, np.ndarray):
+        return _numeric(who, name, value, checks.unmasked(who, name, value))
+    if isinstance(value, (list, tuple)):
+        try:
+            array = np.asarray(value)
+        except ValueError:  # rows of several lengths
+            return checks.array(who, name, value)
+        array = _numeric(who, name, value, array)
+        return array.astype(jax.dtypes.canonicalize_dtype(array.dtype)) if array.dtype.kind in "fc" else array
+    if isinstance(value, (bool, int, float, complex)):
+        return np.asarray(value)
+    if not hasattr(value, "__array__") and not hasattr(value, "__dlpack__"):
+        return checks.array(who, name, value)  # which says what to pass
+    try:
+        array = _read(value)
+    except Exception as error:
+        raise DTypeError(
+            f"{who}: {name}, a {type(value).__name__}, cannot be read as an array ({error}); pass a jax or numpy array"
+        ) from error
+    return _numeric(who, name, value, array)
+
+
+def _read(value: Any) -> np.ndarray:
+    if hasattr(value, "detach"):  # PyTorch's, maybe with a gradient, maybe on another device
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":  # numpy's comes with JAX, and PyTorch does not know it
+            return value.float().numpy().astype(jnp.bfloat16)
+    return np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)
+
+
+def _numeric(who: str, name: str, value: Any, array: np.ndarray) -> np.ndarray:
+    if checks.is_numeric(array.dtype):
+        return array
+    if hasattr(value, "columns") and hasattr(value, "dtypes"):
+        columns = ", ".join(f"{column} {dtype}" for column, dtype in zip(value.columns, value.dtypes, strict=True))
+        raise DTypeError(
+            f"{who}: {name} has columns that hold no numbers, or have gaps ({columns}); choose others, or encode them "
+            f"as numbers and fill the gaps"
+        )
+    return checks.host_array(who, name, array)  # which says why

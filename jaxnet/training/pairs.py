@@ -1,0 +1,106 @@
+"""What a user gives to train on or to measure, as a pair ``(x, target)`` of arrays: whole data, or one batch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnet import _checks as checks
+from jaxnet import _incoming as incoming
+from jaxnet import data as data_module
+from jaxnet.errors import ConfigError, DTypeError
+from jaxnet.training.step import pair
+
+
+def arrays(who: str, data: Any) -> tuple[Any, Any]:
+    """``(x, target)``, each an array or a tree of arrays, on the host and checked: finite, and equally many."""
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise ConfigError(f"{who}: data must be a pair of arrays (x, target), got {_came(data)}")
+    names, leaves, treedef = _flat(who, data)
+    return jax.tree.unflatten(treedef, data_module.usable(who, leaves, names))
+
+
+def arrays_where_they_are(who: str, data: tuple[Any, ...]) -> tuple[Any, Any]:
+    """`arrays`, but JAX's own stay on their device, where nothing has yet looked for NaN and Inf."""
+    if len(data) != 2 or not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(data)):
+        return arrays(who, data)
+    names, leaves, _ = _flat(who, data)
+    data_module.check_lengths(who, leaves, names)
+    return pair(who, data)
+
+
+def batch(who: str, given: Any, narrowed: dict[str, np.dtype]) -> tuple[Any, Any]:
+    """A batch ``(x, target)``, as loaders of any library yield it, in dtypes that JAX keeps.
+
+    Args:
+      narrowed: takes the names and dtypes of what is rounded to 32 bits.
+    """
+    names, leaves, treedef = _flat(who, given)
+    for i, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
+        leaf = incoming.host(who, name, leaf)
+        leaves[i] = leaf if isinstance(leaf, jax.Array) else checks.host_array(who, name, leaf, narrowed)
+    return pair(who, jax.tree.unflatten(treedef, leaves))
+
+
+def size(batch: Any) -> int:
+    """The examples of a batch: the length of its first array's first axis, or one where it has none."""
+    leaves = jax.tree.leaves(batch)
+    return leaves[0].shape[0] if leaves and leaves[0].ndim else 1
+
+
+def _flat(who: str, given: Any) -> tuple[list[str], list[Any], Any]:
+    """The leaves of a pair, nested lists of numbers among them, with their names; and its structure."""
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        pair(who, given)  # which says what came
+    given = tuple(given)
+    found, treedef = jax.tree_util.tree_flatten_with_path(
+        given, is_leaf=lambda node: node is not given and incoming.is_nested_numbers(node)
+    )
+    names = [leaf_name(path) for path, _ in found]
+    if "x" not in (name[:1] for name in names):
+        raise DTypeError(f"{who}: x must be an array or a tree of arrays, got {given[0]!r}")
+    return names, [leaf for _, leaf in found], treedef
+
+
+def leaf_name(path: Any) -> str:
+    """A leaf of a pair by its path: ``x``, or ``target['left']``."""
+    return ("x", "target")[path[0].idx] + jax.tree_util.keystr(path[1:])
+
+
+def iterable(who: str, data: Any) -> Any:
+    """``data``, if batches can be read from it: an iterable of them, or a function from the epoch to one."""
+    holder = isinstance(data, (str, bytes, Mapping)) or hasattr(data, "__array__") or hasattr(data, "__dlpack__")
+    two_arrays = isinstance(data, list) and len(data) == 2 and all(hasattr(part, "shape") for part in data)
+    if holder or two_arrays or not (callable(data) or hasattr(data, "__iter__")):
+        raise ConfigError(
+            f"{who}: data must be arrays (x, target), an iterable of batches, or a function from the epoch to one; "
+            f"got {_came(data)}"
+        )
+    return data
+
+
+def _came(data: Any) -> str:
+    """What came in the place of data, and what was probably meant."""
+    kind, hint = type(data).__name__, ""
+    if isinstance(data, (str, bytes)):
+        hint = "load the file first, numpy.load(path)"
+    elif isinstance(data, Mapping):
+        x, target = [repr(name) for name in (*data, "x", "target")][:2]
+        hint = f"give the pair (data[{x}], data[{target}])"
+    elif hasattr(data, "columns"):
+        hint = "give the pair (table[columns of x], table[column of the target])"
+    elif hasattr(data, "dtype"):
+        hint = "to reproduce x itself, give (x, x)"
+    elif isinstance(data, float) and 0 < data < 1:
+        kind = f"{data:g}"
+        hint = f"to set that part aside, train, validation = data.split(x, target, fractions=({1 - data:g}, {data:g}))"
+    elif isinstance(data, list) and len(data) == 2:
+        kind, hint = "a list of two arrays", "a pair of arrays is a tuple, (x, target)"
+    elif isinstance(data, (tuple, list)):
+        kind = f"a {kind} of {len(data)}"
+        hint = "several inputs are one tree, ((a, b), target)" if len(data) > 2 else ""
+        hint = "to reproduce x itself, give (x, x)" if len(data) == 1 else hint
+    elif hasattr(data, "__getitem__"):
+        hint = "a data set that is read by index needs a loader around it"
+    return f"{kind}; {hint}" if hint else kind
