@@ -301,7 +301,7 @@ class Stream:
 
         with Ahead(batches, get_state, limit, place, self.stop) as fetched:
             try:
-                for batch, position in fetched:
+                for batch, position_after in fetched:
                     if narrowed and not self._warned:  # not in the thread, so that it names the caller's line
                         checks.warn_of_narrowed("fit", narrowed)
                         self._warned = True
@@ -316,7 +316,7 @@ class Stream:
                         compile_seconds += time.perf_counter() - clock
                     self.recent[done] = batch
                     window.add(train_state, metrics, batch if self._keeps else None, pairs.size(batch))
-                    done += 1
+                    done, position = done + 1, position_after
                     if len(window.measured) % IN_FLIGHT == 0:
                         jax.block_until_ready(metrics)
                     late = time.perf_counter() - began > TARGET_SECONDS

@@ -13,6 +13,7 @@ from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, JaxnetError
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
+from jaxnet.optimizers.master_copy import keeps_master
 from jaxnet.training import early_stopping as stopping
 from jaxnet.training import loop, sharding
 from jaxnet.training import state as states
@@ -159,6 +160,14 @@ def fit(
     else:
         begin = functools.partial(states.from_params, optimizer, loss_scale=loss_scale)
         train_state = jax.jit(lambda params, state, key: begin(params, state, jax.random.split(key)[1]))(*start, key)
+
+    narrow = {p.dtype.name for p in jax.tree.leaves(train_state.params) if p.dtype in (jnp.float16, jnp.bfloat16)}
+    if narrow and not keeps_master(train_state.opt_state):
+        checks.warn(
+            f"{who}: parameters are {' and '.join(sorted(narrow))}, to which a step of less than half a unit in the last "
+            f"place does nothing, so that training comes to a halt early; wrap the optimizer in "
+            f"optimizers.master_copy, or keep them in float32 with layers.mixed_precision(net) and a float32 x"
+        )
 
     def explain(batch):
         for name, leaf in zip(("x", "target"), batch, strict=True):

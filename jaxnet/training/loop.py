@@ -34,8 +34,8 @@ _USUAL_CAUSES = (
 
 _UPDATE = "the optimizer's update (loss and gradient were finite)"
 _UPDATE_CAUSES = (
-    "Look at the learning rate at this step (does a schedule divide by zero?), at the optimizer's eps, and at parameters "
-    "near the end of their dtype's range"
+    "Look at the learning rate at this step (does a schedule divide by zero?), at the optimizer's eps, and at "
+    "parameters near the end of their dtype's range"
 )
 _OURS = [name for name in COLUMNS if name not in ("loss", "penalty", "grad_norm", "skipped")]
 _NO_LEAF = "the loss, or the sum of all gradients' squares"

@@ -85,9 +85,8 @@ class Run:
         self.skipped += int((~good_steps).sum())
         bad = np.flatnonzero(~good_steps)
         if bad.size:  # of the last one
-            self.spoiled_by_update = bool(
-                finite({n: v[bad[-1:]] for n, v in done.measured.items() if n != "skipped"}).all()
-            )
+            values = {name: column[bad[-1:]] for name, column in done.measured.items() if name != "skipped"}
+            self.spoiled_by_update = bool(finite(values).all())
         self.longest_row = 0
         for good in good_steps.tolist():  # within a dispatch too, so that its length does not decide
             self.in_row = 0 if good else self.in_row + 1
@@ -111,8 +110,8 @@ class Run:
         step = int(self.train_state.step)
         error = NonFiniteError(
             f"fit: the parameters are not finite after step {step} (epoch {len(self.history) + 1}), although loss and "
-            f"gradient were, as far as the step measures them: an update of the optimizer was not. Look at the learning "
-            f"rate up to here (does a schedule divide by zero?), at eps, and wrap the optimizer in "
+            f"gradient were, as far as the step measures them: an update of the optimizer was not. Look at the "
+            f"learning rate up to here (does a schedule divide by zero?), at eps, and wrap the optimizer in "
             f"optimizers.skip_nonfinite, which looks at every update. The state in error.train_state is the spoiled one"
             + (f"; the newest checkpoint in {checkpoints.directory} is finite" if checkpoints is not None else "")
         )
