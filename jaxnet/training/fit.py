@@ -164,8 +164,8 @@ def fit(
     narrow = {p.dtype.name for p in jax.tree.leaves(train_state.params) if p.dtype in (jnp.float16, jnp.bfloat16)}
     if narrow and not keeps_master(train_state.opt_state):
         checks.warn(
-            f"{who}: parameters are {' and '.join(sorted(narrow))}, to which a step of less than half a unit in the last "
-            f"place does nothing, so that training comes to a halt early; wrap the optimizer in "
+            f"{who}: parameters are {' and '.join(sorted(narrow))}, to which a step of less than half a unit in the "
+            f"last place does nothing, so that training comes to a halt early; wrap the optimizer in "
             f"optimizers.master_copy, or keep them in float32 with layers.mixed_precision(net) and a float32 x"
         )
 

@@ -162,7 +162,7 @@ def test_one_bad_update_costs_one_step(entry):
 def test_the_skips_of_an_optimizer_count():
     optimizer = optimizers.skip_nonfinite(optimizers.sgd(lambda count: 1 / (3 - count.astype(jnp.float32))))
     for entry in (fit_arrays, fit_stream):
-        with pytest.raises(NonFiniteError, match="[45] steps in a row were not finite"):
+        with pytest.raises(NonFiniteError, match=r"[45] steps in a row were not finite"):
             entry(NET, losses.mse, optimizer, max_skipped=4)
         _, history, _ = entry(NET, losses.mse, optimizer, epochs=1)
         assert history["skipped"].tolist() == [5]
