@@ -1,7 +1,9 @@
 """Sizes before any array exists: output lengths, paddings, parameter counts, receptive fields, multiply-adds.
 
 Everything here is arithmetic on Python integers, one spatial dimension at a time; a layer with several
-applies it to each. `multiply_adds` counts those of any function, from its trace.
+applies it to each. A length can also be a symbolic dimension of `jax.export`, such as ``4*t``.
+
+`multiply_adds` counts those of any function, from its trace.
 """
 
 import math
@@ -11,6 +13,7 @@ from typing import Any, Literal
 import jax
 
 from jaxnet import _checks as checks
+from jaxnet._symbolic import at_least_0, is_below, is_symbolic, stuffed_length
 from jaxnet.errors import ConfigError, ShapeError
 
 Padding = int | tuple[int, int] | Literal["valid", "same", "causal"]
@@ -50,7 +53,7 @@ def conv_padding(
       ((1, 1), (8, 0))
     """
     canonical = check_padding(who, padding)
-    length = checks.integer(who, "length", length, minimum=0)
+    length = _length(who, length)
     strides = checks.integer(who, "strides", strides, minimum=1)
     reach = _reach(who, kernel_size, dilation)
     if canonical == "valid":
@@ -58,7 +61,7 @@ def conv_padding(
     if canonical == "causal":
         return reach, 0
     if canonical == "same":
-        total = max((math.ceil(length / strides) - 1) * strides + reach + 1 - length, 0)
+        total = at_least_0(-length % strides + reach + 1 - strides)
         return total // 2, total - total // 2
     assert not isinstance(canonical, (str, int))
     return canonical
@@ -90,13 +93,15 @@ def conv_length(
     """
     before, after = conv_padding(length, kernel_size, strides=strides, padding=padding, dilation=dilation, who=who)
     extent = dilation * (kernel_size - 1) + 1
-    if length + before + after < extent:
+    if is_below(length + before + after, extent):
         raise ShapeError(
             f"{who}: the kernel is longer than the padded input: d (K - 1) + 1 = {extent} > D_in + padding = "
             f"{length + before + after} (D_in={length}, padding=({before}, {after}), K={kernel_size}, d={dilation}; "
             f"eq. 4.6); pad more, or use a shorter kernel"
         )
-    return (length + before + after - extent) // strides + 1
+    if padding == "same":  # the same number, in a form that symbolic lengths keep simple
+        return -(-length // strides)
+    return at_least_0((length + before + after - extent) // strides + 1)
 
 
 def pool_length(
@@ -171,16 +176,16 @@ def conv_transpose_length(
       9
     """
     before, after = conv_transpose_padding(kernel_size, strides=strides, padding=padding, dilation=dilation, who=who)
-    stuffed = max(strides * (checks.integer(who, "length", length, minimum=0) - 1) + 1, 0)
+    stuffed = stuffed_length(_length(who, length), strides)
     extent = dilation * (kernel_size - 1) + 1
-    if stuffed + before + after < extent:
+    if is_below(stuffed + before + after, extent):
         raise ShapeError(
             f"{who}: the kernel is longer than the padded, stuffed input: d (K - 1) + 1 = {extent} > "
             f"S (D_in - 1) + 1 + padding = {stuffed + before + after} (D_in={length}, S={strides}, "
             f"padding=({before}, {after}), K={kernel_size}, d={dilation}; eq. 4.10); PyTorch's padding p is "
             f"d (K - 1) - p here, so p = 0 means padding={extent - 1}"
         )
-    return stuffed + before + after - extent + 1
+    return at_least_0(stuffed + before + after - extent + 1)
 
 
 def torch_padding(kernel_size: int, padding: int = 0, *, dilation: int = 1, output_padding: int = 0) -> tuple[int, int]:
@@ -293,6 +298,10 @@ def multiply_adds(function: Callable[..., Any], *args: Any) -> int:
       5120
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _length(who: str, length: Any) -> Any:
+    return length if is_symbolic(length) else checks.integer(who, "length", length, minimum=0)
 
 
 def _reach(who: str, kernel_size: int, dilation: int) -> int:

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
+from jaxnet._symbolic import is_symbolic, stuffed_length
 from jaxnet.errors import ShapeError
-from jaxnet.kernels import trilinear
+from jaxnet.kernels import symbolic, trilinear
 from jaxnet.kernels.geometry import Geometry
 from jaxnet.kernels.rewrites import transposed_kernel
 from jaxnet.kernels.window import Padding, Size, Window, check_channels, check_input, make_window
@@ -62,14 +63,10 @@ def conv(
     """
     who = "conv"
     x, kernel, stops, groups = _check(who, x, kernel, strides, padding, dilation, groups)
-    border = stops.conv_padding(who, x.shape[1:-1])
+    outputs, border = stops.conv_lengths(who, x.shape[1:-1]), stops.conv_padding(who, x.shape[1:-1])
     value = checks.number(who, "padding_value", padding_value)
     if value:
         x, border = _fill_border(x, border, value), tuple((0, 0) for _ in border)
-    outputs = tuple(
-        (n + sum(pair) - d * (k - 1) - 1) // s + 1
-        for n, pair, k, s, d in zip(x.shape[1:-1], border, stops.size, stops.strides, stops.dilation, strict=True)
-    )
     geometry = Geometry(
         lengths=x.shape[1:-1],
         size=stops.size,
@@ -131,13 +128,9 @@ def conv_transpose(
     """
     who = "conv_transpose"
     x, kernel, stops, groups = _check(who, x, kernel, strides, padding, dilation, groups)
-    border = stops.conv_transpose_padding(who, x.shape[1:-1])
     # The form solved for its x: there y is our input, so the kernel's two channel axes change places and its taps run
     # the other way, and what pads the stuffed input by P crops the result by d (K - 1) - P.
-    lengths = tuple(
-        max(s * (n - 1) + 1, 0) + sum(pair) - d * (k - 1)
-        for n, pair, k, s, d in zip(x.shape[1:-1], border, stops.size, stops.strides, stops.dilation, strict=True)
-    )
+    lengths, border = stops.conv_transpose_lengths(who, x.shape[1:-1]), stops.conv_transpose_padding(who)
     geometry = Geometry(
         lengths=lengths,
         size=stops.size,
@@ -155,7 +148,7 @@ def conv_transpose(
     adjoint = transposed_kernel(jnp.flip(kernel, range(kernel.ndim - 2)), groups)
     y = trilinear.conv_input(x[None], adjoint[None], geometry)[0]
     if value:  # what the border adds: the same convolution of a signal that is P_v there and 0 inside
-        inside = tuple(max(s * (n - 1) + 1, 0) for n, s in zip(x.shape[1:-1], stops.strides, strict=True))
+        inside = tuple(stuffed_length(n, s) for n, s in zip(x.shape[1:-1], stops.strides, strict=True))
         alone = _fill_border(jnp.zeros((1, *inside, x.shape[-1]), x.dtype), border, value)
         y = y + conv(alone, kernel, dilation=dilation, groups=groups)  # broadcast over the batch
     return y.astype(dtype)
@@ -179,4 +172,6 @@ def _check(
 
 
 def _fill_border(x: jax.Array, border: Sequence[tuple[int, int]], value: float) -> jax.Array:
+    if any(is_symbolic(p) for pair in border for p in pair):
+        return symbolic.pad(x, border, value)
     return jnp.pad(x, ((0, 0), *border, (0, 0)), constant_values=value)

@@ -6,6 +6,7 @@ Each takes a slot, its two operands and the geometry. Arrays are those of `trili
 import functools
 import math
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet.kernels.geometry import Geometry
-from jaxnet.kernels.rewrites import windows
+from jaxnet.kernels.rewrites import pad, windows
 from jaxnet.kernels.slots import Slot, shape_of
 
 
@@ -23,15 +24,15 @@ def plain(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Arr
 
     def convolve(x, w):
         y = lax.conv_general_dilated(
-            _into_channels(x),
-            _into_channels(w),
+            into_channels(x),
+            into_channels(w),
             window_strides=geometry.strides,
             padding=_symmetric(geometry),
             rhs_dilation=geometry.dilation,
-            dimension_numbers=_dimension_numbers(geometry.ndim),
+            dimension_numbers=dimension_numbers(geometry.ndim),
             feature_group_count=members * geometry.groups,
         )
-        return jnp.moveaxis(y.reshape(*y.shape[:-1], members, y.shape[-1] // members), -2, 0)
+        return out_of_channels(y, members)
 
     if slot == "y":
         return convolve(a, b)
@@ -49,11 +50,17 @@ def _symmetric(geometry: Geometry) -> list[tuple[int, int]]:
     ]
 
 
-def _into_channels(array: jax.Array) -> jax.Array:
+def into_channels(array: jax.Array) -> jax.Array:
+    """Lays the members side by side as channels."""
     members, *shape, channels = array.shape
     if members == 1:
         return array.reshape(*shape, channels)
     return jnp.moveaxis(array, 0, -2).reshape(*shape, members * channels)
+
+
+def out_of_channels(array: jax.Array, members: int) -> jax.Array:
+    """Undoes `into_channels`."""
+    return jnp.moveaxis(array.reshape(*array.shape[:-1], members, array.shape[-1] // members), -2, 0)
 
 
 def dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
@@ -81,7 +88,7 @@ def dense(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Arr
         strides,
         border,
         rhs_dilation=dilation,
-        dimension_numbers=_dimension_numbers(geometry.ndim),
+        dimension_numbers=dimension_numbers(geometry.ndim),
     )
     return (out if slot == "y" else jnp.moveaxis(out, 0, -2))[None]
 
@@ -107,27 +114,73 @@ def dot(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry, *, pieces: i
 
 def shifted(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
     """A sum of shifted products without any matrix product, for the slots y and w; one member."""
+    parts = [part[0] for part in windows(a, geometry)]
+    return _products(slot, parts, b, geometry) if slot == "w" else once(_products(slot, parts, b, geometry))
+
+
+def _products(slot: Slot, parts: list[jax.Array], b: jax.Array, geometry: Geometry) -> jax.Array:
+    """What each tap meets, ``(B, *J, C)`` a tap, times the kernel's tap, or times y."""
     groups, taps = geometry.groups, math.prod(geometry.size)
-    channels, filters = a.shape[-1] // groups, b.shape[-1] // groups
+    channels, filters = parts[0].shape[-1] // groups, b.shape[-1] // groups
 
     def by_group(array, size, axis):  # (B, *J, g * size) -> (B, J, g, size, 1) or (B, J, g, 1, size)
         # One spatial axis at most: jax 0.10.2 miscompiles sums of products that have seven axes.
         return jnp.expand_dims(array.reshape(array.shape[0], -1, groups, size), axis)
 
-    parts = [part[0] for part in windows(a, geometry)]
     if slot == "y":
         # (1, *K, C / g, O) -> (K, C / g, 1, 1, g, O / g)
         w = b.reshape(taps, channels, 1, 1, groups, filters)
         terms = (
             by_group(part, channels, -1)[..., c, :] * w[k, c] for k, part in enumerate(parts) for c in range(channels)
         )
-        total = once(functools.reduce(operator.add, terms))
-        return total.reshape(1, a.shape[1], *geometry.outputs, groups * filters)
+        total = functools.reduce(operator.add, terms)
+        return total.reshape(1, total.shape[0], *geometry.outputs, groups * filters)
     y = by_group(b[0], filters, -2)
     products = [(by_group(part, channels, -1) * y).reshape(-1, groups * channels * filters) for part in parts]
     # -> (K, g, C / g, O / g) -> (1, *K, C / g, O)
     sums = jnp.stack(_sums(products)).reshape(taps, groups, channels, filters).swapaxes(1, 2)
     return sums.reshape(1, *geometry.size, channels, groups * filters)
+
+
+def rolled(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    """As `shifted`, with a loop over the kernel's rows, compiled once for all; two dimensions, nothing to pad."""
+    (rows, columns), (down, right), (below, beside) = geometry.size, geometry.strides, geometry.dilation
+    reach = [stride * (n - 1) + 1 for stride, n in zip(geometry.strides, geometry.outputs, strict=True)]
+    row = geometry._replace(size=(1, columns))
+
+    def parts(k):  # sliced from the whole a tap, so that XLA need not copy a row's inputs first
+        at = [(k * below, jnp.int32(tap * beside)) for tap in range(columns)]
+        zero = jnp.int32(0)
+        met = [lax.dynamic_slice(a[0], (zero, *i, zero), (a.shape[1], *reach, a.shape[-1])) for i in at]
+        return [part[:, ::down, ::right] for part in met]
+
+    if slot == "w":
+        sums = lax.map(lambda k: _products(slot, parts(k), b, row)[:, 0], jnp.arange(rows, dtype=jnp.int32))
+        return sums.swapaxes(0, 1)
+
+    def add(k, total):
+        return total + _products(slot, parts(k), lax.dynamic_slice_in_dim(b, k, 1, axis=1), row)
+
+    total = jnp.zeros(shape_of(slot, a.shape, b.shape, geometry), a.dtype)
+    return lax.fori_loop(jnp.int32(0), jnp.int32(rows), add, total)
+
+
+def in_pieces(a: jax.Array, b: jax.Array, geometry: Geometry, count: int, inner: Callable) -> jax.Array:
+    """Sums the slot w over pieces of ``count`` outputs along the first axis, which it must divide, in a loop."""
+    _, size, outputs, stride, dilation, *_ = (n[0] for n in geometry[:-1])
+    a = pad(a, [geometry.padding[0], *[(0, 0)] * (geometry.ndim - 1)])
+    piece = geometry._replace(
+        lengths=(stride * (count - 1) + dilation * (size - 1) + 1, *geometry.lengths[1:]),
+        outputs=(count, *geometry.outputs[1:]),
+        before=(0, *geometry.before[1:]),
+    )
+
+    def add(i, total):
+        x = lax.dynamic_slice_in_dim(a, i * (stride * count), piece.lengths[0], axis=2)
+        return total + inner("w", x, lax.dynamic_slice_in_dim(b, i * count, count, axis=2), piece)
+
+    total = jnp.zeros(shape_of("w", a.shape, b.shape, geometry), a.dtype)
+    return lax.fori_loop(jnp.int32(0), jnp.int32(outputs // count), add, total)
 
 
 def once(array: jax.Array) -> jax.Array:
@@ -160,6 +213,7 @@ def _sums(arrays: list[jax.Array]) -> list[jax.Array]:
     return [total.sum(0) for total in totals]
 
 
-def _dimension_numbers(ndim: int) -> lax.ConvDimensionNumbers:
+def dimension_numbers(ndim: int) -> lax.ConvDimensionNumbers:
+    """Channels last; a kernel ``(*K, C / g, O)``."""
     channels_last = (0, ndim + 1, *range(1, ndim + 1))
     return lax.ConvDimensionNumbers(channels_last, (ndim + 1, ndim, *range(ndim)), channels_last)

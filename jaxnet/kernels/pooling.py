@@ -1,11 +1,14 @@
 """Average and maximum pooling over any number of spatial dimensions, channels last."""
 
+import math
+
 import jax
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
+from jaxnet._symbolic import is_below, is_symbolic
 from jaxnet.errors import ConfigError
-from jaxnet.kernels import pooling_forms
+from jaxnet.kernels import pooling_forms, symbolic
 from jaxnet.kernels.window import Padding, Size, check_input, make_window
 
 
@@ -76,12 +79,16 @@ def _pool(
     stops = make_window(who, "window", window, strides=strides, padding=padding)
     x = checks.floating(who, "x", x)
     check_input(who, x, len(stops.size))
+    stops.conv_lengths(who, x.shape[1:-1])  # refuses a window that is longer than the padded input
     border = stops.conv_padding(who, x.shape[1:-1])
-    if kind == "max" and any(max(pair) >= k for pair, k in zip(border, stops.size, strict=True)):
+    if kind == "max" and any(not is_below(p, k) for pair, k in zip(border, stops.size, strict=True) for p in pair):
         raise ConfigError(
             f"{who}: padding {border} reaches the window {stops.size}, so a window could hold no value at all; "
             f"pad by less than the window"
         )
+    if any(is_symbolic(p) for pair in border for p in pair):
+        x = symbolic.pad(x, border, 0.0 if kind == "avg" else -math.inf)
+        border = ((0, 0),) * len(border)
     axes = range(1, x.ndim - 1)
     windows = tuple(map(pooling_forms.Stops, axes, stops.size, stops.strides, border))
     return pooling_forms.pool(x, kind, windows)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnet._symbolic import is_symbolic
 from jaxnet.kernels.forms import once
 
 Kind = Literal["avg", "max"]
@@ -93,6 +94,9 @@ def cpu_forms(kind: Kind, stops: Stops, width: int) -> Forms:
 def pool(x: jax.Array, kind: Kind, windows: tuple[Stops, ...]) -> jax.Array:
     """Pools the axes of ``windows``; which form it is is settled when the program is lowered for its platform."""
 
+    if any(map(is_symbolic, x.shape[1:-1])):
+        return plain(kind, x, windows)
+
     def per_platform(x):
         cpu, default = (partial(form, kind, windows=windows) for form in (separable, plain))
         # The gradient on an H200: a maximum 1.1 to 1.7 times as fast as select-and-scatter, a mean from 0.7 to 1.4.
@@ -126,7 +130,7 @@ def separable(
 
 
 def _wide(x: jax.Array) -> jax.Array:
-    """16-bit numbers in 32, so that a sum is rounded once, not at every term."""
+    """16-bit numbers in 32, so that a sum is rounded once, not at every term: a mean, or a maximum's gradient."""
     return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 

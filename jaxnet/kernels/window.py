@@ -29,25 +29,33 @@ class Window(NamedTuple):
     padding: tuple[sizes.Padding, ...]
     dilation: tuple[int, ...]
 
-    def conv_padding(self, who: str, lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
-        """Returns the (before, after) of each dimension, having checked that eq. 4.6 gives an output."""
-        result = []
-        for length, size, strides, padding, dilation in zip(lengths, *self, strict=True):
+    def conv_lengths(self, who: str, lengths: Sequence[int]) -> tuple[int, ...]:
+        """Returns the output length of each dimension, eq. 4.6."""
+        return tuple(
             sizes.conv_length(length, size, strides=strides, padding=padding, dilation=dilation, who=who)
-            result.append(
-                sizes.conv_padding(length, size, strides=strides, padding=padding, dilation=dilation, who=who)
-            )
-        return tuple(result)
+            for length, size, strides, padding, dilation in zip(lengths, *self, strict=True)
+        )
 
-    def conv_transpose_padding(self, who: str, lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
-        """Returns the (before, after) of each dimension, having checked that eq. 4.10 gives an output."""
-        result = []
-        for length, size, strides, padding, dilation in zip(lengths, *self, strict=True):
+    def conv_padding(self, who: str, lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """Returns the (before, after) of each dimension."""
+        return tuple(
+            sizes.conv_padding(length, size, strides=strides, padding=padding, dilation=dilation, who=who)
+            for length, size, strides, padding, dilation in zip(lengths, *self, strict=True)
+        )
+
+    def conv_transpose_lengths(self, who: str, lengths: Sequence[int]) -> tuple[int, ...]:
+        """Returns the output length of each dimension, eq. 4.10."""
+        return tuple(
             sizes.conv_transpose_length(length, size, strides=strides, padding=padding, dilation=dilation, who=who)
-            result.append(
-                sizes.conv_transpose_padding(size, strides=strides, padding=padding, dilation=dilation, who=who)
-            )
-        return tuple(result)
+            for length, size, strides, padding, dilation in zip(lengths, *self, strict=True)
+        )
+
+    def conv_transpose_padding(self, who: str) -> tuple[tuple[int, int], ...]:
+        """Returns the (before, after) of each dimension."""
+        return tuple(
+            sizes.conv_transpose_padding(size, strides=strides, padding=padding, dilation=dilation, who=who)
+            for size, strides, padding, dilation in zip(*self, strict=True)
+        )
 
 
 def make_window(

@@ -34,7 +34,7 @@ def export(
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
     path: str | os.PathLike[str] | None = None,
 ) -> bytes:
-    """Compiles a network's evaluation, weights included, to an artifact for any batch size.
+    """Compiles a network's evaluation, weights included, to an artifact for any batch size, and for any length.
 
     The artifact is the function x -> y of ``net.apply(params, state, x, train=False)`` and its derivative by x, as
     StableHLO; one artifact serves all ``platforms``. `load_exported` loads it; where there is no jaxnet, so does
@@ -46,7 +46,8 @@ def export(
       net: the network.
       params: its parameters.
       state: its state.
-      x: an example input (batch, ...), or its `jax.ShapeDtypeStruct`; the batch size does not matter.
+      x: an example input (batch, ...), or its `jax.ShapeDtypeStruct`; the batch size does not matter. Other sizes are
+        fixed, but those that are symbolic in the struct (`jax.export.symbolic_shape`): ``4*t`` is any multiple of 4.
       platforms: of "cpu", "cuda", "rocm" and "tpu", what it shall run on.
       path: a file to write, too; it is complete or not there, whatever interrupts the writing.
 
@@ -90,7 +91,8 @@ def export(
 
     # What is wrong with the network, its params or x shows with a batch size that is a number.
     jax.eval_shape(evaluate, jax.ShapeDtypeStruct((2, *struct.shape[1:]), struct.dtype))
-    (batch,) = jax_export.symbolic_shape("batch")
+    scopes = [size.scope for size in struct.shape if jax_export.is_symbolic_dim(size)]  # one program, one scope
+    (batch,) = jax_export.symbolic_shape("batch", scope=scopes[0] if scopes else None)
     try:
         exported = jax_export.export(jax.jit(evaluate), platforms=platforms)(
             jax.ShapeDtypeStruct((batch, *struct.shape[1:]), struct.dtype)
@@ -101,8 +103,9 @@ def export(
     except Exception as error:
         raise ConfigError(
             f"{who}: the network {net.name} cannot be exported for every batch size: "
-            f"{(str(error).strip() or type(error).__name__).splitlines()[0]}; x.shape[0] stands "
-            f"for any number here, so no branch, loop or float() in Python can depend on it, and the outputs must be "
+            f"{(str(error).strip() or type(error).__name__).splitlines()[0]}; x.shape[0] "
+            f"{'and every symbolic size stand' if scopes else 'stands'} for any number here, so no branch, loop or "
+            f"float() in Python can depend on it, and the outputs must be "
             f"arrays in tuples, lists and dicts"
         ) from error
     artifact = payload + hashlib.sha256(payload).digest() + _MAGIC
@@ -118,7 +121,7 @@ class ExportedNet:
     First derivatives in reverse mode are all that an artifact holds, and `jax.vmap` cannot look into one.
 
     Attributes:
-      shape: of its input, with None for the batch size.
+      shape: of its input, with None for the batch size, and for any other that it leaves open.
       dtype: of its input.
       platforms: what it can run on.
     """
@@ -137,8 +140,9 @@ class ExportedNet:
         """
         who = "ExportedNet"
         x = checks.array(who, "x", x)
-        if x.ndim != len(self.shape) or x.shape[1:] != self.shape[1:] or x.shape[0] == 0:
-            wanted = ", ".join(("batch", *map(str, self.shape[1:])))
+        fits = [wanted in (None, got) for wanted, got in zip(self.shape, x.shape, strict=False)]
+        if x.ndim != len(self.shape) or not all(fits) or x.shape[0] == 0:
+            wanted = ", ".join(("batch", *("any" if size is None else str(size) for size in self.shape[1:])))
             raise ShapeError(
                 f"{who}: x must have the shape ({wanted}), batch >= 1, got {x.shape}"
                 + ("; add the batch axis: x[None]" if x.shape == self.shape[1:] else "")
@@ -147,7 +151,15 @@ class ExportedNet:
             narrow = jax.dtypes.canonicalize_dtype(self.dtype) != self.dtype
             hint = "jax.config.update('jax_enable_x64', True)" if narrow else f"x.astype({self.dtype.name!r})"
             raise DTypeError(f"{who}: x must be {self.dtype}, got {x.dtype}; {hint}")
-        return self._call(x)
+        try:
+            return self._call(x)
+        except ValueError as error:
+            if None not in self.shape[1:]:
+                raise
+            raise ShapeError(
+                f"{who}: x of shape {x.shape} does not fit the symbolic sizes that the network was exported for: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
 
 
 def load_exported(source: bytes | bytearray | str | os.PathLike[str]) -> ExportedNet:
@@ -203,7 +215,8 @@ def load_exported(source: bytes | bytearray | str | os.PathLike[str]) -> Exporte
             f"with the version of jax that shall load it"
         ) from error
     (x,) = exported.in_avals
-    return ExportedNet((None, *x.shape[1:]), np.dtype(x.dtype), exported.platforms, jax.jit(exported.call))
+    shape = (None, *(None if jax_export.is_symbolic_dim(size) else size for size in x.shape[1:]))
+    return ExportedNet(shape, np.dtype(x.dtype), exported.platforms, jax.jit(exported.call))
 
 
 def _jax_export(who: str) -> Any:

@@ -177,9 +177,10 @@ def a_form(length, size, stride=1, before=0, after=0, groups=1, members=1, chann
     return Form(geometry, members, 2, channels, filters)
 
 
-def an_image(channels, filters, stride=1):
-    outputs = ((6 - 1) // stride + 1, (7 - 1) // stride + 1)
-    geometry = Geometry((6, 7), (3, 3), outputs, (stride, stride), (1, 1), (1, 1), 1)
+def an_image(channels, filters, stride=1, groups=1, size=(3, 3), lengths=(6, 7), dilation=1):
+    before = tuple(dilation * (k - 1) // 2 for k in size)
+    outputs = tuple((n - 1) // stride + 1 for n in lengths)
+    geometry = Geometry(lengths, size, outputs, (stride, stride), (dilation, dilation), before, groups)
     return Form(geometry, members=1, batch=2, channels=channels, filters=filters)
 
 
@@ -212,6 +213,12 @@ CHOICES = {
     "two dimensions, rows as channels": an_image(channels=3, filters=32),
     "two dimensions, rows as channels, in its mirror image": an_image(channels=32, filters=3),
     "two dimensions, rows as channels, strided": an_image(stride=2, channels=3, filters=32),
+    "two dimensions, more groups than are unrolled": an_image(channels=9, filters=17, groups=5),
+    "two dimensions, more groups, strided": an_image(channels=9, filters=8, groups=6, stride=2),
+    "two dimensions, more groups, dilated": an_image(channels=3, filters=3, groups=6, dilation=2),
+    "two dimensions, depthwise, a loop for w": an_image(1, 1, groups=3, size=(7, 5)),
+    "two dimensions, depthwise, a loop, strided": an_image(1, 2, groups=3, size=(9, 9), lengths=(11, 12), stride=2),
+    "two dimensions, depthwise, a loop, dilated": an_image(2, 1, groups=2, size=(8, 9), lengths=(9, 6), dilation=2),
     "many members": a_form(9, 3, members=17, channels=2, filters=3, before=1, after=1),
     "many members, strided": a_form(9, 3, stride=2, members=17, channels=2, filters=3, before=1),
     "many members, depthwise": a_form(9, 3, members=17, groups=3, before=1, after=1),

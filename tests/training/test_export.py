@@ -273,3 +273,25 @@ def test_without_flatbuffers_the_error_says_what_to_install(artifact, monkeypatc
         with pytest.raises(DependencyError, match=r"flatbuffers, which .* pip install flatbuffers"):
             call()
     assert issubclass(DependencyError, ImportError)
+
+
+def test_symbolic_lengths_stay_open():
+    """Audio of any multiple of 4 samples, in batches of any size; a length that is no such multiple is refused."""
+    net = layers.chain(
+        layers.conv(4, 8, strides=4, padding=2), jnp.tanh, layers.conv_transpose(1, 8, strides=4, padding="same")
+    )
+    params, state = net.init(0, jnp.ones((1, 16, 1)))
+    (samples,) = jax.export.symbolic_shape("4*t")
+    artifact = training.export(net, params, state, jax.ShapeDtypeStruct((1, samples, 1), jnp.float32))
+    loaded = training.load_exported(artifact)
+    assert loaded.shape == (None, None, 1)
+    for shape in ((1, 8, 1), (3, 20, 1)):
+        x = inputs(*shape)
+        y, pullback = jax.vjp(lambda x: net.apply(params, state, x, train=False)[0], x)
+        loaded_y, loaded_pullback = jax.vjp(loaded, x)
+        np.testing.assert_allclose(loaded_y, y, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(loaded_pullback(y)[0], pullback(y)[0], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ShapeError, match=r"must have the shape \(batch, any, 1\), batch >= 1, got \(1, 8, 2\)"):
+        loaded(inputs(1, 8, 2))
+    with pytest.raises(ShapeError, match=r"x of shape \(1, 9, 1\) does not fit the symbolic sizes .*4\*t"):
+        loaded(inputs(1, 9, 1))
