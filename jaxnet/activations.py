@@ -86,18 +86,18 @@ def elu(x: ArrayLike, alpha: float = 1.0) -> jax.Array:
     """
     x = checks.floating("elu", "x", x)
     wide = _wide(x)
-    positive = wide > 0
-    below = _scalar("elu", "alpha", alpha, wide) * _expm1(jnp.where(positive, 0.0, wide))
-    return jnp.where(positive, wide, below).astype(x.dtype)
+    below = _scalar("elu", "alpha", alpha, wide) * _expm1_below(wide)
+    return jnp.where(wide > 0, wide, below).astype(x.dtype)
 
 
 @jax.custom_jvp
-def _expm1(x: jax.Array) -> jax.Array:
-    return jnp.expm1(x)
+def _expm1_below(x: jax.Array) -> jax.Array:
+    """e^x - 1 where x is not positive; elsewhere nothing that is used, but finite."""
+    return jnp.expm1(jnp.where(x > 0, 0.0, x))
 
 
-# JAX takes expm1(x) + 1 for it, which is 0 from -18 on in float32.
-_expm1.defjvps(lambda tangent, _, x: tangent * jnp.exp(x))
+# JAX takes expm1(x) + 1 for the derivative, which is 0 from -18 on in float32.
+_expm1_below.defjvps(lambda tangent, _, x: tangent * jnp.exp(jnp.where(x > 0, 0.0, x)))
 
 
 def gelu(x: ArrayLike, *, approximate: bool = False) -> jax.Array:
@@ -117,15 +117,34 @@ def gelu(x: ArrayLike, *, approximate: bool = False) -> jax.Array:
     """
     x = checks.floating("gelu", "x", x)
     wide = _wide(x)
-    # Beyond 40, Phi is 1 to the last bit on one side and less than any number on the other; x Phi(x) is 0 * inf at the
-    # end of the range, and x^2 in the derivative overflows.
-    inner = jnp.clip(wide, -40.0, 40.0)
-    if checks.flag("gelu", "approximate", approximate):
-        # (1 + tanh u) / 2 is sigmoid(2 u), which does not cancel where tanh u is nearly -1.
-        share = _sigmoid(math.sqrt(8 / math.pi) * (inner + 0.044715 * inner**3))
-    else:
-        share = 0.5 * lax.erfc(-math.sqrt(0.5) * inner)
-    return jnp.where(wide > 40.0, wide, inner * share).astype(x.dtype)
+    if not checks.flag("gelu", "approximate", approximate):
+        return _gelu(wide).astype(x.dtype)
+    inner = jnp.clip(wide, -_FAR, _FAR)
+    # (1 + tanh u) / 2 is sigmoid(2 u), which does not cancel where tanh u is nearly -1.
+    share = _sigmoid(math.sqrt(8 / math.pi) * (inner + 0.044715 * inner**3))
+    return jnp.where(wide > _FAR, wide, inner * share).astype(x.dtype)
+
+
+# From here on Phi is 1 to the last bit on one side, and less than any number on the other. Further out, x Phi(x)
+# would be 0 * inf, and x^2 overflows.
+_FAR = 40.0
+
+
+@jax.custom_jvp
+def _gelu(x: jax.Array) -> jax.Array:
+    return jnp.maximum(x, -_FAR) * _distribution(x)
+
+
+def _distribution(x: jax.Array) -> jax.Array:
+    return 0.5 * lax.erfc(-math.sqrt(0.5) * jnp.clip(x, -_FAR, _FAR))
+
+
+def _gelu_slope(x: jax.Array) -> jax.Array:
+    near = jnp.clip(x, -_FAR, _FAR)
+    return _distribution(x) + near * (jnp.exp(-0.5 * near * near) / math.sqrt(2 * math.pi))
+
+
+_gelu.defjvps(lambda tangent, _, x: tangent * _gelu_slope(x))
 
 
 def sigmoid(x: ArrayLike) -> jax.Array:
