@@ -173,6 +173,36 @@ def test_any_pair_of_functions_under_made():
     assert chained[0].update(2.0, ())[0] == -1.0
 
 
+@pytest.mark.parametrize("schedule", ["rate", "exponential_decay", "warmup_cosine_decay_schedule", "constant_schedule"])
+def test_optimizers_and_schedules(schedule):
+    arguments = {
+        "exponential_decay": {"init_value": 0.1, "transition_steps": 10, "decay_rate": 0.5},
+        "warmup_cosine_decay_schedule": {"init_value": 0.0, "peak_value": 0.1, "warmup_steps": 2, "decay_steps": 9},
+        "constant_schedule": {"value": 0.1},
+    }
+    rate = 0.1 if schedule == "rate" else getattr(optimizers, schedule)(**arguments[schedule])
+    optimizer = optimizers.skip_nonfinite(
+        optimizers.chain(
+            optimizers.clip_by_global_norm(1.0),
+            optimizers.add_decayed_weights(0.1),
+            optimizers.adam(rate, nesterov=True),
+        )
+    )
+    params = {"w": jnp.arange(3.0)}
+    for one in (optimizer, optimizers.lookahead(optimizers.sgd(rate)), optimizers.flat(optimizers.rmsprop(rate))):
+        again, state = through(one), one.init(params)
+        for ours, theirs in (
+            (one.init(params), again.init(params)),
+            *zip(*_updates(one, again, params, state), strict=True),
+        ):
+            jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def _updates(one, other, params, state):
+    grads = {"w": jnp.array([1.0, -2.0, 0.5])}
+    return one.update(grads, state, params), other.update(grads, state, params)
+
+
 def test_one_function_of_a_layer():
     layer = layers.dense(3)
     apply, init = through((layer.apply, layer.init))

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnet._made import made
 from jaxnet.optimizers import _checks
 from jaxnet.optimizers._arithmetic import (
     abs_squared,
@@ -36,6 +37,7 @@ class AdaBeliefState(NamedTuple):
     nu: Any
 
 
+@made
 def adabelief(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnet._made import made
 from jaxnet.optimizers import _checks
 from jaxnet.optimizers._arithmetic import (
     abs_squared,
@@ -31,6 +32,7 @@ class AdagradState(NamedTuple):
     sum_of_squares: Any
 
 
+@made
 def adagrad(
     learning_rate: ScalarOrSchedule,
     initial_accumulator_value: ScalarOrSchedule = 0.1,

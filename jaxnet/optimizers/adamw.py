@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from jaxnet._made import made
 from jaxnet.optimizers import _checks
 from jaxnet.optimizers._arithmetic import each, map_columns, next_count, scaled
 from jaxnet.optimizers.adam import AdamState, Moments
@@ -11,6 +12,7 @@ from jaxnet.optimizers.base import Optimizer, ScalarOrSchedule
 from jaxnet.optimizers.decay import check_decay, decayed, mask_leaves
 
 
+@made
 def adamw(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnet._made import made
 from jaxnet.errors import DTypeError
 from jaxnet.optimizers import _checks
 from jaxnet.optimizers._arithmetic import each, full_like, map_columns, next_count, scaled, zeros_like
@@ -30,6 +31,7 @@ class AngularGradState(NamedTuple):
     angle: Any
 
 
+@made
 def angulargrad(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,

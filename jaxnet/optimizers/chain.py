@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from jaxnet._made import made
 from jaxnet.errors import ConfigError, located
 from jaxnet.optimizers import _checks
 from jaxnet.optimizers.base import Optimizer
 
 
+@made
 def chain(*optimizers: Any) -> Optimizer:
     """Applies transformations in order: the updates of one are the gradients of the next.
 

@@ -5,12 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet._made import made
 from jaxnet.errors import DTypeError
 from jaxnet.optimizers import _checks
 from jaxnet.optimizers._arithmetic import promoted, scalar_like, wide
 from jaxnet.optimizers.base import EmptyState, Optimizer
 
 
+@made
 def clip_by_global_norm(max_norm: Any) -> Optimizer:
     r"""Shortens the whole gradient to a given Euclidean norm, if it is longer.
 
@@ -66,6 +68,7 @@ def clip_by_global_norm(max_norm: Any) -> Optimizer:
     return Optimizer(_init("clip_by_global_norm"), update)
 
 
+@made
 def clip_by_value(max_delta: Any) -> Optimizer:
     r"""Limits every entry of the gradient to :math:`[-\delta, \delta]` (`optax.clip`).
 

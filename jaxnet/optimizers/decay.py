@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet._made import made
 from jaxnet.errors import ConfigError
 from jaxnet.optimizers import _checks
 from jaxnet.optimizers._arithmetic import next_count, plus, scaled, wide
@@ -18,6 +19,7 @@ class AddDecayedWeightsState(NamedTuple):
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
+@made
 def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None) -> Optimizer:
     r"""Adds a multiple of the parameters to the updates: :math:`g + \lambda \theta`.
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet._made import made
 from jaxnet.errors import ConfigError
 from jaxnet.optimizers import _checks
 from jaxnet.optimizers._arithmetic import promoted
@@ -131,6 +132,7 @@ def _laid_out(tree: Any, like: _Layout | None) -> Raveled:
     return Raveled(vectors, layout)
 
 
+@made
 def flat(optimizer: Any) -> Optimizer:
     """Runs an optimizer in the flat layout behind the usual interface: trees in, trees out.
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxnet._made import made
 from jaxnet.optimizers import _checks
 from jaxnet.optimizers._arithmetic import each, map_columns, promoted, scalar_like, wide_dtype
 from jaxnet.optimizers.base import Optimizer
@@ -25,6 +26,7 @@ class LookaheadState(NamedTuple):
     slow: Any
 
 
+@made
 def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: ArrayLike, reset_state: bool = False) -> Optimizer:
     r"""Lookahead: k steps forward, one step back.
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnet._made import made
 from jaxnet.optimizers import _checks
 from jaxnet.optimizers._arithmetic import wide, wide_dtype
 from jaxnet.optimizers.base import Optimizer, apply_updates
@@ -22,6 +23,7 @@ class MasterCopyState(NamedTuple):
     inner_state: Any
 
 
+@made
 def master_copy(optimizer: Any) -> Optimizer:
     r"""Keeps a float32 copy of 16-bit parameters, and lets the optimizer move that (master weights).
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnet._made import made
 from jaxnet.errors import ConfigError
 from jaxnet.optimizers import _checks
 from jaxnet.optimizers._arithmetic import (
@@ -40,6 +41,7 @@ class RmspropState(NamedTuple):
     trace: Any
 
 
+@made
 def rmsprop(
     learning_rate: ScalarOrSchedule,
     decay: ScalarOrSchedule = 0.9,

@@ -6,11 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet._made import made
 from jaxnet.errors import ConfigError
 from jaxnet.optimizers import _checks
 from jaxnet.optimizers.base import Schedule
 
 
+@made
 def constant_schedule(value: Any) -> Schedule:
     """The same value at every step.
 
@@ -33,6 +35,7 @@ def constant_schedule(value: Any) -> Schedule:
     return lambda count: value
 
 
+@made
 def exponential_decay(
     init_value: Any,
     transition_steps: int,
@@ -88,6 +91,7 @@ def exponential_decay(
     return schedule
 
 
+@made
 def warmup_cosine_decay_schedule(
     init_value: Any,
     peak_value: Any,
@@ -157,6 +161,7 @@ def warmup_cosine_decay_schedule(
     return schedule
 
 
+@made
 def piecewise_constant_schedule(init_value: Any, boundaries_and_scales: dict[int, float] | None = None) -> Schedule:
     """A value that is multiplied by a factor at each boundary.
 

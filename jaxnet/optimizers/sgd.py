@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnet._made import made
 from jaxnet.errors import ConfigError
 from jaxnet.optimizers import _checks
 from jaxnet.optimizers._arithmetic import each, map_columns, next_count, plus, scaled, zeros_like
@@ -23,6 +24,7 @@ class SgdState(NamedTuple):
     trace: Any
 
 
+@made
 def sgd(
     learning_rate: ScalarOrSchedule,
     momentum: ScalarOrSchedule | None = None,

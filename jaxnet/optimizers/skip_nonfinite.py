@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnet._made import made
 from jaxnet.optimizers import _checks
 from jaxnet.optimizers._arithmetic import next_count
 from jaxnet.optimizers.base import Optimizer, apply_updates
@@ -26,6 +27,7 @@ class SkipNonfiniteState(NamedTuple):
     inner_state: Any
 
 
+@made
 def skip_nonfinite(optimizer: Any) -> Optimizer:
     """Leaves parameters and state as they were where a step would bring in an Inf or a NaN, and counts it.
 
