@@ -127,7 +127,7 @@ def launch(processes: int, argv: list[str]) -> int:
     while None in codes and set(codes) <= {None, *ENDED} and time.monotonic() < deadline:
         time.sleep(0.05)
         codes = [child.poll() for child in children]
-        if not ENDED.isdisjoint(codes):
+        if not ENDED.keys().isdisjoint(codes):
             deadline = min(deadline, time.monotonic() + GRACE)
     for child in children:
         child.kill()

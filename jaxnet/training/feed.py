@@ -117,6 +117,7 @@ class Resident:
         }
         outputs = _outputs(mesh, placement)
         self._keeps = keeps
+        self.stop: Callable[[], bool] = lambda: False  # nothing here keeps a run waiting
         self._programs = {"guarded": nans.compiled(self._steps(step), donate_argnums=() if keeps else 0, **outputs)}
         if unguarded is not None and keeps:
             self._programs["unguarded"] = nans.compiled(self._steps(unguarded), **outputs)

@@ -273,7 +273,7 @@ def take_step(
         extra = {"value": value, "grad": narrow, "value_fn": value_fn}
         updates, after = optimizer_checks.updated(who, optimizer, narrow, opt_state, params, extra)
         before, now = skipped(opt_state), skipped(after)
-        inside = jnp.bool(False) if now is None else now > before
+        inside = jnp.bool(False) if before is None or now is None else now > before
         return apply_updates(params, updates), after, new, inside
 
     leaves, treedef = jax.tree.flatten(states[0])
