@@ -139,7 +139,7 @@ def test_every_layer_is_the_same_program_afterwards(name):
             for kind in ("normal", "uniform")
         ),
     ],
-    ids=str,
+    ids=lambda initializer: str(initializer).split(" at ")[0],
 )
 def test_initializers(initializer):
     shape = (3, 4)
