@@ -103,7 +103,8 @@ def fit(
       loss_scale: the first factor on the loss, for float16 (`init`).
       start: ``(params, state)`` to begin with, instead of drawing them.
       early_stopping: epochs to wait for a better validation loss, or an `EarlyStopping`; the best weights are returned.
-      checkpoint: a directory, or a `Checkpoints`.
+      checkpoint: a directory, or a `Checkpoints`; it is tried before the first step, and no other run may use it
+        meanwhile.
       checkpoint_seconds: how much work may be lost when the machine dies. Saving takes at most a twentieth of the time.
       callbacks: functions ``(record, train_state)`` to call after every epoch; one that returns True (a bool of Python,
         NumPy or JAX) ends the run. The state's arrays are given back to the next step: copy what you keep
