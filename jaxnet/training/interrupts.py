@@ -70,4 +70,6 @@ class Interrupts:
 
 def ending(signal_name: str, text: str) -> BaseException:
     """What a signal ends the program with, if nobody catches it: status 130 for SIGINT, 143 for SIGTERM."""
-    return KeyboardInterrupt(text) if signal_name == "SIGINT" else SystemExit(ENDED[signal_name])
+    error = KeyboardInterrupt(text) if signal_name == "SIGINT" else SystemExit(ENDED[signal_name])
+    error.signal_name = signal_name  # type: ignore[attr-defined]  # which tells it from a second press
+    return error

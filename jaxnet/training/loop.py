@@ -195,7 +195,7 @@ def train(
         saver.begin(run.history)
         with (
             Interrupts(sigterm=saver.checkpoints is not None) as interrupts,
-            _keeping(run, saver, report, interrupts),
+            _keeping(run, saver, report),
             sharding.in_use(mesh),
         ):
             feed.stop = lambda: interrupts.received is not None
@@ -258,19 +258,18 @@ def _stop_or_due(interrupts: Interrupts, saver: Saver) -> bool:
     names = tuple(ENDED)
     *stops, due = processes.any_process(*[interrupts.received == name for name in names], saver.due())
     if any(stops):
-        interrupts.received = names[stops.index(True)]
-        raise ending(interrupts.received, "")
+        raise ending(names[stops.index(True)], "")
     return due
 
 
 @contextlib.contextmanager
-def _keeping(run: Run, saver: Saver, report: Report, interrupts: Interrupts) -> Iterator[None]:
+def _keeping(run: Run, saver: Saver, report: Report) -> Iterator[None]:
     """Whatever ends the run early, the state so far is saved if it can be, and is on the error."""
     try:
         yield
     except BaseException as error:
         report.close()
-        signalled = interrupts.received is not None and isinstance(error, (KeyboardInterrupt, SystemExit))
+        signalled: str | None = getattr(error, "signal_name", None)
         if any(leaf.is_deleted() for leaf in jax.tree.leaves(run.train_state)) or hasattr(error, "train_state"):
             raise
         step = int(run.train_state.step)
@@ -281,7 +280,7 @@ def _keeping(run: Run, saver: Saver, report: Report, interrupts: Interrupts) -> 
         )
         if saver.checkpoints is not None:
             # Of several processes, an error may have come to one alone, and saving is done by all together.
-            save = signalled or (isinstance(error, Exception) and jax.process_count() == 1)
+            save = bool(signalled) or (isinstance(error, Exception) and jax.process_count() == 1)
             on = (
                 f"stopped at {where}; the same call goes on from the newest checkpoint in {saver.checkpoints.directory}"
             )
@@ -293,8 +292,8 @@ def _keeping(run: Run, saver: Saver, report: Report, interrupts: Interrupts) -> 
                     on = f"stopped at {where}, and that could not be saved, but is in error.train_state: {refused}"
         if signalled:
             if jax.process_index() == 0:
-                print(f"{interrupts.received}: {on}", flush=True)
-            error = ending(str(interrupts.received), f"fit: {on}")
+                print(f"{signalled}: {on}", flush=True)
+            error = ending(signalled, f"fit: {on}")
         error.train_state, error.history = run.train_state, run.history  # type: ignore[attr-defined]
         if signalled:
             raise error from None
