@@ -13,10 +13,11 @@ from jaxnet.errors import DTypeError
 
 def is_nested_numbers(value: Any) -> bool:
     """Whether ``value`` is a list of numbers, or of such lists: one array, where a list of arrays is a tree."""
-    nested = isinstance(value, (list, tuple))
-    while isinstance(value, (list, tuple)) and value:
-        value = value[0]
-    return nested and (isinstance(value, (numbers.Number, np.generic)) or (isinstance(value, list) and not value))
+    if not isinstance(value, (list, tuple)):
+        return False
+    if not value:
+        return isinstance(value, list)
+    return all(isinstance(entry, (numbers.Number, np.generic)) or is_nested_numbers(entry) for entry in value)
 
 
 def host(who: str, name: str, value: Any) -> np.ndarray | jax.Array:

@@ -66,7 +66,8 @@ def write(path: Path, data: bytes) -> None:
     """
     with _naming(path):
         if _is_special(path):
-            path.write_bytes(data)
+            with open(path, "ab") as opened:
+                opened.write(data)
             return
         place = Path(os.path.realpath(path))
         with _room(place) as new:
@@ -89,7 +90,9 @@ def try_file(path: Path) -> None:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether it is a pipe or a device, which must not be replaced by a file."""
+    """Whether it is a pipe or a device, or leads to what a process has open, which must not be replaced by a file."""
+    if str(path.absolute()).startswith(("/dev/", "/proc/")):
+        return True
     return path.exists() and not path.is_file() and not path.is_dir()
 
 

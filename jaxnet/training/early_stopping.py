@@ -78,7 +78,9 @@ class Best:
     def improved(self, record: Record) -> bool:
         """Takes in an epoch; whether it is the new best."""
         if self.monitor not in record:
-            raise ConfigError(f"no column {self.monitor!r} to watch; there are {', '.join(record)}")
+            raise ConfigError(
+                f"fit: early stopping watches {self.monitor!r}, and the records have only {', '.join(record)}"
+            )
         value = record[self.monitor]
         gain = (self.value - value) if self.mode == "min" else (value - self.value)
         if not math.isnan(value) and (math.isnan(self.value) or gain > self.minimum_change):

@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 
 from jaxnet import _checks as checks
 from jaxnet import data as data_module
-from jaxnet.errors import ConfigError
+from jaxnet.errors import ConfigError, DataError
 from jaxnet.layers.layer import Layer, as_layer
-from jaxnet.training import nans, pairs, sharding
+from jaxnet.training import nans, pairs, processes, sharding
 from jaxnet.training.sources import Source
 from jaxnet.training.step import Metrics, checked_metrics, measure
 
@@ -109,17 +109,24 @@ def make_evaluate(
         totals: dict[str, float] = {}
         count = 0
         narrowed: dict[str, np.dtype] = {}
-        for number, batch in enumerate(source.whole_epoch(epoch)):
-            place = source.at(epoch, number)
-            batch = pairs.batch(place, batch, narrowed)
-            size = pairs.size(batch)
-            if mesh is not None:
-                batch = jax.device_put(batch, sharding.over_batch_if_it_fits(mesh.local_mesh, size))
-            measured, finite = jax.device_get(of_batch(params, state, batch))
-            _must_be_finite(place, batch, finite)
-            for name, value in measured.items():
-                totals[name] = totals.get(name, 0.0) + size * float(value)
-            count += size
+        failure: Exception | None = None
+        try:
+            for number, batch in enumerate(source.whole_epoch(epoch)):
+                place = source.at(epoch, number)
+                batch = pairs.batch(place, batch, narrowed)
+                size = pairs.size(batch)
+                if mesh is not None:
+                    batch = jax.device_put(batch, sharding.over_batch_if_it_fits(mesh.local_mesh, size))
+                measured, finite = jax.device_get(of_batch(params, state, batch))
+                _must_be_finite(place, batch, finite)
+                for name, value in measured.items():
+                    totals[name] = totals.get(name, 0.0) + size * float(value)
+                count += size
+        except Exception as error:  # of several processes, the others must not wait for this one's means
+            failure = error
+        (failed,) = processes.any_process(failure is not None)
+        if failed:
+            raise failure or DataError(f"{source.who}: another process could not measure its part; its error says why")
         if not warned:
             checks.warn_of_narrowed(source.who, narrowed)
         warned = warned or bool(narrowed)
@@ -157,9 +164,9 @@ def _over_processes(means: dict[str, float], count: int) -> dict[str, float]:
     """The means over what all processes have measured, each on ``count`` examples."""
     if jax.process_count() == 1:
         return means
-    mine = np.array(list(means.values()), np.float32), np.int32(count)
+    mine = np.array(list(means.values())).view(np.uint32), np.int32(count)  # float64's bits, whatever JAX keeps
     values, counts = multihost_utils.process_allgather(mine)
-    return dict(zip(means, np.average(values.astype(np.float64), axis=0, weights=counts).tolist(), strict=True))
+    return dict(zip(means, np.average(values.view(np.float64), axis=0, weights=counts).tolist(), strict=True))
 
 
 def _finite(data: Any) -> list[jax.Array]:

@@ -50,10 +50,14 @@ class Progress(NamedTuple):
 
 
 def finite(measured: dict[str, np.ndarray]) -> np.ndarray:
-    """Which steps were taken, by the losses and the gradients' norms that they measured, of both players of a GAN."""
+    """Which steps were finite, by the losses and the gradients' norms that they measured, of both players of a GAN."""
     names = ("loss", "grad_norm", "discriminator_loss", "discriminator_grad_norm")
-    good = np.logical_and.reduce([np.isfinite(measured[name]) for name in names if name in measured])
-    return good & (measured["skipped"] == 0) if "skipped" in measured else good
+    return np.logical_and.reduce([np.isfinite(measured[name]) for name in names if name in measured])
+
+
+def taken(measured: dict[str, np.ndarray]) -> np.ndarray:
+    """Which steps have changed anything: those that were finite, and that nothing inside the optimizer has skipped."""
+    return finite(measured) & (measured["skipped"] == 0) if "skipped" in measured else finite(measured)
 
 
 class Resident:
@@ -79,6 +83,7 @@ class Resident:
         *,
         unguarded: Step | None = None,
         keeps: bool,
+        watches: bool,
         batch_size: int,
         seed: int,
         shuffle: bool,
@@ -116,7 +121,7 @@ class Resident:
             "drop_last": drop_last,
         }
         outputs = _outputs(mesh, placement)
-        self._keeps = keeps
+        self._undoes = keeps and watches
         self.stop: Callable[[], bool] = lambda: False  # nothing here keeps a run waiting
         self._programs = {"guarded": nans.compiled(self._steps(step), donate_argnums=() if keeps else 0, **outputs)}
         if unguarded is not None and keeps:
@@ -196,7 +201,7 @@ class Resident:
         parts = [measured]
         if which == "unguarded" and not good.all():
             stop, after, parts = self._up_to_a_bad_one(train_state, rows, start, start + int(np.argmin(good)), epoch)
-        if self._keeps and not sound(after):
+        if self._undoes and not sound(after):
             return self._without_a_bad_update(which, train_state, rows, start, stop, epoch, measured)._replace(
                 compile_seconds=compiling
             )
@@ -262,7 +267,9 @@ class Stream:
 
     in_order = True  # a resumed run relies on the data's own order
 
-    def __init__(self, step: Step, source: Source, *, keeps: bool, mesh: Mesh | None, placement: Any = None):
+    def __init__(
+        self, step: Step, source: Source, *, keeps: bool, watches: bool, mesh: Mesh | None, placement: Any = None
+    ):
         if jax.process_count() > 1 and source.steps is None:
             raise ConfigError(
                 "fit: several processes must train on equally many batches each epoch; give steps_per_epoch, which is "
@@ -272,7 +279,7 @@ class Stream:
         self.steps, self.dropped = source.steps, 0
         self.description = {"steps_per_epoch": source.steps}
         self.recent: dict[int, Any] = {}
-        self._keeps = keeps
+        self._undoes = keeps and watches
         self._program = nans.compiled(step, donate_argnums=() if keeps else 0, **_outputs(mesh, placement))
         self._shapes: set[Any] = set()
         self._warned = False
@@ -280,12 +287,19 @@ class Stream:
 
     @property
     def example(self) -> Any:
-        """Shapes and dtypes of a batch, which is looked at and not lost."""
-        return self.source.example
+        """Shapes and dtypes of a batch, of all processes together, which is looked at and not lost."""
+        return jax.tree.map(
+            lambda leaf: (
+                jax.ShapeDtypeStruct((leaf.shape[0] * jax.process_count(), *leaf.shape[1:]), leaf.dtype)
+                if leaf.ndim
+                else leaf
+            ),
+            self.source.example,
+        )
 
     def epoch(self, train_state: Any, epoch: int, start: int, position: Any = None) -> Generator[Progress, None, None]:
         """Trains on an epoch from its step ``start`` on; yields after every few steps."""
-        batches, get_state = self.source.epoch(epoch, start, position)
+        batches, get_state, skip = self.source.epoch(epoch, start, position)
         done, compile_seconds, began = start, 0.0, time.perf_counter()
         alone = jax.process_count() == 1  # several processes must yield at the same steps
         window = _Window(train_state)
@@ -300,7 +314,7 @@ class Stream:
             train_state, measured = self._sound(window)
             return Progress(train_state, done, measured, np.array(window.sizes), compile_seconds, position)
 
-        with Ahead(batches, get_state, limit, place, self.stop) as fetched:
+        with Ahead(batches, get_state, skip, limit, place, self.stop) as fetched:
             try:
                 for batch, position_after in fetched:
                     if narrowed and not self._warned:  # not in the thread, so that it names the caller's line
@@ -316,7 +330,7 @@ class Stream:
                         jax.block_until_ready(metrics)
                         compile_seconds += time.perf_counter() - clock
                     self.recent[done] = batch
-                    window.add(train_state, metrics, batch if self._keeps else None, pairs.size(batch))
+                    window.add(train_state, metrics, batch if self._undoes else None, pairs.size(batch))
                     done, position = done + 1, position_after
                     if len(window.measured) % IN_FLIGHT == 0:
                         jax.block_until_ready(metrics)
@@ -339,7 +353,7 @@ class Stream:
     def _sound(self, window: "_Window") -> tuple[Any, dict[str, np.ndarray]]:
         """The state after a window of steps, without updates that are not finite, and what the steps measured."""
         measured = jax.device_get(window.measured)
-        if not self._keeps or sound(window.after):
+        if not self._undoes or sound(window.after):
             return window.after, _columns(measured)
         train_state = window.before
         for i, batch in enumerate(window.batches):

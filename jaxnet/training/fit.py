@@ -173,7 +173,9 @@ def fit(
     def explain(batch):
         for name, leaf in zip(("x", "target"), batch, strict=True):
             for array in jax.tree.leaves(leaf):
-                if not np.isfinite(np.asarray(array, np.float64)).all():
+                host = np.asarray(array)
+                narrow = host.dtype == jnp.bfloat16  # which NumPy's isfinite does not know
+                if host.dtype.kind in "fcV" and not np.isfinite(host.astype(np.float32) if narrow else host).all():
                     return f"The batch's {name} holds NaN or Inf: drop or repair those samples"
         try:
             check_labels(net, loss, batch)

@@ -133,9 +133,11 @@ class Log:
 
     def append(self, history: History) -> None:
         """Writes the records that came since."""
+        if self._file is None:  # another process writes it
+            return
         new = history.records[self.seal["records"] :]
         raw = b"".join(map(_line, new))
-        if raw and self._file is not None:
+        if raw:
             try:
                 view = memoryview(raw)
                 while view:  # a disk that becomes full takes a part, and only the next call says so
@@ -181,12 +183,19 @@ class Log:
 
 def _line(record: Record) -> bytes:
     try:
-        return json.dumps(record).encode() + b"\n"
+        return json.dumps(record, default=_number).encode() + b"\n"
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"history: the record of epoch {record.get('epoch')} cannot be written as JSON: {error}; keep numbers of "
-            f"Python in it, such as float(x)"
+            f"history: the record of epoch {record.get('epoch')} cannot be written as JSON: {error}; keep numbers in "
+            f"it, such as float(x)"
         ) from error
+
+
+def _number(value: Any) -> Any:
+    """A scalar of NumPy or JAX as Python's."""
+    if getattr(value, "shape", None) == ():
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no number")
 
 
 def _records(raw: bytes, source: Path) -> list[Record]:

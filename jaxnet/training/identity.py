@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Where a program calls back into Python, its text holds an address, which every process has another of.
-_ADDRESS = re.compile(r'(callback[^\n]*?)"\d+"|0x[0-9a-f]{8,}(?=[^0-9a-f"])')
+# Where a program calls back into Python, its text may hold an address, which every process has another of.
+_ADDRESS = re.compile(r'(custom_call @\w*callback[^\n]*?backend_config = ")\d+(?=")')
 
 NAMES = {
     "program": "the step's program (network, loss, metrics, regularizer, accumulate)",
@@ -27,18 +27,32 @@ NAMES = {
 """What a person calls the parts of an identity."""
 
 
-def of_run(step: Any, train_state: Any, batch: Any) -> dict[str, str]:
-    """The identity of a run, a short text a part.
+def of_start(train_state: Any) -> dict[str, str]:
+    """The identity of what a run begins with, a short text a field of the state, which this process has whole."""
+    fields = train_state._asdict() if hasattr(train_state, "_asdict") else vars(train_state)
+    return {name: of_arrays(tree) for name, tree in fields.items() if name not in ("step", "guard")}
 
-    Args:
-      step: the step, compiled or not.
-      train_state: what it begins with, a named tuple.
-      batch: the shapes and dtypes of its batches.
-    """
-    found = {"program": of_program(step, train_state, batch), "jax": jax.__version__}
-    found["platform"] = jax.default_backend()
-    fields = train_state._asdict() if hasattr(train_state, "_asdict") else {"state": train_state}
-    return found | {name: of_arrays(tree) for name, tree in fields.items() if name not in ("step", "guard")}
+
+def of_step(step: Any, train_state: Any, batch: Any) -> dict[str, str]:
+    """The identity of what a run computes on a batch, of all processes together, of which shapes and dtypes count."""
+    made = {"jax": jax.__version__, "platform": jax.default_backend()}
+    return {"program": of_program(step, train_state, batch), **made}
+
+
+def shapes(batch: Any) -> list[Any]:
+    """The shapes and dtypes of a batch, as JSON."""
+    return [[list(leaf.shape), leaf.dtype.name] for leaf in jax.tree.leaves(batch)]
+
+
+def as_before(batch: Any, before: list[Any] | None) -> Any:
+    """A batch of the shapes that `shapes` gave, if it could be one of the same data: first axes may differ."""
+    leaves, treedef = jax.tree.flatten(batch)
+    if before is None or len(before) != len(leaves):
+        return batch
+    for leaf, (shape, dtype) in zip(leaves, before, strict=True):
+        if leaf.dtype.name != dtype or list(leaf.shape[1:]) != shape[1:]:
+            return batch
+    return treedef.unflatten([jax.ShapeDtypeStruct(tuple(shape), dtype) for shape, dtype in before])
 
 
 def of_program(f: Any, *arguments: Any) -> str:
@@ -49,13 +63,11 @@ def of_program(f: Any, *arguments: Any) -> str:
 
 
 def of_arrays(tree: Any) -> str:
-    """A checksum of the arrays that this process has for itself; of others, of their shapes."""
+    """A checksum of arrays."""
     found = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         what = f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}"
         found = zlib.crc32(what.encode(), found)
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            continue
         typed = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         host = np.asarray(jax.random.key_data(leaf) if typed else leaf, order="C")
         found = zlib.crc32(host.reshape(-1).view(np.uint8).data, found)

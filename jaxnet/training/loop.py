@@ -5,6 +5,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxnet import _checks as checks
-from jaxnet.errors import CheckpointError, ConfigError, NonFiniteError
+from jaxnet.errors import CheckpointError, ConfigError, JaxnetError, NonFiniteError
 from jaxnet.training import early_stopping as stopping
 from jaxnet.training import identity as identities
 from jaxnet.training import processes, sharding
@@ -23,7 +24,7 @@ from jaxnet.training.interrupts import ENDED, Interrupts, ending
 from jaxnet.training.report import Report
 from jaxnet.training.run import Run, Saver
 from jaxnet.training.sources import Source
-from jaxnet.training.state import MOST_BYTES_KEPT, copied, nbytes
+from jaxnet.training.state import MOST_BYTES_KEPT, copied, nbytes, sound
 from jaxnet.training.step import COLUMNS, Step
 
 _USUAL_CAUSES = (
@@ -137,13 +138,17 @@ def train(
     checkpoint_seconds = checks.number(who, "checkpoint_seconds", checkpoint_seconds, low=0)
     callbacks = [checks.function(who, "callbacks", callback) for callback in callbacks]
     for name in ("step", "guard"):
-        if not hasattr(train_state, name):
-            raise ConfigError(f"{who}: the train state lacks the field {name!r}; begin with training.init")
+        if not hasattr(train_state, name) or not (hasattr(train_state, "_replace") or is_dataclass(train_state)):
+            raise ConfigError(
+                f"{who}: the train state must be a named tuple or a dataclass with the fields step and guard, got "
+                f"{type(train_state).__name__}; begin with training.init"
+            )
     stop_early = stopping.checked(who, early_stopping, evaluate is not None)
     checks.choice(who, "resume", resume, ("same", "anyway"))
     monitor = None if stop_early is None else stop_early.monitor
     step, unguarded = _checked(who, step, monitor), None if unguarded is None else _checked(who, unguarded, monitor)
     weights = weights or _params_and_state
+    start = identities.of_start(train_state) if checkpoint is not None else {}  # before it is spread over processes
     placement = None
     if mesh is not None:
         mesh = sharding.automatic(who, mesh)
@@ -158,28 +163,31 @@ def train(
     train_state = copied(train_state)  # which is donated to the first step
 
     keeps = nbytes(train_state) <= MOST_BYTES_KEPT
+    watches = sound(train_state)  # parameters that are not finite from the beginning are meant so, as masks are
     if isinstance(data, tuple):
         if batch_size is None or steps_per_epoch is not None:
             raise ConfigError(f"{who}: arrays are trained on in batches: give batch_size, and no steps_per_epoch")
         feed: Resident | Stream = Resident(
-            step, data, unguarded=unguarded, keeps=keeps, batch_size=batch_size, seed=seed, shuffle=shuffle,
-            drop_last=drop_last, mesh=mesh, placement=placement,
+            step, data, unguarded=unguarded, keeps=keeps, watches=watches, batch_size=batch_size, seed=seed,
+            shuffle=shuffle, drop_last=drop_last, mesh=mesh, placement=placement,
         )  # fmt: skip
     else:
         if batch_size is not None:
             raise ConfigError(f"{who}: an iterable makes its own batches, so batch_size must not be given")
         source = data if isinstance(data, Source) else Source(data, steps_per_epoch)
         source.must_last(epochs)
-        feed = Stream(step, source, keeps=keeps, mesh=mesh, placement=placement)
+        feed = Stream(step, source, keeps=keeps, watches=watches, mesh=mesh, placement=placement)
     settings = json.dumps([epochs, max_skipped, checkpoint is not None, evaluate is not None, feed.description])
     processes.agree(who, "the call", zlib.crc32(settings.encode()), f"all must make the same, here: {settings}")
 
     report = Report(progress, epochs, feed)
-    run = Run(train_state, weights, stop_early, keeps=keeps)
+    run = Run(train_state, weights, stop_early, watches=watches and not keeps)
     saver = Saver(checkpoint, checkpoint_seconds, feed.description, log)
     with saver:
         if saver.checkpoints is not None:
-            saver.identity = identities.of_run(step, train_state, feed.example) | dict(identity or {})
+            batch = identities.as_before(feed.example, saver.batch_before())
+            saver.batch = identities.shapes(batch)
+            saver.identity = start | identities.of_step(step, train_state, batch) | dict(identity or {})
             run.restore(saver, anyway=resume == "anyway")
             processes.agree(
                 who, "the checkpoint", int(run.train_state.step),
@@ -198,7 +206,8 @@ def train(
             _keeping(run, saver, report),
             sharding.in_use(mesh),
         ):
-            feed.stop = lambda: interrupts.received is not None
+            # Of several processes, one that left a blocked loader by itself would keep the others waiting.
+            feed.stop = lambda: interrupts.received is not None and jax.process_count() == 1
             while not run.done(epochs):
                 with contextlib.closing(
                     feed.epoch(run.train_state, len(run.history), run.step_of_epoch, run.position)
@@ -214,7 +223,6 @@ def train(
                 _stop_or_due(interrupts, saver)  # for a signal that came while a loader kept the run waiting
                 if run.ends_here(epochs) and run.in_row == int(run.train_state.step):  # nothing was ever learned
                     _guard(run, feed, run.in_row, saver, explain)
-                run.must_be_sound(saver.checkpoints, now=len(run.history) + 1 == epochs)
                 run.end_epoch(evaluate and interrupts.at_once(evaluate), callbacks)
                 run.finished, due = processes.any_process(run.finished, saver.due())
                 report.epoch(run)
@@ -222,6 +230,7 @@ def train(
                 if due or run.finished or len(run.history) == epochs:
                     saver.save(run)
             _stop_or_due(interrupts, saver)  # for a signal that came with the last epoch's validation or callbacks
+            run.must_be_sound(saver.checkpoints, now=True)
     report.close()
     if run.finished and run.best is not None:
         report.say(f"stopped early: no {run.best.monitor} better than epoch {run.best.epoch}'s {run.best.value:.4g}")
@@ -265,6 +274,7 @@ def _stop_or_due(interrupts: Interrupts, saver: Saver) -> bool:
 @contextlib.contextmanager
 def _keeping(run: Run, saver: Saver, report: Report) -> Iterator[None]:
     """Whatever ends the run early, the state so far is saved if it can be, and is on the error."""
+    begun = int(run.train_state.step)
     try:
         yield
     except BaseException as error:
@@ -273,23 +283,26 @@ def _keeping(run: Run, saver: Saver, report: Report) -> Iterator[None]:
         if any(leaf.is_deleted() for leaf in jax.tree.leaves(run.train_state)) or hasattr(error, "train_state"):
             raise
         step = int(run.train_state.step)
+        if step == begun and not signalled:  # nothing was done that could be lost
+            raise
         where = f"step {step} (epoch {len(run.history) + 1})"
         on = (
             f"stopped at {where}; the state is in error.train_state: take its params and state as start=, or give "
             f"checkpoint= to have the same call go on where it was"
         )
-        if saver.checkpoints is not None:
-            # Of several processes, an error may have come to one alone, and saving is done by all together.
-            save = bool(signalled) or (isinstance(error, Exception) and jax.process_count() == 1)
+        # Of several processes an error may have come to one alone, and saving is done by all together; a second Ctrl-C
+        # wants no saving.
+        save = bool(signalled) or (jax.process_count() == 1 and not isinstance(error, KeyboardInterrupt))
+        if saver.checkpoints is not None and save and not isinstance(error, CheckpointError):
+            try:
+                saver.save(run)
+                on = f"saved at {where} in {saver.checkpoints.directory}; the same call goes on from there"
+            except (JaxnetError, OSError) as refused:
+                on = f"stopped at {where}, and that could not be saved, but is in error.train_state: {refused}"
+        elif saver.checkpoints is not None and saver.checkpoints.paths():
             on = (
                 f"stopped at {where}; the same call goes on from the newest checkpoint in {saver.checkpoints.directory}"
             )
-            if save and not isinstance(error, CheckpointError):
-                try:
-                    saver.save(run)
-                    on = f"saved at {where} in {saver.checkpoints.directory}; the same call goes on from there"
-                except (CheckpointError, NonFiniteError) as refused:
-                    on = f"stopped at {where}, and that could not be saved, but is in error.train_state: {refused}"
         if signalled:
             if jax.process_index() == 0:
                 print(f"{signalled}: {on}", flush=True)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import itertools
 import math
 import os
 import time
@@ -19,7 +20,7 @@ from jaxnet.training import _atomic, identity, processes, sharding
 from jaxnet.training import early_stopping as stopping
 from jaxnet.training.checkpoint import read_metadata
 from jaxnet.training.checkpoints import Checkpoints
-from jaxnet.training.feed import Progress, finite
+from jaxnet.training.feed import Progress, finite, taken
 from jaxnet.training.history import History, Log, Record
 from jaxnet.training.state import copied, sound
 
@@ -34,7 +35,7 @@ class Run:
     """What changes in a run, and so what a checkpoint holds."""
 
     def __init__(
-        self, train_state: Any, weights: Any, early_stopping: stopping.EarlyStopping | None, *, keeps: bool = True
+        self, train_state: Any, weights: Any, early_stopping: stopping.EarlyStopping | None, *, watches: bool = False
     ):
         self.train_state = train_state
         self.weights = weights
@@ -46,7 +47,7 @@ class Run:
         self.skipped = 0
         self.in_row = self.longest_row = 0
         self.spoiled_by_update = False
-        self._keeps = keeps
+        self._watches = watches
         self._looked, self._look_cost = time.perf_counter(), 0.0
         self.finished = False
         self.patience = math.inf if early_stopping is None else early_stopping.patience
@@ -73,20 +74,23 @@ class Run:
         self.seconds += now - self._clock - done.compile_seconds
         self._clock = now
         for name, values in done.measured.items():
+            if name == "skipped":  # counted, not averaged
+                continue
             totals = self.totals.setdefault(name, {})
+            sizes = [done.sizes] if isinstance(done.sizes, int) else done.sizes.tolist()
+            each = {size: totals.setdefault(str(size), [0, 0.0, 0.0]) for size in sizes}
             # One after the other, so that the sum does not depend on the dispatches.
-            for value, size in zip(values.tolist(), np.broadcast_to(done.sizes, values.shape).tolist(), strict=True):
+            for value, size in zip(values.tolist(), itertools.cycle(sizes)):
                 if math.isfinite(value):
-                    total = totals.setdefault(str(size), [0, 0.0, 0.0])
+                    total = each[size]
                     total[0] += 1
                     total[1] += value
                     total[2] += value * value
-        good_steps = finite(done.measured)
+        good_steps = taken(done.measured)
         self.skipped += int((~good_steps).sum())
         bad = np.flatnonzero(~good_steps)
         if bad.size:  # of the last one
-            values = {name: column[bad[-1:]] for name, column in done.measured.items() if name != "skipped"}
-            self.spoiled_by_update = bool(finite(values).all())
+            self.spoiled_by_update = bool(finite(done.measured)[bad[-1]])
         self.longest_row = 0
         for good in good_steps.tolist():  # within a dispatch too, so that its length does not decide
             self.in_row = 0 if good else self.in_row + 1
@@ -98,9 +102,14 @@ class Run:
         Args:
           checkpoints: where the run is saved.
           now: whether to look in any case, and not only if it costs at most a hundredth of the time.
+
+        Raises:
+          NonFiniteError: they are not finite.
         """
         began = time.perf_counter()
-        if self._keeps or not (now or (jax.process_count() == 1 and began - self._looked > 100 * self._look_cost)):
+        if not self._watches or not (
+            now or (jax.process_count() == 1 and began - self._looked > 100 * self._look_cost)
+        ):
             return
         well = sound(self.train_state)
         self._looked = time.perf_counter()
@@ -121,7 +130,6 @@ class Run:
     def end_epoch(self, evaluate: Any, callbacks: Iterable[Any]) -> None:
         """Closes an epoch with its record."""
         means = {name: moments(totals)[0] for name, totals in self.totals.items()}
-        means.pop("skipped", None)  # counted below, also where a step does not tell
         mean, square = moments(self.totals["loss"])
         deviation = math.sqrt(max(square - mean**2, 0.0))
         record: Record = {"epoch": len(self.history) + 1, "step": int(self.train_state.step), "loss": math.nan, **means}
@@ -197,10 +205,11 @@ class Run:
         restored = checkpoints.restore(self.saved)
         assert restored is not None
         other = identity.differences(metadata.get("identity", {}), saver.identity)
-        if other and not anyway:
+        (differs,) = processes.any_process(bool(other) and not anyway)
+        if differs:
             raise ConfigError(
-                f"fit: the run in {checkpoints.directory} is another one than this call's: what differs is {other}; "
-                f"restore it; {how}"
+                f"fit: the run in {checkpoints.directory} is another one than this call's: what differs is "
+                f"{other or 'on another process'}; restore it; {how}"
             )
         tree = restored[0]
         self.train_state = tree["train_state"]
@@ -210,9 +219,9 @@ class Run:
         self.step_of_epoch = metadata["step_of_epoch"]
         self.position = _from_json(metadata["position"])
         self.totals = metadata["totals"]
-        if before != saver.settings:  # its place within an epoch says nothing in another order of the data
-            self.step_of_epoch, self.position, self.totals = 0, None, {}
         self.skipped, self.seconds, self.finished = metadata["skipped"], metadata["seconds"], metadata["finished"]
+        if before != saver.settings:  # its place within an epoch says nothing in another order of the data
+            self.step_of_epoch, self.position, self.totals, self.skipped, self.seconds = 0, None, {}, 0, 0.0
         if self.best is not None:
             self.best.restore(metadata["best"])
             by_callback = self.finished and self.best.waited < metadata["patience"]
@@ -221,6 +230,7 @@ class Run:
 
 def moments(totals: dict[str, list[float]]) -> tuple[float, float]:
     """The mean over an epoch's samples, and that of the squares, from count, sum and sum of squares a batch size."""
+    totals = {size: sums for size, sums in totals.items() if sums[0]}
     if not totals:
         return math.nan, math.nan
     largest = max(map(int, totals))  # of which the others are parts, so that nothing is rounded where all are equal
@@ -238,6 +248,7 @@ class Saver:
         self.seconds = seconds
         self.settings = settings
         self.identity: dict[str, str] = {}
+        self.batch: list[Any] = []
         self._log = None if log is None else Log(checks.path("fit", "log", log))
         self._kept = None if checkpoint is None else Log(checkpoint.directory / HISTORY)
         if self._log and self._kept and os.path.realpath(self._log.path) == os.path.realpath(self._kept.path):
@@ -256,6 +267,11 @@ class Saver:
 
     def __exit__(self, *_: Any) -> None:
         self._held.close()
+
+    def batch_before(self) -> list[Any] | None:
+        """The shapes of the batch by which the run in the directory has fingerprinted its program, if there is one."""
+        latest = self.checkpoints.latest() if self.checkpoints is not None else None
+        return None if latest is None else read_metadata(latest).get("batch")
 
     def begin(self, history: History) -> None:
         """Writes to the files what is restored; from here on `record` appends to them."""
@@ -311,7 +327,7 @@ class Saver:
 
         def save():
             if in_pieces or jax.process_index() == 0:
-                metadata = run.metadata(self.settings, self.identity) | {"history": kept.seal}
+                metadata = run.metadata(self.settings, self.identity) | {"history": kept.seal, "batch": self.batch}
                 checkpoints.save(step, tree, metadata=metadata, metric=metric)
 
         self._attempt(save, run, checkpoints.directory)  # once it is there, all may end

@@ -63,7 +63,7 @@ class Source:
         """The first batch, in dtypes that JAX keeps, which is looked at and not lost."""
         if self._first is None:
             iterator = self._iterator(0)
-            batch = next(iterator, _END)
+            batch = _next(iterator)
             if batch is _END:
                 raise DataError(f"{self.who}: the data held no batch")
             self._first = (iterator, batch)
@@ -80,25 +80,23 @@ class Source:
             f"{self.who}: batch {batch}" if self.who == "evaluate" else f"{self.who}: epoch {epoch + 1}, batch {batch}"
         )
 
-    def epoch(self, epoch: int, start: int, position: Any) -> tuple[Iterator[Any], Callable[[], Any] | None]:
-        """The batches of an epoch from ``start`` on, and what tells the iterator's position, if it can."""
+    def epoch(self, epoch: int, start: int, position: Any) -> tuple[Iterator[Any], Callable[[], Any] | None, int]:
+        """The batches of an epoch, what tells the iterator's position, if it can, and how many to skip to ``start``."""
         if self._first is not None and (epoch == 0 or self._first[0] is self._running):
             iterator: Any = self._first[0]
             batches = itertools.chain([self._first[1]], iterator)  # which does not close the iterator at its end
         else:
             iterator = batches = self._iterator(epoch)
         self._first = None
-        runs_on = iterator is self._running
+        runs_on, skip = iterator is self._running, 0
         if position is not None and hasattr(iterator, "set_state") and (not self._begun if runs_on else start > 0):
             iterator.set_state(position)
             batches = iterator
         else:
             # What an earlier process has trained on already.
-            before = epoch * self.steps if self.steps and runs_on and not self._begun else 0
-            for _ in range(before + start):
-                next(batches, None)
+            skip = start + (epoch * self.steps if self.steps and runs_on and not self._begun else 0)
         self._begun = True
-        return batches, getattr(iterator, "get_state", None)
+        return batches, getattr(iterator, "get_state", None), skip
 
     def whole_epoch(self, epoch: int) -> Iterator[Any]:
         """The batches of an epoch, ``steps`` of them if that was given, for a reader that does not fetch ahead."""
@@ -148,6 +146,18 @@ def _takes_the_epoch(who: str, data: Any) -> None:
         pass
 
 
+def _next(batches: Iterator[Any]) -> Any:
+    """The next batch, or `_END`."""
+    try:
+        return next(batches, _END)
+    except ValueError as error:
+        if "generator already executing" not in str(error):
+            raise
+        raise DataError(
+            "fit: the loader is still at work for a run that was stopped while it waited; make a new one"
+        ) from error
+
+
 def _cycle(data: Any) -> Iterator[Any]:
     while True:
         empty = True
@@ -190,21 +200,32 @@ class Ahead:
     """
 
     def __init__(
-        self, batches: Iterator[Any], get_state: Callable[[], Any] | None, limit: int | None, place: Any, stop: Any
+        self,
+        batches: Iterator[Any],
+        get_state: Callable[[], Any] | None,
+        skip: int,
+        limit: int | None,
+        place: Callable[[int, Any], Any],
+        stop: Callable[[], bool],
     ):
         self._queue: queue.Queue[Any] = queue.Queue(AHEAD)
         self._stop = threading.Event()
         self._stop_asked = stop
-        self._arguments = (batches, get_state, limit, place)
+        self._ended = False
+        self._arguments = (batches, get_state, skip, limit, place)
         self._settings = _callers_jax()
         self._thread = threading.Thread(target=contextvars.copy_context().run, args=(self._fetch,), daemon=True)
 
     def _fetch(self) -> None:
-        batches, get_state, limit, place = self._arguments
+        batches, get_state, skip, limit, place = self._arguments
         try:
             with self._settings():
+                for _ in range(skip):
+                    if self._stop.is_set():
+                        return
+                    _next(batches)
                 for fetched in itertools.count() if limit is None else range(limit):
-                    batch = next(batches, _END)
+                    batch = _next(batches)
                     if batch is _END:
                         break
                     if not self._put((place(fetched, batch), get_state() if get_state else None)):
@@ -236,12 +257,14 @@ class Ahead:
         """The next item; the end too, if the run is to stop while a loader keeps it waiting."""
         while not self._stop_asked():
             try:
-                return self._queue.get(timeout=0.1)
+                item = self._queue.get(timeout=0.1)
             except queue.Empty:
                 continue
+            self._ended = item is _END
+            return item
         return _END
 
-    def __exit__(self, kind: Any, *_: Any) -> None:
+    def __exit__(self, *_: Any) -> None:
         self._stop.set()
         # A loader that blocks would keep a run from ending; as a daemon, its thread does not keep the process.
-        self._thread.join(None if kind is None and not self._stop_asked() else 1.0)
+        self._thread.join(None if self._ended else 1.0)

@@ -1,5 +1,7 @@
 """The training step: a pure function from a state and a batch to the next state and what was measured."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,7 +16,7 @@ from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.optimizers._arithmetic import wide, wide_dtype
 from jaxnet.optimizers.base import apply_updates, conjugate
 from jaxnet.optimizers.skip_nonfinite import skipped
-from jaxnet.training.state import Guard, LossScale, TrainState
+from jaxnet.training.state import Guard, LossScale, TrainState, all_finite
 
 Metrics = dict[str, jax.Array]
 """Scalars by name."""
@@ -39,7 +41,7 @@ def make_step(
     metrics: Mapping[str, Callable[[Any, Any], jax.Array]] | None = None,
     regularizer: Callable[[Any], jax.Array] | None = None,
     accumulate: int = 1,
-    guard: bool = True,
+    guard: bool | str = True,
 ) -> Step:
     """Makes the training step: forward, backward, update, as one pure function.
 
@@ -70,7 +72,8 @@ def make_step(
       accumulate: splits a batch into this many parts, one after the other, and averages their gradients: less memory,
         and the same result for a loss that is a mean over examples (batch norm sees the parts).
       guard: whether to skip steps that are not finite. Without it they are taken, which spoils the parameters; what is
-        measured tells.
+        measured tells. With "update", steps are skipped too whose updated parameters are not finite, which costs about
+        as much as the optimizer.
 
     Returns:
       ``step(train_state, (x, target)) -> (train_state, metrics)``: "loss", "grad_norm", the metrics, and "skipped", 1
@@ -104,7 +107,8 @@ def make_step(
     if regularizer is not None:
         checks.function(who, "regularizer", regularizer)
     accumulate = checks.integer(who, "accumulate", accumulate, minimum=1)
-    checks.flag(who, "guard", guard)
+    if guard != "update":
+        checks.flag(who, "guard", guard)
 
     def objective(params, state, batch, key, scale):
         x, target = batch
@@ -255,11 +259,12 @@ class Taken(NamedTuple):
 
 def take_step(
     who: str, optimizer: Any, loss: jax.Array, grads: Any, params: Any, opt_state: Any, states: tuple[Any, Any], *,
-    guard: bool, value: jax.Array, value_fn: Callable[[Any], jax.Array],
+    guard: bool | str, value: jax.Array, value_fn: Callable[[Any], jax.Array],
 ) -> Taken:  # fmt: skip
     """Updates parameters if the loss and the gradient are finite (or without a guard in any case), else keeps all.
 
     Args:
+      guard: as of `make_step`.
       loss: what must be finite too.
       grads: as `jax.grad` gives them, in the parameters' dtypes or wider.
       states: the network's state after the step, and before it.
@@ -274,28 +279,31 @@ def take_step(
         updates, after = optimizer_checks.updated(who, optimizer, narrow, opt_state, params, extra)
         before, now = skipped(opt_state), skipped(after)
         inside = jnp.bool(False) if before is None or now is None else now > before
-        return apply_updates(params, updates), after, new, inside
+        taken = apply_updates(params, updates), after, new, inside
+        return jax.lax.cond(all_finite(taken[0]), lambda: taken, keep) if guard == "update" else taken
+
+    def keep():
+        return params, opt_state, [old[i] for i in moved], jnp.bool(True)
 
     leaves, treedef = jax.tree.flatten(states[0])
     old = treedef.flatten_up_to(states[1])
-    # What the network has handed on as it was (the weights of a frozen part) need not be chosen, nor copied.
+    # What the network has handed on as it was (the weights of a frozen part, without accumulation) need not be chosen,
+    # nor copied.
     moved = [i for i, (a, b) in enumerate(zip(leaves, old, strict=True)) if a is not b]
     new = [leaves[i] for i in moved]
     if not guard:
-        params, opt_state, _, inside = take()
-        return Taken(params, opt_state, states[0], inside, norm, jnp.int32(-1))
+        learned, moments, _, inside = take()
+        return Taken(learned, moments, states[0], inside, norm, jnp.int32(-1))
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     bad = ~jnp.isfinite(jnp.stack(squares or [jnp.float32(0)]))
     leaf = jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32)
-    params, opt_state, kept, nothing = jax.lax.cond(
-        finite, take, lambda: (params, opt_state, [old[i] for i in moved], jnp.bool(True))
-    )
+    learned, moments, kept, nothing = jax.lax.cond(finite, take, keep)
     for i, value in zip(moved, kept, strict=True):
         leaves[i] = value
-    return Taken(params, opt_state, treedef.unflatten(leaves), nothing, norm, leaf)
+    return Taken(learned, moments, treedef.unflatten(leaves), nothing, norm, leaf)
 
 
-def _check_scalable(who: str, params: Any, guard: bool) -> None:
+def _check_scalable(who: str, params: Any, guard: bool | str) -> None:
     if not guard:
         raise ConfigError(f"{who}: a loss scale changes at steps that are not finite, so it needs guard=True")
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -336,7 +344,8 @@ def counted(guard: Guard, finite: jax.Array, leaf: jax.Array, step: jax.Array) -
 def passed_over(train_state: Any) -> Any:
     """The state after a step whose update is not taken: counted, and else as it is."""
     guard = counted(train_state.guard, jnp.bool(False), jnp.int32(-1), train_state.step)
-    return train_state._replace(step=train_state.step + 1, guard=guard)
+    replace = getattr(train_state, "_replace", None) or functools.partial(dataclasses.replace, train_state)
+    return replace(step=train_state.step + 1, guard=guard)
 
 
 def _rescaled(scale: LossScale | tuple[()], finite: jax.Array) -> LossScale | tuple[()]:

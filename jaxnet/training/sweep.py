@@ -96,7 +96,8 @@ def sweep(
     """Trains one network many times, with other seeds and hyperparameters, all in one compiled program.
 
     Member m is trained as ``fit(net, loss, optimizer(**its settings), data, key=its seed, seed=its seed, ...)`` would,
-    to within rounding.
+    to within rounding. (Of members of more than 16 MB together, updates that are not finite although the gradient is
+    are taken, and the member is never the best.)
 
     Args:
       net: a `Layer`.
@@ -171,14 +172,14 @@ def sweep(
         finite = {name: jnp.isfinite(values) for name, values in measured.items()}
         means = {name: jnp.mean(values, where=finite[name]) for name, values in measured.items()}
         means["skipped"] = jnp.sum(measured["skipped"])
-        return train_state, means, jnp.all(finite["loss"] & finite["grad_norm"])
+        return train_state, means, jnp.all(finite["loss"] & finite["grad_norm"]) & all_finite(train_state.params)
 
     train_state = begin(jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)), hyper)
     first = jax.tree.map(lambda leaf: leaf[0], (train_state, hyper))
     over_members = _over_members(len(seeds), one_step, *first, jax.ShapeDtypeStruct((batch_size,), jnp.int32))
-    guarded = nans.compiled(over_members(functools.partial(epoch, guard=True)), donate_argnums=0)
-    unguarded = nans.compiled(over_members(functools.partial(epoch, guard=False)))
     well = nbytes(train_state) <= MOST_BYTES_KEPT
+    unguarded = nans.compiled(over_members(functools.partial(epoch, guard=False)))
+    guarded = nans.compiled(over_members(functools.partial(epoch, guard="update" if well else True)), donate_argnums=0)
     evaluate = None
     if validation is not None:
         validation = arrays(f"{who}: validation", validation)

@@ -1,5 +1,7 @@
 """What must hold wherever gradients are taken: arrays, streams, steps of the user's own, sweeps, two players."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from jaxnet import layers, losses, optimizers, training
 from jaxnet.errors import ConfigError, NonFiniteError
+from jaxnet.training.feed import Resident
 
 X = np.random.default_rng(0).standard_normal((64, 3)).astype(np.float32)
 Y = X @ np.float32([[1.0], [-2.0], [0.5]])
@@ -292,3 +295,85 @@ def test_16_bit_parameters_without_a_master_copy_are_warned_of(dtype):
         fit_arrays(NET, losses.mse, optimizers.sgd(0.1), (x, y))
     assert [w.filename for w in warned] == [__file__]
     fit_arrays(NET, losses.mse, optimizers.master_copy(optimizers.sgd(0.1)), (x, y))
+
+
+def test_an_update_that_is_not_finite_is_skipped_in_a_sweep():
+    """Member by member as `fit` does: the second one has a rate that is infinite at its third step and from then on."""
+    result = training.sweep(
+        NET, losses.mse, lambda rate, at: optimizers.sgd(lambda count: jnp.where(count == at, jnp.inf, rate)), (X, Y),
+        settings={"seed": [0, 1], "rate": [0.05, 0.05], "at": [99, 3]}, epochs=2, batch_size=8,
+    )  # fmt: skip
+    assert np.isfinite(result.params["kernel"]).all()
+    assert result.history["skipped"].tolist() == [[0, 5], [0, 8]]
+    alone = training.fit(
+        NET, losses.mse, optimizers.sgd(lambda count: jnp.where(count == 3, jnp.inf, 0.05)), (X, Y), key=1, seed=1,
+        epochs=2, batch_size=8, progress=False,
+    )  # fmt: skip
+    np.testing.assert_allclose(result.params["kernel"][1], alone.params["kernel"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("entry", [fit_arrays, fit_stream])
+def test_a_large_state_that_ends_early_is_looked_at(monkeypatch, entry):
+    monkeypatch.setattr("jaxnet.training.loop.MOST_BYTES_KEPT", 0)
+    with pytest.raises(NonFiniteError, match="parameters are not finite"):
+        entry(NET, losses.mse, at_one_step(np.inf), epochs=50, callbacks=[lambda record, _: record["epoch"] == 2])
+
+
+@pytest.mark.parametrize("entry", [fit_arrays, fit_stream])
+def test_parameters_that_are_infinite_on_purpose_can_be_trained_with(entry):
+    """A mask that nobody learns."""
+
+    def masked(params, x):
+        mask = jnp.isneginf(jax.lax.stop_gradient(params["mask"]))
+        return jnp.sum(jnp.where(mask[None], 0, x * params["w"][None]), -1, keepdims=True)
+
+    net = layers.stateless(lambda key, x: {"w": jnp.ones(3), "mask": jnp.array([0.0, 0.0, -jnp.inf])}, masked)
+    _, history, _ = entry(net, losses.mse, optimizers.sgd(0.1))
+    assert history["skipped"].sum() == 0
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_a_guard_that_looks_at_the_update():
+    optimizer = at_one_step(np.inf)
+    step = jax.jit(training.make_step(NET, losses.mse, optimizer, guard="update"))
+    state, skips = training.init(NET, optimizer, X[:1], 0), []
+    for i in range(10):
+        state, measured = step(state, BATCHES[i % 8])
+        skips.append(int(measured["skipped"]))
+    assert skips == [0] * 7 + [1] * 3
+    assert np.isfinite(state.params["kernel"]).all()
+    with pytest.raises(ConfigError, match="guard must be True or False"):
+        training.make_step(NET, losses.mse, optimizer, guard="updates")
+
+
+def test_a_state_of_the_users_own_is_a_named_tuple_or_a_dataclass():
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass
+    class Mine:
+        params: dict
+        step: jax.Array
+        guard: training.Guard
+
+    def step(state, batch):
+        value = losses.mse(batch[0] @ state.params["w"], batch[1])
+        w = state.params["w"] + jnp.where(state.step == 5, jnp.inf, 0.0)
+        return dataclasses.replace(state, params={"w": w}, step=state.step + 1), {"loss": value}
+
+    guard = training.init(NET, optimizers.sgd(0.1), X[:1], 0).guard
+    begun = Mine({"w": jnp.ones((3, 1))}, jnp.int32(0), guard)
+    options = {"epochs": 1, "weights": lambda state: state.params, "progress": False}
+    trained = training.train(step, begun, (X, Y), batch_size=8, **options)
+    assert trained.history["skipped"].tolist() == [1]
+    assert np.isfinite(trained.best["w"]).all()
+    with pytest.raises(ConfigError, match="a named tuple or a dataclass with the fields step and guard, got dict"):
+        training.train(step, {"step": 1, "guard": guard}, (X, Y), batch_size=8, **options)
+
+
+def test_the_skips_of_an_optimizer_cost_no_second_run(monkeypatch):
+    """What the optimizer has left as it was need not be done again."""
+    runs = []
+    monkeypatch.setattr(Resident, "_run", lambda self, *a, run=Resident._run: runs.append(a[0]) or run(self, *a))
+    optimizer = optimizers.skip_nonfinite(optimizers.sgd(lambda count: 1 / (3 - count.astype(jnp.float32))))
+    _, history, _ = fit_arrays(NET, losses.mse, optimizer, epochs=1)
+    assert history["skipped"].tolist() == [5]
+    assert set(runs) == {"unguarded"}

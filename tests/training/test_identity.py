@@ -139,3 +139,23 @@ def test_a_program_that_calls_python_back_has_the_same_fingerprint_in_every_proc
     keep = [make() for _ in range(50)]  # at other addresses
     assert of_program(make(), jnp.ones(3)) == of_program(keep[17], jnp.ones(3))
     assert of_program(lambda x: x * 2, jnp.ones(3)) != of_program(lambda x: x * 3, jnp.ones(3))
+
+
+def test_every_entry_of_a_large_constant_counts(tmp_path):
+    """Whose text is hexadecimal, as an address is."""
+
+    def weighted(first):
+        weights = jnp.array([first] + [1.0] * 199)
+        return lambda prediction, target: losses.mse(prediction, target) * jnp.sum(weights)
+
+    fit(tmp_path, loss=weighted(2.0), epochs=1)
+    with pytest.raises(ConfigError, match="the step's program"):
+        fit(tmp_path, loss=weighted(3.0))
+
+
+def test_batches_of_several_shapes_in_another_order_are_the_same_run(tmp_path):
+    batches = [(X[:8], Y[:8]), (X[:16], Y[:16])]
+    fit(tmp_path, data=batches, epochs=1)
+    assert len(fit(tmp_path, data=batches[::-1], epochs=2).history) == 2
+    with pytest.raises(ConfigError, match="the optimizer or its settings"):
+        fit(tmp_path, data=batches, epochs=3, optimizer=optimizers.adam(2e-2))

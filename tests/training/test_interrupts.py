@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxnet import layers, losses, optimizers, training
+from jaxnet.errors import ConfigError, DataError, ShapeError
 
 X = np.random.default_rng(0).standard_normal((64, 3)).astype(np.float32)
 Y = X[:, :1]
@@ -78,8 +79,12 @@ def test_without_a_checkpoint_the_state_is_on_the_exception_and_can_go_on():
 
 
 def test_a_validation_that_does_not_end_can_be_stopped(tmp_path):
+    calls = []
+
     def endless(_):
-        after(0.3)
+        calls.append(1)
+        if len(calls) > 1:  # the first batch is looked at before the run
+            after(0.3)
         while True:
             time.sleep(0.01)
             yield BATCHES[0]
@@ -199,3 +204,66 @@ def test_handlers_are_put_back_and_other_threads_have_none():
         assert len(results) == 1
     finally:
         signal.signal(signal.SIGINT, mine)
+
+
+def test_a_callback_that_ends_the_program_is_saved_too(tmp_path):
+    def leave(record, _):
+        if record["epoch"] == 2:
+            sys.exit(3)
+
+    with pytest.raises(SystemExit) as left:
+        fit(callbacks=[leave], checkpoint=tmp_path, checkpoint_seconds=1000)
+    assert left.value.code == 3
+    assert "saved at step 8" in left.value.__notes__[0]
+    assert len(fit(checkpoint=tmp_path).history) == 3
+
+
+def test_a_record_that_cannot_be_written_loses_nothing(tmp_path):
+    def note(value):
+        return lambda record, _: record.update(mine=value)
+
+    history = fit(callbacks=[note(np.float32(0.5))], checkpoint=tmp_path / "a").history
+    assert history["mine"].tolist() == [0.5] * 3
+    with pytest.raises(ConfigError, match="cannot be written as JSON") as failed:
+        fit(callbacks=[note(object())], checkpoint=tmp_path / "b")
+    assert int(failed.value.train_state.step) == 4
+    assert "could not be saved, but is in error.train_state" in failed.value.__notes__[0]
+
+
+def test_a_resume_that_reads_what_it_knows_can_be_stopped(tmp_path):
+    def slow(seconds):
+        for i, batch in enumerate(BATCHES * 10):
+            if i == 2 and seconds:
+                after(0.5)
+            time.sleep(seconds)
+            yield batch
+
+    def stopped(*_):
+        raise OSError("enough")
+
+    with pytest.raises(OSError, match="enough"):
+        fit(slow(0), steps_per_epoch=36, epochs=1, checkpoint=tmp_path, callbacks=[stopped])
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
+        fit(slow(1.0), steps_per_epoch=36, epochs=2, checkpoint=tmp_path)
+    assert time.monotonic() - began < 25  # of 36 seconds
+
+
+def test_an_error_of_the_step_does_not_wait_for_the_loader():
+    def batches():
+        yield BATCHES[0]
+        yield X[:16, :2], Y[:16]
+        time.sleep(60)
+
+    began = time.monotonic()
+    with pytest.raises(ShapeError):
+        fit(batches(), epochs=1)
+    assert time.monotonic() - began < 30
+
+
+def test_a_loader_that_a_stopped_run_still_holds_is_said_to_be():
+    loader = blocked(2, seconds=5.0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(loader, steps_per_epoch=4)
+    with pytest.raises(DataError, match="still at work for a run that was stopped while it waited; make a new one"):
+        fit(loader, steps_per_epoch=4)
