@@ -149,6 +149,7 @@ def test_a_training_step(name, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("wrap", [lambda rule: rule, optimizers.master_copy])
+@pytest.mark.filterwarnings("ignore:fit. parameters are:UserWarning")
 def test_fit(dtype, wrap):
     x = jnp.linspace(-1, 1, 32, dtype=dtype)[:, None]
     net, optimizer = layers.dense(1), wrap(optimizers.adam(0.05))
