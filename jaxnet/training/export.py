@@ -46,8 +46,9 @@ def export(
       net: the network.
       params: its parameters.
       state: its state.
-      x: an example input (batch, ...), or its `jax.ShapeDtypeStruct`; the batch size does not matter. Other sizes are
-        fixed, but those that are symbolic in the struct (`jax.export.symbolic_shape`): ``4*t`` is any multiple of 4.
+      x: an example input (batch, ...), or its `jax.ShapeDtypeStruct`, or a tuple, list or dict of those with one batch
+        size; that does not matter. Other sizes are fixed, but those that are symbolic in the struct
+        (`jax.export.symbolic_shape`): ``4*t`` is any multiple of 4.
       platforms: of "cpu", "cuda", "rocm" and "tpu", what it shall run on.
       path: a file to write, too; it is complete or not there, whatever interrupts the writing.
 
@@ -78,9 +79,14 @@ def export(
     if path is not None:  # before the work, not after it
         path = checks.path(who, "path", path)
         _atomic.try_file(path)
-    struct = checks.shape_struct(who, x)
-    if not struct.shape:
-        raise ShapeError(f"{who}: x must have the axes (batch, ...), got a scalar")
+    structs = checks.structs(who, x)
+    leaves = jax.tree.leaves(structs)
+    if not leaves or not all(struct.shape for struct in leaves):
+        raise ShapeError(f"{who}: x must have the axes (batch, ...), got {'a scalar' if leaves else 'nothing'}")
+
+    def with_batch(size):
+        return jax.tree.map(lambda struct: jax.ShapeDtypeStruct((size, *struct.shape[1:]), struct.dtype), structs)
+
     # By way of the host: the program is for one device, however the arrays are spread.
     params, state = jax.tree.map(
         lambda leaf: jnp.asarray(np.asarray(checks.array(who, "params", leaf))), (params, state)
@@ -90,13 +96,12 @@ def export(
         return net.apply(params, state, x, train=False)[0]
 
     # What is wrong with the network, its params or x shows with a batch size that is a number.
-    jax.eval_shape(evaluate, jax.ShapeDtypeStruct((2, *struct.shape[1:]), struct.dtype))
-    scopes = [size.scope for size in struct.shape if jax_export.is_symbolic_dim(size)]  # one program, one scope
+    jax.eval_shape(evaluate, with_batch(2))
+    sizes = [size for struct in leaves for size in struct.shape]
+    scopes = [size.scope for size in sizes if jax_export.is_symbolic_dim(size)]  # one program, one scope
     (batch,) = jax_export.symbolic_shape("batch", scope=scopes[0] if scopes else None)
     try:
-        exported = jax_export.export(jax.jit(evaluate), platforms=platforms)(
-            jax.ShapeDtypeStruct((batch, *struct.shape[1:]), struct.dtype)
-        )
+        exported = jax_export.export(jax.jit(evaluate), platforms=platforms)(with_batch(batch))
         payload = bytes(exported.serialize(vjp_order=1))
     except JaxnetError:
         raise
@@ -121,13 +126,14 @@ class ExportedNet:
     First derivatives in reverse mode are all that an artifact holds, and `jax.vmap` cannot look into one.
 
     Attributes:
-      shape: of its input, with None for the batch size, and for any other that it leaves open.
-      dtype: of its input.
+      shape: of its input, with None for the batch size, and for any other that it leaves open; of an input that is a
+        tree, one such tuple an array.
+      dtype: of its input, likewise.
       platforms: what it can run on.
     """
 
-    shape: tuple[int | None, ...]
-    dtype: np.dtype
+    shape: Any
+    dtype: Any
     platforms: tuple[str, ...]
     _call: Callable[[jax.Array], Any] = field(repr=False)
 
@@ -139,27 +145,42 @@ class ExportedNet:
           DTypeError: x has another dtype than ``dtype``.
         """
         who = "ExportedNet"
-        x = checks.array(who, "x", x)
-        fits = [wanted in (None, got) for wanted, got in zip(self.shape, x.shape, strict=False)]
-        if x.ndim != len(self.shape) or not all(fits) or x.shape[0] == 0:
-            wanted = ", ".join(("batch", *("any" if size is None else str(size) for size in self.shape[1:])))
-            raise ShapeError(
-                f"{who}: x must have the shape ({wanted}), batch >= 1, got {x.shape}"
-                + ("; add the batch axis: x[None]" if x.shape == self.shape[1:] else "")
-            )
-        if x.dtype != self.dtype:
-            narrow = jax.dtypes.canonicalize_dtype(self.dtype) != self.dtype
-            hint = "jax.config.update('jax_enable_x64', True)" if narrow else f"x.astype({self.dtype.name!r})"
-            raise DTypeError(f"{who}: x must be {self.dtype}, got {x.dtype}; {hint}")
+        shapes, treedef = jax.tree.flatten(self.shape, is_leaf=_is_shape)
+        given, came = jax.tree.flatten(x)
+        if came != treedef:
+            raise ShapeError(f"{who}: x must be a tree {treedef}, got {came}; pass what the network takes")
+        wanted = list(zip(shapes, jax.tree.leaves(self.dtype), strict=True))
+        leaves = [_fitting(who, leaf, *want) for leaf, want in zip(given, wanted, strict=True)]
         try:
-            return self._call(x)
+            return self._call(treedef.unflatten(leaves))
         except ValueError as error:
-            if None not in self.shape[1:]:
+            if all(None not in shape[1:] for shape in shapes) and len(leaves) == 1:
                 raise
             raise ShapeError(
-                f"{who}: x of shape {x.shape} does not fit the symbolic sizes that the network was exported for: "
-                f"{str(error).splitlines()[0]}"
+                f"{who}: x of shape {', '.join(str(leaf.shape) for leaf in leaves)} does not fit the sizes, one batch "
+                f"size among them, that the network was exported for: {str(error).splitlines()[0]}"
             ) from error
+
+
+def _is_shape(node: Any) -> bool:
+    return isinstance(node, tuple) and all(size is None or isinstance(size, int) for size in node) and node != ()
+
+
+def _fitting(who: str, x: Any, shape: tuple[int | None, ...], dtype: np.dtype) -> jax.Array:
+    """An array of the input, if it has its shape and dtype."""
+    x = checks.array(who, "x", x)
+    fits = [wanted in (None, got) for wanted, got in zip(shape, x.shape, strict=False)]
+    if x.ndim != len(shape) or not all(fits) or x.shape[0] == 0:
+        wanted = ", ".join(("batch", *("any" if size is None else str(size) for size in shape[1:])))
+        raise ShapeError(
+            f"{who}: x must have the shape ({wanted}), batch >= 1, got {x.shape}"
+            + ("; add the batch axis: x[None]" if x.shape == shape[1:] else "")
+        )
+    if x.dtype != dtype:
+        narrow = jax.dtypes.canonicalize_dtype(dtype) != dtype
+        hint = "jax.config.update('jax_enable_x64', True)" if narrow else f"x.astype({dtype.name!r})"
+        raise DTypeError(f"{who}: x must be {dtype}, got {x.dtype}; {hint}")
+    return x
 
 
 def load_exported(source: bytes | bytearray | str | os.PathLike[str]) -> ExportedNet:
@@ -214,9 +235,11 @@ def load_exported(source: bytes | bytearray | str | os.PathLike[str]) -> Exporte
             f"{who}: jax {jax.__version__} cannot read {name}, which is undamaged: {error}; export the network again "
             f"with the version of jax that shall load it"
         ) from error
-    (x,) = exported.in_avals
-    shape = (None, *(None if jax_export.is_symbolic_dim(size) else size for size in x.shape[1:]))
-    return ExportedNet(shape, np.dtype(x.dtype), exported.platforms, jax.jit(exported.call))
+    ((x,), _) = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    shape = jax.tree.map(
+        lambda x: (None, *(None if jax_export.is_symbolic_dim(size) else size for size in x.shape[1:])), x
+    )
+    return ExportedNet(shape, jax.tree.map(lambda x: np.dtype(x.dtype), x), exported.platforms, jax.jit(exported.call))
 
 
 def _jax_export(who: str) -> Any:

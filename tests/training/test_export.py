@@ -293,5 +293,36 @@ def test_symbolic_lengths_stay_open():
         np.testing.assert_allclose(loaded_pullback(y)[0], pullback(y)[0], rtol=1e-5, atol=1e-5)
     with pytest.raises(ShapeError, match=r"must have the shape \(batch, any, 1\), batch >= 1, got \(1, 8, 2\)"):
         loaded(inputs(1, 8, 2))
-    with pytest.raises(ShapeError, match=r"x of shape \(1, 9, 1\) does not fit the symbolic sizes .*4\*t"):
+    with pytest.raises(ShapeError, match=r"x of shape \(1, 9, 1\) does not fit the sizes .*4\*t"):
         loaded(inputs(1, 9, 1))
+
+
+def test_an_input_that_is_a_tree(tmp_path):
+    """Tokens and a mask, as a dict; and a pair of arrays."""
+
+    def look_up(params, x):
+        rows = params["rows"][x["tokens"]] * x["mask"][..., None]
+        return jnp.sum(rows, 1)
+
+    embedding = layers.stateless(lambda key, x: {"rows": jax.random.normal(key, (10, 4))}, look_up)
+    net = layers.chain(embedding, layers.dense(2))
+    x = {"tokens": np.arange(6, dtype=np.int32).reshape(2, 3), "mask": np.ones((2, 3), np.float32)}
+    params, state = net.init(0, x)
+    f = training.load_exported(training.export(net, params, state, x, path=tmp_path / "net"))
+    assert f.shape == {"tokens": (None, 3), "mask": (None, 3)}
+    assert f.dtype == {"tokens": np.dtype("int32"), "mask": np.dtype("float32")}
+    more = jax.tree.map(lambda a: np.concatenate([a, a, a]), x)
+    np.testing.assert_allclose(f(more), net.apply(params, state, more, train=False)[0], rtol=1e-6)
+    with pytest.raises(ShapeError, match=r"x must be a tree .*'mask'.*'tokens'"):
+        f(x["tokens"])
+    with pytest.raises(DTypeError, match=r"x must be int32, got float32"):
+        f(x | {"tokens": x["mask"]})
+    with pytest.raises(ShapeError, match="one batch size among them"):
+        f(x | {"mask": more["mask"]})
+
+    pair = layers.chain(lambda pair: pair[0] + pair[1])
+    f = training.load_exported(training.export(pair, ((),), ((),), (x["mask"], x["mask"])))
+    assert f.shape == ((None, 3), (None, 3))
+    np.testing.assert_array_equal(f((x["mask"], x["mask"])), 2 * x["mask"])
+    with pytest.raises(ShapeError, match="got nothing"):
+        training.export(pair, ((),), ((),), ())
