@@ -81,8 +81,8 @@ def export(
         _atomic.try_file(path)
     structs = checks.structs(who, x)
     leaves = jax.tree.leaves(structs)
-    if not leaves or not all(struct.shape for struct in leaves):
-        raise ShapeError(f"{who}: x must have the axes (batch, ...), got {'a scalar' if leaves else 'nothing'}")
+    if not all(struct.shape for struct in leaves):
+        raise ShapeError(f"{who}: x must have the axes (batch, ...), got a scalar")
 
     def with_batch(size):
         return jax.tree.map(lambda struct: jax.ShapeDtypeStruct((size, *struct.shape[1:]), struct.dtype), structs)

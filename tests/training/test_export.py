@@ -293,7 +293,7 @@ def test_symbolic_lengths_stay_open():
         np.testing.assert_allclose(loaded_pullback(y)[0], pullback(y)[0], rtol=1e-5, atol=1e-5)
     with pytest.raises(ShapeError, match=r"must have the shape \(batch, any, 1\), batch >= 1, got \(1, 8, 2\)"):
         loaded(inputs(1, 8, 2))
-    with pytest.raises(ShapeError, match=r"x of shape \(1, 9, 1\) does not fit the sizes .*4\*t"):
+    with pytest.raises(ShapeError, match=r"x of shape \(1, 9, 1\) does not fit the sizes.*4\*t"):
         loaded(inputs(1, 9, 1))
 
 
@@ -324,5 +324,5 @@ def test_an_input_that_is_a_tree(tmp_path):
     f = training.load_exported(training.export(pair, ((),), ((),), (x["mask"], x["mask"])))
     assert f.shape == ((None, 3), (None, 3))
     np.testing.assert_array_equal(f((x["mask"], x["mask"])), 2 * x["mask"])
-    with pytest.raises(ShapeError, match="got nothing"):
+    with pytest.raises(DTypeError, match="got a tuple of 0"):
         training.export(pair, ((),), ((),), ())
