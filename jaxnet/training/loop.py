@@ -22,7 +22,7 @@ from jaxnet.training.feed import Resident, Stream
 from jaxnet.training.history import History, Record
 from jaxnet.training.interrupts import ENDED, Interrupts, ending
 from jaxnet.training.report import Report
-from jaxnet.training.run import Run, Saver
+from jaxnet.training.run import HOW, Run, Saver
 from jaxnet.training.sources import Source
 from jaxnet.training.state import MOST_BYTES_KEPT, copied, nbytes, sound
 from jaxnet.training.step import COLUMNS, Step
@@ -188,11 +188,17 @@ def train(
             batch = identities.as_before(feed.example, saver.batch_before())
             saver.batch = identities.shapes(batch)
             saver.identity = start | identities.of_step(step, train_state, batch) | dict(identity or {})
-            run.restore(saver, anyway=resume == "anyway")
+            other = run.restore(saver, anyway=resume == "anyway")
             processes.agree(
                 who, "the checkpoint", int(run.train_state.step),
                 f"all must see one file system, and {saver.checkpoints.directory} is not on one",
             )  # fmt: skip
+            (differs,) = processes.any_process(bool(other) and resume == "same")
+            if differs:
+                raise ConfigError(
+                    f"{who}: the run in {saver.checkpoints.directory} is another one than this call's: what differs is "
+                    f"{other or 'on another process'}; restore it; {HOW}"
+                )
             if run.step_of_epoch or len(run.history):
                 report.say(
                     f"resumed from {saver.checkpoints.directory}: epoch {len(run.history)} of {epochs} is done"

@@ -24,6 +24,8 @@ from jaxnet.training.feed import Progress, finite, taken
 from jaxnet.training.history import History, Log, Record
 from jaxnet.training.state import copied, sound
 
+HOW = "to go on all the same, give resume='anyway'; to begin afresh, another directory"
+
 SAVE_SHARE = 0.05
 """The most of the time that saving checkpoints may take."""
 
@@ -174,20 +176,19 @@ class Run:
             "best": None if self.best is None else self.best.save(),
         }
 
-    def restore(self, saver: "Saver", *, anyway: bool) -> None:
-        """Takes up the newest checkpoint, if there is one, and if it is of the same run, or of any."""
+    def restore(self, saver: "Saver", *, anyway: bool) -> str:
+        """Takes up the newest checkpoint, if there is one and it fits; returns what of its identity differs."""
         checkpoints = saver.checkpoints
         assert checkpoints is not None
         latest = checkpoints.latest()
         if latest is None:
-            return
+            return ""
         metadata = read_metadata(latest)
         before = metadata.get("settings", {})
-        how = "to go on all the same, give resume='anyway'; to begin afresh, another directory"
         if before != saver.settings and not anyway:
             raise ConfigError(
                 f"fit: the run in {checkpoints.directory} had other settings ({differences(before, saver.settings)}), "
-                f"so it would not be the same run going on; restore them; {how}"
+                f"so it would not be the same run going on; restore them; {HOW}"
             )
         if (metadata["best"] is None) != (self.best is None):
             had, has = ("no", "one") if metadata["best"] is None else ("an", "none")
@@ -204,13 +205,6 @@ class Run:
                 )
         restored = checkpoints.restore(self.saved)
         assert restored is not None
-        other = identity.differences(metadata.get("identity", {}), saver.identity)
-        (differs,) = processes.any_process(bool(other) and not anyway)
-        if differs:
-            raise ConfigError(
-                f"fit: the run in {checkpoints.directory} is another one than this call's: what differs is "
-                f"{other or 'on another process'}; restore it; {how}"
-            )
         tree = restored[0]
         self.train_state = tree["train_state"]
         self.in_row = int(self.train_state.guard.in_row)
@@ -226,6 +220,7 @@ class Run:
             self.best.restore(metadata["best"])
             by_callback = self.finished and self.best.waited < metadata["patience"]
             self.finished = by_callback or self.best.waited >= self.patience  # which may be another patience now
+        return identity.differences(metadata.get("identity", {}), saver.identity)
 
 
 def moments(totals: dict[str, list[float]]) -> tuple[float, float]:

@@ -60,6 +60,7 @@ REFUSED = {
     "divide": "DataError: fit: epoch 1, batch 0: a batch of 3 cannot be shared among 2 devices; a batch_size of 2 or 4",
     "nan": "NonFiniteError: .* first value that was not finite is .* The batch's x holds NaN or Inf",
     "overflow": r"NonFiniteError: fit: 2 steps .* batch 1: samples \[\d+, .*None of them has changed the parameters",
+    "validation": "DataError: (evaluate: batch 1: x holds nan|evaluate: another process could not measure its part)",
     "disk": "ConfigError: fit: the checkpoint of process 1 is not that of process 0; all must see one file system",
 }
 
@@ -99,6 +100,7 @@ def test_two_processes_train_as_one(quick_compilation, tmp_path):
     assert "Error" in printed[0]
 
     for results in (first, second):
+        assert (results["left the iterable"], results["step of the iterable"]) == (143, 40)
         if importlib.util.find_spec("orbax"):
             assert results["left"] == 143
             assert results["kernel"] == [4, 64]

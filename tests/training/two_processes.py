@@ -47,7 +47,8 @@ def small_fit(data=None, features=4, **options):
     options = {"mesh": jax.make_mesh((4,), ("data",)), "epochs": 2, "progress": False, **options}
     if data is None:
         data, options = (np.eye(16, 4), np.eye(16, features)), {"batch_size": 8, **options}
-    data = jax.tree.map(np.float32, data)
+    if isinstance(data, (list, tuple)):
+        data = jax.tree.map(np.float32, data)
     return training.fit(layers.dense(features), losses.mse, optimizers.adam(0.1), data, **options)
 
 
@@ -91,6 +92,20 @@ def main(port, process, folder):
         results["resumed"] = measured(resumed)
         results["kernel"] = resumed.train_state.opt_state.mu["kernel"].addressable_shards[0].data.shape
 
+    # A signal to one of the processes while it reads an iterable.
+    def until(step):
+        for i in range(40):
+            if i == step and not first:
+                signal.raise_signal(signal.SIGTERM)  # in the thread that fetches: Python's handler runs in the main one
+            yield np.eye(4, 4, dtype=np.float32), np.eye(4, 4, dtype=np.float32)
+
+    try:
+        small_fit(until(15), steps_per_epoch=40, epochs=1, checkpoint=folder / "iterable")
+    except SystemExit as left:
+        results["left the iterable"] = left.code
+    resumed = small_fit(until(99), steps_per_epoch=40, epochs=1, checkpoint=folder / "iterable")
+    results["step of the iterable"] = int(resumed.train_state.step)
+
     # What only one process wants or has.
     stopped = small_fit(callbacks=[lambda record, train_state: record["epoch"] == 3 and not first], epochs=9)
     results["epochs"] = len(stopped.history)
@@ -108,6 +123,7 @@ def main(port, process, folder):
         nan={"data": [(np.full((2, 4), [1, 1, 1, np.nan if first else 1]),) * 2], "steps_per_epoch": 4,
              "max_skipped": 3},
         overflow={"data": (np.full((16, 4), 1e30),) * 2, "batch_size": 8, "max_skipped": 2},
+        validation={"validation": [(ones[:2], ones[:2]), (np.full((2, 4), 1.0 if first else np.nan), ones[:2])]},
         disk={"checkpoint": folder / ("disk" if first else "another")},
     )  # fmt: skip
     (folder / f"results-{process}.json").write_text(json.dumps(results))
