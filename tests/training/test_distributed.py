@@ -60,7 +60,7 @@ REFUSED = {
     "divide": "DataError: fit: epoch 1, batch 0: a batch of 3 cannot be shared among 2 devices; a batch_size of 2 or 4",
     "nan": "NonFiniteError: .* first value that was not finite is .* The batch's x holds NaN or Inf",
     "overflow": r"NonFiniteError: fit: 2 steps .* batch 1: samples \[\d+, .*None of them has changed the parameters",
-    "validation": "DataError: (evaluate: batch 1: x holds nan|evaluate: another process could not measure its part)",
+    "validation": "DataError: fit: validation: (.*batch 1.*x.*nan|another process could not measure its part)",
     "disk": "ConfigError: fit: the checkpoint of process 1 is not that of process 0; all must see one file system",
 }
 
