@@ -2,9 +2,9 @@
 
 **Names** follow the tree of params: each chain and each parallel is a `torch.nn.Sequential` (or `ModuleList`), whose
 indices count every part, those without parameters too; the parts of a residual are ``branch`` and ``shortcut``; the
-copies in a repeat are ``0`` to ``n - 1``; mixed_precision is no module, and adds nothing. So the kernel of the second
-layer of the branch of a residual that is fourth in a chain is ``3.branch.1.weight``. From there, ``rename`` takes it to
-a model's own names.
+copies in a repeat are ``0`` to ``n - 1``; mixed_precision and frozen are no modules, and add nothing. So the kernel of
+the second layer of the branch of a residual that is fourth in a chain is ``3.branch.1.weight``. From there, ``rename``
+takes it to a model's own names.
 
 **Layouts**, ours on the left:
 
@@ -164,7 +164,14 @@ def _in_torchs_layouts(who: str, net: Layer, params: Params, state: State, path:
     place = path.rstrip(".") or "the network"
     if net.torch or not net.parts:
         return _leaves(who, place, net, params, state, path)
-    if net.trees == "same":
+    if net.trees == "state":
+        if not isinstance(state, dict) or set(state) != {"params", "state"}:
+            raise ConfigError(
+                f"{who}: {place} is a {net.name}, whose state is a dict of params and state, got {type(state).__name__}; "
+                f"pass what this network's init returned"
+            )
+        params, state = state["params"], state["state"]
+    if net.trees in ("same", "state"):
         return _in_torchs_layouts(who, net.parts[0][1], params, state, path)
     if net.trees == "stacked":
         copies = [(str(i), net.parts[0][1], *trees) for i, trees in enumerate(_unstacked(who, place, (params, state)))]

@@ -16,7 +16,7 @@ import pytest
 from jaxnet import activations, initializers, layers, losses, optimizers
 from jaxnet._made import made
 from jaxnet.errors import ConfigError
-from tests.layers.test_layers_table import TABLE
+from tests.layers.test_layers_table import IN_FLOAT64, TABLE
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(1)
@@ -109,8 +109,8 @@ def test_a_network_in_a_fresh_process_gives_the_same_bits():
 @pytest.mark.parametrize("name", [name for name in TABLE if name != "stateless"])
 def test_every_layer_is_the_same_program_afterwards(name):
     case = TABLE[name]
-    x = jax.ShapeDtypeStruct(case.shape, jnp.float64 if name == "mixed_precision" else jnp.float32)
-    with jax.enable_x64(name == "mixed_precision"):
+    x = jax.ShapeDtypeStruct(case.shape, jnp.float64 if name in IN_FLOAT64 else jnp.float32)
+    with jax.enable_x64(name in IN_FLOAT64):
 
         def program(layer):
             params, state = jax.eval_shape(layer.init, KEY, x)
@@ -189,7 +189,11 @@ def test_optimizers_and_schedules(schedule):
         )
     )
     params = {"w": jnp.arange(3.0)}
-    for one in (optimizer, optimizers.lookahead(optimizers.sgd(rate)), optimizers.flat(optimizers.rmsprop(rate))):
+    for one in (
+        optimizer,
+        optimizers.lookahead(optimizers.sgd(rate), 5, 0.5),
+        optimizers.flat(optimizers.rmsprop(rate)),
+    ):
         again, state = through(one), one.init(params)
         for ours, theirs in (
             (one.init(params), again.init(params)),

@@ -238,7 +238,7 @@ def test_complex_parameters_are_measured_whole():
     """A loss whose gradient is imaginary: |z - 2i|^2 at i."""
 
     def distance(params, x):
-        return jnp.abs(params["z"] - x[:, :1].astype(jnp.complex64) * jnp.complex64(2j)) ** 2
+        return jnp.abs(params["z"][None] - x[:, :1].astype(jnp.complex64) * jnp.complex64(2j)) ** 2
 
     net = layers.stateless(lambda key, x: {"z": jnp.zeros((1,), jnp.complex64)}, distance)
     x = jnp.ones((8, 1))
