@@ -40,7 +40,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
-from jaxnet.errors import CheckpointError, ConfigError, DTypeError
+from jaxnet.errors import CheckpointError, ConfigError, DTypeError, JaxnetError
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 
 Rename = Mapping[str, str] | Callable[[str], str] | None
@@ -69,6 +69,7 @@ def from_torch(state_dict: Mapping[str, Any], net: Layer, x: Any, *, rename: Ren
       ConfigError: a layer of the network that does not say how PyTorch keeps its arrays, or a ``rename`` with an entry
         that fits no name, or that gives two arrays one name.
       DTypeError: something that is no mapping, or a tensor that numpy cannot hold.
+      DataError: a masked array.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
@@ -167,8 +168,8 @@ def _in_torchs_layouts(who: str, net: Layer, params: Params, state: State, path:
     if net.trees == "state":
         if not isinstance(state, dict) or set(state) != {"params", "state"}:
             raise ConfigError(
-                f"{who}: {place} is a {net.name}, whose state is a dict of params and state, got {type(state).__name__}; "
-                f"pass what this network's init returned"
+                f"{who}: {place} is a {net.name}, whose state is a dict of params and state, got "
+                f"{type(state).__name__}; pass what this network's init returned"
             )
         params, state = state["params"], state["state"]
     if net.trees in ("same", "state"):
@@ -287,11 +288,13 @@ def _on_host(who: str, name: str, value: Any) -> np.ndarray:
     """A tensor of PyTorch's, or whatever numpy reads, as a numpy array."""
     try:
         if not hasattr(value, "detach"):
-            return np.asarray(value)
+            return checks.unmasked(who, name, value)
         tensor = value.detach().cpu()
         if str(tensor.dtype) == "torch.bfloat16":  # numpy's comes with JAX, and PyTorch does not know it
             return tensor.float().numpy().astype(jnp.bfloat16)
         return tensor.numpy()
+    except JaxnetError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise DTypeError(f"{who}: {name} cannot be read as an array: {error}") from error
 

@@ -215,7 +215,7 @@ def test_it_is_not_loaded_with_the_library():
 
 @pytest.mark.usefixtures("x64")
 def test_numbers_beyond_float32_are_measured_in_float64():
-    """In every number of the report, in a trial's losses, and in the noise scale; targets of 1e25 have squares of 1e50."""
+    """In the report, in a trial's losses, and in the noise scale; targets of 1e25 have squares of 1e50."""
     x, target = np.float64(X), 1e25 * np.float64(Y)
     net = layers.chain(layers.dense(4), activations.sigmoid, layers.dense(3))
     params, state = net.init(0, x)
