@@ -2,10 +2,13 @@
 
 import copy
 import functools
+import importlib
 import inspect
 import multiprocessing
 import os
 import pickle
+import pkgutil
+import re
 from concurrent.futures import ProcessPoolExecutor
 
 import jax
@@ -13,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import activations, initializers, layers, losses, optimizers
+import jaxnet
+from jaxnet import activations, initializers, layers, losses, optimizers, regularizers
 from jaxnet._made import made
 from jaxnet.errors import ConfigError
 from tests.layers.test_layers_table import IN_FLOAT64, TABLE
@@ -144,6 +148,36 @@ def test_every_layer_is_the_same_program_afterwards(name):
 def test_initializers(initializer):
     shape = (3, 4)
     np.testing.assert_array_equal(through(initializer)(KEY, shape, "float32"), initializer(KEY, shape, "float32"))
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "proximal_l1"])
+def test_regularizers(name):
+    one = getattr(regularizers, name)(0.5, where=is_kernel)
+    arguments = ({"kernel": jnp.array([1.0, -3.0]), "bias": jnp.array([9.0])}, *([0.1] * (name == "proximal_l1")))
+    jax.tree.map(np.testing.assert_array_equal, through(one)(*arguments), one(*arguments))
+
+
+def is_kernel(path, leaf):
+    return path[-1].key == "kernel"
+
+
+# What these return is used within the library alone, and never kept.
+NOT_KEPT = {"scaled", "as_layer", "rebuilt"}
+
+
+def test_every_function_that_returns_functions_knows_the_call():
+    """Of the whole library but `training`, whose steps are compiled: by what their signatures say they return."""
+    found = set()
+    for module in pkgutil.walk_packages(jaxnet.__path__, "jaxnet."):
+        if module.name.startswith("jaxnet.training") or module.name.rpartition(".")[2].startswith("_"):
+            continue
+        for name, f in inspect.getmembers(importlib.import_module(module.name), inspect.isfunction):
+            returned = str(inspect.signature(f).return_annotation)
+            makes = re.search(r"^(\w+\.)*(Callable|Schedule)\b|\b(Layer|Optimizer|Initializer)('>)?$", returned)
+            if makes and not name.startswith("_") and f.__module__ == module.name and name not in NOT_KEPT:
+                found.add(name)
+                assert f.__code__.co_filename.endswith("_made.py"), f"{module.name}.{name} is not under made"
+    assert {"dense", "flat", "adam", "l1", "exponential_decay", "normal"} <= found
 
 
 @pytest.mark.parametrize("module", [activations, losses])

@@ -20,7 +20,8 @@ def softmax_cross_entropy(
 ) -> jax.Array:
     """Cross-entropy (eq. 4.19) of softmax(logits): - sum over y of p_y log softmax(logits)_y.
 
-    Exact at any logits, whatever they have in common, where the logarithm of a rounded probability is not. A logit of
+    Right to a few units in the last place at any logits, whatever they have in common, where the logarithm of a rounded
+    probability is not; of a loss below 1, where the right class is nearly certain, to such units of 1. A logit of
     minus infinity masks a class; with label smoothing, which asks for a share of every class, the loss is then
     infinite.
 

@@ -153,7 +153,9 @@ def updated(who: str, optimizer: Any, updates: Any, state: Any, params: Any, ext
     try:
         return optimizer.update(updates, state, params, **_taken(optimizer.update, extra_args))
     except TypeError as error:
-        missing = re.search(r"update\w*\(\) missing \d+ required (?:keyword-only|positional) arguments?: (.*)$", str(error))
+        missing = re.search(
+            r"update\w*\(\) missing \d+ required (?:keyword-only|positional) arguments?: (.*)$", str(error)
+        )
         if missing is None:
             raise
         raise ConfigError(
@@ -164,7 +166,7 @@ def updated(who: str, optimizer: Any, updates: Any, state: Any, params: Any, ext
 
 
 def _taken(update: Any, extra_args: dict[str, Any]) -> dict[str, Any]:
-    """The extra arguments that an ``update`` function takes: all, those that it names after the first three, or none."""
+    """The extra arguments that an ``update`` takes: all, those that it names after the first three, or none."""
     try:
         parameters = inspect.signature(update).parameters
     except (TypeError, ValueError):

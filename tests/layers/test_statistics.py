@@ -73,7 +73,7 @@ def test_noise_far_from_zero(name, shape, mean):
 @pytest.mark.parametrize("outlier", [1e2, -1e4, 1e6, 3e38])
 @pytest.mark.parametrize("name", MAKE)
 def test_an_outlier_costs_no_digits(name, outlier):
-    """Of one sample, or one channel, at the place where the layer looks: as many are right as of the plain two passes."""
+    """Of one sample, or one channel, at the place where the layer looks: as right as the plain two passes."""
     rng = np.random.default_rng(3)
     for x in (rng.normal(0, 1, (16, 30, 12)).astype(np.float32), np.ones((16, 3, 12), np.float32)):
         if name == "batch_norm":
