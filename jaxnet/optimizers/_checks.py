@@ -218,7 +218,7 @@ def _described(leaf: Any) -> tuple[tuple[int, ...], Any] | None:
 def parameters(who: str, params: Any, kept_in: Any = None) -> None:
     """Refuses trees with leaves that no gradient can train, or whose moments the dtype ``kept_in`` cannot hold."""
     bad = []
-    _no_masks(who, "the parameter", params)
+    _no_masks(who, "the parameters", params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         described = _described(leaf)
         if described is None:
@@ -242,7 +242,7 @@ def gradients(who: str, grads: Any, params: Any, accumulator: Any = None) -> Non
     if params is not None:
         same_tree(who, "the gradients", grads, "the parameters", params)
     else:
-        _no_masks(who, "the gradient", grads)
+        _no_masks(who, "the gradients", grads)
         for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
             described = _described(leaf)
             if described is None or not jnp.issubdtype(described[1], jnp.inexact):
@@ -299,7 +299,7 @@ def _no_masks(who: str, name: str, tree: Any) -> None:
     if any(isinstance(leaf, np.ma.MaskedArray) for leaf in jax.tree.leaves(tree)):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             if isinstance(leaf, np.ma.MaskedArray):
-                _checks.unmasked(who, f"{name} at {_name(path)}", leaf)
+                _checks.unmasked(who, f"{_name(path)} of {name}", leaf)
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
