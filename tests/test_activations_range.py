@@ -185,6 +185,13 @@ def test_a_learned_number_of_16_bits_has_a_gradient_that_is_summed_in_float32(na
     np.testing.assert_allclose(float(got), right, rtol=float(jnp.finfo(dtype).eps))
 
 
+@pytest.mark.parametrize(("name", "most"), [("gelu", 1), ("tanh", 1), ("softmax", 1), ("sigmoid", 2)])
+def test_value_and_derivative_share_their_exponentials(name, most):
+    f, x = getattr(activations, name), jnp.ones((64, 64))
+    program = jax.jit(lambda x, g: (f(x), *jax.vjp(f, x)[1](g))).lower(x, x).compile()
+    assert program.cost_analysis()["transcendentals"] <= 1.01 * most * x.size
+
+
 def test_the_tails_that_were_wrong():
     """Right values from PyTorch in float64."""
 

@@ -77,7 +77,7 @@ def cross_entropy(
     """Cross-entropy, eq. 4.19: - sum over y of p_y log q_y of a predicted distribution q.
 
     A class with p_y = 0 adds 0, whatever q_y is; one with p_y > 0 and q_y = 0 makes the loss infinite, as the equation
-    says. Where q comes from a softmax, `softmax_cross_entropy` of its input is exact and cannot overflow.
+    says. Where q comes from a softmax, `softmax_cross_entropy` of its input keeps the digits and cannot overflow.
 
     Args:
       probabilities: q, (..., C), floating point, summing to 1 over the last axis.

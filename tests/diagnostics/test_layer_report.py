@@ -99,6 +99,15 @@ def test_copies_in_a_repeat_are_rows_of_their_own():
     chex.assert_trees_all_close(jax.tree.leaves(a), jax.tree.leaves(b), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("around", [lambda layer: layers.repeat(layer, 2), layers.mixed_precision])
+def test_a_container_whose_params_are_its_parts(around):
+    net = around(layers.dense(5))
+    params, state = net.init(0, X)
+    report = diagnostics.layer_report(net, losses.mse, params, state, (X, X))
+    assert {label.split()[-1] for label in report.labels} == {"dense"}
+    assert np.all(report.weight_norm > 0)
+
+
 def test_it_goes_through_jit_vmap_and_mixed_precision():
     net = layers.mixed_precision(
         layers.chain(layers.dense(8), layers.batch_norm(), activations.relu, layers.dropout(0.5), layers.dense(3))

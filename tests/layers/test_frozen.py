@@ -111,24 +111,23 @@ TABLE = layers.stateless(draw_rows, look_up, name="table")
 TOKENS = np.arange(6).reshape(2, 3) % 10
 
 
-class Around:
-    """A container of one's own, which shows its parts and cannot be rebuilt."""
+def container(part):
+    """One's own, which shows its parts and cannot be rebuilt."""
 
-    def __new__(cls, part):
-        def init(key, x):
-            params, state = part.init(key, x)
-            return {"part": params}, {"part": state}
+    def init(key, x):
+        params, state = part.init(key, x)
+        return {"part": params}, {"part": state}
 
-        def apply(params, state, x, *, train, key=None):
-            y, state = part.apply(params["part"], state["part"], x, train=train, key=key)
-            return y, {"part": state}
+    def apply(params, state, x, *, train, key=None):
+        y, state = part.apply(params["part"], state["part"], x, train=train, key=key)
+        return y, {"part": state}
 
-        return layers.Layer(init, apply, "mine", (("part", part),))
+    return layers.Layer(init, apply, "mine", (("part", part),))
 
 
 PLACES = {
     "alone": lambda net: net,
-    "in a container that cannot be rebuilt": Around,
+    "in a container that cannot be rebuilt": container,
     "in another frozen": lambda net: layers.frozen(net),
     "in a policy": lambda net: layers.mixed_precision(net, compute=jnp.float16, output=jnp.bfloat16),
     "in a repeat": lambda net: layers.chain(net, layers.repeat(layers.frozen(layers.dense(4)), 2)),
@@ -148,23 +147,12 @@ def test_in_mixed_precision_tokens_are_looked_up_in_the_computing_dtype(place):
     np.testing.assert_allclose(report.loss, jnp.mean(y**2), rtol=2e-2)
 
 
-class Backbone:
-    """What PyTorch knows the parts of a network by, and the network."""
-
-    names = ("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked")
-    layer = layers.chain(layers.dense(6), layers.batch_norm(), jnp.tanh)
-
-
 @pytest.mark.parametrize("around", [lambda net: net, lambda net: layers.repeat(net, 2)])
 def test_pytorchs_arrays_go_in_and_out(around):
-    plain, kept = (around(layers.chain(wrap(Backbone.layer), layers.dense(4))) for wrap in (lambda n: n, layers.frozen))
+    plain, kept = (around(layers.chain(wrap(BACKBONE), layers.dense(4))) for wrap in (lambda n: n, layers.frozen))
     params, state = plain.init(0, X)
     arrays = interop.to_torch(params, state, plain)
     loaded = interop.from_torch(arrays, kept, X)
-    copies = "repeat" in kept.name
-    assert {name.removeprefix("0.0.") for name in arrays if name.startswith("0.0.")} == set(
-        Backbone.names
-    ) or not copies
     same(loaded[1][0], {"params": params[0], "state": state[0]})
     same(interop.to_torch(*loaded, kept), arrays)
     np.testing.assert_array_equal(kept.apply(*loaded, X, train=False)[0], plain.apply(params, state, X, train=False)[0])
