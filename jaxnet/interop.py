@@ -2,9 +2,9 @@
 
 **Names** follow the tree of params: each chain and each parallel is a `torch.nn.Sequential` (or `ModuleList`), whose
 indices count every part, those without parameters too; the parts of a residual are ``branch`` and ``shortcut``; the
-copies in a repeat are ``0`` to ``n - 1``; mixed_precision is no module, and adds nothing. So the kernel of the second
-layer of the branch of a residual that is fourth in a chain is ``3.branch.1.weight``. From there, ``rename`` takes it to
-a model's own names.
+copies in a repeat are ``0`` to ``n - 1``; mixed_precision and frozen are no modules, and add nothing. So the kernel of
+the second layer of the branch of a residual that is fourth in a chain is ``3.branch.1.weight``. From there, ``rename``
+takes it to a model's own names.
 
 **Layouts**, ours on the left:
 
@@ -40,7 +40,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
-from jaxnet.errors import CheckpointError, ConfigError, DTypeError
+from jaxnet.errors import CheckpointError, ConfigError, DTypeError, JaxnetError
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 
 Rename = Mapping[str, str] | Callable[[str], str] | None
@@ -69,6 +69,7 @@ def from_torch(state_dict: Mapping[str, Any], net: Layer, x: Any, *, rename: Ren
       ConfigError: a layer of the network that does not say how PyTorch keeps its arrays, or a ``rename`` with an entry
         that fits no name, or that gives two arrays one name.
       DTypeError: something that is no mapping, or a tensor that numpy cannot hold.
+      DataError: a masked array.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
@@ -164,7 +165,14 @@ def _in_torchs_layouts(who: str, net: Layer, params: Params, state: State, path:
     place = path.rstrip(".") or "the network"
     if net.torch or not net.parts:
         return _leaves(who, place, net, params, state, path)
-    if net.trees == "same":
+    if net.trees == "state":
+        if not isinstance(state, dict) or set(state) != {"params", "state"}:
+            raise ConfigError(
+                f"{who}: {place} is a {net.name}, whose state is a dict of params and state, got "
+                f"{type(state).__name__}; pass what this network's init returned"
+            )
+        params, state = state["params"], state["state"]
+    if net.trees in ("same", "state"):
         return _in_torchs_layouts(who, net.parts[0][1], params, state, path)
     if net.trees == "stacked":
         copies = [(str(i), net.parts[0][1], *trees) for i, trees in enumerate(_unstacked(who, place, (params, state)))]
@@ -280,11 +288,13 @@ def _on_host(who: str, name: str, value: Any) -> np.ndarray:
     """A tensor of PyTorch's, or whatever numpy reads, as a numpy array."""
     try:
         if not hasattr(value, "detach"):
-            return np.asarray(value)
+            return checks.unmasked(who, name, value)
         tensor = value.detach().cpu()
         if str(tensor.dtype) == "torch.bfloat16":  # numpy's comes with JAX, and PyTorch does not know it
             return tensor.float().numpy().astype(jnp.bfloat16)
         return tensor.numpy()
+    except JaxnetError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise DTypeError(f"{who}: {name} cannot be read as an array: {error}") from error
 

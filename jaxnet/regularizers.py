@@ -14,6 +14,7 @@ from jax import lax
 
 from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
+from jaxnet._made import made
 from jaxnet.errors import ConfigError, DTypeError, ShapeError
 from jaxnet.losses.common import absolute
 
@@ -36,6 +37,7 @@ def weights(path: Path, leaf: Any) -> bool:
     return not (path and getattr(path[-1], "key", None) in _NOT_WEIGHTS)
 
 
+@made
 def l1(strength: float, *, where: Callable[[Path, Any], bool] = weights) -> Callable[[Any], jax.Array]:
     """Makes the penalty strength * sum over i of |w_i|, eq. 4.26; it drives small weights towards zero.
 
@@ -64,6 +66,7 @@ def l1(strength: float, *, where: Callable[[Path, Any], bool] = weights) -> Call
     return _penalty("l1", strength, where, absolute)
 
 
+@made
 def l2(strength: float, *, where: Callable[[Path, Any], bool] = weights) -> Callable[[Any], jax.Array]:
     """Makes the penalty strength * sum over i of w_i^2, eq. 4.28, with gradient 2 strength w (eq. 4.29); no one-half.
 
@@ -88,6 +91,7 @@ def l2(strength: float, *, where: Callable[[Path, Any], bool] = weights) -> Call
     return _penalty("l2", strength, where, lax.square)
 
 
+@made
 def proximal_l1(
     strength: float, *, where: Callable[[Path, Any], bool] = weights
 ) -> Callable[[Any, float | jax.Array], Any]:

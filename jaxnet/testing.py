@@ -32,7 +32,7 @@ def check_layer(
     - ``vmap`` over another axis is a loop;
     - parameters may come back from a file, as NumPy arrays;
     - first and second derivatives, forward and reverse, agree with finite differences in float64, of all that is
-      floating point in the output with respect to all that is in params and input.
+      floating point or complex in the output with respect to all that is in params and input.
 
     Args:
       layer: the layer, or a bare callable.
@@ -136,14 +136,15 @@ def _check_gradients(layer: Layer, params: Any, state: Any, x: Any, train: bool,
         key = None if seed is None else jax.random.fold_in(jax.random.key(seed), 1)
 
         leaves, structure = jax.tree.flatten((exact[0], exact[2]))
-        moving = [leaf for leaf in leaves if _is_floating(leaf)]
+        moving = [_real(leaf) for leaf in leaves if _is_inexact(leaf)]
 
         @jax.jit  # compiled whole, and once
         def f(moving):
             given = iter(moving)
-            params, x = structure.unflatten([next(given) if _is_floating(leaf) else leaf for leaf in leaves])
+            parts = [_as_it_was(next(given), leaf) if _is_inexact(leaf) else leaf for leaf in leaves]
+            params, x = structure.unflatten(parts)
             y = layer.apply(params, exact[1], x, train=train, key=key)[0]
-            return [leaf for leaf in jax.tree.leaves(y) if _is_floating(leaf)]
+            return [_real(leaf) for leaf in jax.tree.leaves(y) if _is_inexact(leaf)]
 
         if not moving or not jax.eval_shape(f, moving):
             return
@@ -158,7 +159,7 @@ def _check_gradients(layer: Layer, params: Any, state: Any, x: Any, train: bool,
 
 def _to_float64(leaf: Any) -> Any:
     if not _is_floating(leaf):
-        return leaf
+        return jnp.asarray(np.asarray(leaf), jnp.complex128) if _is_inexact(leaf) else leaf
     return jnp.asarray(np.asarray(leaf.astype(jnp.float32) if leaf.dtype.itemsize < 4 else leaf), jnp.float64)
 
 
@@ -166,9 +167,22 @@ def _is_floating(leaf: Any) -> bool:
     return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
+def _is_inexact(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
+
+
+def _real(leaf: jax.Array) -> jax.Array:
+    """The leaf, or if it is complex, its real and imaginary parts, along a new first axis."""
+    return leaf if _is_floating(leaf) else jnp.stack([leaf.real, leaf.imag])
+
+
+def _as_it_was(parts: jax.Array, leaf: jax.Array) -> jax.Array:
+    return parts if _is_floating(leaf) else jax.lax.complex(parts[0], parts[1])
+
+
 def _changed(leaf: Any) -> Any:
     """Other numbers of the same kind: of tokens, masks and keys there are no others, but in another order."""
-    return -leaf if _is_floating(leaf) else jnp.roll(leaf, 1, 0)
+    return -leaf if _is_inexact(leaf) else jnp.roll(leaf, 1, 0)
 
 
 def _stacked(*leaves: Any) -> Any:
@@ -178,7 +192,7 @@ def _stacked(*leaves: Any) -> Any:
 def _on_host(leaf: Any) -> np.ndarray:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
-    return np.asarray(leaf, np.float64)
+    return np.asarray(leaf, np.complex128 if jnp.iscomplexobj(leaf) else np.float64)
 
 
 def _same_structs(rule: str, got: Any, wanted: Any) -> None:

@@ -12,7 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import activations, backprop, diagnostics, initializers, kernels, layers, losses, optimizers, sizes
+from jaxnet import (
+    activations,
+    backprop,
+    diagnostics,
+    initializers,
+    interop,
+    kernels,
+    layers,
+    losses,
+    optimizers,
+    sizes,
+)
 from jaxnet.errors import ConfigError, DataError, DTypeError, JaxnetError, ShapeError
 
 X = jnp.ones((2, 10, 3))
@@ -35,6 +46,15 @@ def conv(x=X, kernel=KERNEL, **options):
 
 
 MASKED = np.ma.masked_greater(np.float32([[[1, 2, 3]] * 10] * 2), 2)
+RULES = ("sgd", "adam", "adagrad", "rmsprop", "adabelief", "angulargrad")
+
+
+def stepped(optimizer):
+    def update(grads, params):
+        rule = getattr(optimizers, optimizer)(0.1)
+        return rule.update(grads, rule.init([MASKED.data]), params)
+
+    return update
 
 
 def masked(name, call, *arguments, what="x"):
@@ -87,6 +107,13 @@ ROWS = [
     masked("an example", layers.dense(2).init, KEY, MASKED),
     masked("diagnose", diagnostics.diagnose, layers.dense(1), losses.mse, optimizers.sgd(0.1), (MASKED[:, 0], MASKED[:, 0, :1]), what="data"),
     masked("suspect_labels", diagnostics.suspect_labels, MASKED[0], np.zeros(10), np.zeros(10)),
+    masked("from_torch", partial(interop.from_torch, net=layers.dense(2, bias=False), x=np.ones((1, 3), np.float32)), {"weight": MASKED[0, :2]}, what="weight"),
+    masked("frozen", layers.frozen(layers.dense(3, bias=False), {"kernel": MASKED[0]}).init, KEY, np.ones((1, 10), np.float32), what="params"),
+    *(masked(f"{optimizer}'s params", getattr(optimizers, optimizer)(0.1).init, [MASKED], what=r"\[0\] of the parameters") for optimizer in RULES),
+    *(masked(f"{optimizer}'s gradients", stepped(optimizer), [MASKED], given, what=".* of the gradients") for optimizer in RULES for given in (None, [MASKED.data])),
+    masked("apply_updates", optimizers.apply_updates, [MASKED.data], [MASKED], what=".* of the updates"),
+    masked("the parameters of apply_updates", optimizers.apply_updates, [MASKED], [MASKED.data], what=".* of the parameters"),
+    masked("ravel", optimizers.ravel, [MASKED], what=".* of the parameters"),
     masked("trace", backprop.trace, jnp.sum, MASKED, what=""),
     ("12 objects", conv(np.ones((2, 10, 3), object)), DTypeError, r"conv: x has dtype object, which is no number"),
     ("43 a shape for an example", lambda: layers.dense(2).init(0, (1, 3)), DTypeError, r"pass jax\.ShapeDtypeStruct\(\(1, 3\), jax\.numpy\.float32\)"),

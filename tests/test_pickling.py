@@ -2,10 +2,13 @@
 
 import copy
 import functools
+import importlib
 import inspect
 import multiprocessing
 import os
 import pickle
+import pkgutil
+import re
 from concurrent.futures import ProcessPoolExecutor
 
 import jax
@@ -13,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import activations, initializers, layers, losses, optimizers
+import jaxnet
+from jaxnet import activations, initializers, layers, losses, optimizers, regularizers
 from jaxnet._made import made
 from jaxnet.errors import ConfigError
-from tests.layers.test_layers_table import TABLE
+from tests.layers.test_layers_table import IN_FLOAT64, TABLE
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(1)
@@ -109,8 +113,8 @@ def test_a_network_in_a_fresh_process_gives_the_same_bits():
 @pytest.mark.parametrize("name", [name for name in TABLE if name != "stateless"])
 def test_every_layer_is_the_same_program_afterwards(name):
     case = TABLE[name]
-    x = jax.ShapeDtypeStruct(case.shape, jnp.float64 if name == "mixed_precision" else jnp.float32)
-    with jax.enable_x64(name == "mixed_precision"):
+    x = jax.ShapeDtypeStruct(case.shape, jnp.float64 if name in IN_FLOAT64 else jnp.float32)
+    with jax.enable_x64(name in IN_FLOAT64):
 
         def program(layer):
             params, state = jax.eval_shape(layer.init, KEY, x)
@@ -144,6 +148,36 @@ def test_every_layer_is_the_same_program_afterwards(name):
 def test_initializers(initializer):
     shape = (3, 4)
     np.testing.assert_array_equal(through(initializer)(KEY, shape, "float32"), initializer(KEY, shape, "float32"))
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "proximal_l1"])
+def test_regularizers(name):
+    one = getattr(regularizers, name)(0.5, where=is_kernel)
+    arguments = ({"kernel": jnp.array([1.0, -3.0]), "bias": jnp.array([9.0])}, *([0.1] * (name == "proximal_l1")))
+    jax.tree.map(np.testing.assert_array_equal, through(one)(*arguments), one(*arguments))
+
+
+def is_kernel(path, leaf):
+    return path[-1].key == "kernel"
+
+
+# What these return is used within the library alone, and never kept.
+NOT_KEPT = {"scaled", "as_layer", "rebuilt"}
+
+
+def test_every_function_that_returns_functions_knows_the_call():
+    """Of the whole library but `training`, whose steps are compiled: by what their signatures say they return."""
+    found = set()
+    for module in pkgutil.walk_packages(jaxnet.__path__, "jaxnet."):
+        if module.name.startswith("jaxnet.training") or module.name.rpartition(".")[2].startswith("_"):
+            continue
+        for name, f in inspect.getmembers(importlib.import_module(module.name), inspect.isfunction):
+            returned = str(inspect.signature(f).return_annotation)
+            makes = re.search(r"^(\w+\.)*(Callable|Schedule)\b|\b(Layer|Optimizer|Initializer)('>)?$", returned)
+            if makes and not name.startswith("_") and f.__module__ == module.name and name not in NOT_KEPT:
+                found.add(name)
+                assert f.__code__.co_filename.endswith("_made.py"), f"{module.name}.{name} is not under made"
+    assert {"dense", "flat", "adam", "l1", "exponential_decay", "normal"} <= found
 
 
 @pytest.mark.parametrize("module", [activations, losses])
@@ -189,7 +223,11 @@ def test_optimizers_and_schedules(schedule):
         )
     )
     params = {"w": jnp.arange(3.0)}
-    for one in (optimizer, optimizers.lookahead(optimizers.sgd(rate)), optimizers.flat(optimizers.rmsprop(rate))):
+    for one in (
+        optimizer,
+        optimizers.lookahead(optimizers.sgd(rate), 5, 0.5),
+        optimizers.flat(optimizers.rmsprop(rate)),
+    ):
         again, state = through(one), one.init(params)
         for ours, theirs in (
             (one.init(params), again.init(params)),

@@ -56,6 +56,30 @@ def faulty(fault):
     return layers.Layer(nothing, apply, "faulty")
 
 
+COMPLEX = jax.lax.complex(X, X[::-1])
+
+
+@pytest.mark.parametrize("fault", ["none", "batch in evaluation", "derivative"])
+def test_complex_numbers_are_compared_whole(fault):
+    """The fault is in the imaginary part alone."""
+
+    def f(params, x):
+        imaginary = {"none": jnp.imag, "batch in evaluation": lambda x: x.imag - jnp.mean(x.imag)}
+        part = imaginary.get(fault, lambda x: wrong_square(x.imag))(x)
+        return jax.lax.complex(x.real, part) * params["factor"][None, None]
+
+    def init(key, x):
+        return {"factor": jnp.full((4,), 1 + 2j, jnp.complex64)}
+
+    layer = layers.stateless(init, f)
+    if fault == "none":
+        testing.check_layer(layer, COMPLEX)
+        return
+    message = {"batch in evaluation": "examples are independent", "derivative": "derivatives in evaluation disagree"}
+    with pytest.raises(AssertionError, match=message[fault]):
+        testing.check_layer(layer, COMPLEX)
+
+
 @jax.custom_jvp
 def wrong_square(x):
     return x * x

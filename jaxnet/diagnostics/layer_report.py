@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet._dtypes import at_least_float32
 from jaxnet.diagnostics import _rows
 from jaxnet.errors import ConfigError
 from jaxnet.layers.inside import looked_into, rebuilt, watched
@@ -18,7 +19,7 @@ from jaxnet.layers.layer import Layer, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.optimizers._arithmetic import abs_squared, wide
 from jaxnet.optimizers.base import conjugate
-from jaxnet.training.step import pair
+from jaxnet.training.step import pair, scalar
 
 SATURATED_DISTANCE = 0.025
 """A value this close to a bound, in units of the distance between the two, is saturated: of tanh beyond +-0.95 and of
@@ -39,8 +40,9 @@ COLUMNS = (
 class LayerReport:
     """One row a layer, from the input to the output; prints as a table.
 
-    A pytree whose leaves are float32 arrays of shape (layers,), so that it leaves ``jit`` and stacks under ``vmap`` and
-    ``scan``; the labels are part of its structure. NaN stands where a number makes no sense for a layer.
+    A pytree whose leaves are arrays of shape (layers,), in float32 or, where a layer computes so, in float64, so that
+    it leaves ``jit`` and stacks under ``vmap`` and ``scan``; the labels are part of its structure. NaN stands where a
+    number makes no sense for a layer.
 
     Attributes:
       labels: the path and the name of each layer. A layer inside ``repeat`` has a row a copy.
@@ -129,7 +131,8 @@ def _probe(y: list[jax.Array], tap: jax.Array) -> list[jax.Array]:
 
 
 def _probe_backward(tap, g):
-    norms = [jnp.linalg.norm(one.astype(jnp.float32).ravel()) for one in g]
+    dtype = _widest(g)
+    norms = [jnp.linalg.norm(one.astype(dtype).ravel()) for one in g]
     return g, (norms[0] if len(norms) == 1 else jnp.linalg.norm(jnp.stack(norms))).astype(tap.dtype)
 
 
@@ -143,7 +146,7 @@ def _tapped(net: Layer) -> Layer:
 
     def init(key, x):
         params, state = net.init(key, x)
-        return _Tapped(params, jnp.zeros((), jnp.float32)), state
+        return _Tapped(params, jnp.zeros((), _widest((params, state, x)))), state
 
     def apply(params, state, x, *, train, key=None):
         y, state = net.apply(params.params, state, x, train=train, key=key)
@@ -153,7 +156,7 @@ def _tapped(net: Layer) -> Layer:
             y = structure.unflatten([next(probed) if _is_floating(leaf) else leaf for leaf in leaves])
         return y, state
 
-    return net._replace(init=init, apply=apply, parts=(), rebuild=None)
+    return net._replace(init=init, apply=apply, rebuild=None)
 
 
 def layer_report(
@@ -238,7 +241,7 @@ def _report(net, loss, optimizer, params, state, batch, opt_state, key):
     silent: set[Any] = set()  # what has no floating-point output, and so no gradient
 
     def watch(path, layer, params, state, x, y):
-        if not isinstance(params, _Tapped):
+        if path not in originals:  # a container, though params of one part are its own in some
             return ()
         floating = [leaf for leaf in jax.tree.leaves(y) if _is_floating(leaf)]
         if not floating:
@@ -265,7 +268,7 @@ def _report(net, loss, optimizer, params, state, batch, opt_state, key):
     def objective(params, taps):
         both = [_Tapped(*layer) for layer in zip(of_layers(params), taps, strict=True)]
         prediction, after = looked_at.apply(treedef.unflatten(both), state, x, train=True, key=key)
-        return loss(prediction, target).astype(jnp.float32), _rows.seen("layer_report", net, after)
+        return scalar("layer_report", "the loss", loss(prediction, target)), _rows.seen("layer_report", net, after)
 
     taps = [jnp.zeros(place.tap.shape, place.tap.dtype) for place in places]
     (value, forward), (grads, norms) = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(params, taps)
@@ -281,12 +284,13 @@ def _report(net, loss, optimizer, params, state, batch, opt_state, key):
             parts, taps, of_layers(params), of_layers(grads), of_layers(updates), strict=True
         )
     ]
+    wide = _widest((forward, norms, of_parameters))
     table = [
         jnp.concatenate(
             [
-                forward[leaf][copy],
-                jnp.full(1, np.nan) if parts[leaf][0] in silent else norms[leaf][copy][None],
-                of_parameters[leaf][copy],
+                forward[leaf][copy].astype(wide),
+                jnp.full(1, np.nan, wide) if parts[leaf][0] in silent else norms[leaf][copy][None].astype(wide),
+                of_parameters[leaf][copy].astype(wide),
             ]
         )
         for _, leaf, copy in rows
@@ -306,10 +310,11 @@ def _report(net, loss, optimizer, params, state, batch, opt_state, key):
 
 def _forward_statistics(outputs: list[jax.Array], kind: _rows.Kind | None) -> jax.Array:
     """Mean, deviation, saturated share, dead share, and how many are not finite."""
-    nothing = jnp.float32(np.nan)
+    dtype = _widest(outputs)
+    nothing = jnp.asarray(np.nan, dtype)
     if kind is None:
         return jnp.stack([nothing] * 5)
-    outputs = [jax.lax.stop_gradient(y).astype(jnp.float32) for y in outputs]
+    outputs = [jax.lax.stop_gradient(y).astype(dtype) for y in outputs]
     y = outputs[0] if len(outputs) == 1 else jnp.concatenate([y.ravel() for y in outputs])
     mean = jnp.mean(y)
     deviation = jnp.sqrt(jnp.mean(jnp.square(y - mean)))
@@ -317,38 +322,39 @@ def _forward_statistics(outputs: list[jax.Array], kind: _rows.Kind | None) -> ja
     if kind.bounds is not None:
         low, high = kind.bounds
         near = SATURATED_DISTANCE * (high - low)
-        saturated = jnp.mean(((y < low + near) | (y > high - near)).astype(jnp.float32))
+        saturated = jnp.mean(((y < low + near) | (y > high - near)).astype(dtype))
     if kind.rectifier:
-        dead = jnp.mean(jnp.all(y == 0, axis=tuple(range(y.ndim - 1))).astype(jnp.float32))
-    nonfinite = jnp.sum((~jnp.isfinite(y)).astype(jnp.float32))
+        dead = jnp.mean(jnp.all(y == 0, axis=tuple(range(y.ndim - 1))).astype(dtype))
+    nonfinite = jnp.sum((~jnp.isfinite(y)).astype(dtype))
     return jnp.stack([mean, deviation, saturated, dead, nonfinite])
 
 
 def _parameter_statistics(layer: Layer, copies: tuple[int, ...], params: Any, grads: Any, updates: Any) -> jax.Array:
     """Norms of the gradient and the parameters, update over weights, and gain; an entry a copy on the first axes."""
     repeats = len(copies)
+    dtype = _widest((params, grads, updates))
 
     def norm(tree):
         squares = [
-            jnp.sum(abs_squared(wide(leaf)).astype(jnp.float32), axis=tuple(range(repeats, leaf.ndim)))
+            jnp.sum(abs_squared(wide(leaf)).astype(dtype), axis=tuple(range(repeats, leaf.ndim)))
             for leaf in jax.tree.leaves(tree)
         ]
         return jnp.sqrt(sum(squares[1:], squares[0]))
 
     leaves = jax.tree.leaves(params)
     if not leaves:
-        return jnp.full((*copies, 4), np.nan, jnp.float32)
+        return jnp.full((*copies, 4), np.nan, dtype)
     weight = norm(params)
     ratio = gain = jnp.full_like(weight, np.nan)
     if updates is not None:
-        ratio = jnp.where(weight > 0, norm(updates) / jnp.maximum(weight, np.finfo(np.float32).tiny), np.nan)
+        ratio = jnp.where(weight > 0, norm(updates) / jnp.maximum(weight, float(np.finfo(np.float32).tiny)), np.nan)
     kernel = _kernel(layer, params)
     if kernel:
         (w,) = kernel
         assert layer.fan_in is not None
         fan_in = layer.fan_in(w.shape[repeats:])
-        square = jnp.mean(jnp.square(w.astype(jnp.float32)), axis=tuple(range(repeats, w.ndim)))
-        gain = jnp.sqrt(jnp.float32(fan_in) * square)
+        square = jnp.mean(jnp.square(w.astype(dtype)), axis=tuple(range(repeats, w.ndim)))
+        gain = jnp.sqrt(jnp.asarray(fan_in, dtype) * square)
     return jnp.stack([norm(grads), weight, ratio, gain], axis=-1)
 
 
@@ -363,13 +369,19 @@ def _slope(norms: jax.Array) -> jax.Array:
     """The least-squares slope of ln(norms) over their numbers, of those that are positive and finite."""
     usable = (norms > 0) & jnp.isfinite(norms)
     y = jnp.where(usable, jnp.log(jnp.where(usable, norms, 1)), 0)
-    weight = usable.astype(jnp.float32)
-    x = jnp.arange(norms.shape[0], dtype=jnp.float32)
+    weight = usable.astype(norms.dtype)
+    x = jnp.arange(norms.shape[0], dtype=norms.dtype)
     n = jnp.sum(weight)
     x = x - jnp.sum(weight * x) / n
     y = y - jnp.sum(weight * y) / n
     spread = jnp.sum(weight * x * x)
     return jnp.where(n >= 2, jnp.sum(weight * x * y) / spread, np.nan)
+
+
+def _widest(tree: Any) -> Any:
+    """The widest floating-point dtype in a tree, and float32 if that is wider."""
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree)]
+    return at_least_float32(*(dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)))
 
 
 def _is_floating(y: Any) -> bool:

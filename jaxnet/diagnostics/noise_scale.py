@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet._dtypes import at_least_float32
 from jaxnet.errors import DataError
 from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers._arithmetic import wide, wide_dtype
@@ -59,7 +60,7 @@ def noise_scale(
       key: for layers that draw random numbers in training.
 
     Returns:
-      A `NoiseScale` of float32 scalars.
+      A `NoiseScale` of scalars in float32, or in float64 where a gradient is.
 
     Raises:
       ConfigError: fewer than two parts, or a batch that is no pair.
@@ -110,5 +111,7 @@ def noise_scale(
 
 
 def _square(tree: Any) -> jax.Array:
-    """The sum of |g|^2, in float32 for every width: the scale is an estimate."""
-    return sum((jnp.vdot(leaf, leaf).real.astype(jnp.float32) for leaf in jax.tree.leaves(tree)), start=jnp.float32(0))
+    """The sum of |g|^2."""
+    squares = [jnp.vdot(leaf, leaf).real for leaf in jax.tree.leaves(tree)]
+    dtype = at_least_float32(*(square.dtype for square in squares))
+    return sum((square.astype(dtype) for square in squares), start=jnp.zeros((), dtype))

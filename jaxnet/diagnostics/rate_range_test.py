@@ -152,7 +152,7 @@ def scaled(optimizer: Any, factor: Any) -> Optimizer:
     """``optimizer`` with its updates multiplied by ``factor``, which may be traced: so its rate is."""
 
     def update(updates, state, params=None, **extra):
-        updates, state = optimizer.update(updates, state, params, **extra)
+        updates, state = optimizer_checks.updated("the diagnostics", optimizer, updates, state, params, extra)
         return jax.tree.map(lambda u: u * jnp.asarray(factor, u.dtype), updates), state
 
     return Optimizer(optimizer.init, update)

@@ -15,7 +15,7 @@ from jaxnet.diagnostics.rate_range_test import orders, scaled
 from jaxnet.layers.layer import Layer
 from jaxnet.training import state as states
 from jaxnet.training.history import History
-from jaxnet.training.step import make_step
+from jaxnet.training.step import make_step, scalar
 
 LOOKS = 20
 """How many records a run gives."""
@@ -114,7 +114,7 @@ class Task:
             key = jax.random.fold_in(train_state.key, train_state.step)
 
             def evaluated(x, target):
-                return loss(net.apply(params, state, x, train=False)[0], target).astype(jnp.float32)
+                return scalar("diagnose", "the loss", loss(net.apply(params, state, x, train=False)[0], target))
 
             report = layer_report(
                 net, loss, params, state, probe, optimizer=optimizer, opt_state=train_state.opt_state, key=key

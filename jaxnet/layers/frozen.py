@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet._made import made
@@ -19,7 +19,7 @@ def frozen(layer: Layer | Callable[..., Any], params: Params = None, state: Stat
     Its parameters become a part of the state. So no gradient of them is computed, none counts in a clip's norm or can
     make a step be skipped, the optimizer keeps no moments for them, and weight decay does not reach them; they are
     saved and loaded with the state. The layer is always applied as in evaluation: batch norm keeps its statistics,
-    dropout drops nothing. Gradients of its input pass through.
+    dropout drops nothing. Gradients of its input pass through. To tools that measure layers it is one layer.
 
     Args:
       layer: the layer.
@@ -33,6 +33,7 @@ def frozen(layer: Layer | Callable[..., Any], params: Params = None, state: Stat
     Raises:
       ConfigError: a state without parameters, or from ``apply`` a state that is not this layer's.
       ShapeError: ``params`` are not those that ``layer`` has for the example input.
+      DataError: a masked array among them.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -54,7 +55,7 @@ def frozen(layer: Layer | Callable[..., Any], params: Params = None, state: Stat
             own = inner.init(key, x)
         else:
             wanted = jax.eval_shape(inner.init, jax.random.key(0), x)
-            own = jax.tree.map(jnp.asarray, (params, state))
+            own = tuple(_arrays(name, tree) for name, tree in (("params", params), ("state", state)))
             _fits(own, wanted)
         return (), dict(zip(("params", "state"), own, strict=True))
 
@@ -67,10 +68,25 @@ def frozen(layer: Layer | Callable[..., Any], params: Params = None, state: Stat
                 "frozen: the state must be a dict of params and state; pass what this layer's init returned"
             )
         with applied(who, inner):
-            y, _ = inner.apply(_computed_in(state["params"], x), state["state"], x, train=False)
+            y, _ = inner.apply(state["params"], state["state"], x, train=False)
         return y, state
 
-    return Layer(init, apply, who, (("layer", inner),), lambda part: frozen(part, params, state))
+    def rebuild(part):
+        return frozen(part, params, state)
+
+    return Layer(init, apply, who, (("layer", inner),), rebuild, trees="state")
+
+
+def _arrays(name: str, tree: Any) -> Any:
+    narrowed: dict[str, np.dtype] = {}
+
+    def array(leaf):
+        on_host = isinstance(leaf, (np.ndarray, np.generic))
+        return checks.array("frozen", name, checks.host_array("frozen", name, leaf, narrowed) if on_host else leaf)
+
+    arrays = jax.tree.map(array, tree)
+    checks.warn_of_narrowed("frozen", narrowed)
+    return arrays
 
 
 def _fits(own: Any, wanted: Any) -> None:
@@ -80,11 +96,3 @@ def _fits(own: Any, wanted: Any) -> None:
             raise ShapeError(
                 f"frozen: {name} have the shapes {came}, and the layer wants {want}; give this layer's own"
             )
-
-
-def _computed_in(params: Any, x: Any) -> Any:
-    """The parameters in the input's dtype where that has 16 bits, as `mixed_precision` casts those that are learned."""
-    dtypes = {leaf.dtype for leaf in jax.tree.leaves(x) if jnp.issubdtype(leaf.dtype, jnp.floating)}
-    if len(dtypes) != 1 or (dtype := dtypes.pop()).itemsize > 2:
-        return params
-    return jax.tree.map(lambda p: p.astype(dtype) if jnp.issubdtype(p.dtype, jnp.floating) else p, params)

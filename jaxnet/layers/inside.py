@@ -18,14 +18,47 @@ class Watched(NamedTuple):
 
 
 def looked_into(net: Layer) -> tuple[tuple[str, Layer], ...]:
-    """The parts that tools see, with their labels: none where nothing says how to put others in their place."""
-    return () if net.rebuild is None else net.parts
+    """The parts that tools see, with their labels: none where nothing says how to put others in their place.
+
+    And none of a layer that keeps its part's parameters in the state: they are not learned, nothing of them is to see.
+    """
+    return () if net.rebuild is None or net.trees == "state" else net.parts
 
 
 def rebuilt(net: Layer, parts: Iterable[Layer]) -> Layer:
     """``net`` around other parts, as many as `looked_into` gave."""
     parts = tuple(parts)
     return net.rebuild(*parts) if net.rebuild is not None and parts else net
+
+
+def with_frozen(f: Callable[..., Any], net: Layer, state: Any, *others: Any) -> Any:
+    """``state`` with ``f(params, ...)`` in place of the parameters of every layer whose ``trees`` are "state".
+
+    Args:
+      f: given those parameters, and those at the same place of each of the other states.
+      net: the network.
+      state: its state, as it goes in, or as it comes out, of a `watched` one too. What does not fit is left as it is,
+        for the layer to refuse.
+      *others: its states, as they go in.
+    """
+    if isinstance(state, Watched):
+        return state._replace(state=with_frozen(f, net, state.state, *others))
+    states = (state, *others)
+    if not net.parts:
+        return state
+    if net.trees == "state":
+        if not all(type(one) is dict and one.keys() == {"params", "state"} for one in states):
+            return state
+        inner = with_frozen(f, net.parts[0][1], *(one["state"] for one in states))
+        return {"params": f(*(one["params"] for one in states)), "state": inner}
+    if net.trees != "apart":
+        return with_frozen(f, net.parts[0][1], *states)
+    labels = [label for label, _ in net.parts]
+    if all(type(one) is dict and one.keys() == set(labels) for one in states):
+        return {label: with_frozen(f, part, *(one[label] for one in states)) for label, part in net.parts}
+    if all(type(one) in (tuple, list) and len(one) == len(labels) for one in states):
+        return type(state)(with_frozen(f, part, *rest) for (_, part), *rest in zip(net.parts, *states, strict=True))
+    return state
 
 
 @made
@@ -58,4 +91,4 @@ def watched(net: Layer, watch: Watch, path: tuple[str, ...] = ()) -> Layer:
         y, new = inner.apply(params, state, x, train=train, key=key)
         return y, Watched(new, watch(path, net, params, state, x, y))
 
-    return net._replace(apply=apply, parts=(), rebuild=None)
+    return net._replace(apply=apply, parts=inner.parts, rebuild=None)

@@ -56,7 +56,8 @@ class Layer(NamedTuple):
       rebuild: makes the same container around other parts, given in the same order; without it no tool looks inside.
       trees: where a container keeps the params and the state of its parts: "apart", a tuple or a dict with an entry a
         part; "same", those of its one part are its own; "stacked", so are those of the copies of its one part, along
-        a new first axis.
+        a new first axis; "state", both of its one part are in its state, a dict of ``params`` and ``state``, and
+        tools that measure see one layer.
       torch: how PyTorch keeps the layer's arrays: a tuple of ``(leaf, name, f)``, the leaf's name here, the name there,
         and the function that moves the leaf's elements into PyTorch's order, or None where it is the same.
       fan_in: of a layer with the param ``kernel``, from its shape to how many inputs reach one output.
@@ -77,7 +78,7 @@ class Layer(NamedTuple):
     name: str = "layer"
     parts: tuple[tuple[str, Layer], ...] = ()
     rebuild: Callable[..., Layer] | None = None
-    trees: Literal["apart", "same", "stacked"] = "apart"
+    trees: Literal["apart", "same", "stacked", "state"] = "apart"
     torch: tuple[tuple[str, str, Callable[[Any], Any] | None], ...] = ()
     fan_in: Callable[[tuple[int, ...]], float] | None = None
     normalizes: bool = False

@@ -11,6 +11,7 @@ from jax import lax
 from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
 from jaxnet._made import made
+from jaxnet._symbolic import is_below
 from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.layers.layer import Layer, stateless
 
@@ -34,9 +35,10 @@ def batch_norm(
     is the unbiased one (divided by n - 1), as in PyTorch. In evaluation the averages normalize. The averages start at
     mean 0 and variance 1.
 
-    One sample is taken off each channel first, which changes no deviation and leaves of a constant channel exact
-    zeros. Then the variance is computed in two passes, mean of (x - mean)^2: the one-pass form loses all digits where
-    the mean is large. Statistics are in float32, or wider if x is.
+    Of the values at each sample's first position, the nearest to 0 in their range is taken off each channel first,
+    which changes no deviation and leaves of a constant channel exact zeros. Then the variance is computed in two
+    passes, mean of (x - mean)^2: the one-pass form loses all digits where the mean is large. Statistics are in
+    float32, or wider if x is.
 
     Over a mesh, `training.fit` and `jax.jit` see the whole batch, and so do the statistics. Inside a `jax.shard_map`
     or `jax.pmap` of your own the layer sees one device's part: ``axis_name`` says over which axes the batch is divided.
@@ -97,13 +99,13 @@ def batch_norm(
             if axis_name is None:
                 _whole_batch(x)
             n = x.size // max(x.shape[-1], 1) * _number(parts)
-            if n < 2:
+            if is_below(n, 2):
                 raise ShapeError(
                     f"batch_norm: training needs at least two values a channel, got one (input {x.shape}), whose "
                     f"variance is 0 whatever it is; use a larger batch, or layer_norm"
                 )
             axes = tuple(range(x.ndim - 1))
-            sample = _over_parts(lax.pmax, _sample(wide, axes), parts)
+            sample = _sample(wide, axes, 1, parts)
             wide = wide - sample
             shifted_mean = _over_parts(lax.pmean, jnp.mean(wide, axes), parts)
             centered = wide - _last(shifted_mean, x.ndim)
@@ -112,7 +114,7 @@ def batch_norm(
             new = jax.tree.map(
                 lambda old, batch: decay * old + (1 - decay) * lax.stop_gradient(batch).astype(old.dtype),
                 {"mean": mean, "variance": variance},
-                {"mean": batch_mean, "variance": batch_variance * (n / (n - 1))},
+                {"mean": batch_mean, "variance": batch_variance * jnp.asarray(n / (n - 1), wide.dtype)},
             )
         else:
             batch_variance = variance.astype(wide.dtype)
@@ -129,7 +131,8 @@ def layer_norm(*, epsilon: float = 1e-5, scale: bool = True, offset: bool = True
     """Normalizes the channels of each position: y = (x - mean) / sqrt(variance + epsilon) over the last axis.
 
     Nothing depends on the batch, so training and evaluation are alike. The variance is the biased one, computed as
-    `batch_norm` does, in float32, or wider if x is: where all channels are equal, y is exactly the offset.
+    `batch_norm` does (the value taken off first is from the range of the first 8 channels), in float32, or wider if x
+    is: where all channels are equal, y is exactly the offset.
 
     Args:
       epsilon: added to the variance.
@@ -163,7 +166,7 @@ def layer_norm(*, epsilon: float = 1e-5, scale: bool = True, offset: bool = True
         _channels(who, x.shape)
         _fits(who, x, *checks.leaves(who, params, *_names(scale, offset)))
         wide = x.astype(at_least_float32(x.dtype))
-        wide = wide - _sample(wide, (x.ndim - 1,))
+        wide = wide - _sample(wide, (x.ndim - 1,), 8)
         centered = wide - jnp.mean(wide, -1, keepdims=True)
         variance = jnp.mean(lax.square(centered), -1, keepdims=True)
         return _affine(centered, lax.rsqrt(variance + epsilon), params, x.dtype)
@@ -178,16 +181,19 @@ def layer_norm(*, epsilon: float = 1e-5, scale: bool = True, offset: bool = True
 _TORCH = (("scale", "weight", None), ("offset", "bias", None))
 
 
-def _sample(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """One of the values along ``axes``, without a gradient.
+def _sample(x: jax.Array, axes: tuple[int, ...], count: int, parts: tuple[str, ...] = ()) -> jax.Array:
+    """What is nearest to 0 in the range of some values along ``axes``, without a gradient: no outlier, if one is among.
 
-    Over the batch, and along an axis that is in pieces on several devices, it is the largest, which each device can
-    find in its piece; along others the first, which costs nothing.
+    The values are ``count`` along each axis, which cost nothing, and all along the batch and along an axis that is in
+    pieces on several devices: each device can find the ends of the range in its piece.
     """
     x = lax.stop_gradient(x)
     in_pieces = jax.typeof(x).sharding.spec
-    first = {axis for axis in axes if axis and in_pieces[axis] is None}
-    return jnp.max(x[tuple(slice(0, 1 if axis in first else None) for axis in range(x.ndim))], axes, keepdims=True)
+    few = {axis for axis in axes if axis and in_pieces[axis] is None}
+    picked = x[tuple(slice(0, count if axis in few else None) for axis in range(x.ndim))]
+    low = _over_parts(lax.pmin, jnp.min(picked, axes, keepdims=True), parts)
+    high = _over_parts(lax.pmax, jnp.max(picked, axes, keepdims=True), parts)
+    return jnp.clip(0.0, low, high)
 
 
 def _axis_names(axis_name: Any) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxnet import _checks as checks
 from jaxnet._made import made
 from jaxnet.errors import DTypeError
+from jaxnet.layers.inside import with_frozen
 from jaxnet.layers.layer import Layer, as_layer
 
 
@@ -24,8 +25,8 @@ def mixed_precision(
 
     Parameters and input are cast to ``compute`` on the way in, so gradients arrive in ``params``' dtype. Of an input of
     several arrays each is cast that is floating point; integers, bools and keys stay as they are. The normalization
-    layers keep their statistics and their arithmetic in at least float32, and so do the losses; the
-    state is never cast.
+    layers keep their statistics and their arithmetic in at least float32, and so do the losses; the state is never
+    cast, but for the parameters of `frozen` parts on their way in.
 
     Args:
       net: the network.
@@ -63,8 +64,10 @@ def mixed_precision(
 
     def apply(params, state, x, *, train, key=None):
         params, x = _cast("params", params, compute_dtype), _cast("x", x, compute_dtype)
-        y, state = inner.apply(params, state, x, train=train, key=key)
-        return _cast("the output", y, output_dtype), state
+        narrow = with_frozen(lambda params: _cast("state", params, compute_dtype), inner, state)
+        y, new = inner.apply(params, narrow, x, train=train, key=key)
+        # The very arrays that came, so that a compiled step hands them on without a copy.
+        return _cast("the output", y, output_dtype), with_frozen(lambda _, params: params, inner, new, state)
 
     def rebuild(part):
         return mixed_precision(part, params=param_dtype, compute=compute_dtype, output=output_dtype)

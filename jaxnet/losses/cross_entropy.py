@@ -20,7 +20,8 @@ def softmax_cross_entropy(
 ) -> jax.Array:
     """Cross-entropy (eq. 4.19) of softmax(logits): - sum over y of p_y log softmax(logits)_y.
 
-    Exact at any logits, whatever they have in common, where the logarithm of a rounded probability is not. A logit of
+    Right to a few units in the last place at any logits, whatever they have in common, where the logarithm of a rounded
+    probability is not; of a loss below 1, where the right class is nearly certain, to such units of 1. A logit of
     minus infinity masks a class; with label smoothing, which asks for a share of every class, the loss is then
     infinite.
 
@@ -76,7 +77,7 @@ def cross_entropy(
     """Cross-entropy, eq. 4.19: - sum over y of p_y log q_y of a predicted distribution q.
 
     A class with p_y = 0 adds 0, whatever q_y is; one with p_y > 0 and q_y = 0 makes the loss infinite, as the equation
-    says. Where q comes from a softmax, `softmax_cross_entropy` of its input is exact and cannot overflow.
+    says. Where q comes from a softmax, `softmax_cross_entropy` of its input keeps the digits and cannot overflow.
 
     Args:
       probabilities: q, (..., C), floating point, summing to 1 over the last axis.

@@ -153,7 +153,9 @@ def updated(who: str, optimizer: Any, updates: Any, state: Any, params: Any, ext
     try:
         return optimizer.update(updates, state, params, **_taken(optimizer.update, extra_args))
     except TypeError as error:
-        missing = re.search(r"update\w*\(\) missing \d+ required keyword-only arguments?: (.*)$", str(error))
+        missing = re.search(
+            r"update\w*\(\) missing \d+ required (?:keyword-only|positional) arguments?: (.*)$", str(error)
+        )
         if missing is None:
             raise
         raise ConfigError(
@@ -164,14 +166,16 @@ def updated(who: str, optimizer: Any, updates: Any, state: Any, params: Any, ext
 
 
 def _taken(update: Any, extra_args: dict[str, Any]) -> dict[str, Any]:
-    """The extra arguments that an ``update`` function takes: all, those that it names, or none."""
+    """The extra arguments that an ``update`` takes: all, those that it names after the first three, or none."""
     try:
         parameters = inspect.signature(update).parameters
     except (TypeError, ValueError):
         return {}
     if any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return extra_args
-    named = {name for name, p in parameters.items() if p.kind == inspect.Parameter.KEYWORD_ONLY}
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    first = list(parameters)[:3]
+    named = {name for name, p in parameters.items() if p.kind in by_name and name not in first}
     return {name: value for name, value in extra_args.items() if name in named}
 
 
@@ -214,6 +218,7 @@ def _described(leaf: Any) -> tuple[tuple[int, ...], Any] | None:
 def parameters(who: str, params: Any, kept_in: Any = None) -> None:
     """Refuses trees with leaves that no gradient can train, or whose moments the dtype ``kept_in`` cannot hold."""
     bad = []
+    _no_masks(who, "the parameters", params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         described = _described(leaf)
         if described is None:
@@ -237,6 +242,7 @@ def gradients(who: str, grads: Any, params: Any, accumulator: Any = None) -> Non
     if params is not None:
         same_tree(who, "the gradients", grads, "the parameters", params)
     else:
+        _no_masks(who, "the gradients", grads)
         for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
             described = _described(leaf)
             if described is None or not jnp.issubdtype(described[1], jnp.inexact):
@@ -255,6 +261,8 @@ def same_tree(who: str, name: str, tree: Any, other_name: str, other: Any, *, dt
     def dtypes_fit(a, b):
         return not dtypes or a == b or (jnp.issubdtype(b, jnp.inexact) and a == wide_dtype(b))
 
+    _no_masks(who, name, tree)
+    _no_masks(who, other_name, other)
     leaves, treedef = jax.tree.flatten(tree)
     other_leaves, other_treedef = jax.tree.flatten(other)
     if treedef == other_treedef and all(
@@ -284,6 +292,14 @@ def same_tree(who: str, name: str, tree: Any, other_name: str, other: Any, *, dt
     if types and not (missing or unexpected or shapes):
         raise DTypeError(f"{message}; cast them: jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, params)")
     raise ShapeError(f"{message}; differentiate with respect to the tree that init saw")
+
+
+def _no_masks(who: str, name: str, tree: Any) -> None:
+    """Refuses masked arrays, whose masks nothing here would see."""
+    if any(isinstance(leaf, np.ma.MaskedArray) for leaf in jax.tree.leaves(tree)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if isinstance(leaf, np.ma.MaskedArray):
+                _checks.unmasked(who, f"{_name(path)} of {name}", leaf)
 
 
 def _by_path(tree: Any) -> dict[str, Any]:

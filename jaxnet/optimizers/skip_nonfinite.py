@@ -31,9 +31,10 @@ class SkipNonfiniteState(NamedTuple):
 def skip_nonfinite(optimizer: Any) -> Optimizer:
     """Leaves parameters and state as they were where a step would bring in an Inf or a NaN, and counts it.
 
-    A step is skipped if a gradient is not finite, if an update is not, if a parameter of 16 bits would overflow by
-    it, or if an entry of the inner state that was finite would not be any more (a gradient of 1e20 has no finite
-    square in float32; one such second moment freezes its parameter for good). It is skipped as a whole: parameters
+    A step is skipped if a gradient is not finite, if an update is not, or if an entry that was finite would not be any
+    more by it: of a parameter that overflows by the addition, or of the inner state (a gradient of 1e20 has no finite
+    square in float32; one such second moment freezes its parameter for good). Without ``params`` the addition is not
+    looked at. It is skipped as a whole: parameters
     and inner state stay bit for bit, only the counts move. `optax.apply_if_finite` lets the NaN through after some
     number of them; this never does. Watch ``notfinite_count``, and stop when it grows.
 
@@ -95,9 +96,8 @@ def _inexact(tree: Any) -> list[Any]:
 
 
 def _moved(params: Any, updates: Any) -> list[tuple[jax.Array, Any]]:
-    """The 16-bit parameters after and before the step: to float16, 65,520 is Inf."""
-    pairs = [] if params is None else zip(jax.tree.leaves(params), jax.tree.leaves(updates), strict=True)
-    return [(apply_updates(p, u), p) for p, u in pairs if jnp.finfo(jnp.asarray(p).dtype).bits < 32]
+    """The parameters after and before the step, which may overflow by the addition: to float16, 65,520 is Inf."""
+    return [] if params is None else list(zip(_inexact(apply_updates(params, updates)), _inexact(params), strict=True))
 
 
 def skipped(state: Any) -> jax.Array | None:

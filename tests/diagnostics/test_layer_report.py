@@ -11,6 +11,7 @@ import pytest
 
 from jaxnet import activations, diagnostics, initializers, layers, losses, optimizers
 from jaxnet.diagnostics import _rows
+from jaxnet.diagnostics.trial import Task
 from jaxnet.errors import ConfigError
 
 RANDOM = np.random.default_rng(0)
@@ -96,6 +97,15 @@ def test_copies_in_a_repeat_are_rows_of_their_own():
     )  # fmt: skip
     assert len(a.labels) == len(b.labels) == 25
     chex.assert_trees_all_close(jax.tree.leaves(a), jax.tree.leaves(b), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("around", [lambda layer: layers.repeat(layer, 2), layers.mixed_precision])
+def test_a_container_whose_params_are_its_parts(around):
+    net = around(layers.dense(5))
+    params, state = net.init(0, X)
+    report = diagnostics.layer_report(net, losses.mse, params, state, (X, X))
+    assert {label.split()[-1] for label in report.labels} == {"dense"}
+    assert np.all(report.weight_norm > 0)
 
 
 def test_it_goes_through_jit_vmap_and_mixed_precision():
@@ -210,3 +220,26 @@ def test_it_is_not_loaded_with_the_library():
     code = "import sys, jaxnet; print('jaxnet.diagnostics' in sys.modules, jaxnet.diagnostics.__name__)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.split() == ["False", "jaxnet.diagnostics"]
+
+
+@pytest.mark.usefixtures("x64")
+def test_numbers_beyond_float32_are_measured_in_float64():
+    """In the report, in a trial's losses, and in the noise scale; targets of 1e25 have squares of 1e50."""
+    x, target = np.float64(X), 1e25 * np.float64(Y)
+    net = layers.chain(layers.dense(4), activations.sigmoid, layers.dense(3))
+    params, state = net.init(0, x)
+    params[2]["kernel"] *= 1e25
+    report = diagnostics.layer_report(net, losses.mse, params, state, (x, target), optimizer=optimizers.sgd(1.0))
+    loss, grads = jax.value_and_grad(lambda p: losses.mse(net.apply(p, state, x, train=True)[0], target))(params)
+    np.testing.assert_allclose(report.loss, loss, rtol=1e-12)
+    norms = [np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(layer))) for layer in grads]
+    np.testing.assert_allclose(report.parameter_gradient, [norms[0], np.nan, norms[2]], rtol=1e-12)
+    numbers = [getattr(report, name) for name in ("mean", "deviation", "activation_gradient", "slope")]
+    assert {leaf.dtype.name for leaf in numbers} == {"float64"}
+    assert all(np.isfinite(leaf).all() for leaf in numbers)
+    noise = diagnostics.noise_scale(net, losses.mse, params, state, (x, target), parts=4)
+    assert all(np.isfinite(noise))
+    task = Task(net, losses.mse, optimizers.sgd(1e-3), None, (x, target), (x, target), 8, jax.random.key(0))
+    run = task.run(20)
+    assert run.history["training_loss"][0] > 1e48
+    assert np.isfinite(run.history["training_loss"]).all()

@@ -234,11 +234,21 @@ class TestSuspectLabels:
             diagnostics.suspect_labels(np.zeros((10, 1)), np.zeros(10, int), np.zeros(10, int))
 
 
+def test_an_update_without_extra_arguments_is_given_none():
+    """Of optax's rules many take three arguments; the step has more to give."""
+    optimizer = optimizers.Optimizer(
+        lambda params: (), lambda updates, state, params=None: (jax.tree.map(lambda g: -0.01 * g, updates), state)
+    )
+    x = np.random.default_rng(0).standard_normal((64, 3)).astype(np.float32)
+    found = diagnostics.rate_range_test(layers.dense(1), losses.mse, optimizer, (x, x[:, :1]), batch_size=8, steps=30)
+    assert np.isfinite(found.losses[0])
+
+
 def test_complex_parameters_are_measured_whole():
     """A loss whose gradient is imaginary: |z - 2i|^2 at i."""
 
     def distance(params, x):
-        return jnp.abs(params["z"] - x[:, :1].astype(jnp.complex64) * jnp.complex64(2j)) ** 2
+        return jnp.abs(params["z"][None] - x[:, :1].astype(jnp.complex64) * jnp.complex64(2j)) ** 2
 
     net = layers.stateless(lambda key, x: {"z": jnp.zeros((1,), jnp.complex64)}, distance)
     x = jnp.ones((8, 1))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import layers, losses, optimizers, training
+from jaxnet import activations, diagnostics, interop, layers, losses, optimizers, training
 from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.testing import check_layer
 
@@ -77,8 +77,9 @@ def test_nothing_of_it_is_learned_clipped_or_guarded(rule):
     assert len(jax.tree.leaves(fit.train_state.opt_state)) == len(jax.tree.leaves(alone.train_state.opt_state))
 
 
-def test_a_guarded_step_does_not_copy_it():
-    net = layers.chain(layers.frozen(layers.dense(512)), layers.dense(1))
+@pytest.mark.parametrize("policy", [lambda net: net, layers.mixed_precision])
+def test_a_guarded_step_does_not_copy_it(policy):
+    net = policy(layers.chain(layers.frozen(layers.dense(512)), layers.dense(1)))
     optimizer = optimizers.sgd(0.1)
     begun = training.init(net, optimizer, jnp.ones((1, 64)), 0)
     step = jax.jit(training.make_step(net, losses.mse, optimizer), donate_argnums=0)
@@ -96,6 +97,85 @@ def test_in_mixed_precision_it_computes_as_its_neighbours():
     assert {leaf.dtype.name for leaf in jax.tree.leaves(after)} == {"float32"}
     plain = layers.chain(layers.frozen(BACKBONE, params, state), layers.dense(2))
     np.testing.assert_allclose(y, plain.apply(drawn, kept, X, train=True)[0], atol=0.05)
+
+
+def draw_rows(key, x):
+    return {"kernel": jax.random.normal(key, (10, 4))}
+
+
+def look_up(params, tokens):
+    return params["kernel"][tokens]
+
+
+TABLE = layers.stateless(draw_rows, look_up, name="table")
+TOKENS = np.arange(6).reshape(2, 3) % 10
+
+
+def container(part):
+    """One's own, which shows its parts and cannot be rebuilt."""
+
+    def init(key, x):
+        params, state = part.init(key, x)
+        return {"part": params}, {"part": state}
+
+    def apply(params, state, x, *, train, key=None):
+        y, state = part.apply(params["part"], state["part"], x, train=train, key=key)
+        return y, {"part": state}
+
+    return layers.Layer(init, apply, "mine", (("part", part),))
+
+
+PLACES = {
+    "alone": lambda net: net,
+    "in a container that cannot be rebuilt": container,
+    "in another frozen": lambda net: layers.frozen(net),
+    "in a policy": lambda net: layers.mixed_precision(net, compute=jnp.float16, output=jnp.bfloat16),
+    "in a repeat": lambda net: layers.chain(net, layers.repeat(layers.frozen(layers.dense(4)), 2)),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_in_mixed_precision_tokens_are_looked_up_in_the_computing_dtype(place):
+    """And the state comes back as it went in, also out of a network that is looked into."""
+    net = layers.mixed_precision(layers.chain(PLACES[place](layers.frozen(TABLE)), layers.dense(2)))
+    params, state = net.init(0, TOKENS)
+    y, after = jax.jit(lambda p, s, x: net.apply(p, s, x, train=True))(params, state, TOKENS)
+    assert y.dtype == jnp.float32
+    same(after, state)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(after)} == {"float32"}
+    report = diagnostics.layer_report(net, losses.mse, params, state, (TOKENS, jnp.zeros((2, 3, 2))))
+    np.testing.assert_allclose(report.loss, jnp.mean(y**2), rtol=2e-2)
+
+
+@pytest.mark.parametrize("around", [lambda net: net, lambda net: layers.repeat(net, 2)])
+def test_pytorchs_arrays_go_in_and_out(around):
+    plain, kept = (around(layers.chain(wrap(BACKBONE), layers.dense(4))) for wrap in (lambda n: n, layers.frozen))
+    params, state = plain.init(0, X)
+    arrays = interop.to_torch(params, state, plain)
+    loaded = interop.from_torch(arrays, kept, X)
+    same(loaded[1][0], {"params": params[0], "state": state[0]})
+    same(interop.to_torch(*loaded, kept), arrays)
+    np.testing.assert_array_equal(kept.apply(*loaded, X, train=False)[0], plain.apply(params, state, X, train=False)[0])
+    with pytest.raises(ConfigError, match="is a frozen, whose state is a dict of params and state, got tuple"):
+        interop.to_torch(loaded[0], state, kept)
+
+
+def test_tools_that_measure_see_one_layer(tmp_path):
+    net = layers.chain(layers.frozen(BACKBONE), layers.dense(3), activations.relu, layers.dense(1))
+    params, state = net.init(0, X)
+    table = layers.summary(net, X)
+    assert [row.name for row in table.rows] == ["chain", "frozen", "dense", "relu", "dense"]
+    assert table.rows[1].parameters == 0
+    assert table.rows[1].multiply_adds == 12 * 4 * 6
+    report = diagnostics.layer_report(net, losses.mse, params, state, (X, X[:, :1]), optimizer=optimizers.sgd(0.1))
+    assert report.labels == ("0 frozen", "1 dense", "2 relu", "3 dense")
+    assert np.isnan(report.weight_norm[0])
+    assert report.activation_gradient[0] > 0
+    assert diagnostics.dead_units(net, params, state, X).labels == ("2 relu",)
+    large = np.random.default_rng(1).standard_normal((64, 4)).astype(np.float32)
+    diagnostics.diagnose(net, losses.mse, optimizers.sgd(0.01), (large, large[:, :1]), steps=60)
+    pytest.importorskip("matplotlib")
+    diagnostics.pictures.activation_histograms(tmp_path / "h.png", net, params, state, X)
 
 
 def test_bad_input_is_refused():

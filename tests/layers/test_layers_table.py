@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
-from jaxnet import activations, initializers, layers, sizes
+from jaxnet import activations, diagnostics, initializers, layers, sizes
+from jaxnet.diagnostics import _rows
 from jaxnet.errors import JaxnetError
 from tests.strategies import convolutions, poolings
 
@@ -34,6 +35,9 @@ def scale_layer():
         lambda params, x: x * params["scale"].reshape((1,) * (x.ndim - 1) + (-1,)),
         name="scale",
     )
+
+
+GIVEN = {"kernel": np.linspace(-1.0, 1.0, 15).reshape(5, 3), "bias": np.ones(3)}
 
 
 def block(*, rate=0.3):
@@ -115,6 +119,8 @@ TABLE = {
         ),
         (4, 3),
     ),
+    "frozen": Case(lambda: layers.frozen(layers.chain(layers.dense(3), layers.batch_norm(), layers.prelu())), (4, 5)),
+    "frozen-given": Case(lambda: layers.frozen(layers.dense(3), GIVEN), (4, 5)),
     "watched": Case(lambda: layers.watched(layers.chain(layers.dense(3), jnp.tanh), watch_nothing), (4, 3)),
 }
 
@@ -123,8 +129,9 @@ def watch_nothing(path, layer, params, state, x, y):
     return ()
 
 
-# By design: a policy fixes its dtypes, and a watched layer's state out is not its state in.
-FIXED_DTYPE = (TABLE["mixed_precision"],)
+# By design: a policy and given parameters fix their dtypes, and a watched layer's state out is not its state in.
+IN_FLOAT64 = ("mixed_precision", "frozen-given")
+FIXED_DTYPE = tuple(TABLE[name] for name in IN_FLOAT64)
 OTHER_STATE = (TABLE["watched"],)
 # A container runs eagerly as its parts do; op by op, these take seconds.
 EAGER_IS_SLOW = tuple(TABLE[name] for name in ("chain", "parallel", "repeat", "repeat-remat", "residual-shortcut"))
@@ -259,10 +266,16 @@ def test_dtype_is_kept(case, train, dtype):
         y, new = jax.eval_shape(
             lambda p, s, x: layer.apply(p, s, x, train=train, key=jax.random.key(0)), params, state, x
         )
-        assert {leaf.dtype for leaf in jax.tree.leaves((params, y))} == {jnp.dtype(dtype)}
+        drawn, averages = zip(apart(layer, params, state), apart(layer, params, new), strict=True)
+        assert {leaf.dtype for leaf in jax.tree.leaves((drawn, y))} == {jnp.dtype(dtype)}
         wide = jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
-        assert {leaf.dtype for leaf in jax.tree.leaves((state, new))} <= {wide}
+        assert {leaf.dtype for leaf in jax.tree.leaves(averages)} <= {wide}
         assert not any(leaf.weak_type for leaf in jax.tree.leaves((params, state, y, new)))
+
+
+def apart(layer, params, state):
+    """What init drew, and what changes without being learned: the former, of `frozen`, is in the state."""
+    return ((params, state["params"]), state["state"]) if layer.trees == "state" else (params, state)
 
 
 @FOLLOWS_DTYPE
@@ -302,10 +315,34 @@ def test_init_from_a_shape_is_init_from_an_array_and_follows_its_key(case):
 
 @FOLLOWS_DTYPE
 def test_leaves_have_full_names(case):
-    _, params, state, _ = abstract(case)
+    layer, params, state, _ = abstract(case)
+    params, state = apart(layer, params, state)
     names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
     assert names <= {"kernel", "bias", "scale", "offset", "slope"}
     assert {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(state)} <= {"mean", "variance"}
+
+
+@every(without=OTHER_STATE)
+@pytest.mark.usefixtures("x64")
+def test_tools_look_at_it(case):
+    """Alone and in a container: the table counts what is learned, and the report has a row for each layer in it."""
+    for net in (case.make(), layers.chain(case.make())):
+        x = jax.ShapeDtypeStruct(case.shape, jnp.float64)
+        params, state = jax.eval_shape(net.init, jax.random.key(0), x)
+        table = layers.summary(net, x)
+        assert table.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
+
+        def report(params, state, x, net=net):
+            return diagnostics.layer_report(net, square, params, state, (x, x), key=jax.random.key(0))
+
+        found = jax.eval_shape(report, params, state, x)
+        assert len(found.labels) % len(list(_rows.leaves(net))) == 0  # a repeat has a row a copy
+        assert found.mean.shape == (len(found.labels),)
+        assert {found.mean.dtype.name, found.loss.dtype.name} == {"float64"}
+
+
+def square(prediction, target):
+    return sum(jnp.sum(y**2) for y in jax.tree.leaves(prediction))
 
 
 @cache

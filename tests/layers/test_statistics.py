@@ -70,6 +70,41 @@ def test_noise_far_from_zero(name, shape, mean):
         np.testing.assert_allclose(new["variance"], 0.9 + 0.1 * variance * n / (n - 1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("outlier", [1e2, -1e4, 1e6, 3e38])
+@pytest.mark.parametrize("name", MAKE)
+def test_an_outlier_costs_no_digits(name, outlier):
+    """Of one sample, or one channel, at the place where the layer looks: as right as the plain two passes."""
+    rng = np.random.default_rng(3)
+    for x in (rng.normal(0, 1, (16, 30, 12)).astype(np.float32), np.ones((16, 3, 12), np.float32)):
+        if name == "batch_norm":
+            x[5, 0], axes = outlier, (0, 1)
+            x[6, 0] = -outlier if outlier == 3e38 else 0
+        else:
+            x[..., 0], axes = outlier, (2,)
+        layer = MAKE[name]()
+        params, state = layer.init(0, x)
+        y, _ = layer.apply(params, state, x, train=True)
+        if outlier == 3e38:
+            assert np.isfinite(y).all()
+            continue
+        centered = jnp.asarray(x) - jnp.mean(x, axes, keepdims=True)
+        plain = centered * jax.lax.rsqrt(jnp.mean(centered**2, axes, keepdims=True) + EPSILON)
+        ours, plains = (np.abs(one - right(x, x, axes, 1)[0])[np.abs(x) < 50].max() for one in (y, plain))
+        assert ours <= 2 * plains + 1e-7
+
+
+def test_training_on_a_symbolic_batch():
+    b, t = jax.export.symbolic_shape("b,t")
+    layer = layers.batch_norm()
+    x = np.random.default_rng(4).normal(2, 3, (6, 5, 3)).astype(np.float32)
+    params, state = layer.init(0, x)
+    train = jax.jit(functools.partial(layer.apply, train=True))
+    for shape, one in (((b, t, 3), x), ((b, 3), x[:, 0])):
+        program = jax.export.export(train)(params, state, jax.ShapeDtypeStruct(shape, jnp.float32))
+        got, wanted = program.call(params, state, one), train(params, state, one)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), got, wanted)
+
+
 DEVICES = 4
 WHOLE = P()
 X = (1e4 + np.random.default_rng(1).normal(0, 2, (8, 5, 3))).astype(np.float32)

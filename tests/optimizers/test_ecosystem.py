@@ -117,6 +117,15 @@ def test_extra_arguments_by_name_alone_and_those_that_optax_keeps_to_itself():
     same(ours.update(PARAMS, ours.init(PARAMS), value=2.0, grad=None)[0], jax.tree.map(lambda x: 2 * x, PARAMS))
     with pytest.raises(ConfigError, match=r"needs value, and this update got grad; .*use jaxnet\.optimizers\.chain"):
         ours.update(PARAMS, ours.init(PARAMS), grad=None)
+
+    def update_by_position(updates, state, params, value, factor=1.0):
+        return jax.tree.map(lambda g: factor * value * g, updates), state
+
+    ours_too = optimizers.chain((lambda params: (), update_by_position))
+    updates, _ = ours_too.update(PARAMS, ours_too.init(PARAMS), PARAMS, value=2.0, grad=None, factor=0.5, params_=1)
+    same(updates, PARAMS)
+    with pytest.raises(ConfigError, match=r"needs value, and this update got grad"):
+        ours_too.update(PARAMS, ours_too.init(PARAMS), PARAMS, grad=None)
     inside = optax.chain(ours)
     with pytest.raises(ConfigError, match=r"use jaxnet\.optimizers\.chain"):
         inside.update(PARAMS, inside.init(PARAMS), value=2.0)

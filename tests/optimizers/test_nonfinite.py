@@ -95,9 +95,11 @@ def test_a_rate_that_is_not_finite_is_skipped():
     assert int(skipped(state)) == 5  # at 1 / 0, and then always: a step that is skipped counts for no schedule
 
 
-def test_a_step_that_overflows_float16_is_skipped():
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_a_step_by_which_a_parameter_overflows_is_skipped(dtype):
     optimizer = optimizers.skip_nonfinite(optimizers.sgd(1.0))
-    params, grads = jnp.array([6e4, 1.0], jnp.float16), jnp.array([-6e4, 1.0], jnp.float16)
+    large = 0.9 * float(jnp.finfo(dtype).max)
+    params, grads = jnp.array([large, 1.0], dtype), jnp.array([-large, 1.0], dtype)
     updates, state = optimizer.update(grads, optimizer.init(params), params)
     np.testing.assert_array_equal(np.asarray(optimizers.apply_updates(params, updates)), np.asarray(params))
     assert int(skipped(state)) == 1

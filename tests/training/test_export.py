@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from jaxnet import layers, training
 from jaxnet.errors import CheckpointError, ConfigError, DependencyError, DTypeError, ShapeError
-from tests.layers.test_layers_table import TABLE
+from tests.layers.test_layers_table import IN_FLOAT64, TABLE
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -53,8 +53,8 @@ def artifact():
 def test_every_layer_for_every_batch_size(name):
     """Values, and the derivative by x, for batches that the export never saw."""
     case = TABLE[name]
-    with jax.enable_x64(name == "mixed_precision"):  # whose row of the table computes in float64
-        layer, x = case.make(), inputs(3, *case.shape[1:])
+    with jax.enable_x64(name in IN_FLOAT64):
+        layer, x = case.make(), jnp.asarray(inputs(3, *case.shape[1:]), "float64" if name in IN_FLOAT64 else "float32")
         rng = np.random.default_rng(1)
         params, state = jax.tree.map(
             lambda a: jnp.asarray(0.4 + 0.3 * np.abs(rng.standard_normal(a.shape)), a.dtype),
