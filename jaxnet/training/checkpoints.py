@@ -187,7 +187,7 @@ def load_best(directory: str | os.PathLike[str] | Checkpoints, net: Any, x: Any)
       x: an example input, or its `jax.ShapeDtypeStruct`.
 
     Returns:
-      params, state: as `fit` returns them.
+      The pair ``(params, state)``, as `fit` returns it.
 
     Raises:
       CheckpointError: no checkpoint, a damaged one, or one of another network.
