@@ -163,7 +163,8 @@ def train(
     train_state = copied(train_state)  # which is donated to the first step
 
     keeps = nbytes(train_state) <= MOST_BYTES_KEPT
-    watches = sound(train_state)  # parameters that are not finite from the beginning are meant so, as masks are
+    with sharding.in_use(mesh):
+        watches = sound(train_state)  # parameters that are not finite from the beginning are meant so, as masks are
     if isinstance(data, tuple):
         if batch_size is None or steps_per_epoch is not None:
             raise ConfigError(f"{who}: arrays are trained on in batches: give batch_size, and no steps_per_epoch")

@@ -258,6 +258,8 @@ class Saver:
         if self.checkpoints is not None:
             directory = self.checkpoints.directory
             _on_the_first(lambda: self._held.enter_context(_atomic.held(directory)), "checkpoint", directory)
+        if self._log is not None:
+            _on_the_first(functools.partial(_atomic.try_file, self._log.path), "log", self._log.path)
         return self
 
     def __exit__(self, *_: Any) -> None:

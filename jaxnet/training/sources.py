@@ -100,8 +100,9 @@ class Source:
 
     def whole_epoch(self, epoch: int) -> Iterator[Any]:
         """The batches of an epoch, ``steps`` of them if that was given, for a reader that does not fetch ahead."""
-        batches, count = self.epoch(epoch, 0, None)[0], 0
-        for batch in itertools.islice(batches, self.steps):
+        batches, _, skip = self.epoch(epoch, 0, None)
+        count = 0
+        for batch in itertools.islice(batches, skip, None if self.steps is None else skip + self.steps):
             yield batch
             count += 1
         self.must_suffice(epoch, count)
