@@ -80,7 +80,7 @@ def differences(before: dict[str, str], now: dict[str, str]) -> str:
     if "optimizer" in names and "program" in names:
         names.remove("program")  # of which the optimizer is a part
     text = ", ".join(NAMES.get(name, name) for name in names)
-    made = [(before.get(name), now[name]) for name in ("jax", "platform")]
+    made = [(before.get(name), now.get(name)) for name in ("jax", "platform")]
     if text and any(was != now for was, now in made):
         text += f"; it was compiled by JAX {made[0][0]} for {made[1][0]}, now {made[0][1]} for {made[1][1]}, whose"
         text += " programs may differ by themselves"
