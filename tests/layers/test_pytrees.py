@@ -202,6 +202,14 @@ def test_residual_adds_what_floats_and_passes_on_the_rest(x):
             np.testing.assert_array_equal(got, 2 * wanted if jnp.issubdtype(wanted.dtype, jnp.inexact) else wanted)
 
 
+def test_residual_passes_on_the_shortcuts_part_and_adds_complex_numbers():
+    branch = layers.stateless(lambda key, x: (), lambda params, x: {"n": x["n"] + 1, "z": x["z"] * x["z"]})
+    x = {"n": jnp.arange(3), "z": jnp.array([1j, 2.0])}
+    y, _ = layers.residual(branch).apply(*layers.residual(branch).init(0, x), x, train=False)
+    np.testing.assert_array_equal(y["n"], x["n"])
+    np.testing.assert_array_equal(y["z"], [-1 + 1j, 6])
+
+
 # Tools.
 
 

@@ -162,6 +162,23 @@ def test_one_bad_update_costs_one_step(entry):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 
 
+@pytest.mark.parametrize("bad", [0, 1, 4])
+def test_a_stream_goes_on_from_the_state_without_the_bad_update(monkeypatch, bad):
+    """Within the epoch: windows of two steps, in one of which an update is infinite."""
+    monkeypatch.setattr("jaxnet.training.feed.WINDOW", 2)
+
+    def update(grads, state, params=None, **extra):
+        return jax.tree.map(lambda g: jnp.where(jnp.abs(g) > 1e3, jnp.inf, -0.05 * g), grads), state
+
+    rule = optimizers.Optimizer(lambda params: (), update)
+    y = Y + 1e6 * (np.arange(64)[:, None] // 8 == bad).astype(np.float32)
+    params, history, after = fit_stream(NET, losses.mse, rule, (X, y), epochs=1)
+    assert (history["skipped"].tolist(), int(after.step)) == ([1], 8)
+    others = np.arange(64) // 8 != bad
+    wanted, _, _ = fit_stream(NET, losses.mse, rule, (X[others], Y[others]), epochs=1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), params, wanted)
+
+
 def test_the_skips_of_an_optimizer_count():
     optimizer = optimizers.skip_nonfinite(optimizers.sgd(lambda count: 1 / (3 - count.astype(jnp.float32))))
     for entry in (fit_arrays, fit_stream):

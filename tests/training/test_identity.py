@@ -93,6 +93,21 @@ def test_anyway_in_the_middle_of_an_epoch_begins_it_again(tmp_path):
     assert int(resumed.train_state.step) == 5 + 3 + 5
 
 
+def test_anyway_forgets_what_the_epoch_that_begins_again_had_measured(tmp_path):
+    batches = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 40, 8)]
+    still = {"net": layers.dense(1), "optimizer": optimizers.sgd(0.0)}
+
+    def broken(epoch):
+        yield from batches if epoch == 0 else [(X[:8], Y[:8] + 100)] * 3
+        if epoch == 1:
+            raise OSError("the share is gone")
+
+    with pytest.raises(OSError, match="the share is gone"):
+        fit(tmp_path, data=broken, **still)
+    resumed = fit(tmp_path, data=lambda epoch: batches, resume="anyway", steps_per_epoch=5, **still)
+    assert resumed.history["loss"][1] == resumed.history["loss"][0]
+
+
 def test_the_same_call_in_another_shape_of_code_is_the_same_run(tmp_path):
     """Names, line numbers and objects do not count, only what is computed; nor do the data, which no one can know."""
     fit(tmp_path, epochs=1)
@@ -139,6 +154,23 @@ def test_a_program_that_calls_python_back_has_the_same_fingerprint_in_every_proc
     keep = [make() for _ in range(50)]  # at other addresses
     assert of_program(make(), jnp.ones(3)) == of_program(keep[17], jnp.ones(3))
     assert of_program(lambda x: x * 2, jnp.ones(3)) != of_program(lambda x: x * 3, jnp.ones(3))
+
+
+def test_every_array_counts_and_its_place_dtype_and_shape():
+    from jaxnet.training.identity import of_arrays
+
+    tree = {"a": np.ones((2, 2), np.float32), "b": np.zeros(2, np.float32), "c": jax.random.key(3)}
+    others = [
+        {**tree, "a": np.float32([[1, 2], [1, 1]])},
+        {**tree, "a": tree["a"].view(np.int32)},
+        {**tree, "a": tree["a"].reshape(4)},
+        {**tree, "b": np.float32([0, 1])},
+        {**tree, "c": jax.random.key(4)},
+        {"a": tree["b"], "b": tree["a"], "c": tree["c"]},
+        {"a": tree["a"], "d": tree["b"], "e": tree["c"]},
+    ]
+    assert len({of_arrays(one) for one in [tree, *others]}) == len(others) + 1
+    assert of_arrays(jax.tree.map(lambda leaf: leaf.copy(), tree)) == of_arrays(tree)
 
 
 def test_every_entry_of_a_large_constant_counts(tmp_path):

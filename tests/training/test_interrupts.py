@@ -78,6 +78,24 @@ def test_without_a_checkpoint_the_state_is_on_the_exception_and_can_go_on():
     fit(start=(state.params, state.state))
 
 
+def test_a_second_ctrl_c_ends_a_run_at_once_and_saves_nothing(tmp_path, capsys):
+    pressed = []
+
+    def press(record, _):
+        if record["epoch"] == 2:
+            for _ in range(2):
+                pressed.append(1)
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            pressed.append("went on")
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        fit(callbacks=[press], checkpoint=tmp_path, checkpoint_seconds=1000)
+    assert pressed == [1, 1]
+    assert training.Checkpoints(tmp_path).paths() == []
+    assert "SIGINT" not in capsys.readouterr().out
+    assert int(stopped.value.train_state.step) == 8
+
+
 def test_a_validation_that_does_not_end_can_be_stopped(tmp_path):
     def endless(_):
         for i in range(10_000):
@@ -201,6 +219,34 @@ def test_handlers_are_put_back_and_other_threads_have_none():
         assert len(results) == 1
     finally:
         signal.signal(signal.SIGINT, mine)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_is_ignored_stays_so(tmp_path, number):
+    """As in the background of a shell script."""
+
+    def press(*_):
+        signal.pthread_kill(threading.main_thread().ident, number)
+
+    mine = signal.signal(number, signal.SIG_IGN)
+    try:
+        assert len(fit(callbacks=[press], checkpoint=tmp_path).history) == 3
+    except KeyboardInterrupt:  # which would end the tests
+        pytest.fail("it was heard")
+    finally:
+        signal.signal(number, mine)
+
+
+def test_a_signal_that_comes_with_the_last_epochs_callbacks_is_heard(tmp_path):
+    def press(record, _):
+        if record["epoch"] == 3:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as stopped:
+        fit(callbacks=[press], checkpoint=tmp_path)
+    assert stopped.value.code == 143
+    assert int(stopped.value.train_state.step) == 12
+    assert training.read_metadata(training.Checkpoints(tmp_path).latest())["step"] == 12
 
 
 def test_a_callback_that_ends_the_program_is_saved_too(tmp_path):

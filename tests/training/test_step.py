@@ -210,6 +210,19 @@ def test_a_small_loss_scale_halves_too(scale):
     assert float(after.loss_scale.value) == max(scale / 2, 2.0**-126)
 
 
+def test_the_largest_loss_scale_does_not_double():
+    """Of a gradient of 0, at any scale; doubled it would be Inf, and every step after it skipped."""
+    net, optimizer = layers.dense(1), optimizers.sgd(0.1)
+    step = jax.jit(training.make_step(net, losses.mse, optimizer))
+    x, target = jnp.zeros((4, 1)), jnp.zeros((4, 1))
+    begun = training.init(net, optimizer, x, 0, loss_scale=2.0**126)
+    for _ in range(2):
+        begun, metrics = step(
+            begun._replace(loss_scale=begun.loss_scale._replace(good_steps=jnp.int32(1999))), (x, target)
+        )
+        assert (float(begun.loss_scale.value), int(metrics["skipped"])) == (2.0**127, 0)
+
+
 def test_float16_parameters_are_refused_with_a_loss_scale():
     net, optimizer = layers.dense(1), optimizers.sgd(0.1)
     x = jnp.ones((4, 2), jnp.float16)
@@ -255,6 +268,16 @@ def test_16_bit_gradients_against_a_sum_in_float64(dtype, accumulate, scale, see
     np.testing.assert_allclose(measured["grad_norm"], exact, rtol=0.05)
 
 
+def test_a_16_bit_gradient_is_measured_in_float32():
+    """300^2 is Inf in float16, and no reason to skip a step."""
+    net, optimizer = layers.dense(1, bias=False), optimizers.sgd(1e-3)
+    x, target = jnp.array([[300, 1]], jnp.float16), jnp.zeros((1, 1), jnp.float16)
+    step = jax.jit(training.make_step(net, lambda p, t: jnp.mean(p) + 0 * jnp.sum(t), optimizer))
+    _, measured = step(training.init(net, optimizer, x, 0), (x, target))
+    assert measured["skipped"] == 0
+    np.testing.assert_allclose(measured["grad_norm"], np.hypot(300, 1), rtol=1e-6)
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_64_bits_are_measured_in_64_bits(x64, accumulate):
     net, optimizer = layers.dense(1, bias=False), optimizers.sgd(1e-60)
@@ -298,6 +321,15 @@ def test_complex_parameters_descend(rule, accumulate):
             train_state, measured = step(train_state, (jnp.ones((2, 1)), jnp.ones((2, 1))))
     np.testing.assert_allclose(train_state.params["z"], 1 + 2j, atol=0.02)
     assert measured["loss"] < 1e-3
+
+
+def test_the_gradients_norm_counts_imaginary_parts_too():
+    """The gradient of |z - (1 + 2i)|^2 at 0 has the parts -2 and 4."""
+    net, optimizer = complex_layer(), optimizers.sgd(0.1)
+    step = jax.jit(training.make_step(net, lambda prediction, target: prediction, optimizer))
+    with jax.numpy_dtype_promotion("standard"):  # of the layer
+        _, metrics = step(training.init(net, optimizer, ONES, 0), (ONES, ONES[:, :1]))
+    np.testing.assert_allclose(metrics["grad_norm"], np.sqrt(20), rtol=1e-6)
 
 
 def test_a_complex_loss_is_refused():
