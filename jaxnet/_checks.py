@@ -195,10 +195,13 @@ def host_array(
             f"convert with .astype({dtype.newbyteorder('=').name!r})"
         )
     if not is_numeric(dtype):
-        raise DTypeError(
-            f"{who}: {name} has dtype {dtype}, which is no number; build one rectangular numeric array, "
-            f"for example numpy.stack(rows).astype('float32')"
+        words = dtype.kind in "UST" or (dtype.kind == "O" and all(isinstance(entry, str) for entry in np.ravel(value)))
+        cure = (
+            "number the classes, numpy.unique(names, return_inverse=True)[1]"
+            if words
+            else "build one rectangular numeric array, for example numpy.stack(rows).astype('float32')"
         )
+        raise DTypeError(f"{who}: {name} has dtype {dtype}, which is no number; {cure}")
     canonical = jax.dtypes.canonicalize_dtype(dtype)
     if canonical == dtype:
         return np.asarray(value)

@@ -66,9 +66,12 @@ def _numeric(who: str, name: str, value: Any, array: np.ndarray) -> np.ndarray:
     if checks.is_numeric(array.dtype):
         return array
     if hasattr(value, "columns") and hasattr(value, "dtypes"):
-        columns = ", ".join(f"{column} {dtype}" for column, dtype in zip(value.columns, value.dtypes, strict=True))
+        each = zip(value.columns, map(str, value.dtypes), strict=True)
+        bad = [f"{column} {dtype}" for column, dtype in each if not dtype.lower().startswith(("int", "uint", "float"))]
+        bad = bad or [f"{column} {dtype}" for column, dtype in zip(value.columns, value.dtypes, strict=True)]
+        listed = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
         raise DTypeError(
-            f"{who}: {name} has columns that hold no numbers, or have gaps ({columns}); choose others, or encode them "
-            f"as numbers and fill the gaps"
+            f"{who}: {name} has columns that hold no numbers, or have gaps ({listed}); choose others, make numbers of "
+            f"truths with .astype('float32'), encode words, and fill the gaps"
         )
     return checks.host_array(who, name, array)  # which says why

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet import _incoming as incoming
-from jaxnet.errors import ConfigError, DataError
+from jaxnet.errors import ConfigError, DataError, DTypeError
 
 Arrays = np.ndarray | tuple[np.ndarray, ...]
 """One array, or several whose first axes count the same samples."""
@@ -191,7 +191,16 @@ def usable(who: str, arrays: Sequence[Any], names: Sequence[str] | None = None) 
 def _columns(who: str, arrays: Sequence[Any], names: Sequence[str] | None = None) -> list[np.ndarray]:
     if not arrays:
         raise DataError(f"{who}: at least one array is needed, got none")
-    names = names or [f"array {i}" for i in range(len(arrays))]
+    if names is None:  # by a loader's door, where a tree would be stacked, or taken for one array
+        names = [f"array {i}" for i in range(len(arrays))]
+        for name, given in zip(names, arrays, strict=True):
+            if isinstance(given, dict) or (
+                isinstance(given, tuple) and any(hasattr(entry, "shape") for entry in given)
+            ):
+                raise DTypeError(
+                    f"{who}: {name} is a {type(given).__name__} of arrays; give its arrays one by one, as in "
+                    f"{who}(tokens, mask, target), and put those of each part together again"
+                )
     columns = [np.asarray(incoming.host(who, name, given)) for name, given in zip(names, arrays, strict=True)]
     check_lengths(who, columns, names)
     return columns

@@ -35,8 +35,12 @@ _USUAL_CAUSES = (
 
 _UPDATE = "the optimizer's update (loss and gradient were finite)"
 _UPDATE_CAUSES = (
-    "Look at the learning rate at this step (does a schedule divide by zero?), at the optimizer's eps, and at "
-    "parameters near the end of their dtype's range"
+    "Look at the learning rate (does a schedule divide by zero?), at the optimizer's eps, and at parameters near the "
+    "end of their dtype's range"
+)
+_STAYS = (
+    "a skipped step leaves the optimizer's count where it was, so a schedule that is not finite at one count stays "
+    "there: the first of these steps was {}"
 )
 _OURS = [name for name in COLUMNS if name not in ("loss", "penalty", "grad_norm", "skipped")]
 _NO_LEAF = "the loss, or the sum of all gradients' squares"
@@ -341,7 +345,7 @@ def _guard(run: Run, feed: Resident | Stream, max_skipped: int, saver: Saver, ex
         batch, which = feed.recent.get(step_of_epoch), "see error.batch"
         if jax.process_count() > 1:
             batch = multihost_utils.process_allgather(batch, tiled=True)
-    cause = _UPDATE_CAUSES if run.spoiled_by_update else ""
+    cause = f"{_UPDATE_CAUSES} ({_STAYS.format(last - run.in_row + 1)})" if run.spoiled_by_update else ""
     if not cause and explain is not None and batch is not None:
         cause = explain(batch)
     error = NonFiniteError(

@@ -203,7 +203,17 @@ class Run:
                     f"fit: the run in {checkpoints.directory} watched {had[0]} ({had[1]}), and this call watches "
                     f"{has[0]} ({has[1]}), so its best says nothing; watch the same, or give another directory"
                 )
-        restored = checkpoints.restore(self.saved)
+        try:
+            restored = checkpoints.restore(self.saved)
+        except CheckpointError as error:
+            if "does not fit" not in error.message:
+                raise
+            raise CheckpointError(
+                f"fit: the run in {checkpoints.directory} is of another network or another kind of optimizer than this "
+                f"call's, so that it cannot go on; give another directory, and to begin there with its weights, where "
+                f"the network is the same, start=training.load_best({str(checkpoints.directory)!r}, net, x): "
+                f"{error.message}"
+            ) from error
         assert restored is not None
         tree = restored[0]
         self.train_state = tree["train_state"]

@@ -177,8 +177,8 @@ def checked_metrics(who: str, metrics: Mapping[str, Callable[..., Any]] | None) 
     for name, f in metrics.items():
         if not isinstance(name, str) or name in COLUMNS or name.startswith("validation_"):
             raise ConfigError(
-                f"{who}: a metric needs a name of its own, a string, got {name!r}; the history has columns named "
-                f"{', '.join(COLUMNS)} and validation_..."
+                f"{who}: a metric needs a name of its own, a string, got {name!r}; call it otherwise: the history has "
+                f"columns {', '.join(COLUMNS)} and validation_..."
             )
         checks.function(who, f"metric {name!r}", f)
     return dict(metrics)

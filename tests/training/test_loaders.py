@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxnet import data, layers, losses, optimizers, training
-from jaxnet.errors import ConfigError, DataError, DTypeError
+from jaxnet.errors import CheckpointError, ConfigError, DataError, DTypeError
 
 RANDOM = np.random.default_rng(5)
 X = RANDOM.integers(-4, 5, (24, 2)).astype(np.float32)
@@ -291,3 +291,34 @@ def test_an_iterator_that_will_not_last_is_refused_before_it_is_read(door):
     ):
         DOORS[door](generator())
     assert not read
+
+
+def test_messages_name_what_is_wrong_and_its_cure(tmp_path):
+    """What a newcomer has met."""
+    x, y = np.ones((8, 2), np.float32), np.ones((8, 1), np.float32)
+
+    def fit(data, **options):
+        options = {"epochs": 3, "batch_size": 4, "progress": False} | options
+        return training.fit(layers.dense(1), losses.mse, optimizers.sgd(0.1), data, **options)
+
+    with pytest.raises(DTypeError, match=r"number the classes, numpy.unique\(names, return_inverse=True\)\[1\]"):
+        fit((x, np.array(["cat", "dog"] * 4)))
+    for tree in ({"tokens": x, "mask": x}, (x, x)):
+        with pytest.raises(DTypeError, match=r"array 0 is a (dict|tuple) of arrays; give its arrays one by one"):
+            data.split(tree, y)
+    with pytest.raises(DataError, match="epoch 3 held no batch, and validation_steps=2 were wanted.*has ended"):
+        fit((x, y), validation=iter([(x, y)] * 4), validation_steps=2)
+    fit((x, y), epochs=1, checkpoint=tmp_path)
+    for net in (layers.chain(layers.dense(2), layers.dense(1)), layers.dense(1, bias=False)):
+        with pytest.raises(CheckpointError, match=r"fit: the run in .* is of another network.*training.load_best\("):
+            training.fit(
+                net, losses.mse, optimizers.sgd(0.1), (x, y), epochs=2, batch_size=4, checkpoint=tmp_path,
+                resume="anyway", progress=False,
+            )  # fmt: skip
+
+
+def test_of_a_table_only_the_columns_that_are_wrong_are_named():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"a": [1.0, 2.0], "b": [True, False], "c": ["x", "y"], "d": [1, 2]})
+    with pytest.raises(DTypeError, match=r"\(b bool, c (object|str)\)"):
+        data.split(table, np.ones(2))
