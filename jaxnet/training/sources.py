@@ -113,9 +113,9 @@ class Source:
             which = "the data" if self.who == "evaluate" else f"epoch {epoch + 1}"
             if self.steps is not None:
                 raise DataError(
-                    f"{self.who}: {which} held no batch, and {self._bound}={self.steps} were wanted; an iterator is read "
-                    f"on from epoch to epoch, and this one has ended: give one that lasts, a list, or a function from the "
-                    f"epoch to an iterable"
+                    f"{self.who}: {which} held no batch, and {self._bound}={self.steps} were wanted; an iterator is "
+                    f"read on from epoch to epoch, and this one has ended: give one that lasts, a list, or a function "
+                    f"from the epoch to an iterable"
                 )
             raise DataError(
                 f"{self.who}: {which} held no batch; an iterator is read only once: give a list, a function from the "

@@ -306,7 +306,7 @@ def test_messages_name_what_is_wrong_and_its_cure(tmp_path):
     for tree in ({"tokens": x, "mask": x}, (x, x)):
         with pytest.raises(DTypeError, match=r"array 0 is a (dict|tuple) of arrays; give its arrays one by one"):
             data.split(tree, y)
-    with pytest.raises(DataError, match="epoch 3 held no batch, and validation_steps=2 were wanted.*has ended"):
+    with pytest.raises(DataError, match=r"epoch 3 held no batch, and validation_steps=2 were wanted.*has ended"):
         fit((x, y), validation=iter([(x, y)] * 4), validation_steps=2)
     fit((x, y), epochs=1, checkpoint=tmp_path)
     for net in (layers.chain(layers.dense(2), layers.dense(1)), layers.dense(1, bias=False)):
