@@ -265,3 +265,10 @@ def test_complex_parameters_are_measured_whole():
     np.testing.assert_allclose(np.ravel(report.weight_norm), [1.0])
     np.testing.assert_allclose(np.ravel(report.parameter_gradient), [2.0], rtol=1e-6)
     np.testing.assert_allclose(np.ravel(report.update_ratio), [0.5], rtol=1e-6)
+
+    def decayed(grads, state, params=None):  # 0.25 (-2i + i), where the conjugate would give 0.25 (2i + i)
+        return jax.tree.map(lambda g, p: -0.25 * (g + p), grads, params), state
+
+    rule = optimizers.Optimizer(lambda params: (), decayed)
+    report = diagnostics.layer_report(net, loss, params, state, (x, x), optimizer=rule, opt_state=())
+    np.testing.assert_allclose(np.ravel(report.update_ratio), [0.25], rtol=1e-6)

@@ -137,3 +137,12 @@ def test_skips_of_several_and_of_none():
     _, state = several.update(jnp.array([jnp.nan]), several.init(jnp.ones(1)), jnp.ones(1))
     assert int(skipped(state)) == 1  # the first makes 0 of it, which the others take
     assert skipped(optimizers.adam(0.1).init(jnp.ones(1))) is None
+
+
+def test_a_skip_inside_of_another_counts_once():
+    """Of a rate that is infinite the inner one makes 0, and of a gradient that is not finite the outer one sees all."""
+    optimizer = optimizers.skip_nonfinite(optimizers.skip_nonfinite(optimizers.sgd(lambda count: jnp.float32(jnp.inf))))
+    update, state = jax.jit(optimizer.update), optimizer.init(jnp.ones(1))
+    for value, total in ((1.0, 1), (jnp.nan, 2), (1.0, 3)):
+        _, state = update(jnp.array([value]), state, jnp.ones(1))
+        assert int(skipped(state)) == total

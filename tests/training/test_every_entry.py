@@ -1,6 +1,7 @@
 """What must hold wherever gradients are taken: arrays, streams, steps of the user's own, sweeps, two players."""
 
 import dataclasses
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -233,6 +234,19 @@ def test_a_sweep_keeps_rates_in_64_bits(x64):
     )  # fmt: skip
     assert result.params["kernel"].dtype == jnp.float64
     assert (result.params["kernel"][0] != result.params["kernel"][1]).all()
+
+
+@pytest.mark.parametrize("rates", [[1.0, 1e-45], [1e-45, 1.0]])
+def test_a_large_sweep_does_not_call_a_spoiled_network_the_best(monkeypatch, rates):
+    """As below, of members too large for their updates to be looked at, and with equal losses."""
+    monkeypatch.setattr(sys.modules[training.sweep.__module__], "MOST_BYTES_KEPT", 0)
+    net = layers.stateless(lambda key, x: {"bias": jnp.zeros(())}, lambda p, x: jax.nn.relu(0 * x[:, :1] + p["bias"]))
+    result = training.sweep(
+        net, lambda p, t: jnp.mean(jnp.where(jnp.isfinite(p), p, 0)) + 1 + 0 * jnp.mean(t),
+        lambda rate: optimizers.sgd(lambda count: 1 / rate - 1), (X, np.ones_like(Y)),
+        settings={"seed": [0, 0], "rate": rates}, epochs=1, batch_size=8,
+    )  # fmt: skip
+    assert result.best == rates.index(1.0)
 
 
 def test_a_sweep_does_not_call_a_spoiled_network_the_best():

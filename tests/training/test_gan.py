@@ -107,6 +107,17 @@ def test_a_player_whose_gradient_is_not_finite_waits(players):
     assert 0 <= int(after.guard.leaf) < len(jax.tree.leaves(state.discriminator.params))
 
 
+def test_the_guard_counts_the_generators_leaves_after_the_discriminators(players):
+    _, state, optimizer = players
+
+    def bad(*given):
+        return make_loss(*given) * jnp.float32(jnp.nan)
+
+    after, _ = jax.jit(training.make_gan_step(G, D, bad, judge_loss, optimizer, optimizer))(state, (Z, REAL))
+    assert int(after.guard.total) == 1
+    assert int(after.guard.leaf) == len(jax.tree.leaves(state.discriminator.params))
+
+
 def test_a_discriminator_that_never_learns_ends_the_run(players):
     step, state, _ = players
     data = Z, REAL * np.float32(1e30)  # finite, so that no check of data refuses it

@@ -272,6 +272,27 @@ class TestADiskThatBecomesFull:
         assert "saved before" not in str(caught.value)  # there are none
         assert int(caught.value.train_state.step) == 2
 
+    def test_a_line_that_fits_in_part_is_taken_back(self, tmp_path):
+        log, written = Log(tmp_path / "log"), []
+        log.begin(fake(1))
+        whole, file = log.path.read_bytes(), log._file
+
+        class Full:
+            truncate = file.truncate
+
+            def write(self, view):
+                if written:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                written.append(file.write(view[:10]))
+                return written[0]
+
+        log._file = Full()
+        with pytest.raises(OSError, match="No space left"):
+            log.append(fake(2))
+        file.close()
+        assert written == [10]
+        assert log.path.read_bytes() == whole
+
     @pytest.mark.parametrize("file", ["history", "arrays"])
     def test_older_checkpoints_stay_and_the_same_call_goes_on(self, file, tmp_path, monkeypatch):
         fsync, full = os.fsync, [False]
