@@ -152,7 +152,9 @@ def seen_by_a_loader(see):
             seen.append(see())
             yield batch
 
-    with contextlib.closing(Stream(_measure, Source(lambda epoch: loader(), None), mesh=None).epoch(0, 0, 0)) as run:
+    with contextlib.closing(
+        Stream(_measure, Source(lambda epoch: loader(), None), keeps=True, watches=True, mesh=None).epoch(0, 0, 0)
+    ) as run:
         list(run)
     return seen
 
@@ -216,7 +218,9 @@ def test_the_order_of_an_epoch_goes_to_the_device_once(mesh, monkeypatch):
     """With the longest run of dispatches, one step each: what a dispatch is given of the order is there already."""
     monkeypatch.setattr("jaxnet.training.feed.TARGET_SECONDS", 0.0)
     mesh = mesh and jax.make_mesh((mesh,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    feed = Resident(_measure, (X, Y), batch_size=4, seed=0, shuffle=True, drop_last=False, mesh=mesh)
+    feed = Resident(
+        _measure, (X, Y), keeps=True, watches=True, batch_size=4, seed=0, shuffle=True, drop_last=False, mesh=mesh
+    )
     given, program = [], feed._programs["guarded"]
     feed._programs["guarded"] = lambda state, data, rows, *rest: given.append(rows) or program(state, data, rows, *rest)
     for epoch in range(3):
@@ -297,7 +301,7 @@ WRONG_BATCHES = {
 def test_a_wrong_batch_is_refused_with_its_place(wrong):
     batch, error, message = WRONG_BATCHES[wrong]
     good = batches()[0]
-    run = Stream(_measure, Source([good, good, batch, good], None), mesh=None)
+    run = Stream(_measure, Source([good, good, batch, good], None), keeps=True, watches=True, mesh=None)
     with pytest.raises(error, match=rf"^fit: epoch 4, batch 2: .*{message}"):
         list(run.epoch(jnp.zeros(()), 3, 0))
     with pytest.raises(error, match=rf"^fit: epoch 1, batch 0: .*{message}"):

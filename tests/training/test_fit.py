@@ -457,7 +457,7 @@ def test_a_repeated_dispatch_may_meet_another_bad_step():
     step, unguarded = (
         training.make_step(layers.dense(1), losses.mse, optimizers.sgd(0.1), guard=guard) for guard in (True, False)
     )
-    feed = Resident(step, (X[:48], X[:48, :1]), unguarded=unguarded, batch_size=8, seed=0, shuffle=False,
+    feed = Resident(step, (X[:48], X[:48, :1]), unguarded=unguarded, keeps=True, watches=True, batch_size=8, seed=0, shuffle=False,
                     drop_last=True, mesh=None)  # fmt: skip
     program = feed._programs["unguarded"]
 
