@@ -74,7 +74,7 @@ def test_two_processes_train_as_one(quick_compilation, tmp_path):
         one = {"arrays": runs.fit()}
         x, labels = runs.sounds(19, seed=1)
         one["iterable"] = runs.fit(runs.batches(), validation=[(x, labels)])
-        printed = [process.communicate(timeout=80)[0] for process in processes]
+        printed = [process.communicate(timeout=300)[0] for process in processes]
     finally:
         for process in processes:
             kill(process)
@@ -127,8 +127,8 @@ def launch(tmp_path_factory):
 
 
 def until(process, text):
-    """Reads what a process prints, to the line that has ``text``, or for 30 seconds."""
-    guard = threading.Timer(30, kill, [process])
+    """Reads what a process prints, to the line that has ``text``, or for two minutes."""
+    guard = threading.Timer(120, kill, [process])
     guard.start()
     lines = []
     for line in process.stdout:
@@ -153,7 +153,7 @@ def whole(launch, tmp_path_factory):
 
 def ended(process, status=0):
     """What a process printed, which ended well, or as it was told to."""
-    printed, _ = process.communicate(timeout=30)
+    printed, _ = process.communicate(timeout=120)
     assert process.returncode == status, printed
     return printed
 
@@ -187,7 +187,7 @@ def test_the_example_ends_when_one_process_dies(launch, tmp_path):
         until(process, "epoch 1/3")
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[1]), signal.SIGKILL)
-        printed, _ = process.communicate(timeout=5)
+        printed, _ = process.communicate(timeout=30)
     finally:
         kill(process)
     assert process.returncode == 1
