@@ -174,7 +174,8 @@ def test_series_columns_and_trees():
         np.testing.assert_array_equal(x, X)
         np.testing.assert_array_equal(y, X[:, 0])
         with pytest.raises(
-            DTypeError, match=r"^fit: x has columns that hold no numbers, or have gaps \(text (str|object|String)\);.*encode"
+            DTypeError,
+            match=r"^fit: x has columns that hold no numbers, or have gaps \(text (str|object|String)\);.*encode",
         ):
             fit((frame, Y))
     net = layers.Layer(
