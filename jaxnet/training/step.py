@@ -72,8 +72,8 @@ def make_step(
       accumulate: splits a batch into this many parts, one after the other, and averages their gradients: less memory,
         and the same result for a loss that is a mean over examples (batch norm sees the parts).
       guard: whether to skip steps that are not finite. Without it they are taken, which spoils the parameters; what is
-        measured tells. With "update", steps are skipped too whose updated parameters are not finite, which costs about
-        as much as the optimizer.
+        measured tells. With "update", steps are skipped too whose updated parameters are not finite, which costs
+        a copy of the state.
 
     Returns:
       ``step(train_state, (x, target)) -> (train_state, metrics)``: "loss", "grad_norm", the metrics, and "skipped", 1
