@@ -2,7 +2,8 @@
 
 import importlib.util
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -193,8 +194,11 @@ def equinox(task: Task, dtype: str) -> Contestant:
     return _jax_contestant(task, network, optax.adam(RATE))
 
 
-def torch(task: Task, dtype: str, *, compiled: bool = False) -> Contestant:
-    """PyTorch: modules, autograd, `torch.optim.Adam`; on a GPU if JAX is on one."""
+def torch(task: Task, dtype: str, *, mode: Literal["eager", "compile", "CUDA graph"] = "eager") -> Contestant:
+    """PyTorch: modules, autograd, `torch.optim.Adam`; on a GPU if JAX is on one, then fused, and with TF32 as ours.
+
+    On a GPU cuDNN looks for its fastest algorithms, and the mode "CUDA graph" captures the whole step in one graph.
+    """
     import torch
     from torch import nn
 
@@ -222,6 +226,10 @@ def torch(task: Task, dtype: str, *, compiled: bool = False) -> Contestant:
         return kernel.transpose(2, 0, 1)[::-1] if conv.transposed else kernel.T
 
     device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+    on_gpu = device == "cuda"
+    if on_gpu:
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
     net = Net()
     start = initial_weights(task.parts)
     every = {conv.name: conv for conv in convolutions(task.parts)}
@@ -231,21 +239,28 @@ def torch(task: Task, dtype: str, *, compiled: bool = False) -> Contestant:
             net.layers[name].bias.copy_(torch.from_numpy(weights["bias"]))  # pyright: ignore
     net.to(device)
     x, target = (torch.from_numpy(a.swapaxes(1, 2).copy()).to(device) for a in (task.x, task.target))
-    optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
-    if compiled:
+    optimizer = torch.optim.Adam(net.parameters(), lr=RATE, fused=on_gpu, capturable=on_gpu)
+    if mode == "compile":
         torch.compiler.reset()  # the networks share their code, and PyTorch gives up after some recompilations
-    apply = torch.compile(net) if compiled else net
+    # On a CPU "max-autotune" looks among matrix products that are compiled in C++, for minutes.
+    apply = torch.compile(net, mode="max-autotune" if on_gpu else None) if mode == "compile" else net
 
-    def run():
-        optimizer.zero_grad()
-        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16", cache_enabled=mode != "CUDA graph"):
             y = apply(x)
         loss = task.loss(y.float(), target)
         loss.backward()
         optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
         return loss.detach()
+
+    replay = _captured(step, net, optimizer) if mode == "CUDA graph" else step
+
+    def run():
+        loss = replay()
+        if on_gpu:
+            torch.cuda.synchronize()
+        return loss
 
     def present():
         def of(name, part):
@@ -259,9 +274,33 @@ def torch(task: Task, dtype: str, *, compiled: bool = False) -> Contestant:
     return Contestant(run, present)
 
 
-def torch_compiled(task: Task, dtype: str) -> Contestant:
-    """The same through `torch.compile`."""
-    return torch(task, dtype, compiled=True)
+def _captured(step: Callable[[], Any], net: Any, optimizer: Any) -> Callable[[], Any]:
+    """A step as one CUDA graph, as PyTorch's manual captures it; the steps that warm it up leave no trace."""
+    import torch
+
+    weights = [p.detach().clone() for p in net.parameters()]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    with torch.no_grad():
+        for p, weight in zip(net.parameters(), weights, strict=True):
+            p.copy_(weight)
+        for slots in optimizer.state.values():
+            for value in slots.values():
+                value.zero_()
+    optimizer.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step()
+
+    def replay():
+        graph.replay()
+        return loss
+
+    return replay
 
 
 LIBRARIES: dict[str, tuple[Callable[[Task, str], Contestant], tuple[str, ...]]] = {
@@ -270,7 +309,8 @@ LIBRARIES: dict[str, tuple[Callable[[Task, str], Contestant], tuple[str, ...]]] 
     "haiku": (haiku, ("haiku", "optax")),
     "equinox": (equinox, ("equinox", "optax")),
     "torch": (torch, ("torch",)),
-    "torch.compile": (torch_compiled, ("torch",)),
+    "torch.compile": (partial(torch, mode="compile"), ("torch",)),
+    "torch, CUDA graph": (partial(torch, mode="CUDA graph"), ("torch",)),
 }
 """Name -> the function that makes a contestant, and the packages that it needs."""
 
@@ -283,6 +323,9 @@ def contestants(task: Task, names: list[str], dtype: str = "float32") -> tuple[d
         absent = [package for package in packages if not importlib.util.find_spec(package)]
         if absent:
             missing.append(f"{name}: {', '.join(absent)} not installed")
+            continue
+        if name == "torch, CUDA graph" and jax.default_backend() != "gpu":
+            missing.append(f"{name}: no GPU here")
             continue
         if name == "torch.compile":  # it needs a C++ compiler, and fails when it first runs
             try:

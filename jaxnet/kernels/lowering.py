@@ -67,7 +67,9 @@ def gpu(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array
             return through(rewrites.patches(geometry), forms.dot)
         return through(rewrites.phases_apart(geometry))
     if geometry.groups > 1:
-        return _grouped_on_gpu(slot, a, b, geometry)
+        # XLA would pull a bias that is added next into the vendor's convolution, which with that runs group after group
+        # in float32, without tensor cores: 16x2048, 64 to 256, K 41, S 4, g 16: 900 / 25.
+        return jax.lax.optimization_barrier(_grouped_on_gpu(slot, a, b, geometry))
     if slot != "w" and not strided and 1 < taps <= MOST_TAPS and 1 in _channels(slot, a, b, geometry):
         # 16x8192, 32 to 1, K 7: y 80 / 50, x 73 / 48. 8x8192, 1 to 16, K 15: y 45 / 40, x 55 / 41.
         return _in_float32(partial(_one_channel, inner=gpu), slot, a, b, geometry)

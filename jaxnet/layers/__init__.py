@@ -20,6 +20,7 @@ from jaxnet.layers.pooling import global_avg_pool as global_avg_pool
 from jaxnet.layers.pooling import max_pool as max_pool
 from jaxnet.layers.precision import mixed_precision as mixed_precision
 from jaxnet.layers.prelu import prelu as prelu
+from jaxnet.layers.raveled import raveled as raveled
 from jaxnet.layers.repeat import repeat as repeat
 from jaxnet.layers.shape import flatten as flatten
 from jaxnet.layers.shape import reshape as reshape
@@ -48,6 +49,7 @@ __all__ = [
     "mixed_precision",
     "parallel",
     "prelu",
+    "raveled",
     "repeat",
     "reshape",
     "residual",
