@@ -4,8 +4,13 @@ import os
 
 # Before jax starts: virtual devices for sharding tests, and a thread pool wide enough that their
 # collectives cannot starve each other on a machine with few cores.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 os.environ.setdefault("NPROC", "16")
+# All workers, and the processes that tests start, share one GPU: none may take most of its memory in advance.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+# PyTorch's convolutions too: NVIDIA's libraries shall round no float32 factor to TF32; `whole_products` has XLA's own.
+os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Most of what the tests cost is compiling, and many compile the same programs: what one has compiled is kept for the
 # others, for the other workers and for the next run.
@@ -33,3 +38,22 @@ def x64():
     """Runs a test with 64-bit types enabled."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skips a test that is marked ``devices(n)`` where there are fewer."""
+    needed = max((mark.args[0] for mark in item.iter_markers("devices")), default=0)
+    if needed and jax.device_count() < needed:
+        pytest.skip(f"needs {needed} devices, there is {jax.device_count()}; JAX_PLATFORMS=cpu makes virtual ones")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def whole_products():
+    """On a GPU, float32 products are of float32: by default an NVIDIA GPU rounds their factors to TF32's 11 bits.
+
+    The oracles are float64. A ``JAX_DEFAULT_MATMUL_PRECISION`` of the environment stays, and processes inherit it.
+    """
+    if jax.default_backend() == "gpu" and "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
+        os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+        jax.config.update("jax_default_matmul_precision", "highest")

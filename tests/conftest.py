@@ -13,6 +13,13 @@ def pytest_configure():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture
+def on_the_cpu():
+    """For what is said of XLA's program for a CPU: another backend's has other instructions, and memory of its own."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        yield
+
+
 @pytest.fixture(scope="module")
 def quick_compilation():
     """Compiles with few optimizations: these programs run once, so that compiling is nearly all they cost.

@@ -186,6 +186,7 @@ def test_a_learned_number_of_16_bits_has_a_gradient_that_is_summed_in_float32(na
 
 
 @pytest.mark.parametrize(("name", "most"), [("gelu", 1), ("tanh", 1), ("softmax", 1), ("sigmoid", 2)])
+@pytest.mark.usefixtures("on_the_cpu")
 def test_value_and_derivative_share_their_exponentials(name, most):
     f, x = getattr(activations, name), jnp.ones((64, 64))
     program = jax.jit(lambda x, g: (f(x), *jax.vjp(f, x)[1](g))).lower(x, x).compile()

@@ -32,12 +32,12 @@ def test_names_have_dashes_and_no_helpers(capsys):
 
 
 def test_results_are_named_after_accelerators(monkeypatch):
-    assert timing.path("some", partial=True).name == "some-partial.json"
-
     class Device:
-        platform, device_kind = "gpu", "NVIDIA H100 80GB HBM3"
+        platform, device_kind = "cpu", "cpu"
 
     monkeypatch.setattr(jax, "devices", lambda: [Device])
+    assert timing.path("some", partial=True).name == "some-partial.json"
+    Device.platform, Device.device_kind = "gpu", "NVIDIA H100 80GB HBM3"
     assert timing.path("some").name == "some-nvidia-h100-80gb-hbm3.json"
 
 

@@ -57,6 +57,7 @@ BLOCKS = {
 }
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 @pytest.mark.parametrize(("x", "w", "groups", "most"), BLOCKS.values(), ids=BLOCKS)
 def test_what_xla_has_to_compile(x, w, groups, most):
     def instructions(f):
@@ -67,6 +68,7 @@ def test_what_xla_has_to_compile(x, w, groups, most):
     assert ours < most * theirs
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 def test_a_large_image_takes_no_memory_aside():
     """2 x 224 x 224, 64 to 64 channels, 3 x 3: joined rows would be 103 MB; a convolution alone needs nothing."""
     x, w = struct(2, 224, 224, 64), struct(3, 3, 64, 64)

@@ -189,6 +189,7 @@ def test_derivatives_of_what_a_platform_chooses(kind):
 
 
 @BOTH
+@pytest.mark.devices(2)
 def test_sharded(kind):
     """By hand, with the check of what is replicated, and automatically; along the batch."""
     x = draw(4, *CASE.lengths, 2, dtype="float32")
@@ -231,6 +232,7 @@ def operations(program):
 
 @BOTH
 @pytest.mark.parametrize("case", SPREAD)
+@pytest.mark.usefixtures("on_the_cpu")
 def test_on_a_cpu_the_backward_pass_scatters_nothing(kind, case):
     x = jax.ShapeDtypeStruct((2, *case.lengths, 3), jnp.float32)
 

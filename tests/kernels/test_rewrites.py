@@ -271,8 +271,9 @@ def test_empty_signals_give_nothing_or_zeros(case, members, solver):
 @given(form=drawn_forms())
 def test_on_a_cpu_sums_are_single_precisions_and_rounded_once(dtype, tolerance, form):
     """From the same numbers in float64, bfloat16's result is one rounding away: u = 2^-8."""
-    arrays = draw_arrays(form, dtype)
-    got = solved(lowering.cpu, form, arrays=arrays)
+    with jax.default_device(jax.devices("cpu")[0]):
+        arrays = draw_arrays(form, dtype)
+        got = solved(lowering.cpu, form, arrays=arrays)
     assert all(value.dtype == dtype for value in got.values())
     with jax.enable_x64(True):
         exact = solved(forms.plain, form, arrays={name: np.asarray(v, np.float64) for name, v in arrays.items()})

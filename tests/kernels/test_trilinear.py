@@ -238,6 +238,7 @@ def automatic_mesh():
 
 @SOME
 @pytest.mark.usefixtures("x64")
+@pytest.mark.devices(8)
 def test_inside_shard_map(case):
     """Batch sharded, kernel replicated: gradients of the mapped loss, and gradients taken inside, with the checks."""
     case = case.with_batch(8)
@@ -254,6 +255,7 @@ def test_inside_shard_map(case):
 
 @SOME
 @pytest.mark.usefixtures("x64")
+@pytest.mark.devices(8)
 def test_automatic_sharding(case):
     case = case.with_batch(8)
     arrays = draw_arrays(case.x, case.kernel, case.y)
@@ -268,6 +270,7 @@ def test_automatic_sharding(case):
 
 @SOME
 @pytest.mark.usefixtures("x64")
+@pytest.mark.devices(8)
 def test_explicit_sharding_is_in_the_types(case):
     case = case.with_batch(8)
     arrays = draw_arrays(case.x, case.kernel, case.y)
@@ -412,7 +415,8 @@ def test_inside_a_loop_the_cpu_gets_canonical_dimension_numbers(case):
 @some("dense", "transposed, grouped")
 def test_the_callers_precision_reaches_the_program(case):
     shapes = case.x, case.kernel, case.y
-    plain = lowered(functools.partial(results, case), *shapes, platform="tpu")
+    with jax.default_matmul_precision(None):
+        plain = lowered(functools.partial(results, case), *shapes, platform="tpu")
     with jax.default_matmul_precision("float32"):
         exact = lowered(functools.partial(results, case), *shapes, platform="tpu")
     assert "HIGHEST" not in plain

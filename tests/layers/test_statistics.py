@@ -151,7 +151,9 @@ def starting(layer):
     return {"scale": jnp.asarray(SCALE), "offset": params["offset"]}, state
 
 
-@pytest.mark.parametrize("kind", WRAPPED)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.devices(DEVICES) if kind != "vmap" else ()) for kind in WRAPPED]
+)
 def test_a_named_axis_gives_the_whole_batchs_statistics(kind):
     names = ("data", "more") if "two" in kind else "data"
     layer = layers.batch_norm(axis_name=names)
@@ -183,6 +185,7 @@ def test_one_value_a_device_is_enough_of_a_batch():
 
 
 @pytest.mark.parametrize("kind", [kind for kind in WRAPPED if kind != "vmap"])
+@pytest.mark.devices(DEVICES)
 def test_a_devices_part_alone_is_refused(kind):
     layer = layers.chain(layers.batch_norm())
     params, state = starting(layers.batch_norm())
@@ -194,6 +197,7 @@ def test_a_devices_part_alone_is_refused(kind):
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.devices(DEVICES)
 def test_each_part_alone_on_purpose(check_vma):
     layer = layers.batch_norm(axis_name=())
     params, state = starting(layer)
@@ -203,6 +207,7 @@ def test_each_part_alone_on_purpose(check_vma):
     np.testing.assert_allclose(y[2:4], right(part, part, (0, 1), SCALE)[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.devices(DEVICES)
 def test_where_the_whole_batch_is_seen_nothing_is_refused():
     """Inputs that are alike on all devices; evaluation; an ensemble; axes along which XLA divides."""
     layer = layers.batch_norm()
@@ -219,6 +224,7 @@ def test_where_the_whole_batch_is_seen_nothing_is_refused():
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("spec", [P("data"), P(None, "data"), P("data", None, "model")])
 @pytest.mark.parametrize("name", MAKE)
+@pytest.mark.devices(8)
 def test_arrays_in_pieces(name, spec, kind):
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind,) * 2)
     layer = MAKE[name](scale=False, offset=False)

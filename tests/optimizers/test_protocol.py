@@ -99,6 +99,7 @@ def test_scan_and_cond(optimizer, params):
     chex.assert_trees_all_close(scanned[0]["kernel"], looped["kernel"], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.devices(8)
 def test_sharded_state(optimizer):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
@@ -110,6 +111,7 @@ def test_sharded_state(optimizer):
     chex.assert_trees_all_close(jax.device_get(updates), jax.device_get(expected), rtol=1e-3, atol=1e-8)
 
 
+@pytest.mark.devices(8)
 def test_init_keeps_the_sharding_of_the_parameters():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("data"))

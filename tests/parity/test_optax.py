@@ -15,6 +15,13 @@ from jaxnet import optimizers
 STEPS = 1000
 
 
+@pytest.fixture(scope="module", autouse=True)
+def on_the_cpu():
+    """What is promised: a GPU's compiler may fuse, and so round, otherwise."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        yield
+
+
 def tree():
     return {
         "kernel": jnp.linspace(-2.0, 2.0, 35).reshape(5, 7),

@@ -188,6 +188,7 @@ class TestRoundTrip:
 
 
 class TestPlacement:
+    @pytest.mark.devices(8)
     def test_shardings(self, tmp_path):
         mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
         rows, columns = (NamedSharding(mesh, spec) for spec in (P("data"), P(None, "data")))
@@ -205,6 +206,7 @@ class TestPlacement:
             for name in like:
                 assert found[name].sharding.is_equivalent_to(like[name].sharding, like[name].ndim)
 
+    @pytest.mark.devices(4)
     def test_what_was_free_to_move_still_is(self, tmp_path):
         path = save(tmp_path / "run", [jnp.ones(8)])
         elsewhere = jax.device_put(jnp.ones(8), jax.devices()[3])
@@ -214,6 +216,7 @@ class TestPlacement:
             assert (found + elsewhere).devices() == {jax.devices()[3]}
         assert load(path, [elsewhere])[0].committed
 
+    @pytest.mark.devices(3)
     def test_a_deleted_like_still_says_where(self, tmp_path):
         like = [jax.device_put(jnp.ones(2), jax.devices()[2])]
         path = save(tmp_path / "run", like)
@@ -796,6 +799,7 @@ class TestManyHosts:
             pytest.importorskip("orbax.checkpoint")
         monkeypatch.setattr(checkpoint, "_over_hosts", lambda array: isinstance(array, jax.Array) and array.size > 0)
 
+    @pytest.mark.devices(8)
     def test_into_another_sharding(self, spread, tmp_path):
         mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
         rows, columns = (NamedSharding(mesh, spec) for spec in (P("data"), P(None, "data")))

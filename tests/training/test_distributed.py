@@ -65,6 +65,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.devices(8)
 def test_two_processes_train_as_one(quick_compilation, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -54,7 +54,9 @@ def _everywhere():
 
 @pytest.mark.parametrize("which", ["x", "target"])
 @pytest.mark.parametrize(("value", "dtype"), [(np.nan, np.float32), (-np.inf, jnp.bfloat16)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.devices(2) if kind == "on a mesh" else ()) for kind in KINDS]
+)
 def test_data_that_are_not_finite_are_refused_wherever_they_are(kind, value, dtype, which):
     x, y = X.astype(dtype), Y.astype(dtype)
     (x if which == "x" else y)[5, 0] = value

@@ -158,6 +158,7 @@ def test_other_dtypes_and_tuples_of_outputs():
     chex.assert_trees_all_equal(loaded(tokens), (tokens.astype(jnp.float32), {"twice": 2 * tokens}))
 
 
+@pytest.mark.devices(8)
 def test_parameters_spread_over_devices_export_for_one():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

@@ -121,8 +121,8 @@ def _other(name):
         return not value
     return {
         "array_garbage_collection_guard": "log",
-        "default_device": jax.devices()[1],
-        "default_matmul_precision": "highest",
+        "default_device": jax.devices("cpu")[-1],
+        "default_matmul_precision": "high" if value == "highest" else "highest",
         "default_prng_impl": "rbg",
         "numpy_dtype_promotion": "standard",
         "numpy_rank_promotion": "warn",
@@ -187,6 +187,7 @@ def test_a_loader_sees_the_settings_of_the_caller(name):
     )
 
 
+@pytest.mark.devices(2)
 def test_a_loader_sees_the_mesh_of_the_caller_and_numpys_error_state():
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     with jax.set_mesh(mesh):
@@ -213,7 +214,7 @@ def test_batches_of_64_bits_under_a_context_of_64_bits():
 # --- the order ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mesh", [None, 2])
+@pytest.mark.parametrize("mesh", [None, pytest.param(2, marks=pytest.mark.devices(2))])
 def test_the_order_of_an_epoch_goes_to_the_device_once(mesh, monkeypatch):
     """With the longest run of dispatches, one step each: what a dispatch is given of the order is there already."""
     monkeypatch.setattr("jaxnet.training.feed.TARGET_SECONDS", 0.0)

@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM and errors in the middle of a run: it stops soon, says how to go on, and loses nothing."""
 
+import os
 import re
 import signal
 import subprocess
@@ -147,6 +148,7 @@ def test_the_status_that_a_script_ends_with(tmp_path, number, keep, status):
     script = SCRIPT.replace("{keep}", f"checkpoint={str(tmp_path / 'run')!r}" if keep else "")
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
     try:
         while "blocked" not in (line := process.stdout.readline()):

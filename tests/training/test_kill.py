@@ -35,7 +35,7 @@ print("digest", digest, fit.history["validation_loss"].sum())
 
 
 def start(*arguments):
-    environment = os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *map(str, arguments)], stdout=subprocess.PIPE, text=True, env=environment
     )

@@ -56,6 +56,7 @@ class TestParts:
         for under, leaf in (("a/x", tree["a"]["x"]), ("a/n", tree["a"]["n"]), ("b/1", tree["b"][1]), ("c", tree["c"])):
             assert_same(load(path, leaf, under=under), leaf)
 
+    @pytest.mark.devices(8)
     def test_into_another_sharding(self, kept):
         tree, path = kept
         rows = NamedSharding(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data"))
@@ -101,7 +102,7 @@ class TestParts:
 
 class TestRuns:
     @pytest.mark.parametrize("stopping", [None, training.EarlyStopping(9, "loss", "max")])  # the first is the best
-    @pytest.mark.parametrize("sharded", [False, True])
+    @pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.devices(8))])
     def test_the_weights_of_a_run(self, sharded, stopping, tmp_path, quick_compilation):
         net = layers.chain(backbone(), layers.dense(1))
         mesh = {"mesh": jax.make_mesh((8,), ("data",)), "shard_parameters": True} if sharded else {}

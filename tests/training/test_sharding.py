@@ -36,6 +36,7 @@ def shared(quick_compilation):
     return fit(mesh=MESHES["make_mesh"]())
 
 
+@pytest.mark.devices(8)
 def test_arrays_give_what_one_device_gives(alone, shared):
     close(shared, alone)
     kernel = shared.train_state.params[0]["kernel"]
@@ -44,6 +45,7 @@ def test_arrays_give_what_one_device_gives(alone, shared):
 
 
 @pytest.mark.parametrize("kind", ["two axes", "some devices"])
+@pytest.mark.devices(8)
 def test_any_mesh_will_do(kind, alone):
     mesh = MESHES[kind]()
     result = fit(mesh=mesh)
@@ -51,12 +53,14 @@ def test_any_mesh_will_do(kind, alone):
     assert result.params[0]["kernel"].sharding.device_set == set(mesh.devices.flat)
 
 
+@pytest.mark.devices(8)
 def test_an_explicit_mesh_may_be_the_one_in_use(alone):
     mesh = MESHES["make_mesh"]()
     with jax.set_mesh(mesh):
         close(fit(mesh=mesh), alone)
 
 
+@pytest.mark.devices(8)
 def test_iterables_give_what_one_device_gives():
     x, labels = sounds(19, seed=1)
     options = {"data": batches(), "validation": [(x[:16], labels[:16]), (x[16:], labels[16:])]}
@@ -76,6 +80,7 @@ def in_pieces(quick_compilation):
     return fit(mesh=MESHES["make_mesh"](), shard_parameters=True, callbacks=[look]), pieces
 
 
+@pytest.mark.devices(8)
 def test_parameters_in_pieces_stay_in_pieces(alone, in_pieces):
     result, pieces = in_pieces
     close(result, alone)
@@ -86,6 +91,7 @@ def test_parameters_in_pieces_stay_in_pieces(alone, in_pieces):
         assert (3, 4, 16) in shapes  # fewer than a thousand numbers: whole
 
 
+@pytest.mark.devices(8)
 def test_accumulation_over_a_mesh(alone):
     def steps(**options):
         net = layers.chain(layers.flatten(), layers.dense(3))
@@ -98,12 +104,14 @@ def test_accumulation_over_a_mesh(alone):
 
 
 @pytest.mark.parametrize("pieces", [False, True])
+@pytest.mark.devices(8)
 def test_an_interrupted_run_goes_on_with_the_same_bits(pieces, shared, in_pieces, interrupted):
     mesh = MESHES["make_mesh"]()
     result = fit(checkpoint=interrupted(mesh=mesh, shard_parameters=pieces), mesh=mesh, shard_parameters=pieces)
     identical(result, in_pieces[0] if pieces else shared)
 
 
+@pytest.mark.devices(8)
 def test_an_interrupted_run_goes_on_with_other_devices(alone, interrupted):
     on_eight = interrupted(mesh=MESHES["make_mesh"](), shard_parameters=True)
     close(fit(checkpoint=on_eight, mesh=MESHES["some devices"]()), alone)
@@ -129,12 +137,14 @@ def interrupted(tmp_path):
     return start
 
 
+@pytest.mark.devices(8)
 def test_a_finished_run_is_where_another_begins(shared):
     mesh = MESHES["make_mesh"]()
     again = fit(mesh=mesh, start=(shared.params, shared.state), epochs=1)
     assert again.history["loss"][0] < shared.history["loss"][0]
 
 
+@pytest.mark.devices(8)
 def test_evaluation_over_a_mesh():
     net = network()
     params, state = net.init(0, jax.ShapeDtypeStruct((1, 16, 4), jnp.float32))
@@ -145,6 +155,7 @@ def test_evaluation_over_a_mesh():
         assert eight(params, state, data)["loss"] == pytest.approx(one(params, state, data)["loss"], rel=1e-5)
 
 
+@pytest.mark.devices(8)
 def test_a_batch_that_does_not_divide():
     mesh = MESHES["make_mesh"]()
     with pytest.raises(DataError, match="a batch of 12 cannot be shared among 8 devices; a batch_size of 8 or 16 can"):
