@@ -23,9 +23,9 @@ from jax.typing import ArrayLike
 from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError
 
 
-def integer(who: str, name: str, value: Any, *, minimum: int) -> int:
+def integer(name: str, value: Any, *, minimum: int) -> int:
     """``value`` as an int of at least ``minimum``; bools, floats, strings and tracers are refused."""
-    wanted = f"{who}: {name} must be an integer >= {minimum}, got {value!r}"
+    wanted = f"{name} must be an integer >= {minimum}, got {value!r}"
     if isinstance(value, (bool, np.bool_)):
         raise ConfigError(wanted)
     try:
@@ -38,7 +38,6 @@ def integer(who: str, name: str, value: Any, *, minimum: int) -> int:
 
 
 def number(
-    who: str,
     name: str,
     value: Any,
     *,
@@ -49,7 +48,7 @@ def number(
 ) -> float:
     """``value`` as a finite float between ``low`` and ``high``; ends count unless they are open."""
     interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
-    wanted = f"{who}: {name} must be a finite number in {interval}, got {value!r}"
+    wanted = f"{name} must be a finite number in {interval}, got {value!r}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating, np.integer)):
         raise ConfigError(wanted)
     result = float(value)
@@ -60,39 +59,39 @@ def number(
     return result
 
 
-def flag(who: str, name: str, value: Any) -> bool:
+def flag(name: str, value: Any) -> bool:
     """``value``, which must be a Python bool: it decides what is traced."""
     if not isinstance(value, bool):
         kind = "a traced value" if isinstance(value, jax.core.Tracer) else repr(value)
         raise ConfigError(
-            f"{who}: {name} must be True or False, got {kind}; it decides what is compiled, so under jit "
+            f"{name} must be True or False, got {kind}; it decides what is compiled, so under jit "
             f"write it in the call (or name it in static_argnames)"
         )
     return value
 
 
-def choice(who: str, name: str, value: Any, options: tuple[str, ...]) -> str:
+def choice(name: str, value: Any, options: tuple[str, ...]) -> str:
     """``value``, which must be one of ``options``."""
     if value not in options:
-        raise ConfigError(f"{who}: {name} must be one of {', '.join(map(repr, options))}, got {value!r}")
+        raise ConfigError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
     return value
 
 
-def function(who: str, name: str, value: Any) -> Any:
+def function(name: str, value: Any) -> Any:
     """``value``, which must be callable."""
     if not callable(value):
-        raise ConfigError(f"{who}: {name} must be callable, got {value!r}")
+        raise ConfigError(f"{name} must be callable, got {value!r}")
     return value
 
 
-def path(who: str, name: str, value: Any) -> Path:
+def path(name: str, value: Any) -> Path:
     """``value`` as a local path, ``~`` expanded; what would silently become a strange file of that name is refused."""
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(text, str):
-        raise ConfigError(f"{who}: {name} must be a path, a string or a pathlib.Path, got {value!r}")
+        raise ConfigError(f"{name} must be a path, a string or a pathlib.Path, got {value!r}")
     if not text or "\0" in text:
         hint = "no file system has NUL in a name" if text else "for the current directory give '.'"
-        raise ConfigError(f"{who}: {name} must be a path, got {text!r}; {hint}")
+        raise ConfigError(f"{name} must be a path, got {text!r}; {hint}")
     if scheme := re.match(r"(?i)file:|[a-z][a-z0-9+.-]+:/", text):
         if scheme[0].lower() == "file:":
             hint = (
@@ -100,46 +99,46 @@ def path(who: str, name: str, value: Any) -> Path:
             )
         else:
             hint = "the bucket's folder where it is mounted, or a local one, and copy it afterwards"
-        raise ConfigError(f"{who}: {name} must be a path on this machine's file systems, got {text!r}; give {hint}")
+        raise ConfigError(f"{name} must be a path on this machine's file systems, got {text!r}; give {hint}")
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
-        raise ConfigError(f"{who}: {name}: there is no home for {text!r}; write the path in full, from '/'")
+        raise ConfigError(f"{name}: there is no home for {text!r}; write the path in full, from '/'")
     return Path(expanded)
 
 
-def key(who: str, value: Any) -> Any:
+def key(value: Any) -> Any:
     """One PRNG key: a typed key, a raw uint32 key, or an integer seed from 0 to 2**32 - 1."""
     hint = "pass jax.random.key(seed), or an integer seed from 0 to 2**32 - 1"
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         if not 0 <= value < 2**32:
-            raise ConfigError(f"{who}: seed {value} is outside 0..2**32 - 1, where it would silently wrap; {hint}")
+            raise ConfigError(f"seed {value} is outside 0..2**32 - 1, where it would silently wrap; {hint}")
         return jax.random.key(np.uint32(value))
     dtype = getattr(value, "dtype", None)
     shape = getattr(value, "shape", None)
     if dtype is None or shape is None:
-        raise ConfigError(f"{who}: key must be a JAX PRNG key, got {value!r}; {hint}")
+        raise ConfigError(f"key must be a JAX PRNG key, got {value!r}; {hint}")
     typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if typed and shape == ():
         return value
     if not typed and dtype == jnp.uint32 and len(shape) == 1 and shape[0] in (2, 4):
         return jnp.asarray(value)
     if typed or dtype == jnp.uint32:
-        raise ConfigError(f"{who}: key must be one key, got an array of keys of shape {shape}; pick one, or use vmap")
-    raise ConfigError(f"{who}: key must be a JAX PRNG key, got {dtype} of shape {shape}; {hint}")
+        raise ConfigError(f"key must be one key, got an array of keys of shape {shape}; pick one, or use vmap")
+    raise ConfigError(f"key must be a JAX PRNG key, got {dtype} of shape {shape}; {hint}")
 
 
-def array(who: str, name: str, value: Any) -> jax.Array:
+def array(name: str, value: Any) -> jax.Array:
     """``value`` as a JAX array of any dtype; refuses what NumPy can hold and JAX cannot."""
     if isinstance(value, jax.Array):
         return value
     if isinstance(value, (np.ndarray, np.generic)):
-        return jnp.asarray(host_array(who, name, value))
+        return jnp.asarray(host_array(name, value))
     if isinstance(value, (bool, int, float, complex)):
         try:
             return jnp.asarray(value)
         except OverflowError:
-            raise DataError(f"{who}: {name} = {value} does not fit JAX's integers; pass a float") from None
-    raise DTypeError(f"{who}: {name} must be an array, got {_kind(value)}; {_to_array(value)}")
+            raise DataError(f"{name} = {value} does not fit JAX's integers; pass a float") from None
+    raise DTypeError(f"{name} must be an array, got {_kind(value)}; {_to_array(value)}")
 
 
 def _kind(value: Any) -> str:
@@ -172,7 +171,7 @@ def _is_array(value: Any) -> bool:
 
 
 def host_array(
-    who: str, name: str, value: np.ndarray | np.generic, narrowed: dict[str, np.dtype] | None = None
+    name: str, value: np.ndarray | np.generic, narrowed: dict[str, np.dtype] | None = None
 ) -> np.ndarray:
     """``value`` in the dtype that JAX will give it, refusing what would change without a word.
 
@@ -187,11 +186,11 @@ def host_array(
     Warns:
       UserWarning: float64 values while 64-bit types are disabled; JAX would round them to float32.
     """
-    value = unmasked(who, name, value)
+    value = unmasked(name, value)
     dtype = value.dtype
     if not dtype.isnative:
         raise DTypeError(
-            f"{who}: {name} has byte order {dtype.str!r}, which JAX cannot read; "
+            f"{name} has byte order {dtype.str!r}, which JAX cannot read; "
             f"convert with .astype({dtype.newbyteorder('=').name!r})"
         )
     if not is_numeric(dtype):
@@ -201,7 +200,7 @@ def host_array(
             if words
             else "build one rectangular numeric array, for example numpy.stack(rows).astype('float32')"
         )
-        raise DTypeError(f"{who}: {name} has dtype {dtype}, which is no number; {cure}")
+        raise DTypeError(f"{name} has dtype {dtype}, which is no number; {cure}")
     canonical = jax.dtypes.canonicalize_dtype(dtype)
     if canonical == dtype:
         return np.asarray(value)
@@ -209,17 +208,17 @@ def host_array(
         limits = np.iinfo(canonical)
         if value.size and (value.min() < limits.min or value.max() > limits.max):
             raise DataError(
-                f"{who}: {name} holds {dtype} values up to {value.max()}, which do not fit {canonical}; "
+                f"{name} holds {dtype} values up to {value.max()}, which do not fit {canonical}; "
                 f"enable 64-bit types with jax.config.update('jax_enable_x64', True)"
             )
     elif narrowed is None:
-        warn_of_narrowed(who, {name: dtype})
+        warn_of_narrowed({name: dtype})
     else:
         narrowed[name] = dtype
     return np.asarray(value).astype(canonical)
 
 
-def warn_of_narrowed(who: str, narrowed: dict[str, np.dtype]) -> None:
+def warn_of_narrowed(narrowed: dict[str, np.dtype]) -> None:
     """Warns once of all arrays that are rounded to JAX's 32 bits."""
     if not narrowed:
         return
@@ -227,7 +226,7 @@ def warn_of_narrowed(who: str, narrowed: dict[str, np.dtype]) -> None:
     canonical = " and ".join(sorted({jax.dtypes.canonicalize_dtype(dtype).name for dtype in narrowed.values()}))
     which = f"{' and '.join(narrowed)} {'is' if len(narrowed) == 1 else 'are'} {' and '.join(dtypes)}"
     warn(
-        f"{who}: {which}, and JAX computes in {canonical} here; convert it yourself with .astype({canonical!r}), or "
+        f"{which}, and JAX computes in {canonical} here; convert it yourself with .astype({canonical!r}), or "
         f"enable 64-bit types with jax.config.update('jax_enable_x64', True)"
     )
 
@@ -243,12 +242,12 @@ def warn(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
-def unmasked(who: str, name: str, value: np.ndarray | np.generic) -> np.ndarray:
+def unmasked(name: str, value: np.ndarray | np.generic) -> np.ndarray:
     """``value`` as a plain NumPy array; one with masked entries is refused, since nothing here would see the mask."""
     if np.ma.is_masked(value):
         count = int(np.ma.count_masked(value))
         raise DataError(
-            f"{who}: {name} is a masked array with {count} of {value.size} entries masked, and the mask would be lost; "
+            f"{name} is a masked array with {count} of {value.size} entries masked, and the mask would be lost; "
             f"fill them with .filled(value), or drop those samples"
         )
     return np.asarray(value)
@@ -260,11 +259,11 @@ def is_numeric(dtype: np.dtype) -> bool:
     return dtype.isnative and (dtype.kind in "biufc" or extended)
 
 
-def floating(who: str, name: str, value: ArrayLike) -> jax.Array:
+def floating(name: str, value: ArrayLike) -> jax.Array:
     """``value`` as a floating-point array."""
-    result = array(who, name, value)
+    result = array(name, value)
     if not jnp.issubdtype(result.dtype, jnp.floating):
-        raise DTypeError(f"{who}: {name} must be floating point, got {result.dtype}; {_to_floating(result.dtype)}")
+        raise DTypeError(f"{name} must be floating point, got {result.dtype}; {_to_floating(result.dtype)}")
     return result
 
 
@@ -280,29 +279,29 @@ def _to_floating(dtype: np.dtype) -> str:
     return "convert with x.astype('float32')"
 
 
-def shape_struct(who: str, value: Any) -> jax.ShapeDtypeStruct:
+def shape_struct(value: Any) -> jax.ShapeDtypeStruct:
     """The shape and dtype that ``init`` needs of its example input, an array or a `jax.ShapeDtypeStruct`."""
     if isinstance(value, jax.ShapeDtypeStruct):
         return value
     if isinstance(value, tuple) and value and all(isinstance(size, int) for size in value):
         raise DTypeError(
-            f"{who}: x must be an example input or its shape and dtype, got {value}; "
+            f"x must be an example input or its shape and dtype, got {value}; "
             f"pass jax.ShapeDtypeStruct({value}, jax.numpy.float32)"
         )
-    result = array(who, "x", value)
+    result = array("x", value)
     return jax.ShapeDtypeStruct(result.shape, result.dtype)
 
 
-def structs(who: str, value: Any) -> Any:
+def structs(value: Any) -> Any:
     """`shape_struct` of every array in a pytree; numbers and lists of them are no pytree, but an array not yet made."""
     flat, _ = jax.tree_util.tree_flatten_with_path(value)
     if not any(_is_array(leaf) for _, leaf in flat):
-        shape_struct(who, value)  # which refuses it, and knows the cure for shapes, for rows of numbers and for nothing
+        shape_struct(value)  # which refuses it, and knows the cure for shapes, for rows of numbers and for nothing
     for path, leaf in flat:
         if not _is_array(leaf):
             place = f"x{jax.tree_util.keystr(path)}"
-            raise DTypeError(f"{who}: {place} must be an array, got {_kind(leaf)}; {_to_array(leaf)}")
-    return jax.tree.map(lambda leaf: shape_struct(who, leaf), value)
+            raise DTypeError(f"{place} must be an array, got {_kind(leaf)}; {_to_array(leaf)}")
+    return jax.tree.map(lambda leaf: shape_struct(leaf), value)
 
 
 def describe(tree: Any) -> str:
@@ -314,42 +313,42 @@ def describe(tree: Any) -> str:
     return f"a {type(tree).__name__} of {inside or 'nothing'}"
 
 
-def floating_struct(who: str, value: Any) -> jax.ShapeDtypeStruct:
+def floating_struct(value: Any) -> jax.ShapeDtypeStruct:
     """`shape_struct` of an input that must be floating point, since parameters take its dtype."""
-    struct = shape_struct(who, value)
+    struct = shape_struct(value)
     if not jnp.issubdtype(struct.dtype, jnp.floating):
-        raise DTypeError(f"{who}: x must be floating point, got {struct.dtype}; {_to_floating(struct.dtype)}")
+        raise DTypeError(f"x must be floating point, got {struct.dtype}; {_to_floating(struct.dtype)}")
     return struct
 
 
-def same_dtype(who: str, **arrays: jax.Array) -> None:
+def same_dtype(**arrays: jax.Array) -> None:
     """Refuses arrays of different dtypes: under mixed precision the policy casts, nothing else does."""
     if len({a.dtype for a in arrays.values()}) > 1:
         listing = ", ".join(f"{name} {a.dtype}" for name, a in arrays.items())
         raise DTypeError(
-            f"{who}: dtypes differ: {listing}; cast the input, or let layers.mixed_precision cast for the whole network"
+            f"dtypes differ: {listing}; cast the input, or let layers.mixed_precision cast for the whole network"
         )
 
 
-def rank(who: str, name: str, value: Any, wanted: int, layout: str) -> None:
+def rank(name: str, value: Any, wanted: int, layout: str) -> None:
     """Refuses an array whose rank is not ``wanted``."""
     if len(value.shape) != wanted:
         fewer = name == "x" and len(value.shape) == wanted - 1
         hint = "; a single example is x[None], a single channel x[..., None]" if fewer else ""
-        raise ShapeError(f"{who}: {name} must have {wanted} axes {layout}, got shape {tuple(value.shape)}{hint}")
+        raise ShapeError(f"{name} must have {wanted} axes {layout}, got shape {tuple(value.shape)}{hint}")
 
 
-def leaves(who: str, tree: Any, *names: str, tree_name: str = "params") -> tuple[jax.Array, ...]:
+def leaves(tree: Any, *names: str, tree_name: str = "params") -> tuple[jax.Array, ...]:
     """The arrays of a layer's params (or state), a dict of exactly ``names``; anything else is another layer's."""
     if not isinstance(tree, dict) or set(tree) != set(names):
         got = f"a dict of {', '.join(sorted(map(str, tree))) or 'nothing'}" if isinstance(tree, dict) else repr(tree)
         raise ConfigError(
-            f"{who}: {tree_name} must be a dict of {', '.join(names)}, got {got}; pass what this layer's init returned"
+            f"{tree_name} must be a dict of {', '.join(names)}, got {got}; pass what this layer's init returned"
         )
-    return tuple(array(who, name, tree[name]) for name in names)
+    return tuple(array(name, tree[name]) for name in names)
 
 
-def nothing(who: str, name: str, value: Any) -> None:
+def nothing(name: str, value: Any) -> None:
     """Refuses params or a state where a layer has none."""
     if not isinstance(value, tuple) or value:
-        raise ConfigError(f"{who}: {name} must be (), got {type(value).__name__}; pass what this layer's init returned")
+        raise ConfigError(f"{name} must be (), got {type(value).__name__}; pass what this layer's init returned")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet import _incoming as incoming
 from jaxnet.errors import ConfigError, DataError, DTypeError
 

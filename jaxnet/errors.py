@@ -13,9 +13,10 @@ class JaxnetError(Exception):
     """The base of every error that jaxnet raises on purpose.
 
     Args:
-      message: who, what came, what was wanted, and a hint.
+      message: what was wanted, what came, and a hint.
 
     Attributes:
+      who: the function or layer that refused, as `named` says at its door.
       path: the containers around the place of the error, outermost first.
 
     Example:
@@ -31,10 +32,11 @@ class JaxnetError(Exception):
     def __init__(self, message: str):
         super().__init__(message)
         self.message = message
+        self.who = ""
         self.path: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return ": ".join(("/".join(self.path), self.message) if self.path else (self.message,))
+        return ": ".join(filter(None, ("/".join(self.path), self.who, self.message)))
 
 
 class ShapeError(JaxnetError, ValueError):
@@ -63,6 +65,28 @@ class CheckpointError(JaxnetError, ValueError):
 
 class DependencyError(JaxnetError, ImportError):  # pyright: ignore[reportIncompatibleVariableOverride]
     """A library that one feature alone needs is not installed. Its ``path`` is ours, no file's as in ImportError."""
+
+
+@contextmanager
+def named(who: str) -> Iterator[None]:
+    """At the door of a function or layer, as a decorator or in a ``with``: errors from inside say that it refused.
+
+    The innermost door counts: what a layer refuses is not its container's.
+
+    Example:
+      >>> from jaxnet import errors
+      >>> @errors.named("dense")
+      ... def dense(units):
+      ...     raise errors.ConfigError(f"units must be an integer >= 1, got {units}")
+      >>> dense(0)
+      Traceback (most recent call last):
+      jaxnet.errors.ConfigError: dense: units must be an integer >= 1, got 0
+    """
+    try:
+        yield
+    except JaxnetError as error:
+        error.who = error.who or who
+        raise
 
 
 @contextmanager

@@ -39,7 +39,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet.errors import CheckpointError, ConfigError, DTypeError, JaxnetError
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 

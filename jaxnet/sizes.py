@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import jax
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet._symbolic import at_least_0, is_below, is_symbolic, stuffed_length
 from jaxnet.errors import ConfigError, ShapeError
 

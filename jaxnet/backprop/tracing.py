@@ -11,7 +11,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet.backprop import graph, picture, text
 from jaxnet.backprop.passes import passes
 from jaxnet.errors import ConfigError, DTypeError, ShapeError

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet.errors import ConfigError
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet.diagnostics import thresholds as limits
 from jaxnet.diagnostics.verdict import Verdict, remedies
 from jaxnet.errors import DataError

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet.diagnostics import _rows
 from jaxnet.errors import DataError
 from jaxnet.layers.inside import looked_into, watched

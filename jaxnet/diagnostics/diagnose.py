@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet import _incoming as incoming
 from jaxnet import data as data_module
 from jaxnet.diagnostics import thresholds as limits

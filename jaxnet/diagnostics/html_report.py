@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet.diagnostics import pictures
 
 _STYLE = (

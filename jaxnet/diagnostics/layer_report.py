@@ -10,7 +10,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet._dtypes import at_least_float32
 from jaxnet.diagnostics import _rows
 from jaxnet.errors import ConfigError

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet._dtypes import at_least_float32
 from jaxnet.errors import DataError
 from jaxnet.layers.layer import as_layer

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, DataError
 from jaxnet.layers.layer import as_layer

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet.errors import DataError
 
 NEIGHBOURS = 15

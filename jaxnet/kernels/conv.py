@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet._symbolic import is_symbolic, stuffed_length
 from jaxnet.errors import ShapeError
 from jaxnet.kernels import symbolic, trilinear

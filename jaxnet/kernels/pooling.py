@@ -5,7 +5,7 @@ import math
 import jax
 from jax.typing import ArrayLike
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet._symbolic import is_below, is_symbolic
 from jaxnet.errors import ConfigError
 from jaxnet.kernels import pooling_forms, symbolic

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet import sizes
 from jaxnet.errors import ConfigError, ShapeError
 

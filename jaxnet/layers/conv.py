@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet import initializers, kernels
 from jaxnet._made import made
 from jaxnet.errors import ShapeError

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet._dtypes import at_least_float32
 from jaxnet._made import made
 from jaxnet.errors import ConfigError

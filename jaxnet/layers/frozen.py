@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.layers.layer import Layer, Params, State, applied, as_layer

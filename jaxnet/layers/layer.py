@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet import _made
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, located

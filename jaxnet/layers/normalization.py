@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet._dtypes import at_least_float32
 from jaxnet._made import made
 from jaxnet._symbolic import is_below

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet import kernels
 from jaxnet._made import made
 from jaxnet.errors import ShapeError

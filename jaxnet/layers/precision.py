@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet._made import made
 from jaxnet.errors import DTypeError
 from jaxnet.layers.inside import with_frozen

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet import activations
 from jaxnet._made import made
 from jaxnet.errors import ShapeError

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError, located
 from jaxnet.layers.layer import Layer, applied, as_layer, output_struct

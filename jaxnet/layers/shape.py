@@ -4,7 +4,7 @@ import math
 
 import jax
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.layers.layer import Layer, stateless

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet import sizes
 from jaxnet.layers.inside import looked_into, watched
 from jaxnet.layers.layer import Layer, as_layer

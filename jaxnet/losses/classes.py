@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError
 from jaxnet.losses.common import reduce
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.losses.common import absolute, norm, pair, per_example, reduce, wide
 

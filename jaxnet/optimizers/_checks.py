@@ -14,7 +14,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxnet import _checks
-from jaxnet._checks import choice, flag, integer
+from jaxnet._checks_named import choice, flag, integer
 from jaxnet.errors import ConfigError, DTypeError, ShapeError
 from jaxnet.optimizers._arithmetic import wide_dtype
 

@@ -22,7 +22,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet.errors import CheckpointError, ConfigError, DataError, DTypeError
 from jaxnet.training import _atomic, _manifest, _orbax
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet.errors import CheckpointError, ConfigError
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.training import _atomic

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet.errors import ConfigError
 from jaxnet.training.history import Record
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, DataError
 from jaxnet.layers.layer import Layer, as_layer

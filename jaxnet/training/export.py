@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet import _optional as optional
 from jaxnet.errors import CheckpointError, ConfigError, DTypeError, JaxnetError, ShapeError
 from jaxnet.layers.layer import Layer, Params, State, as_layer

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, DataError
 from jaxnet.training import nans, pairs, processes, sharding

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet.errors import ConfigError, JaxnetError
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.training.state import Guard, new_guard

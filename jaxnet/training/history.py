@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet import _optional as optional
 from jaxnet.errors import CheckpointError, ConfigError, DataError
 from jaxnet.training import _atomic, _manifest

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet.errors import CheckpointError, ConfigError, JaxnetError, NonFiniteError
 from jaxnet.training import early_stopping as stopping
 from jaxnet.training import identity as identities

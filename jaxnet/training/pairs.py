@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet import _incoming as incoming
 from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, DTypeError

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet.training.feed import Progress, Resident, Stream
 from jaxnet.training.history import line
 from jaxnet.training.run import Run

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet.errors import CheckpointError, ConfigError, NonFiniteError
 from jaxnet.training import _atomic, identity, processes, sharding
 from jaxnet.training import early_stopping as stopping

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet.errors import ConfigError, DataError
 from jaxnet.training import pairs
 

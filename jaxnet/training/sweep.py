@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, DataError, located
 from jaxnet.layers.layer import Params, State, as_layer

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxnet
-from jaxnet import _checks as checks
+from jaxnet import _checks_named as checks
 from jaxnet import backprop, diagnostics, layers, losses, optimizers, training
 from jaxnet.diagnostics import pictures
 from jaxnet.errors import CheckpointError, ConfigError, DTypeError

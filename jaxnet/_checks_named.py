@@ -1,0 +1,355 @@
+"""(Until every package has doors.) Checks at the doors: constructors check Python numbers, `apply` checks shapes and dtypes at trace time.
+
+None of them costs anything at run time. Each returns its argument in canonical form, or raises an error
+that says who refused, what came, what was wanted, and one hint.
+"""
+
+import math
+import numbers
+import operator
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError
+
+
+def integer(who: str, name: str, value: Any, *, minimum: int) -> int:
+    """``value`` as an int of at least ``minimum``; bools, floats, strings and tracers are refused."""
+    wanted = f"{who}: {name} must be an integer >= {minimum}, got {value!r}"
+    if isinstance(value, (bool, np.bool_)):
+        raise ConfigError(wanted)
+    try:
+        result = operator.index(value)
+    except TypeError as error:
+        raise ConfigError(f"{wanted}; sizes are Python integers, known before anything is traced") from error
+    if result < minimum:
+        raise ConfigError(wanted)
+    return result
+
+
+def number(
+    who: str,
+    name: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
+    """``value`` as a finite float between ``low`` and ``high``; ends count unless they are open."""
+    interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+    wanted = f"{who}: {name} must be a finite number in {interval}, got {value!r}"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating, np.integer)):
+        raise ConfigError(wanted)
+    result = float(value)
+    too_low = result <= low if open_low else result < low
+    too_high = result >= high if open_high else result > high
+    if not math.isfinite(result) or too_low or too_high:
+        raise ConfigError(wanted)
+    return result
+
+
+def flag(who: str, name: str, value: Any) -> bool:
+    """``value``, which must be a Python bool: it decides what is traced."""
+    if not isinstance(value, bool):
+        kind = "a traced value" if isinstance(value, jax.core.Tracer) else repr(value)
+        raise ConfigError(
+            f"{who}: {name} must be True or False, got {kind}; it decides what is compiled, so under jit "
+            f"write it in the call (or name it in static_argnames)"
+        )
+    return value
+
+
+def choice(who: str, name: str, value: Any, options: tuple[str, ...]) -> str:
+    """``value``, which must be one of ``options``."""
+    if value not in options:
+        raise ConfigError(f"{who}: {name} must be one of {', '.join(map(repr, options))}, got {value!r}")
+    return value
+
+
+def function(who: str, name: str, value: Any) -> Any:
+    """``value``, which must be callable."""
+    if not callable(value):
+        raise ConfigError(f"{who}: {name} must be callable, got {value!r}")
+    return value
+
+
+def path(who: str, name: str, value: Any) -> Path:
+    """``value`` as a local path, ``~`` expanded; what would silently become a strange file of that name is refused."""
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str):
+        raise ConfigError(f"{who}: {name} must be a path, a string or a pathlib.Path, got {value!r}")
+    if not text or "\0" in text:
+        hint = "no file system has NUL in a name" if text else "for the current directory give '.'"
+        raise ConfigError(f"{who}: {name} must be a path, got {text!r}; {hint}")
+    if scheme := re.match(r"(?i)file:|[a-z][a-z0-9+.-]+:/", text):
+        if scheme[0].lower() == "file:":
+            hint = (
+                f"it without its beginning: {re.sub('^file:(//(localhost)?(?=/))?', '', text, flags=re.IGNORECASE)!r}"
+            )
+        else:
+            hint = "the bucket's folder where it is mounted, or a local one, and copy it afterwards"
+        raise ConfigError(f"{who}: {name} must be a path on this machine's file systems, got {text!r}; give {hint}")
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise ConfigError(f"{who}: {name}: there is no home for {text!r}; write the path in full, from '/'")
+    return Path(expanded)
+
+
+def key(who: str, value: Any) -> Any:
+    """One PRNG key: a typed key, a raw uint32 key, or an integer seed from 0 to 2**32 - 1."""
+    hint = "pass jax.random.key(seed), or an integer seed from 0 to 2**32 - 1"
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        if not 0 <= value < 2**32:
+            raise ConfigError(f"{who}: seed {value} is outside 0..2**32 - 1, where it would silently wrap; {hint}")
+        return jax.random.key(np.uint32(value))
+    dtype = getattr(value, "dtype", None)
+    shape = getattr(value, "shape", None)
+    if dtype is None or shape is None:
+        raise ConfigError(f"{who}: key must be a JAX PRNG key, got {value!r}; {hint}")
+    typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if typed and shape == ():
+        return value
+    if not typed and dtype == jnp.uint32 and len(shape) == 1 and shape[0] in (2, 4):
+        return jnp.asarray(value)
+    if typed or dtype == jnp.uint32:
+        raise ConfigError(f"{who}: key must be one key, got an array of keys of shape {shape}; pick one, or use vmap")
+    raise ConfigError(f"{who}: key must be a JAX PRNG key, got {dtype} of shape {shape}; {hint}")
+
+
+def array(who: str, name: str, value: Any) -> jax.Array:
+    """``value`` as a JAX array of any dtype; refuses what NumPy can hold and JAX cannot."""
+    if isinstance(value, jax.Array):
+        return value
+    if isinstance(value, (np.ndarray, np.generic)):
+        return jnp.asarray(host_array(who, name, value))
+    if isinstance(value, (bool, int, float, complex)):
+        try:
+            return jnp.asarray(value)
+        except OverflowError:
+            raise DataError(f"{who}: {name} = {value} does not fit JAX's integers; pass a float") from None
+    raise DTypeError(f"{who}: {name} must be an array, got {_kind(value)}; {_to_array(value)}")
+
+
+def _kind(value: Any) -> str:
+    """What a value that is no array is, in a few words."""
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        return f"a dict of {', '.join(value)}" if value else "an empty dict"
+    if isinstance(value, tuple) and all(_is_array(entry) for entry in value):
+        return f"a tuple of {len(value)}"
+    return type(value).__name__
+
+
+def _to_array(value: Any) -> str:
+    """How to make one array of a value that is none."""
+    if isinstance(value, tuple) and value and _is_array(value[0]):
+        if len(value) == 2 and not _is_array(value[1]):
+            return "a layer's apply returns two things: output, state = net.apply(...)"
+        return (
+            "take a part with a function before it, such as lambda x: x[0]; a parallel gives one array with "
+            "combine='concatenate'"
+        )
+    if isinstance(value, dict) and value:
+        return f"take a part with a function before it, such as lambda x: x[{next(iter(value))!r}]"
+    if isinstance(value, (list, tuple)):
+        return "pass one array, numpy.asarray(...); its rows must have one length"
+    return "pass a jax or numpy array"
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
+
+
+def host_array(
+    who: str, name: str, value: np.ndarray | np.generic, narrowed: dict[str, np.dtype] | None = None
+) -> np.ndarray:
+    """``value`` in the dtype that JAX will give it, refusing what would change without a word.
+
+    Args:
+      narrowed: takes the names and dtypes of what is rounded to 32 bits, for one `warn_of_narrowed` later on; without
+        it the warning comes at once.
+
+    Raises:
+      DTypeError: the dtype is no number (objects, strings), or is in the other byte order.
+      DataError: 64-bit integers that do not fit the 32 bits JAX keeps, or a mask that would be lost.
+
+    Warns:
+      UserWarning: float64 values while 64-bit types are disabled; JAX would round them to float32.
+    """
+    value = unmasked(who, name, value)
+    dtype = value.dtype
+    if not dtype.isnative:
+        raise DTypeError(
+            f"{who}: {name} has byte order {dtype.str!r}, which JAX cannot read; "
+            f"convert with .astype({dtype.newbyteorder('=').name!r})"
+        )
+    if not is_numeric(dtype):
+        words = dtype.kind in "UST" or (dtype.kind == "O" and all(isinstance(entry, str) for entry in np.ravel(value)))
+        cure = (
+            "number the classes, numpy.unique(names, return_inverse=True)[1]"
+            if words
+            else "build one rectangular numeric array, for example numpy.stack(rows).astype('float32')"
+        )
+        raise DTypeError(f"{who}: {name} has dtype {dtype}, which is no number; {cure}")
+    canonical = jax.dtypes.canonicalize_dtype(dtype)
+    if canonical == dtype:
+        return np.asarray(value)
+    if dtype.kind in "iu":
+        limits = np.iinfo(canonical)
+        if value.size and (value.min() < limits.min or value.max() > limits.max):
+            raise DataError(
+                f"{who}: {name} holds {dtype} values up to {value.max()}, which do not fit {canonical}; "
+                f"enable 64-bit types with jax.config.update('jax_enable_x64', True)"
+            )
+    elif narrowed is None:
+        warn_of_narrowed(who, {name: dtype})
+    else:
+        narrowed[name] = dtype
+    return np.asarray(value).astype(canonical)
+
+
+def warn_of_narrowed(who: str, narrowed: dict[str, np.dtype]) -> None:
+    """Warns once of all arrays that are rounded to JAX's 32 bits."""
+    if not narrowed:
+        return
+    dtypes = sorted({str(dtype) for dtype in narrowed.values()})
+    canonical = " and ".join(sorted({jax.dtypes.canonicalize_dtype(dtype).name for dtype in narrowed.values()}))
+    which = f"{' and '.join(narrowed)} {'is' if len(narrowed) == 1 else 'are'} {' and '.join(dtypes)}"
+    warn(
+        f"{who}: {which}, and JAX computes in {canonical} here; convert it yourself with .astype({canonical!r}), or "
+        f"enable 64-bit types with jax.config.update('jax_enable_x64', True)"
+    )
+
+
+_LIBRARIES = tuple(os.path.dirname(os.path.abspath(file)) + os.sep for file in (__file__, jax.__file__))
+
+
+def warn(message: str) -> None:
+    """A `UserWarning` at the line of the user's program: the innermost one that is neither ours nor JAX's."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
+
+
+def unmasked(who: str, name: str, value: np.ndarray | np.generic) -> np.ndarray:
+    """``value`` as a plain NumPy array; one with masked entries is refused, since nothing here would see the mask."""
+    if np.ma.is_masked(value):
+        count = int(np.ma.count_masked(value))
+        raise DataError(
+            f"{who}: {name} is a masked array with {count} of {value.size} entries masked, and the mask would be lost; "
+            f"fill them with .filled(value), or drop those samples"
+        )
+    return np.asarray(value)
+
+
+def is_numeric(dtype: np.dtype) -> bool:
+    """Whether JAX can compute with ``dtype``: numbers in this machine's byte order, bools and bfloat16 among them."""
+    extended = jnp.issubdtype(dtype, np.inexact) or jnp.issubdtype(dtype, np.integer)  # bfloat16's kind is V in NumPy
+    return dtype.isnative and (dtype.kind in "biufc" or extended)
+
+
+def floating(who: str, name: str, value: ArrayLike) -> jax.Array:
+    """``value`` as a floating-point array."""
+    result = array(who, name, value)
+    if not jnp.issubdtype(result.dtype, jnp.floating):
+        raise DTypeError(f"{who}: {name} must be floating point, got {result.dtype}; {_to_floating(result.dtype)}")
+    return result
+
+
+def _to_floating(dtype: np.dtype) -> str:
+    if dtype in (jnp.int8, jnp.int16, jnp.uint8, jnp.uint16):
+        return f"convert with x.astype('float32') / {jnp.iinfo(dtype).max + 1} ({dtype} arithmetic would wrap)"
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return "a PRNG key is passed as key="
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return "take its parts apart, jax.numpy.concatenate([x.real, x.imag], -1)"
+    if jnp.issubdtype(dtype, jnp.integer):
+        return "convert with x.astype('float32'), or, of tokens, look their rows up in a table first"
+    return "convert with x.astype('float32')"
+
+
+def shape_struct(who: str, value: Any) -> jax.ShapeDtypeStruct:
+    """The shape and dtype that ``init`` needs of its example input, an array or a `jax.ShapeDtypeStruct`."""
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return value
+    if isinstance(value, tuple) and value and all(isinstance(size, int) for size in value):
+        raise DTypeError(
+            f"{who}: x must be an example input or its shape and dtype, got {value}; "
+            f"pass jax.ShapeDtypeStruct({value}, jax.numpy.float32)"
+        )
+    result = array(who, "x", value)
+    return jax.ShapeDtypeStruct(result.shape, result.dtype)
+
+
+def structs(who: str, value: Any) -> Any:
+    """`shape_struct` of every array in a pytree; numbers and lists of them are no pytree, but an array not yet made."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(value)
+    if not any(_is_array(leaf) for _, leaf in flat):
+        shape_struct(who, value)  # which refuses it, and knows the cure for shapes, for rows of numbers and for nothing
+    for path, leaf in flat:
+        if not _is_array(leaf):
+            place = f"x{jax.tree_util.keystr(path)}"
+            raise DTypeError(f"{who}: {place} must be an array, got {_kind(leaf)}; {_to_array(leaf)}")
+    return jax.tree.map(lambda leaf: shape_struct(who, leaf), value)
+
+
+def describe(tree: Any) -> str:
+    """The dtypes and shapes of a pytree of arrays, for errors."""
+    if jax.tree_util.treedef_is_leaf(jax.tree.structure(tree)):
+        return f"{tree.dtype} {tuple(tree.shape)}" if hasattr(tree, "shape") else type(tree).__name__
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    inside = ", ".join(f"{jax.tree_util.keystr(path)} {describe(leaf)}" for path, leaf in leaves)
+    return f"a {type(tree).__name__} of {inside or 'nothing'}"
+
+
+def floating_struct(who: str, value: Any) -> jax.ShapeDtypeStruct:
+    """`shape_struct` of an input that must be floating point, since parameters take its dtype."""
+    struct = shape_struct(who, value)
+    if not jnp.issubdtype(struct.dtype, jnp.floating):
+        raise DTypeError(f"{who}: x must be floating point, got {struct.dtype}; {_to_floating(struct.dtype)}")
+    return struct
+
+
+def same_dtype(who: str, **arrays: jax.Array) -> None:
+    """Refuses arrays of different dtypes: under mixed precision the policy casts, nothing else does."""
+    if len({a.dtype for a in arrays.values()}) > 1:
+        listing = ", ".join(f"{name} {a.dtype}" for name, a in arrays.items())
+        raise DTypeError(
+            f"{who}: dtypes differ: {listing}; cast the input, or let layers.mixed_precision cast for the whole network"
+        )
+
+
+def rank(who: str, name: str, value: Any, wanted: int, layout: str) -> None:
+    """Refuses an array whose rank is not ``wanted``."""
+    if len(value.shape) != wanted:
+        fewer = name == "x" and len(value.shape) == wanted - 1
+        hint = "; a single example is x[None], a single channel x[..., None]" if fewer else ""
+        raise ShapeError(f"{who}: {name} must have {wanted} axes {layout}, got shape {tuple(value.shape)}{hint}")
+
+
+def leaves(who: str, tree: Any, *names: str, tree_name: str = "params") -> tuple[jax.Array, ...]:
+    """The arrays of a layer's params (or state), a dict of exactly ``names``; anything else is another layer's."""
+    if not isinstance(tree, dict) or set(tree) != set(names):
+        got = f"a dict of {', '.join(sorted(map(str, tree))) or 'nothing'}" if isinstance(tree, dict) else repr(tree)
+        raise ConfigError(
+            f"{who}: {tree_name} must be a dict of {', '.join(names)}, got {got}; pass what this layer's init returned"
+        )
+    return tuple(array(who, name, tree[name]) for name in names)
+
+
+def nothing(who: str, name: str, value: Any) -> None:
+    """Refuses params or a state where a layer has none."""
+    if not isinstance(value, tuple) or value:
+        raise ConfigError(f"{who}: {name} must be (), got {type(value).__name__}; pass what this layer's init returned")
