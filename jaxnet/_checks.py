@@ -170,9 +170,7 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
 
 
-def host_array(
-    name: str, value: np.ndarray | np.generic, narrowed: dict[str, np.dtype] | None = None
-) -> np.ndarray:
+def host_array(name: str, value: np.ndarray | np.generic, narrowed: dict[str, np.dtype] | None = None) -> np.ndarray:
     """``value`` in the dtype that JAX will give it, refusing what would change without a word.
 
     Args:

@@ -1,4 +1,4 @@
-"""(Until every package has doors.) Checks at the doors: constructors check Python numbers, `apply` checks shapes and dtypes at trace time.
+"""`_checks` with the name of who refuses, until every package has doors: constructors check Python numbers, `apply` checks shapes and dtypes at trace time.
 
 None of them costs anything at run time. Each returns its argument in canonical form, or raises an error
 that says who refused, what came, what was wanted, and one hint.

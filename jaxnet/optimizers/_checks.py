@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxnet import _checks
+from jaxnet import _checks_named as _checks
 from jaxnet._checks_named import choice, flag, integer
 from jaxnet.errors import ConfigError, DTypeError, ShapeError
 from jaxnet.optimizers._arithmetic import wide_dtype
