@@ -143,7 +143,7 @@ def compare(runs: dict[str, Callable[[], Any]]) -> None:
         results[name] = np.concatenate([np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(result)])
     reference = next(iter(results.values()))
     for name, value in results.items():
-        if not np.allclose(value, reference, rtol=1e-4, atol=1e-5):
+        if not np.allclose(value, reference, rtol=timing.rounding(1e-4), atol=timing.rounding(1e-5)):
             raise AssertionError(f"{name} is off by {np.abs(value - reference).max():.2e}")
 
 

@@ -97,9 +97,19 @@ def _summary(values: list[float]) -> Timing:
     return Timing(statistics.median(ordered), at(0.1), at(0.9), len(ordered))
 
 
+def per(steps: int, t: Timing) -> Timing:
+    """The times of one of the steps that each repetition took."""
+    return Timing(t.median / steps, t.low / steps, t.high / steps, t.repetitions)
+
+
 def dtypes() -> tuple[str, ...]:
     """What is measured here: float32, and on a GPU bfloat16 too."""
     return ("float32", "bfloat16") if jax.default_backend() == "gpu" else ("float32",)
+
+
+def rounding(tolerance: float) -> float:
+    """How far apart, relatively, results of libraries may be: on a GPU, where products are TF32, ten times as far."""
+    return 10 * tolerance if jax.default_backend() == "gpu" else tolerance
 
 
 def matrix_product_flops(dtype: str = "float32", *, seconds: float = 0.5) -> float:

@@ -1,6 +1,7 @@
 """The benchmarks still run: small cases through their comparison, and their pictures; nothing is timed."""
 
 import functools
+import itertools
 import json
 import time
 
@@ -92,7 +93,8 @@ class TestKernels:
     def test_the_report_and_the_picture(self, tmp_path, monkeypatch):
         monkeypatch.setattr(kernels, "contestants", functools.partial(programs.contestants, with_torch=False))
         records = [
-            kernels.measure(smallest(f), m, "float32", 1e-4, 1e11) for f in FAMILIES for m in ("gradient", "vmap")
+            kernels.measure(*one, kernels.prepare(*one), 1e-4, 1e11)
+            for one in itertools.product(map(smallest, FAMILIES), ("gradient", "vmap"), ("float32",))
         ]
         for record in records:
             record["seconds"] |= {"torch loop": {**record["seconds"]["ours"], "median": 0.5}}
@@ -105,6 +107,13 @@ class TestKernels:
         saved = {"machine": timing.machine(), "results": {"records": records}}
         picture.draw(json.loads(json.dumps(saved)), tmp_path / "picture.png")
         assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_processes_measure_the_same_plan(self, monkeypatch):
+        plan = [(smallest("pooling"), mode, "float32") for mode in ("forward", "gradient")]
+        wrong = smallest("pooling")._replace(operation="no_such_pool"), "forward", "float32"
+        records = kernels.in_processes(2, [plan[0], wrong, plan[1]], 1e-4, {"float32": 1e11})
+        assert [record["mode"] for record in records] == ["forward", "gradient"]
+        assert all(record["seconds"]["ours"]["repetitions"] >= 3 for record in records)
 
     def test_what_compiling_costs_and_saves(self):
         seconds = {name: {"median": median} for name, median in (("ours", 1.0), ("lax", 4.0))}
@@ -157,15 +166,20 @@ class TestVocoderStep:
             vocoder_step.compare(small, contestants)
 
     def test_the_report_and_the_picture(self, tmp_path):
-        seconds = {name: timing.Timing(t, t, t, 1)._asdict() for name, t in (("ours", 0.1), ("torch", 0.2))}
+        def times(**seconds):
+            return {name: timing.Timing(t, t, t, 1)._asdict() for name, t in seconds.items()}
+
         records = [
-            {"network": "N", "step": step, "dtype": "float32", "parameters": 1, "flops": 1e9, "seconds": seconds}
-            | {"missing": ["flax: not installed"]}
+            {"network": "N", "step": step, "dtype": "float32", "parameters": 1, "flops": 1e9}
+            | {"seconds": times(ours=0.1, torch=0.2), "missing": ["flax: not installed"]}
+            | {"alone": times(ours=0.11) | {"torch, CUDA graph": times(torch=0.15)["torch"]}}
             for step in ("generator", "discriminator")
         ]
         table = vocoder_step.report(records, 1e11)
         assert "| torch | 200 (200-200), 2.00x | 200 (200-200), 2.00x | 400, 2.00x |" in table
         assert "not run: flax: not installed" in table
+        assert "| torch, CUDA graph | 150 (150-150), 1.36x |" in table
+        assert "PyTorch's best, torch, CUDA graph, alone: 300 ms for 200 of ours, 1.50x" in table
         saved = {"machine": timing.machine(), "results": {"records": records}}
         vocoder_step.draw(json.loads(json.dumps(saved)), tmp_path / "picture.png")
         assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

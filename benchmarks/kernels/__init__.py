@@ -6,29 +6,38 @@ pooling: several inputs), and "vmap both", for as many inputs. All are compared 
 """
 
 import argparse
+import itertools
 import json
+import multiprocessing
+import os
 from typing import Any
 
 from benchmarks import timing
 from benchmarks.kernels.cases import CASES, FAMILIES, Case
 from benchmarks.kernels.picture import draw
-from benchmarks.kernels.programs import STEPS, compare, contestants
+from benchmarks.kernels.programs import STEPS, Contestant, compare, contestants
 from benchmarks.kernels.report import compile_table, family_table, summary_table
 
 NAME = "kernels"
+MODES = ("forward", "gradient", "scan", "vmap", "vmap both")
 
 
-def measure(case: Case, mode: str, dtype: str, seconds: float, matrix_product: float) -> dict[str, Any]:
-    """Compares and times one case in one mode."""
+def prepare(case: Case, mode: str, dtype: str) -> dict[str, Contestant]:
+    """Compiles one case in one mode, and compares what the contestants return."""
     programs = contestants(case, mode, dtype)
     compare(programs, f"{case.label}, {mode}", dtype)
+    return programs
+
+
+def measure(
+    case: Case, mode: str, dtype: str, programs: dict[str, Contestant], seconds: float, matrix_product: float
+) -> dict[str, Any]:
+    """Times what `prepare` has compiled."""
     runs = {name: program.run for name, program in programs.items()}
     # A plain lax gradient can take seconds, and then three calls of it say enough.
     times = timing.interleaved(runs, seconds=seconds, warmup=1, minimum=3, own_pace=True)
     if mode == "scan":
-        times = {
-            n: t._replace(median=t.median / STEPS, low=t.low / STEPS, high=t.high / STEPS) for n, t in times.items()
-        }
+        times = {n: timing.per(STEPS, t) for n, t in times.items()}
     flops = 2 * case.multiply_adds * (1 if mode == "forward" else 3) * (case.copies if "vmap" in mode else 1)
     return {
         "family": case.family,
@@ -43,30 +52,77 @@ def measure(case: Case, mode: str, dtype: str, seconds: float, matrix_product: f
     }
 
 
+def in_processes(jobs: int, plan: list[tuple[Case, str, str]], seconds: float, rates: dict[str, float]) -> list[Any]:
+    """Measures a plan, compiled by several processes at once and timed by one at a time, after all have compiled."""
+    context = multiprocessing.get_context("spawn")
+    ready, alone, records = context.Barrier(jobs), context.Lock(), context.Queue()
+    parts = [[(i, *plan[i]) for i in range(job, len(plan), jobs)] for job in range(jobs)]
+    processes = [context.Process(target=_work, args=(part, seconds, rates, ready, alone, records)) for part in parts]
+    for process in processes:
+        process.start()
+    found = dict(records.get() for _ in plan)
+    for process in processes:
+        process.join()
+    for error in (record for record in found.values() if isinstance(record, str)):
+        print(f"not measured: {error}")
+    return [found[i] for i in sorted(found) if not isinstance(found[i], str)]
+
+
+def _work(part: list[Any], seconds: float, rates: dict[str, float], ready: Any, alone: Any, records: Any) -> None:
+    prepared = []
+    for i, case, mode, dtype in part:
+        try:
+            prepared.append((i, case, mode, dtype, prepare(case, mode, dtype)))
+        except Exception as error:  # the others shall be measured
+            records.put((i, f"{case.label}, {mode}, {dtype}: {error}"))
+    ready.wait()
+    with alone:
+        for i, case, mode, dtype, programs in prepared:
+            records.put((i, measure(case, mode, dtype, programs, seconds, rates[dtype])))
+
+
 def main(argv: list[str]) -> None:
     """Prints the tables, saves the times and draws them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks kernels", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the representative cases alone, in all modes")
     parser.add_argument("--family", nargs="+", choices=FAMILIES, default=FAMILIES, help="these families alone")
+    parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES, help="these modes alone")
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), help="default: float32, on a GPU both")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that compile, for a GPU on many cores")
+    parser.add_argument("--seconds", type=float, help="how long to time a contestant; default 0.3, quick 0.15")
     parser.add_argument("--picture", action="store_true", help="only draw the saved times again")
     options = parser.parse_args(argv)
+    if options.jobs > 1:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # they share the GPU
     dtypes = options.dtype or timing.dtypes()
-    partial = options.quick or set(options.family) != set(FAMILIES) or set(dtypes) != set(timing.dtypes())
+    everything = (FAMILIES, MODES, timing.dtypes())
+    chosen = (options.family, options.mode, dtypes)
+    partial = options.quick or any(set(some) != set(all_) for some, all_ in zip(chosen, everything, strict=True))
     path = timing.path(NAME, partial=partial)
+    seconds = options.seconds or (0.15 if options.quick else 0.3)
     if not options.picture:
         records: list[dict[str, Any]] = []
         rates = {dtype: timing.matrix_product_flops(dtype) for dtype in dtypes}
         for dtype, rate in rates.items():
-            print(f"{dtype} matrix product: {rate / 1e9:.0f} GFLOP/s")
-        for family in options.family:
-            chosen = [case for case in CASES if case.family == family and (case.copies or not options.quick)]
-            of_family = [
-                measure(case, mode, dtype, 0.15 if options.quick else 0.3, rates[dtype])
+            print(f"{dtype} matrix product: {rate / 1e9:.0f} GFLOP/s", flush=True)
+        plans = {
+            family: [
+                (case, mode, dtype)
                 for dtype in dtypes
-                for case in chosen
+                for case in CASES
+                if case.family == family and (case.copies or not options.quick)
                 for mode in case.modes
+                if mode in options.mode
             ]
+            for family in options.family
+        }
+        at_once: list[Any] = []
+        if options.jobs > 1:
+            at_once = in_processes(options.jobs, list(itertools.chain(*plans.values())), seconds, rates)
+        for family, plan in plans.items():
+            of_family = [r for r in at_once if r["family"] == family]
+            if options.jobs == 1:
+                of_family = [measure(*one, prepare(*one), seconds, rates[one[2]]) for one in plan]
             print(f"\n{family}: ms (10th-90th percentile), a step of a scan\n{family_table(of_family)}", flush=True)
             records += of_family
             results = {"quick": options.quick, "matrix_product_flops": rates, "scan_steps": STEPS, "records": records}

@@ -110,7 +110,7 @@ def measure(depth: int, quick: bool) -> dict[str, Any]:
             carry, value = run(carry, batch)
             values.append(float(value))
         reference = reference or values
-        if not np.allclose(values, reference, rtol=1e-3, atol=0):
+        if not np.allclose(values, reference, rtol=timing.rounding(1e-3), atol=0):
             raise AssertionError(f"{depth} blocks: the losses of {name} are {values}, of the first {reference}")
         runs[name] = _again(run, carry, batch)
     times = timing.interleaved(runs, seconds=0.3 if quick else 1.0, warmup=1, minimum=3, own_pace=True)

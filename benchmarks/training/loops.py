@@ -23,7 +23,7 @@ def compare(problem: Problem, found: dict[str, Contestant]) -> None:
     for name, train in found.items():
         losses = [train(1).loss for _ in range(2)]
         reference = reference or losses
-        if not np.allclose(losses, reference, rtol=1e-3, atol=0):
+        if not np.allclose(losses, reference, rtol=timing.rounding(1e-3), atol=0):
             raise AssertionError(f"{problem.name}: the losses of {name} are {losses}, of the first {reference}")
 
 
@@ -48,13 +48,9 @@ def measure(problem: Problem, quick: bool) -> dict[str, Any]:
         "problem": problem.name,
         "steps_a_turn": steps,
         "steps_an_epoch": problem.steps,
-        "seconds_a_step": {n: _per(steps, t)._asdict() for n, t in times.items()},
+        "seconds_a_step": {n: timing.per(steps, t)._asdict() for n, t in times.items()},
         "missing": missing,
     }
-
-
-def _per(steps: int, t: timing.Timing) -> timing.Timing:
-    return timing.Timing(t.median / steps, t.low / steps, t.high / steps, t.repetitions)
 
 
 def fastest(record: dict[str, Any], library: str) -> float | None:

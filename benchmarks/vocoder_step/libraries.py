@@ -32,10 +32,12 @@ class Contestant(NamedTuple):
     Attributes:
       run: takes one step on the task's batch and returns the loss.
       weights: returns the present weights, in our layout.
+      many: takes so many steps in one dispatch, where the library's own training loop does so.
     """
 
     run: Callable[[], Any]
     weights: Callable[[], Weights]
+    many: Callable[[int], Any] | None = None
 
 
 class Network(NamedTuple):
@@ -55,7 +57,10 @@ class Network(NamedTuple):
 
 
 def ours(task: Task, dtype: str) -> Contestant:
-    """jaxnet: `layers.chain`, `optimizers.adam`, and `layers.mixed_precision` for bfloat16."""
+    """jaxnet: `layers.chain`, `optimizers.adam`, `layers.mixed_precision` for bfloat16, on a GPU `layers.raveled`.
+
+    There many steps a dispatch are timed too, which is how `training.fit` goes through arrays.
+    """
 
     def layer(part):
         if isinstance(part, Conv):
@@ -94,14 +99,17 @@ def ours(task: Task, dtype: str) -> Contestant:
         return weights
 
     every = list(convolutions(task.parts))
-    net = chain(task.parts) if dtype == "float32" else layers.mixed_precision(chain(task.parts))
+    on_gpu = jax.default_backend() == "gpu"
+    net = layers.raveled(chain(task.parts)) if on_gpu else chain(task.parts)
+    if dtype != "float32":
+        net = layers.mixed_precision(net)
     _, state = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct(task.x.shape, jnp.float32))
     network = Network(
         lambda params, x: net.apply(params, state, x, train=True)[0],
-        lambda weights: arranged(task.parts, weights),
-        unpack,
+        lambda weights: optimizers.ravel(arranged(task.parts, weights)) if on_gpu else arranged(task.parts, weights),
+        lambda params: unpack(params.unravel() if on_gpu else params),
     )
-    return _jax_contestant(task, network, optimizers.adam(RATE))
+    return _jax_contestant(task, network, optimizers.adam(RATE), loop=on_gpu)
 
 
 def flax(task: Task, dtype: str) -> Contestant:
@@ -337,8 +345,8 @@ def contestants(task: Task, names: list[str], dtype: str = "float32") -> tuple[d
     return found, missing
 
 
-def _jax_contestant(task: Task, network: Network, optimizer: Any) -> Contestant:
-    """One compiled step with parameters and optimizer state donated, as any JAX training loop has it."""
+def _jax_contestant(task: Task, network: Network, optimizer: Any, *, loop: bool = False) -> Contestant:
+    """One compiled step with parameters and optimizer state donated, as any JAX training loop has it; or many."""
 
     def step(params, state, x, target):
         def loss(params):
@@ -348,17 +356,27 @@ def _jax_contestant(task: Task, network: Network, optimizer: Any) -> Contestant:
         updates, state = optimizer.update(gradients, state, params)
         return jax.tree.map(lambda p, u: p + u, params, updates), state, value
 
-    compiled = jax.jit(step, donate_argnums=(0, 1))
+    def steps(params, state, x, target, count):
+        def body(_, carry):
+            params, state, _ = carry
+            return step(params, state, x, target)
+
+        return jax.lax.fori_loop(0, count, body, (params, state, jnp.float32(0)))
+
+    compiled, looped = jax.jit(step, donate_argnums=(0, 1)), jax.jit(steps, donate_argnums=(0, 1))
     batch = [jnp.asarray(a.swapaxes(1, 2) if network.channels_first else a) for a in (task.x, task.target)]
     params = jax.tree.map(jnp.array, network.pack(initial_weights(task.parts)))
-    carry = [(params, optimizer.init(params))]
+    carry: list[Any] = [(params, optimizer.init(params))]
 
-    def run():
-        params, state, loss = compiled(*carry[0], *batch)
+    def run(program: Any = compiled, *count):
+        params, state, loss = program(*carry[0], *batch, *count)
         carry[0] = params, state
         return jax.block_until_ready(loss)
 
-    return Contestant(run, lambda: jax.tree.map(np.array, network.unpack(carry[0][0])))
+    def weights():
+        return jax.tree.map(np.array, network.unpack(carry[0][0]))
+
+    return Contestant(run, weights, (lambda count: run(looped, np.int32(count))) if loop else None)
 
 
 def _cast(apply: Callable[[Any, Any], Any], dtype: str) -> Callable[[Any, Any], Any]:
