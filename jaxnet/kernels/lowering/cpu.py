@@ -1,0 +1,307 @@
+"""CPU: dense convolutions without input dilation, matrix products and elementwise sums, which XLA compiles well.
+
+Everything else (input dilation, groups, and the kernel's gradient in a loop) XLA lowers to scalar loops. The figures
+are ratios of times in trials, float32 on 2 cores; `python -m benchmarks kernels` measures it all.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet._symbolic import is_symbolic
+from jaxnet.kernels import forms, rewrites
+from jaxnet.kernels.geometry import Geometry
+from jaxnet.kernels.lowering.table import (
+    EMPTY,
+    MANY_SIZES,
+    MOST_DILATION,
+    MOST_TAPS,
+    Problem,
+    Rule,
+    Solver,
+    in_float32,
+    one_channel,
+    otherwise,
+    shifted,
+    table,
+)
+from jaxnet.kernels.slots import Slot
+
+MOST_MEMBERS = 16
+"""Members, which `vmap` makes, that become a form each: beyond, compiling would take longer than it saves."""
+
+MOST_GROUPS = 64
+"""Groups that become a form each: 64 compile in 2 seconds a slot and then run 20 times as fast as the plain form."""
+
+MOST_ROWS = 8
+"""Copies of the input, moved along the first of two axes, that are joined so that one axis is left."""
+
+MOST_JOINED = 10 * 2**20
+"""Bytes of those copies. The system hands out more than that page by page: 2x224x224, 64 to 64, K 3: 0.5 times."""
+
+MOST_LOOPLESS = 4
+"""Groups of two dimensions that become a form each: more are a loop, which takes as long and compiles at once."""
+
+MOST_UNROLLED_TAPS = 64
+"""Taps of two dimensions that become a shifted product each, for y and x: more are a loop over the first axis."""
+
+
+def _unit_strides(p: Problem, inner: Solver) -> jax.Array:
+    # Strided and dilated at once is rare: the dilation becomes zeros in the kernel.
+    if p.dilation > 1:
+        return p.through(rewrites.stuffed_kernel(p.geometry), inner)
+    # Aligned, 8x1024, 64 to 64, K 3, S 2: x 1.1 times, for no copy is cropped. Two dimensions lose, 0.8.
+    return p.through(rewrites.polyphase(p.geometry, align=p.geometry.ndim == 1), inner)
+
+
+def _stride_1(p: Problem) -> jax.Array:
+    """The gradient by the input, of an elementwise form."""
+    return _unit_strides(p, cpu) if p.strided else p.through(rewrites.mirrored(p.geometry), cpu)
+
+
+def _apart(p: Problem) -> jax.Array:
+    return jnp.concatenate([cpu(p.slot, p.a[i : i + 1], p.b[i : i + 1], p.geometry) for i in range(p.members)])
+
+
+def _in_turn(p: Problem, solver: Solver) -> jax.Array:
+    return jax.lax.map(lambda pair: solver(p.slot, pair[0][None], pair[1][None], p.geometry)[0], (p.a, p.b))
+
+
+_members = table(
+    Rule(
+        lambda p: p.members <= MOST_MEMBERS and (p.elementwise() or p.members * p.groups <= MOST_GROUPS),
+        _apart,
+    ),
+    Rule(lambda p: p.elementwise(), lambda p: p.through(rewrites.merged(p.geometry, p.members), cpu)),
+    Rule(lambda p: p.groups > 1, lambda p: p.through(rewrites.ungrouped(p.geometry), cpu)),
+    Rule(lambda p: p.taps > MOST_TAPS, lambda p: _in_turn(p, cpu)),  # the patches would be too large
+    otherwise(lambda p: p.through(rewrites.patches(p.geometry), forms.dot)),
+)
+
+
+# -- Groups ------------------------------------------------------------------------------------------------------------
+
+
+def _fewer_groups(p: Problem) -> jax.Array:
+    fewest = -(-p.groups // MOST_GROUPS)
+    pack = next(n for n in range(fewest, p.groups + 1) if p.groups % n == 0)
+    if pack > 4 * fewest:  # a block has ``pack`` times the arithmetic
+        return p.through(rewrites.ungrouped(p.geometry), cpu)
+    return p.through(rewrites.packed(p.geometry, pack), cpu)
+
+
+def _packed_and_folded(p: Problem) -> jax.Array:
+    pack, count = _pack_and_fold(p)
+    folded = table(
+        Rule(lambda p: count == 1, lambda p: p.by(_groups_apart)),
+        otherwise(lambda p: p.through(rewrites.folded(p.geometry, count), _groups_apart)),
+    )
+    return p.through(rewrites.packed(p.geometry, pack), folded) if pack > 1 else p.by(folded)
+
+
+_large_depthwise = table(
+    # 8x28x28, 96, K 7, against two groups as one: y 5 times, x 5, w 1.6; 4x28x28, 64, K 11: y 1.3, x 1.6, w 5.
+    Rule(lambda p: p.slot == "x", _stride_1),
+    Rule(lambda p: p.slot == "y" and p.taps <= MOST_UNROLLED_TAPS, lambda p: p.by(shifted)),
+    otherwise(lambda p: p.through(rewrites.padded(p.geometry), forms.rolled)),
+)
+
+_grouped = table(
+    Rule(lambda p: p.elementwise() and p.slot == "x", _stride_1),
+    Rule(lambda p: p.elementwise(), lambda p: p.by(shifted)),
+    Rule(
+        lambda p: (
+            p.geometry.ndim == 2
+            and p.elementwise(most=MOST_TAPS**2)
+            and (p.slot == "x" or (p.slot == "y" and p.taps <= MOST_UNROLLED_TAPS) or p.geometry.size[1] <= MOST_TAPS)
+        ),
+        lambda p: p.by(_large_depthwise),
+    ),
+    Rule(lambda p: p.groups > MOST_GROUPS, _fewer_groups),
+    # 8x2048, 64 to 128, g 4: y 1.4 times as fast as products one by one, x and w 1.5 times; 8x4096, 32 to 32, g 4, all
+    # in one: 1.3, 1.5 and 1.8 times.
+    Rule(
+        lambda p: p.pointwise and p.groups * p.widest <= 64,
+        lambda p: p.through(rewrites.packed(p.geometry, p.groups), forms.dot),
+    ),
+    Rule(lambda p: p.pointwise, lambda p: p.through(rewrites.ungrouped(p.geometry), forms.dot)),
+    otherwise(_packed_and_folded),
+)
+
+
+def _is_looped(geometry: Geometry) -> bool:
+    return geometry.ndim > 1 and geometry.groups > MOST_LOOPLESS
+
+
+def _one_by_one(p: Problem, *, loop: bool) -> jax.Array:
+    if loop:
+        # 8x16x16, 256 to 256, g 32, K 3, against a form each: y 1.7 times, x 1.05, w 1.8, and 1.5 s to compile in place
+        # of 5.3; with S 2 y 1.5 times, x 0.8, w 1.5, and 1.6 s in place of 7.7.
+        return _in_turn(p, _dense)
+    return jnp.concatenate([_dense(p.slot, p.a[i : i + 1], p.b[i : i + 1], p.geometry) for i in range(p.members)])
+
+
+_groups_apart = table(
+    # Strides go before the groups part, so that each group reads its phases from one array.
+    Rule(
+        lambda p: p.strided and (p.slot == "x" or (p.slot == "y" and not _is_looped(p.geometry))),
+        lambda p: _unit_strides(p, _groups_apart),
+    ),
+    otherwise(
+        lambda p: p.through(
+            rewrites.ungrouped(p.geometry),
+            lambda *inner: _one_by_one(Problem(*inner), loop=_is_looped(p.geometry)),
+        )
+    ),
+)
+
+
+def _pack_and_fold(p: Problem) -> tuple[int, int]:
+    """How many narrow groups to compute as one, with zeros between, and how many outputs at once.
+
+    Products get wider by both. Without strides, packing p groups and folding c outputs costs p c ceil((K + c - 1) / c)
+    / K times the arithmetic; of the pairs that make a product of y or x 32 wide, the cheapest is taken. Against groups
+    as they are: 8x4096, 32 to 32, g 8: K 7 (c 8) 1.9 times for y, K 3 (p 4, c 2) 1.6; 8x2048, 64 to 64, K 3, g 4 (c 2)
+    1.25; 8x1024, 128 to 128, K 5, g 8 (c 2) 1.2. For w 4 channels gain 1.3 times with K 7 and 1.13 with K 3 (c 4), and
+    more than 4 lose.
+    """
+    geometry, widest = p.geometry, p.widest
+    if p.strided:
+        return 1, _fold(p)
+    folds = [1]
+    if geometry.ndim == 1 and p.dilation == 1:
+        folds = [c for c in (1, 2, 4, 8) if geometry.outputs[0] % c == 0]
+    if p.slot == "w" and max(folds) >= 4:
+        return 1, 4 if widest <= 4 and geometry.size[0] >= 3 else 1
+    # Where outputs cannot be folded, products of 16: 8x4096, 32 to 32, g 8: y 4.5 times with K 3, w of 8, 1.2 times.
+    target = 8 if p.slot == "w" else 32 if max(folds) > 1 else 16
+    packs = [n for n in range(1, max(1, target // widest) + 1) if geometry.groups % n == 0]
+    pairs = [(n, c) for n in packs for c in ([1] if p.slot == "w" else folds) if n * c * widest <= max(target, widest)]
+
+    def cost(pair):
+        n, c = pair
+        return -n * c, n * c * -(-(geometry.size[0] + c - 1) // c), -n
+
+    return min(pairs, key=cost)
+
+
+def _fold(p: Problem) -> int:
+    """How many outputs of a long strided kernel to compute at once.
+
+    8x8192, 16 to 64 channels, K 41, S 4, g 4, and 8x512, 256 to 256, g 64: 1.3 and 1.6 times as fast for y, 1.3 and 1.6
+    for x, 1.3 and 1.9 for w. Dense convolutions only lose.
+    """
+    if p.geometry.ndim > 1 or p.dilation > 1:
+        return 1
+    (size,), (stride,), (outputs,) = p.geometry.size, p.geometry.strides, p.geometry.outputs
+    columns = stride * p.channels if p.slot == "x" else p.filters
+    count = 2 if p.slot == "x" else 4
+    while count > 1 and (outputs % count or columns * count > 32 or stride * (count - 1) > 0.3 * size):
+        count //= 2
+    return count
+
+
+# -- One member, one group ---------------------------------------------------------------------------------------------
+
+
+def _strided_input(p: Problem) -> jax.Array:
+    # 10 to 30 times: XLA's own gradient of a strided convolution dilates its input.
+    if not _wastes_phases(p):
+        return _unit_strides(p, cpu)
+    # 8x512, 256 to 256, K 5, S 4: 1.15 times, all three slots together.
+    longer = p.geometry.size[0] % p.geometry.strides[0] * p.channels
+    return p.through(rewrites.polyphase(p.geometry), partial(_shorter_phases, longer=longer))
+
+
+def _wastes_phases(p: Problem) -> bool:
+    # Most phases have one tap less than the longest. K 3, S 2, which would save a quarter, loses a tenth.
+    if p.geometry.ndim > 1 or p.dilation > 1:
+        return False
+    (size,), (stride,) = p.geometry.size, p.geometry.strides
+    return size > stride and 2 * stride * -(-size // stride) >= 3 * size
+
+
+def _shorter_phases(slot: Slot, y: jax.Array, w: jax.Array, geometry: Geometry, *, longer: int) -> jax.Array:
+    """Solves what polyphase makes of x, where the last tap of all channels but the first ``longer`` is zero."""
+    full = cpu(slot, y, w[:, :, :longer], geometry)
+    rest = cpu(slot, y, w[:, :-1, longer:], geometry._replace(size=(geometry.size[0] - 1,)))
+    return jnp.concatenate([full, rest], axis=-1)
+
+
+def _product_for_w(p: Problem) -> jax.Array:
+    # 1.1 to 2 times as fast as a convolution; for y and x the convolution is, by 1.05 to 1.3 times. Many rows for few
+    # columns are summed in 8 pieces: 8x4096, 32 to 32, all slots together, 1.3 times, 8x2048, 64 to 64, 1.25.
+    rows = p.a.shape[1] * math.prod(p.geometry.outputs)
+    pieces = 8 if rows % 8 == 0 and rows >= 128 * p.widest else 1
+    return forms.dot(*p, pieces=pieces)
+
+
+def _convolution(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    # XLA's convolution is faster along one axis than along two: 1.1 to 1.7 times for y, 1.0 to 2.8 for w (3 to 96
+    # channels, 32 to 192 filters, K 3, 5 and 7). 256 filters make no difference to y. With 128 channels or 512 filters
+    # it is 0.85 to 1.2, by machine; with 16 filters 0.7, and with 8, whose products are narrow, 0.15.
+    channels, filters, several = a.shape[-1], b.shape[-1], math.prod(geometry.size) > 1
+    small = not is_symbolic(a.shape[1])  # with a batch of any size, none is known to be
+    if slot == "y" and not small:
+        return forms.dense(slot, a, b, geometry)
+    if geometry.ndim > 1 and several and geometry.size[0] <= MOST_ROWS and channels <= 96 and 32 <= filters <= 256:
+        row = a.dtype.itemsize * geometry.size[0] * a.size // geometry.lengths[0]
+        most = max(1, MOST_JOINED // row) if small else geometry.outputs[0]
+        if most >= geometry.outputs[0]:
+            return rewrites.solve(rewrites.rows(geometry), slot, a, b, geometry, cpu)
+        if slot == "w":
+            # 2x224x224, 64 to 64, K 3: 2.3 times as fast as all rows at once, 7 times as XLA's; 16x56x56: 1.8 times.
+            count = next(n for n in range(most, 0, -1) if geometry.outputs[0] % n == 0)
+            return forms.in_pieces(a, b, geometry, count, _convolution)
+    return forms.dense(slot, a, b, geometry)
+
+
+def _no_longer(geometry: Geometry) -> bool:
+    return all(n <= j for n, j in zip(geometry.lengths, geometry.outputs, strict=True))
+
+
+_dense = table(
+    Rule(
+        lambda p: p.slot != "w" and not p.strided and 1 < p.taps <= MOST_TAPS and 1 in (p.channels, p.filters),
+        lambda p: p.by(one_channel(cpu)),
+    ),
+    # The inputs that are read, and a product: 1.3 times (1-D), 2.2 (2-D), all three slots together. y alone loses.
+    Rule(
+        lambda p: p.taps == 1 and p.strided and p.slot != "y",
+        lambda p: p.through(rewrites.patches(p.geometry), forms.dot),
+    ),
+    Rule(lambda p: p.slot == "x" and p.strided, _strided_input),
+    Rule(lambda p: p.slot == "x", lambda p: p.through(rewrites.mirrored(p.geometry), cpu)),
+    # Strided too: space-to-depth would be slower here, 0.6 to 0.9.
+    Rule(lambda p: p.slot == "y", lambda p: p.by(_convolution)),
+    Rule(lambda p: p.pointwise, _product_for_w),
+    # The smaller of the two becomes the batch of the convolution, whose patches are copied: 1.1 to 2 times. Where x is
+    # longer than y, XLA would take a kernel longer than its signal, which is a scalar loop again.
+    Rule(
+        lambda p: p.filters <= p.channels and not p.strided and _no_longer(p.geometry),
+        lambda p: p.through(rewrites.mirrored(p.geometry), _convolution),
+    ),
+    otherwise(lambda p: p.by(_convolution)),
+)
+
+cpu = table(
+    EMPTY,
+    Rule(lambda p: p.narrow, lambda p: p.by(in_float32(cpu))),
+    MANY_SIZES,
+    # 8x32x32, 64 to 64: 2 times for y and x, 2.5 for w.
+    Rule(
+        lambda p: p.geometry.ndim > 1 and p.pointwise,
+        lambda p: p.through(rewrites.flattened(p.geometry), cpu),
+    ),
+    # XLA's fast convolution ends at two dimensions; and strides and dilation at once are rewritten by zeros between the
+    # taps, more than which would be worse than a scalar loop.
+    Rule(
+        lambda p: p.geometry.ndim > 2 or (p.strided and p.dilation > MOST_DILATION),
+        lambda p: p.by(forms.plain),
+    ),
+    Rule(lambda p: p.members > 1, lambda p: p.by(_members)),
+    Rule(lambda p: p.groups > 1, lambda p: p.by(_grouped)),
+    otherwise(lambda p: p.by(_dense)),
+)
