@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks_named as checks
-from jaxnet.errors import DTypeError
+from jaxnet import _checks as checks
+from jaxnet.errors import DTypeError, takes_who
 
 
 def is_nested_numbers(value: Any) -> bool:
@@ -20,7 +20,8 @@ def is_nested_numbers(value: Any) -> bool:
     return all(isinstance(entry, (numbers.Number, np.generic)) or is_nested_numbers(entry) for entry in value)
 
 
-def host(who: str, name: str, value: Any) -> np.ndarray | jax.Array:
+@takes_who
+def host(name: str, value: Any) -> np.ndarray | jax.Array:
     """An array of any library, a table or nested lists, in a dtype of numbers; JAX's arrays stay as they are.
 
     What has ``__array__`` or ``__dlpack__`` is read: memory maps, PyTorch's tensors, the data frames and series of
@@ -33,25 +34,25 @@ def host(who: str, name: str, value: Any) -> np.ndarray | jax.Array:
     if isinstance(value, jax.Array):
         return value
     if isinstance(value, np.ndarray):
-        return _numeric(who, name, value, checks.unmasked(who, name, value))
+        return _numeric(name, value, checks.unmasked(name, value))
     if isinstance(value, (list, tuple)):
         try:
             array = np.asarray(value)
         except ValueError:  # rows of several lengths
-            return checks.array(who, name, value)
-        array = _numeric(who, name, value, array)
+            return checks.array(name, value)
+        array = _numeric(name, value, array)
         return array.astype(jax.dtypes.canonicalize_dtype(array.dtype)) if array.dtype.kind in "fc" else array
     if isinstance(value, (bool, int, float, complex)):
         return np.asarray(value)
     if not hasattr(value, "__array__") and not hasattr(value, "__dlpack__"):
-        return checks.array(who, name, value)  # which says what to pass
+        return checks.array(name, value)  # which says what to pass
     try:
         array = _read(value)
     except Exception as error:
         raise DTypeError(
-            f"{who}: {name}, a {type(value).__name__}, cannot be read as an array ({error}); pass a jax or numpy array"
+            f"{name}, a {type(value).__name__}, cannot be read as an array ({error}); pass a jax or numpy array"
         ) from error
-    return _numeric(who, name, value, array)
+    return _numeric(name, value, array)
 
 
 def _read(value: Any) -> np.ndarray:
@@ -62,7 +63,7 @@ def _read(value: Any) -> np.ndarray:
     return np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)
 
 
-def _numeric(who: str, name: str, value: Any, array: np.ndarray) -> np.ndarray:
+def _numeric(name: str, value: Any, array: np.ndarray) -> np.ndarray:
     if checks.is_numeric(array.dtype):
         return array
     if hasattr(value, "columns") and hasattr(value, "dtypes"):
@@ -71,7 +72,7 @@ def _numeric(who: str, name: str, value: Any, array: np.ndarray) -> np.ndarray:
         bad = bad or [f"{column} {dtype}" for column, dtype in zip(value.columns, value.dtypes, strict=True)]
         listed = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
         raise DTypeError(
-            f"{who}: {name} has columns that hold no numbers, or have gaps ({listed}); choose others, make numbers of "
+            f"{name} has columns that hold no numbers, or have gaps ({listed}); choose others, make numbers of "
             f"truths with .astype('float32'), encode words, and fill the gaps"
         )
-    return checks.host_array(who, name, array)  # which says why
+    return checks.host_array(name, array)  # which says why

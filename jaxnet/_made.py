@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from types import FunctionType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from jaxnet.errors import ConfigError, located
+from jaxnet.errors import ConfigError, located, named
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -139,10 +139,11 @@ def check(value: Any, seen: set[int] | None = None) -> None:
         code = getattr(inspect.unwrap(value), "__code__", None)
         where = f" (line {code.co_firstlineno} of {code.co_filename})" if code else ""
         name = getattr(value, "__qualname__", value)
-        raise ConfigError(
-            f"pickle: {name}{where} has no name by which another process could find it; write it with def at the top "
-            f"of a module, and give it values with functools.partial"
-        )
+        with named("pickle"):
+            raise ConfigError(
+                f"{name}{where} has no name by which another process could find it; write it with def at the top of a "
+                f"module, and give it values with functools.partial"
+            )
     else:
         return
     for place, one in inner:

@@ -12,6 +12,7 @@ from jaxnet.layers.frozen import frozen as frozen
 from jaxnet.layers.inside import Watched as Watched
 from jaxnet.layers.inside import watched as watched
 from jaxnet.layers.layer import Layer as Layer
+from jaxnet.layers.layer import layer as layer
 from jaxnet.layers.layer import stateless as stateless
 from jaxnet.layers.normalization import batch_norm as batch_norm
 from jaxnet.layers.normalization import layer_norm as layer_norm
@@ -44,6 +45,7 @@ __all__ = [
     "flatten",
     "frozen",
     "global_avg_pool",
+    "layer",
     "layer_norm",
     "max_pool",
     "mixed_precision",

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import sizes
+from jaxnet.errors import named
 from jaxnet.layers.inside import looked_into, watched
 from jaxnet.layers.layer import Layer, as_layer
 
@@ -73,6 +74,7 @@ class Summary(NamedTuple):
         return "\n".join([line(head), rule, *map(line, body), rule, line(total)])
 
 
+@named("summary")
 def summary(net: Layer, x: Any) -> Summary:
     """Tells what a network would do to ``x``: shapes, parameters and multiply-adds of every layer.
 
@@ -104,9 +106,8 @@ def summary(net: Layer, x: Any) -> Summary:
       ---------  ------------------  ----------  -------------
       total                               1,346          2,048
     """
-    who = "summary"
-    net = as_layer(net, who)
-    x = checks.structs(who, x)
+    net = as_layer(net)
+    x = checks.structs(x)
     params, state = jax.eval_shape(net.init, jax.random.key(0), x)
     rows: dict[tuple[str, ...], Row] = {}
 
