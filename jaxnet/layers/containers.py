@@ -264,4 +264,5 @@ def _misfit(which: str, tree: Any, members: dict[str, Layer], labelled: bool) ->
         got = f"a dict of {', '.join(map(str, tree))}" if isinstance(tree, dict) else type(tree).__name__
         return f"{which} must be a dict of {', '.join(members)}, got {got}; pass what this layer's init returned"
     got = type(tree).__name__ + (f" of {len(tree)}" if isinstance(tree, (tuple, list, dict)) else "")
-    return f"{which} must be a tuple of {len(members)}, one entry a part, got {got}; pass what this network's init returned"
+    wanted = f"a tuple of {len(members)}, one entry a part"
+    return f"{which} must be {wanted}, got {got}; pass what this network's init returned"
