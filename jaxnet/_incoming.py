@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet._tables import few
 from jaxnet.errors import DTypeError, takes_who
 
 
@@ -47,7 +48,7 @@ def host(name: str, value: Any) -> np.ndarray | jax.Array:
     if not hasattr(value, "__array__") and not hasattr(value, "__dlpack__"):
         return checks.array(name, value)  # which says what to pass
     try:
-        array = _read(value)
+        array = read(value)
     except Exception as error:
         raise DTypeError(
             f"{name}, a {type(value).__name__}, cannot be read as an array ({error}); pass a jax or numpy array"
@@ -55,7 +56,8 @@ def host(name: str, value: Any) -> np.ndarray | jax.Array:
     return _numeric(name, value, array)
 
 
-def _read(value: Any) -> np.ndarray:
+def read(value: Any) -> np.ndarray:
+    """What has ``__array__`` or ``__dlpack__``, or is a tensor of PyTorch's, as a NumPy array."""
     if hasattr(value, "detach"):  # PyTorch's, maybe with a gradient, maybe on another device
         value = value.detach().cpu()
         if str(value.dtype) == "torch.bfloat16":  # numpy's comes with JAX, and PyTorch does not know it
@@ -70,9 +72,8 @@ def _numeric(name: str, value: Any, array: np.ndarray) -> np.ndarray:
         each = zip(value.columns, map(str, value.dtypes), strict=True)
         bad = [f"{column} {dtype}" for column, dtype in each if not dtype.lower().startswith(("int", "uint", "float"))]
         bad = bad or [f"{column} {dtype}" for column, dtype in zip(value.columns, value.dtypes, strict=True)]
-        listed = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
         raise DTypeError(
-            f"{name} has columns that hold no numbers, or have gaps ({listed}); choose others, make numbers of "
-            f"truths with .astype('float32'), encode words, and fill the gaps"
+            f"{name} has columns that hold no numbers, or have gaps ({few(bad, 8, ' and {} more')}); choose others, "
+            f"make numbers of truths with .astype('float32'), encode words, and fill the gaps"
         )
     return checks.host_array(name, array)  # which says why

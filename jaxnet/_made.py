@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def made(constructor: Callable[P, T]) -> Callable[P, T]:
-    """Decorates a function of a module that returns a function, or a named tuple with functions in it.
+    """Decorates a function of a module that returns a function, or a named tuple with functions in it. It is its door.
 
     Example:
       >>> import pickle
@@ -31,9 +31,11 @@ def made(constructor: Callable[P, T]) -> Callable[P, T]:
       Array([0.5, 0.5], dtype=float32)
     """
 
+    inside = named(constructor.__name__)(constructor)
+
     @functools.wraps(constructor)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        result: Any = constructor(*args, **kwargs)
+        result: Any = inside(*args, **kwargs)
         if not isinstance(result, tuple):
             return Made(result, Call(call, args, kwargs, {}), None)  # type: ignore[return-value]
         fields = result._asdict()  # type: ignore[attr-defined]

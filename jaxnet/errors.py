@@ -6,6 +6,7 @@ of a layer deep inside a network begins with the path to it.
 """
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -94,7 +95,11 @@ class named:
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if isinstance(error, JaxnetError):
-            error.who = error.who or self.who
+            self._mark(error)
+
+    def _mark(self, error: JaxnetError) -> None:
+        # Until every package has doors, a message from a body of the old kind begins with its name.
+        error.who = error.who or ("" if re.match(r"[\w.]+: ", error.message) else self.who)
 
     # Not contextlib's: a call costs a fifth, and `_checks.warn` finds the user's line, past no frames but ours.
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
@@ -103,7 +108,7 @@ class named:
             try:
                 return function(*args, **kwargs)
             except JaxnetError as error:
-                error.who = error.who or self.who
+                self._mark(error)
                 raise
 
         return door

@@ -56,7 +56,6 @@ def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
 
 
 @made
-@named("constant")
 def constant(value: float) -> Initializer:
     """Fills with ``value``.
 
@@ -70,7 +69,6 @@ def constant(value: float) -> Initializer:
 
 
 @made
-@named("normal")
 def normal(stddev: float) -> Initializer:
     """Draws from a normal distribution of mean 0 and standard deviation ``stddev``.
 
@@ -88,7 +86,6 @@ def normal(stddev: float) -> Initializer:
 
 
 @made
-@named("uniform")
 def uniform(bound: float) -> Initializer:
     """Draws evenly from [-bound, bound), of standard deviation bound / sqrt(3); in 16 bits, rounded, up to the bound.
 

@@ -40,6 +40,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet import _incoming as incoming
 from jaxnet.errors import CheckpointError, ConfigError, DTypeError, JaxnetError, named
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 
@@ -97,9 +98,9 @@ def from_torch(state_dict: Mapping[str, Any], net: Layer, x: Any, *, rename: Ren
     missing = [theirs[name] for name in wanted if theirs[name] not in given]
     unexpected = given.keys() - theirs.values()
     mismatched = [
-        f"{theirs[name]} is {_describe(given[theirs[name]])}, the network has {_describe(struct)}"
+        f"{theirs[name]} is {checks.describe(given[theirs[name]])}, the network has {checks.describe(struct)}"
         for name, struct in wanted.items()
-        if theirs[name] in given and _describe(given[theirs[name]]) != _describe(struct)
+        if theirs[name] in given and checks.describe(given[theirs[name]]) != checks.describe(struct)
     ]
     if missing or unexpected or mismatched:
         lines = [f"the state dict does not fit the network {net.name}:"]
@@ -287,17 +288,8 @@ def _renamed(names: Iterable[str], rename: Rename) -> dict[str, str]:
 def _on_host(name: str, value: Any) -> np.ndarray:
     """A tensor of PyTorch's, or whatever numpy reads, as a numpy array."""
     try:
-        if not hasattr(value, "detach"):
-            return checks.unmasked(name, value)
-        tensor = value.detach().cpu()
-        if str(tensor.dtype) == "torch.bfloat16":  # numpy's comes with JAX, and PyTorch does not know it
-            return tensor.float().numpy().astype(jnp.bfloat16)
-        return tensor.numpy()
+        return incoming.read(value) if hasattr(value, "detach") else checks.unmasked(name, value)
     except JaxnetError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise DTypeError(f"{name} cannot be read as an array: {error}") from error
-
-
-def _describe(array: Any) -> str:
-    return f"{array.dtype} {tuple(array.shape)}"

@@ -15,6 +15,7 @@ from jax import lax
 from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
 from jaxnet._made import made
+from jaxnet._tables import few
 from jaxnet.errors import ConfigError, DTypeError, ShapeError, named
 from jaxnet.losses.common import absolute
 
@@ -38,7 +39,6 @@ def weights(path: Path, leaf: Any) -> bool:
 
 
 @made
-@named("l1")
 def l1(strength: float, *, where: Callable[[Path, Any], bool] = weights) -> Callable[[Any], jax.Array]:
     """Makes the penalty strength * sum over i of |w_i|, eq. 4.26; it drives small weights towards zero.
 
@@ -68,7 +68,6 @@ def l1(strength: float, *, where: Callable[[Path, Any], bool] = weights) -> Call
 
 
 @made
-@named("l2")
 def l2(strength: float, *, where: Callable[[Path, Any], bool] = weights) -> Callable[[Any], jax.Array]:
     """Makes the penalty strength * sum over i of w_i^2, eq. 4.28, with gradient 2 strength w (eq. 4.29); no one-half.
 
@@ -94,7 +93,6 @@ def l2(strength: float, *, where: Callable[[Path, Any], bool] = weights) -> Call
 
 
 @made
-@named("proximal_l1")
 def proximal_l1(
     strength: float, *, where: Callable[[Path, Any], bool] = weights
 ) -> Callable[[Any, float | jax.Array], Any]:
@@ -178,6 +176,6 @@ def _choose(params: Any, where: Callable[[Path, Any], bool]) -> Any:
         if pick and not jnp.issubdtype((dtype := checks.array(name, leaf).dtype), jnp.floating):
             raise DTypeError(f"leaf {name} is {dtype}; weights are floating point, leave others out with where")
     if not any(jax.tree.leaves(chosen)):
-        names = ", ".join(jax.tree_util.keystr(path) for path, _ in taken[:6]) or "none"
+        names = few([jax.tree_util.keystr(path) for path, _ in taken], 6, "") or "none"
         raise ConfigError(f"no leaf was picked to penalize, so it would do nothing; the leaves are {names}")
     return chosen

@@ -13,7 +13,6 @@ from jaxnet.layers.layer import Layer, applied, as_layer, layer, output_struct, 
 
 
 @made
-@named("chain")
 def chain(*parts: Layer | Callable[..., Any]) -> Layer:
     """Composes layers one after the other: f(x) = g_L(... g_2(g_1(x))), eq. 4.24.
 
@@ -42,7 +41,6 @@ def chain(*parts: Layer | Callable[..., Any]) -> Layer:
 
 
 @made
-@named("residual")
 def residual(branch: Layer | Callable[..., Any], shortcut: Layer | Callable[..., Any] | None = None) -> Layer:
     """Adds a layer's input to its output, y = branch(x) + shortcut(x), so that gradients have a way around it.
 
@@ -84,7 +82,6 @@ def residual(branch: Layer | Callable[..., Any], shortcut: Layer | Callable[...,
 
 
 @made
-@named("parallel")
 def parallel(*branches: Layer | Callable[..., Any], combine: Callable[[Sequence[Any]], Any] | str = "tuple") -> Layer:
     """Applies several layers to the same input.
 

@@ -9,7 +9,7 @@ import jax
 from jaxnet import _checks as checks
 from jaxnet import initializers, kernels
 from jaxnet._made import made
-from jaxnet.errors import ShapeError, named
+from jaxnet.errors import ShapeError
 from jaxnet.initializers import Initializer
 from jaxnet.kernels.window import Padding, Size, check_input, make_window
 from jaxnet.layers.dense import add_bias, affine_params
@@ -17,7 +17,6 @@ from jaxnet.layers.layer import Layer, stateless
 
 
 @made
-@named("conv")
 def conv(
     filters: int,
     kernel_size: Size,
@@ -74,7 +73,6 @@ def conv(
 
 
 @made
-@named("conv_transpose")
 def conv_transpose(
     filters: int,
     kernel_size: Size,

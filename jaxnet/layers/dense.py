@@ -15,7 +15,6 @@ from jaxnet.layers.layer import Layer, stateless
 
 
 @made
-@named("dense")
 def dense(
     units: int,
     *,

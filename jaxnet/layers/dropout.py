@@ -6,12 +6,11 @@ import jax.numpy as jnp
 from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
 from jaxnet._made import made
-from jaxnet.errors import ConfigError, named
+from jaxnet.errors import ConfigError
 from jaxnet.layers.layer import Layer, layer
 
 
 @made
-@named("dropout")
 def dropout(rate: float) -> Layer:
     """Sets each value to 0 with probability ``rate`` while training, and divides the others by 1 - rate.
 

@@ -8,13 +8,12 @@ import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet._made import made
-from jaxnet.errors import ConfigError, ShapeError, named
+from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.layers.layer import Layer, Params, State, applied, as_layer
 from jaxnet.layers.layer import layer as define
 
 
 @made
-@named("frozen")
 def frozen(layer: Layer | Callable[..., Any], params: Params = None, state: State = ()) -> Layer:
     """Keeps a layer, or a whole network, as it is while what stands around it learns.
 

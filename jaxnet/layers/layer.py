@@ -121,9 +121,8 @@ def layer(name: str, init: Callable[..., Any] | None, apply: Callable[..., Any],
       >>> centered.apply(params, state, jnp.ones((2, 3)), train=True)[1]
       Array(0.1, dtype=float32)
     """
-    with named("layer"):
-        checks.function("init", _nothing if init is None else init)
-        checks.function("apply", apply)
+    checks.function("init", _nothing if init is None else init)
+    checks.function("apply", apply)
 
     def initialize(key, x):
         return (_nothing if init is None else init)(key, checks.structs(x))
@@ -165,9 +164,8 @@ def stateless(
       >>> scale.apply(params, state, jnp.ones((2, 3)), train=False)[0].shape
       (2, 3)
     """
-    with named("stateless"):
-        checks.function("init", _nothing if init is None else init)
-        checks.function("f", f)
+    checks.function("init", _nothing if init is None else init)
+    checks.function("f", f)
 
     def initialize(key, x):
         key = checks.key(key)

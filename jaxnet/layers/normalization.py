@@ -12,12 +12,11 @@ from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
 from jaxnet._made import made
 from jaxnet._symbolic import is_below
-from jaxnet.errors import ConfigError, ShapeError, named
+from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.layers.layer import Layer, layer, stateless
 
 
 @made
-@named("batch_norm")
 def batch_norm(
     *,
     decay: float = 0.9,
@@ -126,7 +125,6 @@ def batch_norm(
 
 
 @made
-@named("layer_norm")
 def layer_norm(*, epsilon: float = 1e-5, scale: bool = True, offset: bool = True) -> Layer:
     """Normalizes the channels of each position: y = (x - mean) / sqrt(variance + epsilon) over the last axis.
 

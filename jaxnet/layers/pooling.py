@@ -7,13 +7,12 @@ import jax.numpy as jnp
 from jaxnet import _checks as checks
 from jaxnet import kernels
 from jaxnet._made import made
-from jaxnet.errors import ShapeError, named
+from jaxnet.errors import ShapeError
 from jaxnet.kernels.window import Padding, Size, make_window
 from jaxnet.layers.layer import Layer, parameterless
 
 
 @made
-@named("avg_pool")
 def avg_pool(window: Size, *, strides: Size | None = None, padding: Padding = 0) -> Layer:
     """Averages patches of each channel, y_j = 1/K sum over k of x[S j + k - P] (eq. 4.11).
 
@@ -44,7 +43,6 @@ def avg_pool(window: Size, *, strides: Size | None = None, padding: Padding = 0)
 
 
 @made
-@named("max_pool")
 def max_pool(window: Size, *, strides: Size | None = None, padding: Padding = 0) -> Layer:
     """Takes the maximum of patches of each channel, y_j = max over k of x[S j + k - P].
 

@@ -8,13 +8,12 @@ import jax.numpy as jnp
 
 from jaxnet import _checks as checks
 from jaxnet._made import made
-from jaxnet.errors import DTypeError, named
+from jaxnet.errors import DTypeError
 from jaxnet.layers.inside import with_frozen
 from jaxnet.layers.layer import Layer, as_layer, layer
 
 
 @made
-@named("mixed_precision")
 def mixed_precision(
     net: Layer | Callable[..., Any],
     *,

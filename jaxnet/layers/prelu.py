@@ -5,12 +5,11 @@ import jax.numpy as jnp
 from jaxnet import _checks as checks
 from jaxnet import activations
 from jaxnet._made import made
-from jaxnet.errors import ShapeError, named
+from jaxnet.errors import ShapeError
 from jaxnet.layers.layer import Layer, stateless
 
 
 @made
-@named("prelu")
 def prelu(slope: float = 0.25, *, per_channel: bool = False) -> Layer:
     """Computes x where x > 0 and a x elsewhere, with a learned slope a (eq. 4.13).
 

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxnet._made import made
-from jaxnet.errors import ConfigError, named
+from jaxnet.errors import ConfigError
 from jaxnet.layers.layer import Layer, applied, as_layer, layer
 from jaxnet.optimizers.flat import Raveled, ravel
 
 
 @made
-@named("raveled")
 def raveled(net: Layer | Callable[..., Any]) -> Layer:
     """Keeps a network's parameters in one vector, so that a training step handles a few arrays and not hundreds.
 

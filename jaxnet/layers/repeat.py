@@ -9,13 +9,12 @@ from jax import lax
 
 from jaxnet import _checks as checks
 from jaxnet._made import made
-from jaxnet.errors import ConfigError, ShapeError, located, named
+from jaxnet.errors import ConfigError, ShapeError, located
 from jaxnet.layers.layer import Layer, applied, as_layer, output_struct
 from jaxnet.layers.layer import layer as define
 
 
 @made
-@named("repeat")
 def repeat(layer: Layer | Callable[..., Any], n: int, *, remat: bool = False) -> Layer:
     """Chains ``n`` copies of a layer, each with parameters of its own, in one `jax.lax.scan`.
 

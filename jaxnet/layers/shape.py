@@ -6,7 +6,7 @@ import jax
 
 from jaxnet import _checks as checks
 from jaxnet._made import made
-from jaxnet.errors import ConfigError, ShapeError, named
+from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.layers.layer import Layer, parameterless
 
 
@@ -34,7 +34,6 @@ def flatten() -> Layer:
 
 
 @made
-@named("reshape")
 def reshape(*shape: int) -> Layer:
     """Gives each example another shape: (batch, ...) to ``(batch, *shape)``.
 
