@@ -241,10 +241,9 @@ def warn(message: str) -> None:
 def unmasked(name: str, value: np.ndarray | np.generic) -> np.ndarray:
     """``value`` as a plain NumPy array; one with masked entries is refused, since nothing here would see the mask."""
     if np.ma.is_masked(value):
-        count = int(np.ma.count_masked(value))
         raise DataError(
-            f"{name} is a masked array with {count} of {value.size} entries masked, and the mask would be lost; "
-            f"fill them with .filled(value), or drop those samples"
+            f"{name} is a masked array with {np.ma.count_masked(value)} of {value.size} entries masked, and the mask "
+            f"would be lost; fill them with .filled(value), or drop those samples"
         )
     return np.asarray(value)
 

@@ -1,7 +1,9 @@
 """What users hold numbers in, arrays, tables, tensors and lists, as NumPy arrays: asked once, at the door."""
 
+import functools
 import numbers
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,20 @@ import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet._tables import few
-from jaxnet.errors import DTypeError, takes_who
+from jaxnet.errors import DTypeError, named
+
+T = TypeVar("T")
+
+
+def takes_who(function: Callable[..., T]) -> Callable[..., T]:
+    """Also takes the name of who asks before its arguments, which must be two: until every package has doors."""
+
+    @functools.wraps(function)
+    def either(*args: Any) -> T:
+        with named(args[0] if len(args) > 2 else ""):
+            return function(*args[-2:])
+
+    return either
 
 
 def is_nested_numbers(value: Any) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet import _incoming as incoming
-from jaxnet.errors import ConfigError, DataError, DTypeError, named, takes_who
+from jaxnet.errors import ConfigError, DataError, DTypeError, named
 
 Arrays = np.ndarray | tuple[np.ndarray, ...]
 """One array, or several whose first axes count the same samples."""
@@ -210,7 +210,7 @@ def _columns(arrays: Sequence[Any], names: Sequence[str] | None = None, *, call:
     return columns
 
 
-@takes_who
+@incoming.takes_who
 def check_lengths(columns: Sequence[Any], names: Sequence[str]) -> None:
     """Refuses arrays without samples, or of different numbers of them."""
     for name, column in zip(names, columns, strict=True):
@@ -225,7 +225,7 @@ def check_lengths(columns: Sequence[Any], names: Sequence[str]) -> None:
         raise DataError(f"the data are empty, shape {columns[0].shape}")
 
 
-@takes_who
+@incoming.takes_who
 def check_finite(name: str, column: np.ndarray) -> None:
     """Refuses a NaN and an Inf, and says where it is."""
     if column.dtype.kind in "iub":

@@ -114,17 +114,6 @@ class named:
         return door
 
 
-def takes_who(function: Callable[..., T]) -> Callable[..., T]:
-    """Also takes the name of who asks before its arguments, which must be two: until every package has doors."""
-
-    @functools.wraps(function)
-    def either(*args: Any) -> T:
-        with named(args[0] if len(args) > 2 else ""):
-            return function(*args[-2:])
-
-    return either
-
-
 class located:
     """Prefixes the path of any `JaxnetError` that passes through a ``with`` with ``place``."""
 

@@ -12,7 +12,7 @@ from jaxnet._made import made
 from jaxnet.errors import ShapeError
 from jaxnet.initializers import Initializer
 from jaxnet.kernels.window import Padding, Size, check_input, make_window
-from jaxnet.layers.dense import add_bias, affine_params
+from jaxnet.layers.dense import add_bias, check_start, drawn
 from jaxnet.layers.layer import Layer, stateless
 
 
@@ -163,7 +163,7 @@ def _make(
     stops = make_window("kernel_size", kernel_size, strides=strides, padding=padding, dilation=dilation)
     padding_value = checks.number("padding_value", padding_value)
     groups = checks.integer("groups", groups, minimum=1)
-    draw = affine_params(bias, kernel_init, bias_init)
+    check_start(bias, kernel_init, bias_init)
     if filters % groups:
         raise ShapeError(f"groups={groups} must divide the {filters} filters")
 
@@ -174,7 +174,8 @@ def _make(
         if channels < 1 or channels % groups:
             raise ShapeError(f"groups={groups} must divide the {channels} input channels (input {x.shape})")
         fans = fans_of(channels, filters, math.prod(stops.size), math.prod(stops.strides), groups)
-        return draw(key, (*stops.size, channels // groups, filters), x.dtype, fans)
+        shape = (*stops.size, channels // groups, filters)
+        return drawn(key, shape, x.dtype, fans, kernel_init, bias_init if bias else None)
 
     def f(params, x):
         kernel, *rest = checks.leaves(params, *("kernel", "bias")[: 1 + bias])

@@ -1,6 +1,6 @@
 """The fully connected layer, eq. 4.1 to 4.3."""
 
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,11 +53,12 @@ def dense(
     Source: chapter 4.1.1.
     """
     units = checks.integer("units", units, minimum=1)
-    draw = affine_params(bias, kernel_init, bias_init)
+    check_start(bias, kernel_init, bias_init)
 
     def init(key, x):
         features = _features(checks.floating_struct(x).shape)
-        return draw(key, (features, units), x.dtype, (features, units))
+        shape = (features, units)
+        return drawn(key, shape, x.dtype, shape, kernel_init, bias_init if bias else None)
 
     def f(params, x):
         x = checks.floating("x", x)
@@ -79,17 +80,26 @@ def dense(
     return stateless(init, f, name="dense", torch=torch, fan_in=initializers.fan_in)
 
 
-def affine_params(bias: bool, kernel_init: Initializer, bias_init: Initializer) -> Callable[..., dict[str, jax.Array]]:
-    """Checks how a layer's kernel and bias are to start; returns ``(key, kernel_shape, dtype, fans) -> params``."""
+def check_start(bias: bool, kernel_init: Initializer, bias_init: Initializer) -> None:
+    """Checks what a layer with a kernel is told of its start."""
     checks.flag("bias", bias)
     checks.function("kernel_init", kernel_init)
     checks.function("bias_init", bias_init)
 
-    def params(key, shape, dtype, fans):
-        kernel_key, bias_key = jax.random.split(key)
-        kernel = {"kernel": initializers.draw(kernel_init, kernel_key, shape, dtype, fans)}
-        return kernel | ({"bias": initializers.draw(bias_init, bias_key, shape[-1:], dtype, fans)} if bias else {})
 
+def drawn(
+    key: Any,
+    shape: tuple[int, ...],
+    dtype: Any,
+    fans: tuple[float, float],
+    kernel_init: Initializer,
+    bias_init: Initializer | None,
+) -> dict[str, jax.Array]:
+    """The params of a layer with a kernel, and with a bias of one value a filter where ``bias_init`` is given."""
+    kernel_key, bias_key = jax.random.split(key)
+    params = {"kernel": initializers.draw(kernel_init, kernel_key, shape, dtype, fans)}
+    if bias_init is not None:
+        params["bias"] = initializers.draw(bias_init, bias_key, shape[-1:], dtype, fans)
     return params
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, Protocol
@@ -127,6 +128,7 @@ def layer(name: str, init: Callable[..., Any] | None, apply: Callable[..., Any],
     def initialize(key, x):
         return (_nothing if init is None else init)(key, checks.structs(x))
 
+    @functools.wraps(apply)
     def applying(params, state, x, *, train, key=None):
         checks.flag("train", train)
         if init is None:
