@@ -18,7 +18,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
-from jaxnet._dtypes import at_least_float32
+from jaxnet._dtypes import at_least_float32, wide
 from jaxnet.errors import ShapeError, named
 
 P = ParamSpec("P")
@@ -33,7 +33,7 @@ def _activation(
     def door(x: ArrayLike, *args: P.args, **kwargs: P.kwargs) -> jax.Array:
         with named(function.__name__):
             narrow = checks.floating("x", x)
-            return function(_wide(narrow), *args, **kwargs).astype(narrow.dtype)
+            return function(wide(narrow), *args, **kwargs).astype(narrow.dtype)
 
     return door
 
@@ -79,13 +79,13 @@ def leaky_relu(x: jax.Array, slope: float = 0.01) -> jax.Array:
 
 def rectify(x: jax.Array, slope: jax.Array) -> jax.Array:
     """x where x > 0, slope * x elsewhere; ``slope`` has x's rank, or none, and may be learned."""
-    wide = _wide(x)
-    slope = slope.astype(wide.dtype)
-    positive = wide > 0
+    value = wide(x)
+    slope = slope.astype(value.dtype)
+    positive = value > 0
     # The inner choice keeps 0 * inf out: of the slope's gradient where x is infinite, and of the value where the slope
     # is 0 as well.
-    nothing = positive | ((slope == 0) & jnp.isneginf(wide))
-    return jnp.where(positive, wide, slope * jnp.where(nothing, 0.0, wide)).astype(x.dtype)
+    nothing = positive | ((slope == 0) & jnp.isneginf(value))
+    return jnp.where(positive, value, slope * jnp.where(nothing, 0.0, value)).astype(x.dtype)
 
 
 @_activation
@@ -251,10 +251,6 @@ def _softmax_jvp(axis: int, primals: tuple[jax.Array], tangents: tuple[jax.Array
     y = _softmax(x, axis)
     t = t - jnp.sum(jnp.where(y > 0.5, t, 0.0), axis, keepdims=True)
     return y, y * (t - jnp.sum(y * t, axis, keepdims=True))
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(at_least_float32(x.dtype))
 
 
 def _scalar(name: str, value: Any, x: jax.Array) -> jax.Array:

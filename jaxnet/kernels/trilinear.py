@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from jax.core import ShapedArray
 from jax.interpreters import ad, batching, mlir
 
+from jaxnet._mesh import varying
 from jaxnet.errors import ConfigError, named
 from jaxnet.kernels import lowering
 from jaxnet.kernels.geometry import Geometry
@@ -53,16 +54,10 @@ def conv_kernel(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
 def _bind(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
     # Inside shard_map, operands that vary over different mesh axes are first made to vary over the same ones; the
     # transpose of that is the sum over devices which a replicated kernel's gradient needs.
-    every = _varying(a) | _varying(b)
-    a, b = (jax.lax.pcast(v, tuple(every - _varying(v)), to="varying") for v in (a, b))
+    every = varying(a) | varying(b)
+    a, b = (jax.lax.pcast(v, tuple(every - varying(v)), to="varying") for v in (a, b))
     precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     return _primitive(slot).bind(a, b, geometry=geometry, precision=precision)
-
-
-def _varying(value: jax.Array) -> frozenset:
-    """The mesh axes over which a value differs from device to device, inside shard_map."""
-    kind = jax.typeof(value)
-    return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying  # the name changed in jax 0.10.2
 
 
 # The axis along which an index runs in each array that has it; channels of x and outputs of y are group-major.

@@ -228,11 +228,11 @@ def _composed(
         drawn = []
         for place, member, part_key in zip(places, parts, jax.random.split(checks.key(key), len(parts)), strict=True):
             with located(place):
-                drawn.append(member.init(part_key, x))
-                if in_a_row:
-                    x = output_struct(member, *drawn[-1], x)
-        params, state = zip(*drawn, strict=True)
-        return pack(params), pack(state)
+                params, state = member.init(part_key, x)
+                x = output_struct(member, params, state, x) if in_a_row else x
+            drawn.append((params, state))
+        all_params, all_states = zip(*drawn, strict=True)
+        return pack(all_params), pack(all_states)
 
     def apply(params, state, x, *, train, key):
         params, state = entries("params", params), entries("state", state)

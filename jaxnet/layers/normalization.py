@@ -11,6 +11,7 @@ from jax import lax
 from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
 from jaxnet._made import made
+from jaxnet._mesh import varying
 from jaxnet._symbolic import is_below
 from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.layers.layer import Layer, layer, stateless
@@ -223,8 +224,8 @@ def _whole_batch(x: jax.Array) -> None:
     manual = jax.sharding.get_abstract_mesh().manual_axes
     if not manual:
         return
-    divided = [name for name in manual if name in _varying(x)]
-    if not divided and not _varying(lax.axis_index(manual[0])):  # check_vma=False: nothing is known of x
+    divided = [name for name in manual if name in varying(x)]
+    if not divided and not varying(lax.axis_index(manual[0])):  # check_vma=False: nothing is known of x
         divided = manual
     if divided:
         name = repr(divided[0]) if len(divided) == 1 else repr(tuple(divided))
@@ -233,12 +234,6 @@ def _whole_batch(x: jax.Array) -> None:
             f"would be of that part alone; batch_norm(axis_name={name}) takes those of the whole batch, name the axes "
             f"over which the batch is divided; axis_name=() takes each part's own"
         )
-
-
-def _varying(x: jax.Array) -> frozenset:
-    """The axes over which x differs from device to device, as far as JAX knows."""
-    kind = jax.typeof(x)
-    return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying  # the name changed in jax 0.10.2
 
 
 def _names(scale: bool, offset: bool) -> tuple[str, ...]:

@@ -29,11 +29,6 @@ def loss(function: Callable[P, jax.Array]) -> Callable[P, jax.Array]:
     return door
 
 
-def wide(x: jax.Array) -> jax.Array:
-    """x in at least float32."""
-    return x.astype(at_least_float32(x.dtype))
-
-
 def pair(prediction: ArrayLike, target: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """Two arrays of one shape, in one dtype of at least float32."""
     p, t = checks.floating("prediction", prediction), checks.floating("target", target)

@@ -6,8 +6,9 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
+from jaxnet._dtypes import wide
 from jaxnet.losses.classes import check_distribution, classes, pick, reduce_classes
-from jaxnet.losses.common import loss, reduce, wide
+from jaxnet.losses.common import loss, reduce
 
 
 @loss

@@ -6,9 +6,10 @@ from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
 from jaxnet import activations
+from jaxnet._dtypes import wide
 from jaxnet.errors import DTypeError
 from jaxnet.losses.classes import classes, one_hot, pick, reduce_classes
-from jaxnet.losses.common import loss, wide
+from jaxnet.losses.common import loss
 
 
 @loss

@@ -9,8 +9,9 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
+from jaxnet._dtypes import wide
 from jaxnet.errors import ConfigError, ShapeError, named
-from jaxnet.losses.common import absolute, loss, norm, pair, per_example, reduce, wide
+from jaxnet.losses.common import absolute, loss, norm, pair, per_example, reduce
 
 
 @loss
