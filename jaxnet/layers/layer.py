@@ -122,11 +122,11 @@ def layer(name: str, init: Callable[..., Any] | None, apply: Callable[..., Any],
       >>> centered.apply(params, state, jnp.ones((2, 3)), train=True)[1]
       Array(0.1, dtype=float32)
     """
-    checks.function("init", _nothing if init is None else init)
+    draw = checks.function("init", _nothing if init is None else init)
     checks.function("apply", apply)
 
     def initialize(key, x):
-        return (_nothing if init is None else init)(key, checks.structs(x))
+        return draw(key, checks.structs(x))
 
     @functools.wraps(apply)
     def applying(params, state, x, *, train, key=None):
@@ -166,12 +166,11 @@ def stateless(
       >>> scale.apply(params, state, jnp.ones((2, 3)), train=False)[0].shape
       (2, 3)
     """
-    checks.function("init", _nothing if init is None else init)
+    draw = checks.function("init", _no_params if init is None else init)
     checks.function("f", f)
 
     def initialize(key, x):
-        key = checks.key(key)
-        return (() if init is None else init(key, x)), ()
+        return draw(checks.key(key), x), ()
 
     def apply(params, state, x, *, train, key):
         del train, key
@@ -205,6 +204,10 @@ def as_layer(part: Layer | Callable[..., Any], who: str = "") -> Layer:
 
 def _nothing(key: Any, x: Any) -> tuple[Params, State]:
     return (), ()
+
+
+def _no_params(key: Any, x: Any) -> Params:
+    return ()
 
 
 @contextmanager
