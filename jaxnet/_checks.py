@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError
+from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError, innermost
 
 
 def integer(name: str, value: Any, *, minimum: int) -> int:
@@ -215,12 +215,13 @@ def host_array(name: str, value: np.ndarray | np.generic, narrowed: dict[str, np
 
 
 def warn_of_narrowed(narrowed: dict[str, np.dtype], who: str = "") -> None:
-    """Warns once of all arrays that are rounded to JAX's 32 bits; a warning has no door, so say ``who``."""
+    """Warns once of all arrays that are rounded to JAX's 32 bits, in the name of ``who``, or of the innermost door."""
     if not narrowed:
         return
     dtypes = sorted({str(dtype) for dtype in narrowed.values()})
     canonical = " and ".join(sorted({jax.dtypes.canonicalize_dtype(dtype).name for dtype in narrowed.values()}))
     which = f"{' and '.join(narrowed)} {'is' if len(narrowed) == 1 else 'are'} {' and '.join(dtypes)}"
+    who = who or innermost()
     warn(
         f"{f'{who}: ' * bool(who)}{which}, and JAX computes in {canonical} here; convert it yourself with "
         f".astype({canonical!r}), or enable 64-bit types with jax.config.update('jax_enable_x64', True)"
@@ -296,8 +297,7 @@ def structs(value: Any) -> Any:
         shape_struct(value)  # which refuses it, and knows the cure for shapes, for rows of numbers and for nothing
     for path, leaf in flat:
         if not _is_array(leaf):
-            place = f"x{jax.tree_util.keystr(path)}"
-            raise DTypeError(f"{place} must be an array, got {_kind(leaf)}; {_to_array(leaf)}")
+            raise DTypeError(f"x{jax.tree_util.keystr(path)} must be an array, got {_kind(leaf)}; {_to_array(leaf)}")
     return jax.tree.map(shape_struct, value)
 
 

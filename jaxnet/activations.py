@@ -29,13 +29,13 @@ def _activation(
 ) -> Callable[Concatenate[ArrayLike, P], jax.Array]:
     """A door: x is checked, the function is given it in at least float32, and what it returns is rounded."""
 
+    @named(function.__name__)
     @functools.wraps(function)
-    def door(x: ArrayLike, *args: P.args, **kwargs: P.kwargs) -> jax.Array:
-        with named(function.__name__):
-            narrow = checks.floating("x", x)
-            return function(wide(narrow), *args, **kwargs).astype(narrow.dtype)
+    def widened(x: ArrayLike, *args: P.args, **kwargs: P.kwargs) -> jax.Array:
+        narrow = checks.floating("x", x)
+        return function(wide(narrow), *args, **kwargs).astype(narrow.dtype)
 
-    return door
+    return widened
 
 
 @named("relu")

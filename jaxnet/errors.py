@@ -7,6 +7,7 @@ of a layer deep inside a network begins with the path to it.
 
 import functools
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -112,6 +113,16 @@ class named:
                 raise
 
         return door
+
+
+def innermost() -> str:
+    """The name of the innermost door around the caller, for warnings, which pass no door; "" where there is none."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "door" and frame.f_code.co_filename == __file__:
+            return frame.f_locals["self"].who
+        frame = frame.f_back
+    return ""
 
 
 class located:

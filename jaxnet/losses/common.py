@@ -21,12 +21,13 @@ P = ParamSpec("P")
 def loss(function: Callable[P, jax.Array]) -> Callable[P, jax.Array]:
     """A loss's door: its name begins its errors, and is its scope in profiles and in `jaxnet.backprop`."""
 
+    @named(function.__name__)
     @functools.wraps(function)
-    def door(*args: P.args, **kwargs: P.kwargs) -> jax.Array:
-        with named(function.__name__), jax.named_scope(function.__name__):
+    def scoped(*args: P.args, **kwargs: P.kwargs) -> jax.Array:
+        with jax.named_scope(function.__name__):
             return function(*args, **kwargs)
 
-    return door
+    return scoped
 
 
 def pair(prediction: ArrayLike, target: ArrayLike) -> tuple[jax.Array, jax.Array]:
