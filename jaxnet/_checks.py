@@ -1,7 +1,7 @@
 """Checks at the doors: constructors check Python numbers, `apply` checks shapes and dtypes at trace time.
 
-None of them costs anything at run time. Each returns its argument in canonical form, or raises an error
-that says who refused, what came, what was wanted, and one hint.
+None of them costs anything at run time. Each returns its argument in canonical form, or raises an error that says what
+was wanted, what came, and one hint. Who refused is said by the door around it, `errors.named`.
 """
 
 import math
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError
+from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError, innermost
 
 
 def integer(name: str, value: Any, *, minimum: int) -> int:
@@ -93,12 +93,10 @@ def path(name: str, value: Any) -> Path:
         hint = "no file system has NUL in a name" if text else "for the current directory give '.'"
         raise ConfigError(f"{name} must be a path, got {text!r}; {hint}")
     if scheme := re.match(r"(?i)file:|[a-z][a-z0-9+.-]+:/", text):
+        hint = "the bucket's folder where it is mounted, or a local one, and copy it afterwards"
         if scheme[0].lower() == "file:":
-            hint = (
-                f"it without its beginning: {re.sub('^file:(//(localhost)?(?=/))?', '', text, flags=re.IGNORECASE)!r}"
-            )
-        else:
-            hint = "the bucket's folder where it is mounted, or a local one, and copy it afterwards"
+            bare = re.sub("^file:(//(localhost)?(?=/))?", "", text, flags=re.IGNORECASE)
+            hint = f"it without its beginning: {bare!r}"
         raise ConfigError(f"{name} must be a path on this machine's file systems, got {text!r}; give {hint}")
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
@@ -216,16 +214,17 @@ def host_array(name: str, value: np.ndarray | np.generic, narrowed: dict[str, np
     return np.asarray(value).astype(canonical)
 
 
-def warn_of_narrowed(narrowed: dict[str, np.dtype]) -> None:
-    """Warns once of all arrays that are rounded to JAX's 32 bits."""
+def warn_of_narrowed(narrowed: dict[str, np.dtype], who: str = "") -> None:
+    """Warns once of all arrays that are rounded to JAX's 32 bits, in the name of ``who``, or of the innermost door."""
     if not narrowed:
         return
     dtypes = sorted({str(dtype) for dtype in narrowed.values()})
     canonical = " and ".join(sorted({jax.dtypes.canonicalize_dtype(dtype).name for dtype in narrowed.values()}))
     which = f"{' and '.join(narrowed)} {'is' if len(narrowed) == 1 else 'are'} {' and '.join(dtypes)}"
+    who = who or innermost()
     warn(
-        f"{which}, and JAX computes in {canonical} here; convert it yourself with .astype({canonical!r}), or "
-        f"enable 64-bit types with jax.config.update('jax_enable_x64', True)"
+        f"{f'{who}: ' * bool(who)}{which}, and JAX computes in {canonical} here; convert it yourself with "
+        f".astype({canonical!r}), or enable 64-bit types with jax.config.update('jax_enable_x64', True)"
     )
 
 
@@ -243,10 +242,9 @@ def warn(message: str) -> None:
 def unmasked(name: str, value: np.ndarray | np.generic) -> np.ndarray:
     """``value`` as a plain NumPy array; one with masked entries is refused, since nothing here would see the mask."""
     if np.ma.is_masked(value):
-        count = int(np.ma.count_masked(value))
         raise DataError(
-            f"{name} is a masked array with {count} of {value.size} entries masked, and the mask would be lost; "
-            f"fill them with .filled(value), or drop those samples"
+            f"{name} is a masked array with {np.ma.count_masked(value)} of {value.size} entries masked, and the mask "
+            f"would be lost; fill them with .filled(value), or drop those samples"
         )
     return np.asarray(value)
 
@@ -260,21 +258,23 @@ def is_numeric(dtype: np.dtype) -> bool:
 def floating(name: str, value: ArrayLike) -> jax.Array:
     """``value`` as a floating-point array."""
     result = array(name, value)
-    if not jnp.issubdtype(result.dtype, jnp.floating):
-        raise DTypeError(f"{name} must be floating point, got {result.dtype}; {_to_floating(result.dtype)}")
+    _must_be_floating(name, result.dtype)
     return result
 
 
-def _to_floating(dtype: np.dtype) -> str:
+def _must_be_floating(name: str, dtype: np.dtype) -> None:
+    if jnp.issubdtype(dtype, jnp.floating):
+        return
+    cure = "convert with x.astype('float32')"
     if dtype in (jnp.int8, jnp.int16, jnp.uint8, jnp.uint16):
-        return f"convert with x.astype('float32') / {jnp.iinfo(dtype).max + 1} ({dtype} arithmetic would wrap)"
-    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return "a PRNG key is passed as key="
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        return "take its parts apart, jax.numpy.concatenate([x.real, x.imag], -1)"
-    if jnp.issubdtype(dtype, jnp.integer):
-        return "convert with x.astype('float32'), or, of tokens, look their rows up in a table first"
-    return "convert with x.astype('float32')"
+        cure += f" / {jnp.iinfo(dtype).max + 1} ({dtype} arithmetic would wrap)"
+    elif jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        cure = "a PRNG key is passed as key="
+    elif jnp.issubdtype(dtype, jnp.complexfloating):
+        cure = "take its parts apart, jax.numpy.concatenate([x.real, x.imag], -1)"
+    elif jnp.issubdtype(dtype, jnp.integer):
+        cure += ", or, of tokens, look their rows up in a table first"
+    raise DTypeError(f"{name} must be floating point, got {dtype}; {cure}")
 
 
 def shape_struct(value: Any) -> jax.ShapeDtypeStruct:
@@ -297,9 +297,8 @@ def structs(value: Any) -> Any:
         shape_struct(value)  # which refuses it, and knows the cure for shapes, for rows of numbers and for nothing
     for path, leaf in flat:
         if not _is_array(leaf):
-            place = f"x{jax.tree_util.keystr(path)}"
-            raise DTypeError(f"{place} must be an array, got {_kind(leaf)}; {_to_array(leaf)}")
-    return jax.tree.map(lambda leaf: shape_struct(leaf), value)
+            raise DTypeError(f"x{jax.tree_util.keystr(path)} must be an array, got {_kind(leaf)}; {_to_array(leaf)}")
+    return jax.tree.map(shape_struct, value)
 
 
 def describe(tree: Any) -> str:
@@ -314,8 +313,7 @@ def describe(tree: Any) -> str:
 def floating_struct(value: Any) -> jax.ShapeDtypeStruct:
     """`shape_struct` of an input that must be floating point, since parameters take its dtype."""
     struct = shape_struct(value)
-    if not jnp.issubdtype(struct.dtype, jnp.floating):
-        raise DTypeError(f"x must be floating point, got {struct.dtype}; {_to_floating(struct.dtype)}")
+    _must_be_floating("x", struct.dtype)
     return struct
 
 

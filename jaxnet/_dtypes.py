@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 
@@ -11,3 +12,8 @@ def at_least_float32(*dtypes: Any) -> Any:
     Of a complex dtype, that of its parts counts.
     """
     return jnp.float64 if any(jnp.finfo(dtype).bits > 32 for dtype in dtypes) else jnp.float32
+
+
+def wide(x: jax.Array) -> jax.Array:
+    """x in at least float32."""
+    return x.astype(at_least_float32(x.dtype))

@@ -1,14 +1,30 @@
 """What users hold numbers in, arrays, tables, tensors and lists, as NumPy arrays: asked once, at the door."""
 
+import functools
 import numbers
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks_named as checks
-from jaxnet.errors import DTypeError
+from jaxnet import _checks as checks
+from jaxnet._tables import few
+from jaxnet.errors import DTypeError, named
+
+T = TypeVar("T")
+
+
+def takes_who(function: Callable[..., T]) -> Callable[..., T]:
+    """Also takes the name of who asks before its arguments, which must be two: until every package has doors."""
+
+    @functools.wraps(function)
+    def either(*args: Any) -> T:
+        with named(args[0] if len(args) > 2 else ""):
+            return function(*args[-2:])
+
+    return either
 
 
 def is_nested_numbers(value: Any) -> bool:
@@ -20,7 +36,8 @@ def is_nested_numbers(value: Any) -> bool:
     return all(isinstance(entry, (numbers.Number, np.generic)) or is_nested_numbers(entry) for entry in value)
 
 
-def host(who: str, name: str, value: Any) -> np.ndarray | jax.Array:
+@takes_who
+def host(name: str, value: Any) -> np.ndarray | jax.Array:
     """An array of any library, a table or nested lists, in a dtype of numbers; JAX's arrays stay as they are.
 
     What has ``__array__`` or ``__dlpack__`` is read: memory maps, PyTorch's tensors, the data frames and series of
@@ -33,28 +50,29 @@ def host(who: str, name: str, value: Any) -> np.ndarray | jax.Array:
     if isinstance(value, jax.Array):
         return value
     if isinstance(value, np.ndarray):
-        return _numeric(who, name, value, checks.unmasked(who, name, value))
+        return _numeric(name, value, checks.unmasked(name, value))
     if isinstance(value, (list, tuple)):
         try:
             array = np.asarray(value)
         except ValueError:  # rows of several lengths
-            return checks.array(who, name, value)
-        array = _numeric(who, name, value, array)
+            return checks.array(name, value)
+        array = _numeric(name, value, array)
         return array.astype(jax.dtypes.canonicalize_dtype(array.dtype)) if array.dtype.kind in "fc" else array
     if isinstance(value, (bool, int, float, complex)):
         return np.asarray(value)
     if not hasattr(value, "__array__") and not hasattr(value, "__dlpack__"):
-        return checks.array(who, name, value)  # which says what to pass
+        return checks.array(name, value)  # which says what to pass
     try:
-        array = _read(value)
+        array = read(value)
     except Exception as error:
         raise DTypeError(
-            f"{who}: {name}, a {type(value).__name__}, cannot be read as an array ({error}); pass a jax or numpy array"
+            f"{name}, a {type(value).__name__}, cannot be read as an array ({error}); pass a jax or numpy array"
         ) from error
-    return _numeric(who, name, value, array)
+    return _numeric(name, value, array)
 
 
-def _read(value: Any) -> np.ndarray:
+def read(value: Any) -> np.ndarray:
+    """What has ``__array__`` or ``__dlpack__``, or is a tensor of PyTorch's, as a NumPy array."""
     if hasattr(value, "detach"):  # PyTorch's, maybe with a gradient, maybe on another device
         value = value.detach().cpu()
         if str(value.dtype) == "torch.bfloat16":  # numpy's comes with JAX, and PyTorch does not know it
@@ -62,16 +80,15 @@ def _read(value: Any) -> np.ndarray:
     return np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)
 
 
-def _numeric(who: str, name: str, value: Any, array: np.ndarray) -> np.ndarray:
+def _numeric(name: str, value: Any, array: np.ndarray) -> np.ndarray:
     if checks.is_numeric(array.dtype):
         return array
     if hasattr(value, "columns") and hasattr(value, "dtypes"):
         each = zip(value.columns, map(str, value.dtypes), strict=True)
         bad = [f"{column} {dtype}" for column, dtype in each if not dtype.lower().startswith(("int", "uint", "float"))]
         bad = bad or [f"{column} {dtype}" for column, dtype in zip(value.columns, value.dtypes, strict=True)]
-        listed = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
         raise DTypeError(
-            f"{who}: {name} has columns that hold no numbers, or have gaps ({listed}); choose others, make numbers of "
-            f"truths with .astype('float32'), encode words, and fill the gaps"
+            f"{name} has columns that hold no numbers, or have gaps ({few(bad, 8, ' and {} more')}); choose others, "
+            f"make numbers of truths with .astype('float32'), encode words, and fill the gaps"
         )
-    return checks.host_array(who, name, array)  # which says why
+    return checks.host_array(name, array)  # which says why

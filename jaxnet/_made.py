@@ -14,14 +14,14 @@ from contextlib import nullcontext
 from types import FunctionType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from jaxnet.errors import ConfigError, located
+from jaxnet.errors import ConfigError, located, named
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def made(constructor: Callable[P, T]) -> Callable[P, T]:
-    """Decorates a function of a module that returns a function, or a named tuple with functions in it.
+    """Decorates a function of a module that returns a function, or a named tuple with functions in it. It is its door.
 
     Example:
       >>> import pickle
@@ -31,9 +31,11 @@ def made(constructor: Callable[P, T]) -> Callable[P, T]:
       Array([0.5, 0.5], dtype=float32)
     """
 
+    inside = named(constructor.__name__)(constructor)
+
     @functools.wraps(constructor)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        result: Any = constructor(*args, **kwargs)
+        result: Any = inside(*args, **kwargs)
         if not isinstance(result, tuple):
             return Made(result, Call(call, args, kwargs, {}), None)  # type: ignore[return-value]
         fields = result._asdict()  # type: ignore[attr-defined]
@@ -139,10 +141,11 @@ def check(value: Any, seen: set[int] | None = None) -> None:
         code = getattr(inspect.unwrap(value), "__code__", None)
         where = f" (line {code.co_firstlineno} of {code.co_filename})" if code else ""
         name = getattr(value, "__qualname__", value)
-        raise ConfigError(
-            f"pickle: {name}{where} has no name by which another process could find it; write it with def at the top "
-            f"of a module, and give it values with functools.partial"
-        )
+        with named("pickle"):
+            raise ConfigError(
+                f"{name}{where} has no name by which another process could find it; write it with def at the top of a "
+                f"module, and give it values with functools.partial"
+            )
     else:
         return
     for place, one in inner:

@@ -7,20 +7,38 @@ digit left where y is nearly 1. In 16 bits the arithmetic is in float32, and rou
 derivative is where the function has a kink.
 """
 
+import functools
 import math
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnet import _checks_named as checks
-from jaxnet._dtypes import at_least_float32
-from jaxnet.errors import ShapeError
+from jaxnet import _checks as checks
+from jaxnet._dtypes import at_least_float32, wide
+from jaxnet.errors import ShapeError, named
+
+P = ParamSpec("P")
 
 
+def _activation(
+    function: Callable[Concatenate[jax.Array, P], jax.Array],
+) -> Callable[Concatenate[ArrayLike, P], jax.Array]:
+    """A door: x is checked, the function is given it in at least float32, and what it returns is rounded."""
+
+    @named(function.__name__)
+    @functools.wraps(function)
+    def widened(x: ArrayLike, *args: P.args, **kwargs: P.kwargs) -> jax.Array:
+        narrow = checks.floating("x", x)
+        return function(wide(narrow), *args, **kwargs).astype(narrow.dtype)
+
+    return widened
+
+
+@named("relu")
 def relu(x: ArrayLike) -> jax.Array:
     """Returns max(x, 0), eq. 4.12. The derivative at 0 is 0.
 
@@ -35,10 +53,11 @@ def relu(x: ArrayLike) -> jax.Array:
 
     Source: chapter 4.2.1.
     """
-    return jax.nn.relu(checks.floating("relu", "x", x))
+    return jax.nn.relu(checks.floating("x", x))
 
 
-def leaky_relu(x: ArrayLike, slope: float = 0.01) -> jax.Array:
+@_activation
+def leaky_relu(x: jax.Array, slope: float = 0.01) -> jax.Array:
     """Returns x where x > 0 and slope * x elsewhere, eq. 4.13. The derivative at 0 is ``slope``.
 
     (`jax.nn.leaky_relu` has derivative 1 at 0; eq. 4.13 and PyTorch take the other side.)
@@ -55,22 +74,22 @@ def leaky_relu(x: ArrayLike, slope: float = 0.01) -> jax.Array:
 
     Source: chapter 4.2.1.
     """
-    x = checks.floating("leaky_relu", "x", x)
-    return rectify(x, _scalar("leaky_relu", "slope", slope, x))
+    return rectify(x, _scalar("slope", slope, x))
 
 
 def rectify(x: jax.Array, slope: jax.Array) -> jax.Array:
     """x where x > 0, slope * x elsewhere; ``slope`` has x's rank, or none, and may be learned."""
-    wide = _wide(x)
-    slope = slope.astype(wide.dtype)
-    positive = wide > 0
+    value = wide(x)
+    slope = slope.astype(value.dtype)
+    positive = value > 0
     # The inner choice keeps 0 * inf out: of the slope's gradient where x is infinite, and of the value where the slope
     # is 0 as well.
-    nothing = positive | ((slope == 0) & jnp.isneginf(wide))
-    return jnp.where(positive, wide, slope * jnp.where(nothing, 0.0, wide)).astype(x.dtype)
+    nothing = positive | ((slope == 0) & jnp.isneginf(value))
+    return jnp.where(positive, value, slope * jnp.where(nothing, 0.0, value)).astype(x.dtype)
 
 
-def elu(x: ArrayLike, alpha: float = 1.0) -> jax.Array:
+@_activation
+def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
     """Returns x where x > 0 and alpha (e^x - 1) elsewhere. The derivative at 0 is ``alpha``.
 
     Args:
@@ -85,10 +104,7 @@ def elu(x: ArrayLike, alpha: float = 1.0) -> jax.Array:
 
     Source: chapter 4.2.1; Clevert et al. 2015, [12].
     """
-    x = checks.floating("elu", "x", x)
-    wide = _wide(x)
-    below = _scalar("elu", "alpha", alpha, wide) * _expm1_below(wide)
-    return jnp.where(wide > 0, wide, below).astype(x.dtype)
+    return jnp.where(x > 0, x, _scalar("alpha", alpha, x) * _expm1_below(x))
 
 
 @jax.custom_jvp
@@ -101,7 +117,8 @@ def _expm1_below(x: jax.Array) -> jax.Array:
 _expm1_below.defjvps(lambda tangent, _, x: tangent * jnp.exp(jnp.where(x > 0, 0.0, x)))
 
 
-def gelu(x: ArrayLike, *, approximate: bool = False) -> jax.Array:
+@_activation
+def gelu(x: jax.Array, *, approximate: bool = False) -> jax.Array:
     """Returns x Phi(x), Phi being the standard normal distribution function. Smooth; the derivative at 0 is 1/2.
 
     Args:
@@ -116,14 +133,12 @@ def gelu(x: ArrayLike, *, approximate: bool = False) -> jax.Array:
 
     Source: chapter 4.2.1; Hendrycks and Gimpel 2016, [37].
     """
-    x = checks.floating("gelu", "x", x)
-    wide = _wide(x)
-    if not checks.flag("gelu", "approximate", approximate):
-        return _gelu(wide).astype(x.dtype)
-    inner = jnp.clip(wide, -_FAR, _FAR)
+    if not checks.flag("approximate", approximate):
+        return _gelu(x)
+    inner = jnp.clip(x, -_FAR, _FAR)
     # (1 + tanh u) / 2 is sigmoid(2 u), which does not cancel where tanh u is nearly -1.
     share = _sigmoid(math.sqrt(8 / math.pi) * (inner + 0.044715 * inner**3))
-    return jnp.where(wide > _FAR, wide, inner * share).astype(x.dtype)
+    return jnp.where(x > _FAR, x, inner * share)
 
 
 # From here on Phi is 1 to the last bit on one side, and less than any number on the other. Further out, x Phi(x)
@@ -148,7 +163,8 @@ def _gelu_slope(x: jax.Array) -> jax.Array:
 _gelu.defjvps(lambda tangent, _, x: tangent * _gelu_slope(x))
 
 
-def sigmoid(x: ArrayLike) -> jax.Array:
+@_activation
+def sigmoid(x: jax.Array) -> jax.Array:
     """Returns 1 / (1 + e^-x), eq. 4.14. Smooth; it saturates, with derivative 0, at large |x|.
 
     Args:
@@ -162,8 +178,7 @@ def sigmoid(x: ArrayLike) -> jax.Array:
 
     Source: chapter 4.2.2.
     """
-    x = checks.floating("sigmoid", "x", x)
-    return _sigmoid(_wide(x)).astype(x.dtype)
+    return _sigmoid(x)
 
 
 @jax.custom_jvp
@@ -181,7 +196,8 @@ _sigmoid.defjvps(lambda tangent, _, x: tangent * _bell(x))
 _bell.defjvps(lambda tangent, y, x: -tangent * y * jnp.tanh(x / 2))
 
 
-def tanh(x: ArrayLike) -> jax.Array:
+@_activation
+def tanh(x: jax.Array) -> jax.Array:
     """Returns (e^2x - 1) / (e^2x + 1), eq. 4.15. Smooth; it saturates, with derivative 0, at large |x|.
 
     The derivative is 1 - y^2, as in PyTorch: right to a few units in the last place of 1 (1e-7 in float32), not of its
@@ -198,11 +214,11 @@ def tanh(x: ArrayLike) -> jax.Array:
 
     Source: chapter 4.2.3.
     """
-    x = checks.floating("tanh", "x", x)
-    return jnp.tanh(_wide(x)).astype(x.dtype)
+    return jnp.tanh(x)
 
 
-def softmax(x: ArrayLike, axis: int = -1) -> jax.Array:
+@_activation
+def softmax(x: jax.Array, axis: int = -1) -> jax.Array:
     """Returns e^x_i / sum over j of e^x_j, a probability distribution over ``axis``. Smooth.
 
     For a loss, leave it out: `losses.softmax_cross_entropy` takes the logits and is exact where this rounds to 0.
@@ -217,11 +233,10 @@ def softmax(x: ArrayLike, axis: int = -1) -> jax.Array:
       >>> activations.softmax(jnp.array([1000.0, 1000.0]))
       Array([0.5, 0.5], dtype=float32)
     """
-    x = checks.floating("softmax", "x", x)
-    return _softmax(_wide(x), axis).astype(x.dtype)
+    return _softmax(x, axis)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _softmax(x: jax.Array, axis: int) -> jax.Array:
     return jax.nn.softmax(x, axis=axis)
 
@@ -238,16 +253,10 @@ def _softmax_jvp(axis: int, primals: tuple[jax.Array], tangents: tuple[jax.Array
     return y, y * (t - jnp.sum(y * t, axis, keepdims=True))
 
 
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(at_least_float32(x.dtype))
-
-
-def _scalar(who: str, name: str, value: Any, x: jax.Array) -> jax.Array:
+def _scalar(name: str, value: Any, x: jax.Array) -> jax.Array:
     """A parameter of an activation, in x's dtype or wider: a number, or a scalar array that may be traced."""
     if not isinstance(value, jax.Array):
-        value = checks.number(who, name, value)
+        value = checks.number(name, value)
     elif value.shape:
-        raise ShapeError(
-            f"{who}: {name} must be one number, got shape {value.shape}; layers.prelu learns one a channel"
-        )
+        raise ShapeError(f"{name} must be one number, got shape {value.shape}; layers.prelu learns one a channel")
     return jnp.asarray(value, at_least_float32(x.dtype))

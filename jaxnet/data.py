@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import _incoming as incoming
-from jaxnet.errors import ConfigError, DataError, DTypeError
+from jaxnet.errors import ConfigError, DataError, DTypeError, named
 
 Arrays = np.ndarray | tuple[np.ndarray, ...]
 """One array, or several whose first axes count the same samples."""
 
 
+@named("split")
 def split(
     *arrays: Any,
     fractions: Sequence[float] = (0.7, 0.1, 0.2),
@@ -51,29 +52,29 @@ def split(
 
     Source: chapter 4.6.1.
     """
-    who = "split"
-    columns = _columns(who, arrays)
+    columns = _columns(arrays, call="split")
     if not isinstance(fractions, Sequence):
-        raise ConfigError(f"{who}: fractions must be a sequence, one share a part, got {fractions!r}")
-    shares = [checks.number(who, "fractions", f, low=0, high=1) for f in fractions]
+        raise ConfigError(f"fractions must be a sequence, one share a part, got {fractions!r}")
+    shares = [checks.number("fractions", f, low=0, high=1) for f in fractions]
     if not shares or abs(sum(shares) - 1) > 1e-9:
-        raise ConfigError(f"{who}: fractions must sum to 1, got {tuple(fractions)} with sum {sum(shares):g}")
-    generator = _generator(who, seed)
+        raise ConfigError(f"fractions must sum to 1, got {tuple(fractions)} with sum {sum(shares):g}")
+    generator = _generator(seed)
     n = len(columns[0])
     if n < sum(share > 0 for share in shares):
-        raise DataError(f"{who}: {n} samples cannot fill {sum(share > 0 for share in shares)} parts; give fewer parts")
+        raise DataError(f"{n} samples cannot fill {sum(share > 0 for share in shares)} parts; give fewer parts")
     if stratify is None:
         bounds = np.cumsum(_apportion(n, shares))[:-1]
         parts = np.split(generator.permutation(n), bounds)
     else:
-        (classes,) = _columns(who, (stratify,), ("stratify",))
+        (classes,) = _columns((stratify,), ("stratify",))
         if classes.shape != (n,):
-            raise DataError(f"{who}: stratify must have one class a sample, shape ({n},), got {classes.shape}")
+            raise DataError(f"stratify must have one class a sample, shape ({n},), got {classes.shape}")
         parts = _stratified(generator, classes, shares)
     picked = [tuple(column[part] for column in columns) for part in parts]
     return tuple(part if len(columns) > 1 else part[0] for part in picked)
 
 
+@named("batches")
 def batches(
     *arrays: Any,
     batch_size: int,
@@ -119,23 +120,22 @@ def batches(
 
     Source: chapter 4.4.1, algorithm 2; 4.6.1.
     """
-    who = "batches"
-    columns = _columns(who, arrays)
-    batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
-    epochs = checks.integer(who, "epochs", epochs, minimum=1)
-    first_epoch = checks.integer(who, "first_epoch", first_epoch, minimum=0)
-    _generator(who, seed)
+    columns = _columns(arrays, call="batches")
+    batch_size = checks.integer("batch_size", batch_size, minimum=1)
+    epochs = checks.integer("epochs", epochs, minimum=1)
+    first_epoch = checks.integer("first_epoch", first_epoch, minimum=0)
+    _generator(seed)
     for name, value in (("shuffle", shuffle), ("drop_last", drop_last), ("replacement", replacement)):
-        checks.flag(who, name, value)
+        checks.flag(name, value)
     if replacement and not shuffle:
-        raise ConfigError(f"{who}: replacement draws samples at random, so shuffle must be True")
+        raise ConfigError("replacement draws samples at random, so shuffle must be True")
     n = len(columns[0])
     if drop_last and batch_size > n:
         raise DataError(
-            f"{who}: a batch of {batch_size} from {n} samples would be dropped, so nothing would be trained; "
+            f"a batch of {batch_size} from {n} samples would be dropped, so nothing would be trained; "
             f"use a batch_size of at most {n}, or drop_last=False"
         )
-    columns = usable(who, columns)
+    columns = usable("batches", columns)
     stop = n - n % batch_size if drop_last else n
 
     def generate():
@@ -148,6 +148,7 @@ def batches(
     return generate()
 
 
+@named("epoch_order")
 def epoch_order(
     samples: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True, replacement: bool = False
 ) -> np.ndarray:
@@ -160,7 +161,7 @@ def epoch_order(
 
     Source: chapter 4.4.1, algorithm 2's Sample.
     """
-    generator = _generator("epoch_order", seed, epoch)
+    generator = _generator(seed, epoch)
     if replacement:
         return generator.integers(samples, size=samples)
     return generator.permutation(samples) if shuffle else np.arange(samples)
@@ -168,6 +169,8 @@ def epoch_order(
 
 def usable(who: str, arrays: Sequence[Any], names: Sequence[str] | None = None) -> list[np.ndarray]:
     """The arrays on the host, ready to train on: equally many and finite, in dtypes that JAX keeps.
+
+    ``who`` begins the warning, which knows no door.
 
     Raises:
       DataError: no samples, arrays of different lengths, a NaN, an Inf, or a mask.
@@ -178,19 +181,20 @@ def usable(who: str, arrays: Sequence[Any], names: Sequence[str] | None = None) 
     """
     names = names or [f"array {i}" for i in range(len(arrays))]
     narrowed: dict[str, np.dtype] = {}
-    columns = [
-        checks.host_array(who, name, column, narrowed)
-        for name, column in zip(names, _columns(who, arrays, names), strict=True)
-    ]
-    for name, column in zip(names, columns, strict=True):
-        check_finite(who, name, column)
-    checks.warn_of_narrowed(who, narrowed)
+    with named(who):
+        columns = [
+            checks.host_array(name, column, narrowed)
+            for name, column in zip(names, _columns(arrays, names), strict=True)
+        ]
+        for name, column in zip(names, columns, strict=True):
+            check_finite(name, column)
+    checks.warn_of_narrowed(narrowed, who)
     return columns
 
 
-def _columns(who: str, arrays: Sequence[Any], names: Sequence[str] | None = None) -> list[np.ndarray]:
+def _columns(arrays: Sequence[Any], names: Sequence[str] | None = None, *, call: str = "") -> list[np.ndarray]:
     if not arrays:
-        raise DataError(f"{who}: at least one array is needed, got none")
+        raise DataError("at least one array is needed, got none")
     if names is None:  # by a loader's door, where a tree would be stacked, or taken for one array
         names = [f"array {i}" for i in range(len(arrays))]
         for name, given in zip(names, arrays, strict=True):
@@ -198,30 +202,31 @@ def _columns(who: str, arrays: Sequence[Any], names: Sequence[str] | None = None
                 isinstance(given, tuple) and any(hasattr(entry, "shape") for entry in given)
             ):
                 raise DTypeError(
-                    f"{who}: {name} is a {type(given).__name__} of arrays; give its arrays one by one, as in "
-                    f"{who}(tokens, mask, target), and put those of each part together again"
+                    f"{name} is a {type(given).__name__} of arrays; give its arrays one by one, as in "
+                    f"{call}(tokens, mask, target), and put those of each part together again"
                 )
-    columns = [np.asarray(incoming.host(who, name, given)) for name, given in zip(names, arrays, strict=True)]
-    check_lengths(who, columns, names)
+    columns = [np.asarray(incoming.host(name, given)) for name, given in zip(names, arrays, strict=True)]
+    check_lengths(columns, names)
     return columns
 
 
-def check_lengths(who: str, columns: Sequence[Any], names: Sequence[str]) -> None:
+@incoming.takes_who
+def check_lengths(columns: Sequence[Any], names: Sequence[str]) -> None:
     """Refuses arrays without samples, or of different numbers of them."""
     for name, column in zip(names, columns, strict=True):
         if not column.ndim:
-            raise DataError(f"{who}: {name} is a scalar; samples lie along the first axis")
+            raise DataError(f"{name} is a scalar; samples lie along the first axis")
     lengths = [len(column) for column in columns]
     if len(set(lengths)) > 1:
         raise DataError(
-            f"{who}: the arrays have {', '.join(map(str, lengths))} samples; each needs one entry a sample on its "
-            f"first axis"
+            f"the arrays have {', '.join(map(str, lengths))} samples; each needs one entry a sample on its first axis"
         )
     if not lengths[0]:
-        raise DataError(f"{who}: the data are empty, shape {columns[0].shape}")
+        raise DataError(f"the data are empty, shape {columns[0].shape}")
 
 
-def check_finite(who: str, name: str, column: np.ndarray) -> None:
+@incoming.takes_who
+def check_finite(name: str, column: np.ndarray) -> None:
     """Refuses a NaN and an Inf, and says where it is."""
     if column.dtype.kind in "iub":
         return
@@ -229,15 +234,15 @@ def check_finite(who: str, name: str, column: np.ndarray) -> None:
     if not finite.all():
         where = tuple(int(k) for k in np.argwhere(~finite)[0])
         raise DataError(
-            f"{who}: {name} holds {column[where]} at index {where} ({int((~finite).sum())} such values); one "
+            f"{name} holds {column[where]} at index {where} ({int((~finite).sum())} such values); one "
             f"spoils all that is computed with it: drop those samples, or replace the values"
         )
 
 
-def _generator(who: str, seed: int, *more: int) -> np.random.Generator:
-    seed = checks.integer(who, "seed", seed, minimum=0)
+def _generator(seed: int, *more: int) -> np.random.Generator:
+    seed = checks.integer("seed", seed, minimum=0)
     if seed >= 2**64:
-        raise ConfigError(f"{who}: seed must be below 2**64, got {seed}")
+        raise ConfigError(f"seed must be below 2**64, got {seed}")
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=more)))
 
 

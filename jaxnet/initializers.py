@@ -17,9 +17,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet._made import made
-from jaxnet.errors import ShapeError
+from jaxnet.errors import ShapeError, named
 
 
 class Initializer(Protocol):
@@ -64,7 +64,7 @@ def constant(value: float) -> Initializer:
       >>> initializers.constant(0.25)(None, (2,), "float32")
       Array([0.25, 0.25], dtype=float32)
     """
-    value = checks.number("constant", "value", value)
+    value = checks.number("value", value)
     return lambda key, shape, dtype=jnp.float32: jnp.full(shape, value, dtype)
 
 
@@ -81,8 +81,8 @@ def normal(stddev: float) -> Initializer:
       >>> initializers.normal(0.02)(jax.random.key(0), (3, 4), "float32").shape
       (3, 4)
     """
-    stddev = checks.number("normal", "stddev", stddev, low=0)
-    return lambda key, shape, dtype=jnp.float32: _normal(checks.key("normal", key), shape, dtype, stddev)
+    stddev = checks.number("stddev", stddev, low=0)
+    return named("normal")(lambda key, shape, dtype=jnp.float32: _normal(checks.key(key), shape, dtype, stddev))
 
 
 @made
@@ -98,8 +98,8 @@ def uniform(bound: float) -> Initializer:
       >>> initializers.uniform(0.1)(jax.random.key(0), (3, 4), "float32").shape
       (3, 4)
     """
-    bound = checks.number("uniform", "bound", bound, low=0)
-    return lambda key, shape, dtype=jnp.float32: _uniform(checks.key("uniform", key), shape, dtype, bound)
+    bound = checks.number("bound", bound, low=0)
+    return named("uniform")(lambda key, shape, dtype=jnp.float32: _uniform(checks.key(key), shape, dtype, bound))
 
 
 class VarianceScaling(NamedTuple):
@@ -118,17 +118,17 @@ class VarianceScaling(NamedTuple):
     mode: Literal["fan_in", "fan_out", "fan_avg"]
     distribution: Literal["normal", "uniform"]
 
+    @named("VarianceScaling")
     def __call__(
         self, key: Any, shape: Sequence[int], dtype: Any = jnp.float32, *, fans: tuple[float, float] | None = None
     ) -> jax.Array:
-        who = "VarianceScaling"
-        scale = checks.number(who, "scale", self.scale, low=0, open_low=True)
-        checks.choice(who, "mode", self.mode, ("fan_in", "fan_out", "fan_avg"))
-        checks.choice(who, "distribution", self.distribution, ("normal", "uniform"))
+        scale = checks.number("scale", self.scale, low=0, open_low=True)
+        checks.choice("mode", self.mode, ("fan_in", "fan_out", "fan_avg"))
+        checks.choice("distribution", self.distribution, ("normal", "uniform"))
         fan_in, fan_out = fans_of_shape(shape) if fans is None else fans
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
         stddev = math.sqrt(scale / fan)
-        key = checks.key(who, key)
+        key = checks.key(key)
         if self.distribution == "normal":
             return _normal(key, shape, dtype, stddev)
         return _uniform(key, shape, dtype, math.sqrt(3) * stddev)
@@ -199,6 +199,7 @@ def he_uniform(slope: float = 0.0) -> VarianceScaling:
     return VarianceScaling(_he(slope), "fan_in", "uniform")
 
 
+@named("initializer")
 def fans_of_shape(shape: Sequence[int]) -> tuple[float, float]:
     """Returns (fan_in, fan_out) of a plain kernel ``(*K, in, out)``: in and out times the number of taps.
 
@@ -207,7 +208,7 @@ def fans_of_shape(shape: Sequence[int]) -> tuple[float, float]:
     """
     if len(shape) < 2 or 0 in shape:
         raise ShapeError(
-            f"initializer: variance scaling needs a shape (*kernel_size, in, out) without zeros, got {tuple(shape)}; "
+            f"variance scaling needs a shape (*kernel_size, in, out) without zeros, got {tuple(shape)}; "
             f"use zeros, ones, constant, normal or uniform for a bias"
         )
     taps = math.prod(shape[:-2])
@@ -219,6 +220,7 @@ def fan_in(shape: Sequence[int]) -> float:
     return fans_of_shape(shape)[0]
 
 
+@named("initializer")
 def draw(initializer: Initializer, key: Any, shape: Sequence[int], dtype: Any, fans: tuple[float, float]) -> jax.Array:
     """Draws from any initializer, in at least float32, telling the fans to those that can be told.
 
@@ -231,12 +233,13 @@ def draw(initializer: Initializer, key: Any, shape: Sequence[int], dtype: Any, f
     else:
         result = jnp.asarray(initializer(key, tuple(shape), wide))
     if result.shape != tuple(shape):
-        raise ShapeError(f"initializer: asked for shape {tuple(shape)}, got {result.shape} from {initializer!r}")
+        raise ShapeError(f"asked for shape {tuple(shape)}, got {result.shape} from {initializer!r}")
     return result.astype(dtype)
 
 
+@named("he")
 def _he(slope: float) -> float:
-    return 2.0 / (1.0 + checks.number("he", "slope", slope) ** 2)
+    return 2.0 / (1.0 + checks.number("slope", slope) ** 2)
 
 
 def _drawn_in(dtype: Any) -> Any:

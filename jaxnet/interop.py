@@ -39,14 +39,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks_named as checks
-from jaxnet.errors import CheckpointError, ConfigError, DTypeError, JaxnetError
+from jaxnet import _checks as checks
+from jaxnet import _incoming as incoming
+from jaxnet.errors import CheckpointError, ConfigError, DTypeError, JaxnetError, named
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 
 Rename = Mapping[str, str] | Callable[[str], str] | None
 """From our names to others: of modules or of arrays in a mapping, of arrays by a function."""
 
 
+@named("from_torch")
 def from_torch(state_dict: Mapping[str, Any], net: Layer, x: Any, *, rename: Rename = None) -> tuple[Params, State]:
     """Makes the params and the state of a network from a PyTorch model's ``state_dict()``.
 
@@ -80,29 +82,28 @@ def from_torch(state_dict: Mapping[str, Any], net: Layer, x: Any, *, rename: Ren
       >>> params[1]["kernel"].shape
       (3, 2)
     """
-    who = "from_torch"
     if not isinstance(state_dict, Mapping):
         raise DTypeError(
-            f"{who}: state_dict must map names to arrays, got {type(state_dict).__name__}; pass model.state_dict(), or "
+            f"state_dict must map names to arrays, got {type(state_dict).__name__}; pass model.state_dict(), or "
             f"what safetensors.numpy.load_file returns"
         )
-    net = as_layer(net, who)
-    structs = jax.eval_shape(net.init, jax.random.key(0), checks.structs(who, x))
-    convert = functools.partial(_in_torchs_layouts, who, net)
+    net = as_layer(net)
+    structs = jax.eval_shape(net.init, jax.random.key(0), checks.structs(x))
+    convert = functools.partial(_in_torchs_layouts, net)
     wanted = jax.eval_shape(convert, *structs)
     counts = [count for name in wanted if (count := _count_beside(name))]
-    theirs = _renamed(who, [*wanted, *counts], rename)
-    given = {name: _on_host(who, name, value) for name, value in state_dict.items()}
+    theirs = _renamed([*wanted, *counts], rename)
+    given = {name: _on_host(name, value) for name, value in state_dict.items()}
 
     missing = [theirs[name] for name in wanted if theirs[name] not in given]
     unexpected = given.keys() - theirs.values()
     mismatched = [
-        f"{theirs[name]} is {_describe(given[theirs[name]])}, the network has {_describe(struct)}"
+        f"{theirs[name]} is {checks.describe(given[theirs[name]])}, the network has {checks.describe(struct)}"
         for name, struct in wanted.items()
-        if theirs[name] in given and _describe(given[theirs[name]]) != _describe(struct)
+        if theirs[name] in given and checks.describe(given[theirs[name]]) != checks.describe(struct)
     ]
     if missing or unexpected or mismatched:
-        lines = [f"{who}: the state dict does not fit the network {net.name}:"]
+        lines = [f"the state dict does not fit the network {net.name}:"]
         lines += [f"  missing: {', '.join(missing)}"] * bool(missing)
         lines += [f"  unexpected: {', '.join(sorted(map(str, unexpected)))}"] * bool(unexpected)
         lines += [f"  mismatched: {line}" for line in mismatched]
@@ -113,6 +114,7 @@ def from_torch(state_dict: Mapping[str, Any], net: Layer, x: Any, *, rename: Ren
     return jax.linear_transpose(convert, *structs)(arrays)
 
 
+@named("to_torch")
 def to_torch(params: Params, state: State, net: Layer, *, rename: Rename = None) -> dict[str, np.ndarray]:
     """Returns a network's arrays as a PyTorch model's ``load_state_dict(strict=True)`` wants them.
 
@@ -148,85 +150,84 @@ def to_torch(params: Params, state: State, net: Layer, *, rename: Rename = None)
       {'0.weight': (8, 2, 3), '0.bias': (8,), '2.running_mean': (8,), '2.running_var': (8,),
        '2.num_batches_tracked': ()}
     """
-    who = "to_torch"
-    net = as_layer(net, who)
-    params, state = jax.tree.map(lambda leaf: checks.array(who, "params", leaf), (params, state))
+    net = as_layer(net)
+    params, state = jax.tree.map(lambda leaf: checks.array("params", leaf), (params, state))
     arrays: dict[str, Any] = {}
-    for name, value in _in_torchs_layouts(who, net, params, state).items():
+    for name, value in _in_torchs_layouts(net, params, state).items():
         arrays[name] = np.array(value, order="C")  # a copy: torch.from_numpy wants to be able to write
         if count := _count_beside(name):
             arrays[count] = np.zeros((), np.int64)
-    names = _renamed(who, list(arrays), rename)
+    names = _renamed(list(arrays), rename)
     return {names[name]: value for name, value in arrays.items()}
 
 
-def _in_torchs_layouts(who: str, net: Layer, params: Params, state: State, path: str = "") -> dict[str, jax.Array]:
+def _in_torchs_layouts(net: Layer, params: Params, state: State, path: str = "") -> dict[str, jax.Array]:
     """PyTorch's names and arrays. Elements are moved and nothing else, so that this has an inverse."""
     place = path.rstrip(".") or "the network"
     if net.torch or not net.parts:
-        return _leaves(who, place, net, params, state, path)
+        return _leaves(place, net, params, state, path)
     if net.trees == "state":
         if not isinstance(state, dict) or set(state) != {"params", "state"}:
             raise ConfigError(
-                f"{who}: {place} is a {net.name}, whose state is a dict of params and state, got "
+                f"{place} is a {net.name}, whose state is a dict of params and state, got "
                 f"{type(state).__name__}; pass what this network's init returned"
             )
         params, state = state["params"], state["state"]
     if net.trees in ("same", "state"):
-        return _in_torchs_layouts(who, net.parts[0][1], params, state, path)
+        return _in_torchs_layouts(net.parts[0][1], params, state, path)
     if net.trees == "stacked":
-        copies = [(str(i), net.parts[0][1], *trees) for i, trees in enumerate(_unstacked(who, place, (params, state)))]
+        copies = [(str(i), net.parts[0][1], *trees) for i, trees in enumerate(_unstacked(place, (params, state)))]
     else:
-        below = (_by_label(who, place, net, name, tree) for name, tree in (("params", params), ("state", state)))
+        below = (_by_label(place, net, name, tree) for name, tree in (("params", params), ("state", state)))
         copies = [(label, part, *trees) for (label, part), *trees in zip(net.parts, *below, strict=True)]
     return {
         name: array
         for label, part, p, s in copies
-        for name, array in _in_torchs_layouts(who, part, p, s, f"{path}{label}.").items()
+        for name, array in _in_torchs_layouts(part, p, s, f"{path}{label}.").items()
     }
 
 
-def _leaves(who: str, place: str, layer: Layer, params: Params, state: State, path: str) -> dict[str, jax.Array]:
+def _leaves(place: str, layer: Layer, params: Params, state: State, path: str) -> dict[str, jax.Array]:
     leaves = {name: leaf for tree in (params, state) if isinstance(tree, dict) for name, leaf in tree.items()}
     if not layer.torch and jax.tree.leaves((params, state)):
         raise ConfigError(
-            f"{who}: {place} is a layer {layer.name!r}, which does not say how PyTorch keeps its arrays; say it with "
+            f"{place} is a layer {layer.name!r}, which does not say how PyTorch keeps its arrays; say it with "
             f"layer._replace(torch=((leaf, name, f), ...)), for example ('kernel', 'weight', jnp.transpose), and None "
             f"for f where the layout is the same; or leave the layer out, and convert the parts around it"
         )
     known = [leaf for leaf, _, _ in layer.torch]
     if len(leaves) != len(jax.tree.leaves((params, state))) or not leaves.keys() <= set(known):
         raise ConfigError(
-            f"{who}: {place} is a layer {layer.name!r}, whose arrays are {', '.join(known)}, got "
+            f"{place} is a layer {layer.name!r}, whose arrays are {', '.join(known)}, got "
             f"{', '.join(map(str, leaves)) or 'something else'}; pass what this network's init returned"
         )
     return {
-        path + name: leaves[leaf] if into is None else _moved(who, place, leaf, leaves[leaf], into)
+        path + name: leaves[leaf] if into is None else _moved(place, leaf, leaves[leaf], into)
         for leaf, name, into in layer.torch
         if leaf in leaves
     }
 
 
-def _moved(who: str, place: str, name: str, leaf: Any, into: Callable[[Any], Any]) -> Any:
+def _moved(place: str, name: str, leaf: Any, into: Callable[[Any], Any]) -> Any:
     """``into(leaf)``, which may move elements and do nothing else: tried on their numbers."""
     size = math.prod(leaf.shape)
     with jax.ensure_compile_time_eval():
         numbers = np.asarray(into(jnp.arange(size, dtype=jnp.int32).reshape(leaf.shape)))
     if numbers.dtype != np.int32 or not np.array_equal(np.sort(numbers, axis=None), np.arange(size)):
         raise ConfigError(
-            f"{who}: the function that takes {name!r} of {place} into PyTorch's layout must move its {size} elements, "
+            f"the function that takes {name!r} of {place} into PyTorch's layout must move its {size} elements, "
             f"each to one place, and change none; without that there is no way back"
         )
     return into(leaf)
 
 
-def _unstacked(who: str, place: str, trees: Any) -> list[Any]:
+def _unstacked(place: str, trees: Any) -> list[Any]:
     """The trees of each copy in a repeat."""
     leaves, structure = jax.tree.flatten(trees)
     depths = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
     if len(depths) > 1 or 0 in depths:
         raise ConfigError(
-            f"{who}: {place} is a repeat, whose arrays are stacked, all to one depth, got depths "
+            f"{place} is a repeat, whose arrays are stacked, all to one depth, got depths "
             f"{', '.join(map(str, sorted(depths)))}; pass what this network's init returned"
         )
     n = max(depths, default=0)
@@ -235,7 +236,7 @@ def _unstacked(who: str, place: str, trees: Any) -> list[Any]:
     return [structure.unflatten([column[i] for column in columns]) for i in range(n)]
 
 
-def _by_label(who: str, place: str, net: Layer, name: str, tree: Any) -> list[Any]:
+def _by_label(place: str, net: Layer, name: str, tree: Any) -> list[Any]:
     """A container's params, or its state, one a part."""
     labels = [label for label, _ in net.parts]
     if isinstance(tree, dict) and tree.keys() == set(labels):
@@ -243,7 +244,7 @@ def _by_label(who: str, place: str, net: Layer, name: str, tree: Any) -> list[An
     if isinstance(tree, (tuple, list)) and len(tree) == len(labels):
         return list(tree)
     raise ConfigError(
-        f"{who}: {place} is a {net.name} of the parts {', '.join(labels)}, but its {name} are no tuple or dict of "
+        f"{place} is a {net.name} of the parts {', '.join(labels)}, but its {name} are no tuple or dict of "
         f"as many; pass what this network's init returned"
     )
 
@@ -254,7 +255,7 @@ def _count_beside(name: str) -> str:
     return ".".join((*path, "num_batches_tracked")) if last == "running_var" else ""
 
 
-def _renamed(who: str, names: Iterable[str], rename: Rename) -> dict[str, str]:
+def _renamed(names: Iterable[str], rename: Rename) -> dict[str, str]:
     """Our names to the user's."""
     if rename is None:
         return {name: name for name in names}
@@ -269,35 +270,26 @@ def _renamed(who: str, names: Iterable[str], rename: Rename) -> dict[str, str]:
                     return ".".join((rename[module], *places[n:]))
             return name
     else:
-        unused, function = set(), checks.function(who, "rename", rename)
+        unused, function = set(), checks.function("rename", rename)
     renamed = {name: function(name) for name in names}
     if unused:
         raise ConfigError(
-            f"{who}: rename replaces {', '.join(map(repr, sorted(unused)))} nowhere; its keys are our names, of arrays "
+            f"rename replaces {', '.join(map(repr, sorted(unused)))} nowhere; its keys are our names, of arrays "
             f"or of modules: {', '.join(renamed)}"
         )
     ours: dict[str, str] = {}
     for name, new in renamed.items():
         if new in ours:
-            raise ConfigError(f"{who}: rename gives both {ours[new]} and {name} the name {new!r}")
+            raise ConfigError(f"rename gives both {ours[new]} and {name} the name {new!r}")
         ours[new] = name
     return renamed
 
 
-def _on_host(who: str, name: str, value: Any) -> np.ndarray:
+def _on_host(name: str, value: Any) -> np.ndarray:
     """A tensor of PyTorch's, or whatever numpy reads, as a numpy array."""
     try:
-        if not hasattr(value, "detach"):
-            return checks.unmasked(who, name, value)
-        tensor = value.detach().cpu()
-        if str(tensor.dtype) == "torch.bfloat16":  # numpy's comes with JAX, and PyTorch does not know it
-            return tensor.float().numpy().astype(jnp.bfloat16)
-        return tensor.numpy()
+        return incoming.read(value) if hasattr(value, "detach") else checks.unmasked(name, value)
     except JaxnetError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DTypeError(f"{who}: {name} cannot be read as an array: {error}") from error
-
-
-def _describe(array: Any) -> str:
-    return f"{array.dtype} {tuple(array.shape)}"
+        raise DTypeError(f"{name} cannot be read as an array: {error}") from error

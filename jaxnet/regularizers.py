@@ -12,10 +12,11 @@ import jax.core
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
 from jaxnet._made import made
-from jaxnet.errors import ConfigError, DTypeError, ShapeError
+from jaxnet._tables import few
+from jaxnet.errors import ConfigError, DTypeError, ShapeError, named
 from jaxnet.losses.common import absolute
 
 Path = tuple[Any, ...]
@@ -121,17 +122,17 @@ def proximal_l1(
 
     Source: Daubechies et al. 2004, arXiv math/0307152; Parikh and Boyd 2014, Proximal Algorithms, 6.5.2.
     """
-    who = "proximal_l1"
-    strength = checks.number(who, "strength", strength, low=0)
-    checks.function(who, "where", where)
+    strength = checks.number("strength", strength, low=0)
+    checks.function("where", where)
 
+    @named("proximal_l1")
     def step(params: Any, learning_rate: float | jax.Array) -> Any:
         if isinstance(learning_rate, jax.Array) and learning_rate.shape:
-            raise ShapeError(f"{who}: learning_rate must be one number, got shape {learning_rate.shape}")
+            raise ShapeError(f"learning_rate must be one number, got shape {learning_rate.shape}")
         if not isinstance(learning_rate, jax.core.Tracer):
             value = learning_rate.item() if isinstance(learning_rate, jax.Array) else learning_rate
-            learning_rate = checks.number(who, "learning_rate", value, low=0)
-        chosen = _choose(who, params, where)
+            learning_rate = checks.number("learning_rate", value, low=0)
+        chosen = _choose(params, where)
 
         def shrink(leaf, picked):
             if not picked:
@@ -146,12 +147,13 @@ def proximal_l1(
     return step
 
 
-def _penalty(who, strength, where, cost):
-    strength = checks.number(who, "strength", strength, low=0)
-    checks.function(who, "where", where)
+def _penalty(name, strength, where, cost):
+    strength = checks.number("strength", strength, low=0)
+    checks.function("where", where)
 
+    @named(name)
     def penalty(params: Any) -> jax.Array:
-        chosen = _choose(who, params, where)
+        chosen = _choose(params, where)
         leaves = zip(jax.tree.leaves(params), jax.tree.leaves(chosen), strict=True)
         picked = [jnp.asarray(leaf) for leaf, pick in leaves if pick]
         dtype = at_least_float32(*(leaf.dtype for leaf in picked))
@@ -163,17 +165,17 @@ def _penalty(who, strength, where, cost):
     return penalty
 
 
-def _choose(who: str, params: Any, where: Callable[[Path, Any], bool]) -> Any:
+def _choose(params: Any, where: Callable[[Path, Any], bool]) -> Any:
     """A tree of bools like ``params``: which leaves to take."""
     if hasattr(params, "unravel"):
-        raise ConfigError(f"{who}: raveled parameters have lost their names; pass params.unravel()")
+        raise ConfigError("raveled parameters have lost their names; pass params.unravel()")
     chosen = jax.tree_util.tree_map_with_path(lambda path, leaf: bool(where(path, leaf)), params)
     taken = jax.tree_util.tree_leaves_with_path(params)
     for (path, leaf), pick in zip(taken, jax.tree.leaves(chosen), strict=True):
         name = jax.tree_util.keystr(path)
-        if pick and not jnp.issubdtype((dtype := checks.array(who, name, leaf).dtype), jnp.floating):
-            raise DTypeError(f"{who}: leaf {name} is {dtype}; weights are floating point, leave others out with where")
+        if pick and not jnp.issubdtype((dtype := checks.array(name, leaf).dtype), jnp.floating):
+            raise DTypeError(f"leaf {name} is {dtype}; weights are floating point, leave others out with where")
     if not any(jax.tree.leaves(chosen)):
-        names = ", ".join(jax.tree_util.keystr(path) for path, _ in taken[:6]) or "none"
-        raise ConfigError(f"{who}: no leaf was picked to penalize, so it would do nothing; the leaves are {names}")
+        names = few([jax.tree_util.keystr(path) for path, _ in taken], 6, "") or "none"
+        raise ConfigError(f"no leaf was picked to penalize, so it would do nothing; the leaves are {names}")
     return chosen

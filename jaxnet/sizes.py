@@ -7,14 +7,13 @@ applies it to each. A length can also be a symbolic dimension of `jax.export`, s
 """
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
 
-import jax
-
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
+from jaxnet._multiply_adds import multiply_adds as multiply_adds
 from jaxnet._symbolic import at_least_0, is_below, is_symbolic, stuffed_length
-from jaxnet.errors import ConfigError, ShapeError
+from jaxnet.errors import ConfigError, ShapeError, named
 
 Padding = int | tuple[int, int] | Literal["valid", "same", "causal"]
 """One dimension's padding: P on both sides, (before, after), or a rule that depends on the length."""
@@ -22,25 +21,94 @@ Padding = int | tuple[int, int] | Literal["valid", "same", "causal"]
 PADDING_RULES = ("valid", "same", "causal")
 
 
-def check_padding(who: str, padding: Any) -> Padding:
-    """Returns ``padding`` in canonical form: a rule's name, or a pair of integers >= 0.
+class Slide(NamedTuple):
+    """How a window slides along one dimension, checked: what the functions below compute with, and `kernels` too."""
+
+    size: int
+    strides: int
+    padding: tuple[int, int] | str
+    dilation: int
+
+    @property
+    def reach(self) -> int:
+        """d (K - 1): how far the dilated window's last tap lies from its first."""
+        return self.dilation * (self.size - 1)
+
+    def conv_padding(self, length: Any) -> tuple[int, int]:
+        if self.padding == "same":
+            total = at_least_0(-length % self.strides + self.reach + 1 - self.strides)
+            return total // 2, total - total // 2
+        return self._fixed_padding(0)
+
+    def conv_length(self, length: Any) -> int:
+        before, after = self.conv_padding(length)
+        extent, padded = self.reach + 1, length + before + after
+        if is_below(padded, extent):
+            raise ShapeError(
+                f"the kernel is longer than the padded input: d (K - 1) + 1 = {extent} > D_in + padding = "
+                f"{padded} (D_in={length}, padding=({before}, {after}), K={self.size}, d={self.dilation}; "
+                f"eq. 4.6); pad more, or use a shorter kernel"
+            )
+        if self.padding == "same":  # the same number, in a form that symbolic lengths keep simple
+            return -(-length // self.strides)
+        return at_least_0((padded - extent) // self.strides + 1)
+
+    def conv_transpose_padding(self) -> tuple[int, int]:
+        if self.padding == "same":
+            before = self.reach - max(self.reach + 1 - self.strides, 0) // 2
+            return before, self.reach + self.strides - 1 - before
+        return self._fixed_padding(self.strides - 1)
+
+    def conv_transpose_length(self, length: Any) -> int:
+        before, after = self.conv_transpose_padding()
+        extent, padded = self.reach + 1, stuffed_length(length, self.strides) + before + after
+        if is_below(padded, extent):
+            raise ShapeError(
+                f"the kernel is longer than the padded, stuffed input: d (K - 1) + 1 = {extent} > "
+                f"S (D_in - 1) + 1 + padding = {padded} (D_in={length}, S={self.strides}, "
+                f"padding=({before}, {after}), K={self.size}, d={self.dilation}; eq. 4.10); PyTorch's padding p is "
+                f"d (K - 1) - p here, so p = 0 means padding={extent - 1}"
+            )
+        return at_least_0(padded - extent + 1)
+
+    def _fixed_padding(self, after_causal: int) -> tuple[int, int]:
+        if isinstance(self.padding, tuple):
+            return self.padding
+        return (self.reach, after_causal) if self.padding == "causal" else (0, 0)
+
+
+def slide(size: Any, strides: Any, padding: Any, dilation: Any, *, name: str = "kernel_size") -> Slide:
+    """Returns a checked `Slide`; ``name`` is what errors call the size.
 
     Raises:
-      ConfigError: negative, or neither an integer, a pair nor "valid", "same", "causal".
+      ConfigError: a size, stride or dilation that is no integer of at least 1; a padding that is negative, or neither
+        an integer, a pair nor "valid", "same", "causal".
     """
+    return Slide(
+        checks.integer(name, size, minimum=1),
+        checks.integer("strides", strides, minimum=1),
+        _padding(padding),
+        checks.integer("dilation", dilation, minimum=1),
+    )
+
+
+def _padding(padding: Any) -> tuple[int, int] | str:
     if isinstance(padding, str):
-        return checks.choice(who, "padding", padding, PADDING_RULES)  # pyright: ignore[reportReturnType]
-    if isinstance(padding, (tuple, list)):
-        if len(padding) != 2:
-            raise ConfigError(f"{who}: padding of one dimension is an integer or (before, after), got {padding!r}")
-        before, after = (checks.integer(who, "padding", p, minimum=0) for p in padding)
-        return before, after
-    both = checks.integer(who, "padding", padding, minimum=0)
-    return both, both
+        return checks.choice("padding", padding, PADDING_RULES)
+    pair = padding if isinstance(padding, (tuple, list)) else (padding, padding)
+    if len(pair) != 2:
+        raise ConfigError(f"padding of one dimension is an integer or (before, after), got {padding!r}")
+    before, after = (checks.integer("padding", p, minimum=0) for p in pair)
+    return before, after
 
 
+def _length(length: Any) -> Any:
+    return length if is_symbolic(length) else checks.integer("length", length, minimum=0)
+
+
+@named("conv")
 def conv_padding(
-    length: int, kernel_size: int, *, strides: int = 1, padding: Padding = 0, dilation: int = 1, who: str = "conv"
+    length: int, kernel_size: int, *, strides: int = 1, padding: Padding = 0, dilation: int = 1
 ) -> tuple[int, int]:
     """Returns how many values a convolution adds (before, after) a sequence of ``length`` values.
 
@@ -52,24 +120,11 @@ def conv_padding(
       >>> sizes.conv_padding(10, 3, padding="same"), sizes.conv_padding(10, 3, dilation=4, padding="causal")
       ((1, 1), (8, 0))
     """
-    canonical = check_padding(who, padding)
-    length = _length(who, length)
-    strides = checks.integer(who, "strides", strides, minimum=1)
-    reach = _reach(who, kernel_size, dilation)
-    if canonical == "valid":
-        return 0, 0
-    if canonical == "causal":
-        return reach, 0
-    if canonical == "same":
-        total = at_least_0(-length % strides + reach + 1 - strides)
-        return total // 2, total - total // 2
-    assert not isinstance(canonical, (str, int))
-    return canonical
+    return slide(kernel_size, strides, padding, dilation).conv_padding(_length(length))
 
 
-def conv_length(
-    length: int, kernel_size: int, *, strides: int = 1, padding: Padding = 0, dilation: int = 1, who: str = "conv"
-) -> int:
+@named("conv")
+def conv_length(length: int, kernel_size: int, *, strides: int = 1, padding: Padding = 0, dilation: int = 1) -> int:
     """Returns a convolution's output length, eq. 4.6: floor((D_in + 2P - d (K - 1) - 1) / S + 1).
 
     With unequal padding, 2P is before + after. The bars of eq. 4.6 are floor brackets, and its condition
@@ -81,7 +136,6 @@ def conv_length(
       strides: S, how far the kernel moves between outputs.
       padding: P on both sides, (before, after), "valid", "same" or "causal".
       dilation: d, the distance between taps.
-      who: the name that errors begin with.
 
     Raises:
       ShapeError: the dilated kernel is longer than the padded input.
@@ -91,22 +145,11 @@ def conv_length(
       >>> sizes.conv_length(10, 3)  # figure 4.3
       8
     """
-    before, after = conv_padding(length, kernel_size, strides=strides, padding=padding, dilation=dilation, who=who)
-    extent = dilation * (kernel_size - 1) + 1
-    if is_below(length + before + after, extent):
-        raise ShapeError(
-            f"{who}: the kernel is longer than the padded input: d (K - 1) + 1 = {extent} > D_in + padding = "
-            f"{length + before + after} (D_in={length}, padding=({before}, {after}), K={kernel_size}, d={dilation}; "
-            f"eq. 4.6); pad more, or use a shorter kernel"
-        )
-    if padding == "same":  # the same number, in a form that symbolic lengths keep simple
-        return -(-length // strides)
-    return at_least_0((length + before + after - extent) // strides + 1)
+    return slide(kernel_size, strides, padding, dilation).conv_length(_length(length))
 
 
-def pool_length(
-    length: int, window: int, *, strides: int | None = None, padding: Padding = 0, who: str = "avg_pool"
-) -> int:
+@named("avg_pool")
+def pool_length(length: int, window: int, *, strides: int | None = None, padding: Padding = 0) -> int:
     """Returns a pooling layer's output length, floor((D_in + 2P - K) / S) + 1; S defaults to K (eq. 4.11).
 
     Raises:
@@ -117,11 +160,13 @@ def pool_length(
       >>> sizes.pool_length(10, 4)
       2
     """
-    return conv_length(length, window, strides=window if strides is None else strides, padding=padding, who=who)
+    strides = window if strides is None else strides
+    return slide(window, strides, padding, 1).conv_length(_length(length))
 
 
+@named("conv_transpose")
 def conv_transpose_padding(
-    kernel_size: int, *, strides: int = 1, padding: Padding = 0, dilation: int = 1, who: str = "conv_transpose"
+    kernel_size: int, *, strides: int = 1, padding: Padding = 0, dilation: int = 1
 ) -> tuple[int, int]:
     """Returns the padding (before, after) of a transposed convolution's stuffed input (eq. 4.10).
 
@@ -133,20 +178,10 @@ def conv_transpose_padding(
       >>> sizes.conv_transpose_padding(16, strides=8, padding="same")
       (11, 11)
     """
-    canonical = check_padding(who, padding)
-    strides = checks.integer(who, "strides", strides, minimum=1)
-    reach = _reach(who, kernel_size, dilation)
-    if canonical == "valid":
-        return 0, 0
-    if canonical == "causal":
-        return reach, strides - 1
-    if canonical == "same":
-        before = reach - max(reach + 1 - strides, 0) // 2
-        return before, reach + strides - 1 - before
-    assert not isinstance(canonical, (str, int))
-    return canonical
+    return slide(kernel_size, strides, padding, dilation).conv_transpose_padding()
 
 
+@named("conv_transpose")
 def conv_transpose_length(
     length: int,
     kernel_size: int,
@@ -154,7 +189,6 @@ def conv_transpose_length(
     strides: int = 1,
     padding: Padding = 0,
     dilation: int = 1,
-    who: str = "conv_transpose",
 ) -> int:
     """Returns a transposed convolution's output length, eq. 4.10: S (D_in - 1) + 2P - d (K - 1) + 1.
 
@@ -165,7 +199,6 @@ def conv_transpose_length(
       padding: P on both sides of the stuffed input, (before, after), "valid", "same" or "causal". PyTorch's
         padding p is P = d (K - 1) - p here: see `torch_padding`.
       dilation: d, the distance between taps.
-      who: the name that errors begin with.
 
     Raises:
       ShapeError: the dilated kernel is longer than the padded, stuffed input.
@@ -175,19 +208,10 @@ def conv_transpose_length(
       >>> sizes.conv_transpose_length(4, 3, strides=2, padding=2)  # figure 4.5
       9
     """
-    before, after = conv_transpose_padding(kernel_size, strides=strides, padding=padding, dilation=dilation, who=who)
-    stuffed = stuffed_length(_length(who, length), strides)
-    extent = dilation * (kernel_size - 1) + 1
-    if is_below(stuffed + before + after, extent):
-        raise ShapeError(
-            f"{who}: the kernel is longer than the padded, stuffed input: d (K - 1) + 1 = {extent} > "
-            f"S (D_in - 1) + 1 + padding = {stuffed + before + after} (D_in={length}, S={strides}, "
-            f"padding=({before}, {after}), K={kernel_size}, d={dilation}; eq. 4.10); PyTorch's padding p is "
-            f"d (K - 1) - p here, so p = 0 means padding={extent - 1}"
-        )
-    return at_least_0(stuffed + before + after - extent + 1)
+    return slide(kernel_size, strides, padding, dilation).conv_transpose_length(_length(length))
 
 
+@named("torch_padding")
 def torch_padding(kernel_size: int, padding: int = 0, *, dilation: int = 1, output_padding: int = 0) -> tuple[int, int]:
     """Returns our padding of a transposed convolution for PyTorch's: P = d (K - 1) - p before, and after it
     plus ``output_padding``.
@@ -200,18 +224,18 @@ def torch_padding(kernel_size: int, padding: int = 0, *, dilation: int = 1, outp
       >>> sizes.torch_padding(16, padding=4)
       (11, 11)
     """
-    who = "torch_padding"
-    padding = checks.integer(who, "padding", padding, minimum=0)
-    output_padding = checks.integer(who, "output_padding", output_padding, minimum=0)
-    before = _reach(who, kernel_size, dilation) - padding
+    padding = checks.integer("padding", padding, minimum=0)
+    output_padding = checks.integer("output_padding", output_padding, minimum=0)
+    before = slide(kernel_size, 1, 0, dilation).reach - padding
     if before < 0:
         raise ConfigError(
-            f"torch_padding: PyTorch's padding {padding} exceeds d (K - 1) = {dilation * (kernel_size - 1)}; "
+            f"PyTorch's padding {padding} exceeds d (K - 1) = {dilation * (kernel_size - 1)}; "
             f"convert with padding {before + padding} and crop {-before} outputs at each end"
         )
     return before, before + output_padding
 
 
+@named("receptive_field")
 def receptive_field(stages: Iterable[tuple[int, int, int]]) -> int:
     """Returns how many input values one output of a stack of convolutions or poolings depends on.
 
@@ -226,14 +250,14 @@ def receptive_field(stages: Iterable[tuple[int, int, int]]) -> int:
       >>> sizes.receptive_field([(3, 1, 1), (3, 1, 3), (3, 1, 9)])
       27
     """
-    who = "receptive_field"
     field, step = 1, 1
     for kernel_size, strides, dilation in stages:
-        field += _reach(who, kernel_size, dilation) * step
-        step *= checks.integer(who, "strides", strides, minimum=1)
+        stage = slide(kernel_size, strides, 0, dilation)
+        field, step = field + stage.reach * step, step * stage.strides
     return field
 
 
+@named("dense_parameters")
 def dense_parameters(inputs: int, outputs: int, *, bias: bool = True) -> int:
     """Returns a dense layer's parameter count, eq. 4.3: N_out (N_in + [bias]).
 
@@ -242,11 +266,11 @@ def dense_parameters(inputs: int, outputs: int, *, bias: bool = True) -> int:
       >>> sizes.dense_parameters(6, 5)  # figure 4.2's second hidden layer
       35
     """
-    who = "dense_parameters"
-    inputs = checks.integer(who, "inputs", inputs, minimum=1)
-    return checks.integer(who, "outputs", outputs, minimum=1) * (inputs + checks.flag(who, "bias", bias))
+    inputs = checks.integer("inputs", inputs, minimum=1)
+    return checks.integer("outputs", outputs, minimum=1) * (inputs + checks.flag("bias", bias))
 
 
+@named("conv_parameters")
 def conv_parameters(
     in_channels: int, filters: int, kernel_size: int | tuple[int, ...], *, groups: int = 1, bias: bool = True
 ) -> int:
@@ -257,15 +281,15 @@ def conv_parameters(
       >>> sizes.conv_parameters(16, 64, 41, groups=4)
       10560
     """
-    who = "conv_parameters"
     taps = [
-        checks.integer(who, "kernel_size", k, minimum=1)
+        checks.integer("kernel_size", k, minimum=1)
         for k in (kernel_size if isinstance(kernel_size, (tuple, list)) else (kernel_size,))
     ]
-    weights = _per_group(who, in_channels, filters, groups) * math.prod(taps)
-    return filters * (weights + checks.flag(who, "bias", bias))
+    weights = _per_group(in_channels, filters, groups) * math.prod(taps)
+    return filters * (weights + checks.flag("bias", bias))
 
 
+@named("conv_multiply_adds")
 def conv_multiply_adds(out_length: int, in_channels: int, filters: int, kernel_size: int, *, groups: int = 1) -> int:
     """Returns a convolution's multiply-adds for one example: D_out C_out (C_in / g) K; padding is counted.
 
@@ -276,82 +300,18 @@ def conv_multiply_adds(out_length: int, in_channels: int, filters: int, kernel_s
       >>> sizes.conv_multiply_adds(8, 2, 4, 3)
       192
     """
-    who = "conv_multiply_adds"
-    out_length = checks.integer(who, "out_length", out_length, minimum=0)
-    kernel_size = checks.integer(who, "kernel_size", kernel_size, minimum=1)
-    return out_length * filters * _per_group(who, in_channels, filters, groups) * kernel_size
+    out_length = checks.integer("out_length", out_length, minimum=0)
+    kernel_size = checks.integer("kernel_size", kernel_size, minimum=1)
+    return out_length * filters * _per_group(in_channels, filters, groups) * kernel_size
 
 
-def multiply_adds(function: Callable[..., Any], *args: Any) -> int:
-    """Returns the multiply-adds in the matrix products and convolutions of ``function(*args)``.
-
-    The function is traced, not run: the arguments may be `jax.ShapeDtypeStruct`. Scans count once per
-    iteration; of a conditional the dearest branch counts, of a ``while`` loop one iteration, since nobody knows
-    how many there will be.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from jaxnet import sizes
-      >>> x = jax.ShapeDtypeStruct((8, 64), jnp.float32)
-      >>> w = jax.ShapeDtypeStruct((64, 10), jnp.float32)
-      >>> sizes.multiply_adds(jnp.dot, x, w)
-      5120
-    """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
-
-
-def _length(who: str, length: Any) -> Any:
-    return length if is_symbolic(length) else checks.integer(who, "length", length, minimum=0)
-
-
-def _reach(who: str, kernel_size: int, dilation: int) -> int:
-    """d (K - 1): how far a dilated kernel's last tap lies from its first."""
-    kernel_size = checks.integer(who, "kernel_size", kernel_size, minimum=1)
-    return checks.integer(who, "dilation", dilation, minimum=1) * (kernel_size - 1)
-
-
-def _per_group(who: str, in_channels: int, filters: int, groups: int) -> int:
+def _per_group(in_channels: int, filters: int, groups: int) -> int:
     """C_in / g, if the groups divide the channels and the filters."""
-    in_channels = checks.integer(who, "in_channels", in_channels, minimum=1)
-    filters = checks.integer(who, "filters", filters, minimum=1)
-    groups = checks.integer(who, "groups", groups, minimum=1)
+    in_channels = checks.integer("in_channels", in_channels, minimum=1)
+    filters = checks.integer("filters", filters, minimum=1)
+    groups = checks.integer("groups", groups, minimum=1)
     if in_channels % groups or filters % groups:
         raise ConfigError(
-            f"{who}: groups={groups} must divide both the {in_channels} input channels and the {filters} filters"
+            f"groups={groups} must divide both the {in_channels} input channels and the {filters} filters"
         )
     return in_channels // groups
-
-
-def _count(jaxpr: Any) -> int:
-    return sum(_count_equation(equation) for equation in jaxpr.eqns)
-
-
-# Which of their operands and results are y and w of the trilinear form, in the primitives of jaxnet.kernels.
-_TRILINEAR = {"jaxnet_conv": ("out", "b"), "jaxnet_conv_input": ("a", "b"), "jaxnet_conv_kernel": ("b", "out")}
-
-
-def _count_equation(equation: Any) -> int:
-    name, params = equation.primitive.name, equation.params
-    if name == "dot_general":
-        (contracted, _), _ = params["dimension_numbers"]
-        left = equation.invars[0].aval.shape
-        return math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
-    if name == "conv_general_dilated":
-        numbers = params["dimension_numbers"]
-        left, kernel = (v.aval.shape for v in equation.invars[:2])
-        out = equation.outvars[0].aval.shape
-        taps = math.prod(kernel[axis] for axis in numbers.rhs_spec[1:])
-        positions = 1
-        for i, step in enumerate(params["lhs_dilation"]):  # the zeros stuffed between values cost nothing
-            positions *= left[numbers.lhs_spec[2 + i]] if step > 1 else out[numbers.out_spec[2 + i]]
-        return out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * positions * taps
-    if name in _TRILINEAR:
-        operands: dict[str, Any] = dict(zip(("a", "b", "out"), (*equation.invars, *equation.outvars), strict=True))
-        y, w = (operands[which].aval.shape for which in _TRILINEAR[name])
-        return math.prod(y) * math.prod(w[1:-1])  # y (N, B, *J, O), w (N, *K, C / g, O)
-    from jax.extend import core as jax_core  # which imports Pallas; nobody else needs it
-
-    inner = [_count(j) for j in jax_core.jaxprs_in_params(params)]
-    if name == "scan":
-        return params["length"] * sum(inner)
-    return max(inner, default=0) if name == "cond" else sum(inner)

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
+from jaxnet.errors import named
 from jaxnet.layers.layer import Layer, as_layer
 
 
+@named("check_layer")
 def check_layer(
     layer: Layer | Callable[..., Any],
     x: Any,
@@ -55,9 +57,9 @@ def check_layer(
       >>> scale = layers.stateless(lambda key, x: {"scale": jnp.ones((), x.dtype)}, lambda p, x: p["scale"] * x)
       >>> testing.check_layer(scale, jnp.linspace(-1.0, 1.0, 6).reshape(3, 2))
     """
-    layer = as_layer(layer, "check_layer")
-    struct = checks.structs("check_layer", x)
-    x = jax.tree.map(lambda leaf: checks.array("check_layer", "x", leaf), x)
+    layer = as_layer(layer)
+    struct = checks.structs(x)
+    x = jax.tree.map(lambda leaf: checks.array("x", leaf), x)
     key = jax.random.key(seed)
     examples = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
     if len(examples) > 1 or min(examples) < (2,):

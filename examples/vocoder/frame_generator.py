@@ -224,7 +224,7 @@ def _fixed_inverse(config: MelConfig) -> layers.Layer:
         wave = stft.istft(jax.lax.complex(real, imaginary), config.n_fft, config.hop)
         return wave[:, config.padding : wave.shape[1] - config.padding]
 
-    return layers.stateless(lambda key, x: (), f, name="inverse_dft")
+    return layers.stateless(None, f, name="inverse_dft")
 
 
 def _overlap(config: MelConfig, frames: int) -> np.ndarray:

@@ -1,13 +1,13 @@
 """The array functions under the layers: convolution, transposed convolution, pooling; one door each."""
 
-from jaxnet.kernels.conv import conv as conv
-from jaxnet.kernels.conv import conv_transpose as conv_transpose
-from jaxnet.kernels.pooling import avg_pool as avg_pool
-from jaxnet.kernels.pooling import max_pool as max_pool
-from jaxnet.kernels.torch_layout import conv_kernel_from_torch as conv_kernel_from_torch
-from jaxnet.kernels.torch_layout import conv_kernel_to_torch as conv_kernel_to_torch
-from jaxnet.kernels.torch_layout import conv_transpose_kernel_from_torch as conv_transpose_kernel_from_torch
-from jaxnet.kernels.torch_layout import conv_transpose_kernel_to_torch as conv_transpose_kernel_to_torch
+from jaxnet.kernels.conv import conv, conv_transpose
+from jaxnet.kernels.pooling import avg_pool, max_pool
+from jaxnet.kernels.torch_layout import (
+    conv_kernel_from_torch,
+    conv_kernel_to_torch,
+    conv_transpose_kernel_from_torch,
+    conv_transpose_kernel_to_torch,
+)
 
 __all__ = [
     "avg_pool",

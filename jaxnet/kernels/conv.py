@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet._symbolic import is_symbolic, stuffed_length
-from jaxnet.errors import ShapeError
+from jaxnet.errors import ShapeError, named
 from jaxnet.kernels import symbolic, trilinear
 from jaxnet.kernels.geometry import Geometry
 from jaxnet.kernels.rewrites import transposed_kernel
 from jaxnet.kernels.window import Padding, Size, Window, check_channels, check_input, make_window
 
 
+@named("conv")
 def conv(
     x: ArrayLike,
     kernel: ArrayLike,
@@ -61,10 +62,11 @@ def conv(
 
     Source: chapter 4.1.2, eq. 4.4 to 4.7.
     """
-    who = "conv"
-    x, kernel, stops, groups = _check(who, x, kernel, strides, padding, dilation, groups)
-    outputs, border = stops.conv_lengths(who, x.shape[1:-1]), stops.conv_padding(who, x.shape[1:-1])
-    value = checks.number(who, "padding_value", padding_value)
+    x, kernel, stops, groups = _check(x, kernel, strides, padding, dilation, groups)
+    along = tuple(zip(stops.slides, x.shape[1:-1], strict=True))
+    outputs = tuple(slide.conv_length(length) for slide, length in along)
+    border = tuple(slide.conv_padding(length) for slide, length in along)
+    value = checks.number("padding_value", padding_value)
     if value:
         x, border = _fill_border(x, border, value), tuple((0, 0) for _ in border)
     geometry = Geometry(
@@ -79,6 +81,7 @@ def conv(
     return trilinear.conv(x[None], kernel[None], geometry)[0]
 
 
+@named("conv_transpose")
 def conv_transpose(
     x: ArrayLike,
     kernel: ArrayLike,
@@ -126,23 +129,21 @@ def conv_transpose(
 
     Source: chapter 4.1.3.
     """
-    who = "conv_transpose"
-    x, kernel, stops, groups = _check(who, x, kernel, strides, padding, dilation, groups)
+    x, kernel, stops, groups = _check(x, kernel, strides, padding, dilation, groups)
     # The form solved for its x: there y is our input, so the kernel's two channel axes change places and its taps run
     # the other way, and what pads the stuffed input by P crops the result by d (K - 1) - P.
-    lengths, border = stops.conv_transpose_lengths(who, x.shape[1:-1]), stops.conv_transpose_padding(who)
+    lengths = tuple(slide.conv_transpose_length(n) for slide, n in zip(stops.slides, x.shape[1:-1], strict=True))
+    border = tuple(slide.conv_transpose_padding() for slide in stops.slides)
     geometry = Geometry(
         lengths=lengths,
         size=stops.size,
         outputs=x.shape[1:-1],
         strides=stops.strides,
         dilation=stops.dilation,
-        before=tuple(
-            d * (k - 1) - before for d, k, (before, _) in zip(stops.dilation, stops.size, border, strict=True)
-        ),
+        before=tuple(slide.reach - before for slide, (before, _) in zip(stops.slides, border, strict=True)),
         groups=groups,
     )
-    value, dtype = checks.number(who, "padding_value", padding_value), x.dtype
+    value, dtype = checks.number("padding_value", padding_value), x.dtype
     if value and dtype.itemsize < 4:  # two sums below, rounded once
         x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
     adjoint = transposed_kernel(jnp.flip(kernel, range(kernel.ndim - 2)), groups)
@@ -155,19 +156,17 @@ def conv_transpose(
 
 
 def _check(
-    who: str, x: Any, kernel: Any, strides: Size, padding: Padding, dilation: Size, groups: int
+    x: Any, kernel: Any, strides: Size, padding: Padding, dilation: Size, groups: int
 ) -> tuple[jax.Array, jax.Array, Window, int]:
-    x, kernel = checks.floating(who, "x", x), checks.floating(who, "kernel", kernel)
-    checks.same_dtype(who, x=x, kernel=kernel)
+    x, kernel = checks.floating("x", x), checks.floating("kernel", kernel)
+    checks.same_dtype(x=x, kernel=kernel)
     ndim = kernel.ndim - 2
     if ndim < 1:
-        raise ShapeError(
-            f"{who}: kernel must have the axes (*kernel_size, C_in / groups, C_out), got shape {kernel.shape}"
-        )
-    stops = make_window(who, "kernel size", kernel.shape[:-2], strides=strides, padding=padding, dilation=dilation)
-    check_input(who, x, ndim)
-    groups = checks.integer(who, "groups", groups, minimum=1)
-    check_channels(who, x.shape, kernel.shape, groups)
+        raise ShapeError(f"kernel must have the axes (*kernel_size, C_in / groups, C_out), got shape {kernel.shape}")
+    stops = make_window("kernel size", kernel.shape[:-2], strides=strides, padding=padding, dilation=dilation)
+    check_input(x, ndim)
+    groups = checks.integer("groups", groups, minimum=1)
+    check_channels(x.shape, kernel.shape, groups)
     return x, kernel, stops, groups
 
 

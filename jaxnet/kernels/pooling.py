@@ -5,13 +5,14 @@ import math
 import jax
 from jax.typing import ArrayLike
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet._symbolic import is_below, is_symbolic
-from jaxnet.errors import ConfigError
+from jaxnet.errors import ConfigError, named
 from jaxnet.kernels import pooling_forms, symbolic
 from jaxnet.kernels.window import Padding, Size, check_input, make_window
 
 
+@named("avg_pool")
 def avg_pool(x: ArrayLike, window: Size, *, strides: Size | None = None, padding: Padding = 0) -> jax.Array:
     """Averages each channel over sliding windows (eq. 4.11): y[j] = 1/K sum over k of x[S j + k - P].
 
@@ -41,9 +42,10 @@ def avg_pool(x: ArrayLike, window: Size, *, strides: Size | None = None, padding
 
     Source: chapter 4.1.4.
     """
-    return _pool("avg_pool", "avg", x, window, strides, padding)
+    return _pool("avg", x, window, strides, padding)
 
 
+@named("max_pool")
 def max_pool(x: ArrayLike, window: Size, *, strides: Size | None = None, padding: Padding = 0) -> jax.Array:
     """Takes the maximum of each channel over sliding windows: y[j] = max over k of x[S j + k - P].
 
@@ -70,20 +72,20 @@ def max_pool(x: ArrayLike, window: Size, *, strides: Size | None = None, padding
       >>> kernels.max_pool(jnp.arange(6.0).reshape(1, 6, 1), 2)[0, :, 0]
       Array([1., 3., 5.], dtype=float32)
     """
-    return _pool("max_pool", "max", x, window, strides, padding)
+    return _pool("max", x, window, strides, padding)
 
 
-def _pool(
-    who: str, kind: pooling_forms.Kind, x: ArrayLike, window: Size, strides: Size | None, padding: Padding
-) -> jax.Array:
-    stops = make_window(who, "window", window, strides=strides, padding=padding)
-    x = checks.floating(who, "x", x)
-    check_input(who, x, len(stops.size))
-    stops.conv_lengths(who, x.shape[1:-1])  # refuses a window that is longer than the padded input
-    border = stops.conv_padding(who, x.shape[1:-1])
+def _pool(kind: pooling_forms.Kind, x: ArrayLike, window: Size, strides: Size | None, padding: Padding) -> jax.Array:
+    stops = make_window("window", window, strides=strides, padding=padding)
+    x = checks.floating("x", x)
+    check_input(x, len(stops.size))
+    along = tuple(zip(stops.slides, x.shape[1:-1], strict=True))
+    for slide, length in along:
+        slide.conv_length(length)  # refuses a window that is longer than the padded input
+    border = tuple(slide.conv_padding(length) for slide, length in along)
     if kind == "max" and any(not is_below(p, k) for pair, k in zip(border, stops.size, strict=True) for p in pair):
         raise ConfigError(
-            f"{who}: padding {border} reaches the window {stops.size}, so a window could hold no value at all; "
+            f"padding {border} reaches the window {stops.size}, so a window could hold no value at all; "
             f"pad by less than the window"
         )
     if any(is_symbolic(p) for pair in border for p in pair):

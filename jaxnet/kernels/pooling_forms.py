@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnet._dtypes import wide
 from jaxnet._symbolic import is_symbolic
 from jaxnet.kernels.forms import once
 
@@ -110,7 +111,7 @@ def pool(x: jax.Array, kind: Kind, windows: tuple[Stops, ...]) -> jax.Array:
 
 def plain(kind: Kind, x: jax.Array, windows: Sequence[Stops]) -> jax.Array:
     """Pools all axes in one `reduce_window`."""
-    y = _reduce_window(kind, _wide(x), windows)
+    y = _reduce_window(kind, wide(x), windows)  # a sum rounded once, not at every term: a mean, or a gradient
     return (y * _share(windows, y.dtype) if kind == "avg" else y).astype(x.dtype)
 
 
@@ -122,16 +123,11 @@ def separable(
     The last axis comes first: the first maximum of each row, then the first row that has the maximum, is the first
     in row-major order.
     """
-    y = _wide(x)
+    y = wide(x)
     for stops in sorted(windows, reverse=True):
         if stops[1:] != (1, 1, (0, 0)):
             y = _pool_axis(y, kind, stops, forms(kind, stops, math.prod(y.shape[stops.axis + 1 :])))
     return (y * _share(windows, y.dtype) if kind == "avg" else y).astype(x.dtype)
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    """16-bit numbers in 32, so that a sum is rounded once, not at every term: a mean, or a maximum's gradient."""
-    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 def _pool_axis(x: jax.Array, kind: Kind, stops: Stops, forms: Forms) -> jax.Array:

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnet import _checks_named as checks
-from jaxnet.errors import ShapeError
+from jaxnet import _checks as checks
+from jaxnet.errors import ShapeError, named
 
 
+@named("conv_kernel_from_torch")
 def conv_kernel_from_torch(weight: ArrayLike) -> jax.Array:
     """Returns our convolution kernel ``(*K, C_in / g, C_out)`` for PyTorch's ``(C_out, C_in / g, *K)``.
 
@@ -17,11 +18,11 @@ def conv_kernel_from_torch(weight: ArrayLike) -> jax.Array:
       >>> kernels.conv_kernel_from_torch(jnp.zeros((8, 3, 5))).shape
       (5, 3, 8)
     """
-    who = "conv_kernel_from_torch"
-    weight = _kernel(who, "weight", weight, "(C_out, C_in / g, *K)")
+    weight = _kernel("weight", weight, "(C_out, C_in / g, *K)")
     return jnp.moveaxis(weight, (0, 1), (-1, -2))
 
 
+@named("conv_transpose_kernel_from_torch")
 def conv_transpose_kernel_from_torch(weight: ArrayLike, *, groups: int = 1) -> jax.Array:
     """Returns our transposed kernel ``(*K, C_in / g, C_out)`` for PyTorch's ``(C_in, C_out / g, *K)``.
 
@@ -37,12 +38,11 @@ def conv_transpose_kernel_from_torch(weight: ArrayLike, *, groups: int = 1) -> j
       >>> kernels.conv_transpose_kernel_from_torch(jnp.zeros((6, 4, 5)), groups=2).shape
       (5, 3, 8)
     """
-    who = "conv_transpose_kernel_from_torch"
-    weight = _kernel(who, "weight", weight, "(C_in, C_out / g, *K)")
-    groups = checks.integer(who, "groups", groups, minimum=1)
+    weight = _kernel("weight", weight, "(C_in, C_out / g, *K)")
+    groups = checks.integer("groups", groups, minimum=1)
     channels, filters_per_group, *taps = weight.shape
     if channels % groups:
-        raise ShapeError(f"{who}: groups={groups} must divide the {channels} input channels of weight {weight.shape}")
+        raise ShapeError(f"groups={groups} must divide the {channels} input channels of weight {weight.shape}")
     flipped = jnp.flip(weight, range(2, weight.ndim))
     grouped = flipped.reshape(groups, channels // groups, filters_per_group, *taps)
     # (g, C_in / g, C_out / g, *K) -> (*K, C_in / g, g, C_out / g)
@@ -50,6 +50,7 @@ def conv_transpose_kernel_from_torch(weight: ArrayLike, *, groups: int = 1) -> j
     return arranged.reshape(*taps, channels // groups, groups * filters_per_group)
 
 
+@named("conv_kernel_to_torch")
 def conv_kernel_to_torch(kernel: ArrayLike) -> jax.Array:
     """Returns PyTorch's ``(C_out, C_in / g, *K)`` for our convolution kernel ``(*K, C_in / g, C_out)``.
 
@@ -59,10 +60,11 @@ def conv_kernel_to_torch(kernel: ArrayLike) -> jax.Array:
       >>> kernels.conv_kernel_to_torch(jnp.zeros((5, 3, 8))).shape
       (8, 3, 5)
     """
-    kernel = _kernel("conv_kernel_to_torch", "kernel", kernel, "(*K, C_in / g, C_out)")
+    kernel = _kernel("kernel", kernel, "(*K, C_in / g, C_out)")
     return jnp.moveaxis(kernel, (-1, -2), (0, 1))
 
 
+@named("conv_transpose_kernel_to_torch")
 def conv_transpose_kernel_to_torch(kernel: ArrayLike, *, groups: int = 1) -> jax.Array:
     """Returns PyTorch's ``(C_in, C_out / g, *K)`` for our transposed kernel ``(*K, C_in / g, C_out)``.
 
@@ -77,12 +79,11 @@ def conv_transpose_kernel_to_torch(kernel: ArrayLike, *, groups: int = 1) -> jax
       >>> kernels.conv_transpose_kernel_to_torch(jnp.zeros((5, 3, 8)), groups=2).shape
       (6, 4, 5)
     """
-    who = "conv_transpose_kernel_to_torch"
-    kernel = _kernel(who, "kernel", kernel, "(*K, C_in / g, C_out)")
-    groups = checks.integer(who, "groups", groups, minimum=1)
+    kernel = _kernel("kernel", kernel, "(*K, C_in / g, C_out)")
+    groups = checks.integer("groups", groups, minimum=1)
     *taps, channels_per_group, filters = kernel.shape
     if filters % groups:
-        raise ShapeError(f"{who}: groups={groups} must divide the {filters} filters of kernel {kernel.shape}")
+        raise ShapeError(f"groups={groups} must divide the {filters} filters of kernel {kernel.shape}")
     flipped = jnp.flip(kernel, range(len(taps)))
     grouped = flipped.reshape(*taps, channels_per_group, groups, filters // groups)
     # (*K, C_in / g, g, C_out / g) -> (g, C_in / g, C_out / g, *K)
@@ -90,8 +91,8 @@ def conv_transpose_kernel_to_torch(kernel: ArrayLike, *, groups: int = 1) -> jax
     return arranged.reshape(groups * channels_per_group, filters // groups, *taps)
 
 
-def _kernel(who: str, name: str, kernel: ArrayLike, layout: str) -> jax.Array:
-    kernel = checks.array(who, name, kernel)
+def _kernel(name: str, kernel: ArrayLike, layout: str) -> jax.Array:
+    kernel = checks.array(name, kernel)
     if kernel.ndim < 3:
-        raise ShapeError(f"{who}: {name} must have the axes {layout}, got shape {kernel.shape}")
+        raise ShapeError(f"{name} must have the axes {layout}, got shape {kernel.shape}")
     return kernel

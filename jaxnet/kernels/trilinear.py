@@ -19,6 +19,7 @@ batch or the channels larger, and costs no more than that.
 """
 
 import functools
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +29,8 @@ import jax.numpy as jnp
 from jax.core import ShapedArray
 from jax.interpreters import ad, batching, mlir
 
-from jaxnet.errors import ConfigError
+from jaxnet._mesh import varying
+from jaxnet.errors import ConfigError, named
 from jaxnet.kernels import lowering
 from jaxnet.kernels.geometry import Geometry
 from jaxnet.kernels.slots import OPERANDS, Slot, shape_of
@@ -52,16 +54,10 @@ def conv_kernel(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
 def _bind(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
     # Inside shard_map, operands that vary over different mesh axes are first made to vary over the same ones; the
     # transpose of that is the sum over devices which a replicated kernel's gradient needs.
-    every = _varying(a) | _varying(b)
-    a, b = (jax.lax.pcast(v, tuple(every - _varying(v)), to="varying") for v in (a, b))
+    every = varying(a) | varying(b)
+    a, b = (jax.lax.pcast(v, tuple(every - varying(v)), to="varying") for v in (a, b))
     precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     return _primitive(slot).bind(a, b, geometry=geometry, precision=precision)
-
-
-def _varying(value: jax.Array) -> frozenset:
-    """The mesh axes over which a value differs from device to device, inside shard_map."""
-    kind = jax.typeof(value)
-    return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying  # the name changed in jax 0.10.2
 
 
 # The axis along which an index runs in each array that has it; channels of x and outputs of y are group-major.
@@ -121,13 +117,14 @@ def _primitive(slot: Slot) -> Any:
 _LOCK = threading.RLock()
 
 
+@named("conv")
 def _check_sharding(slot: Slot, a: ShapedArray, b: ShapedArray) -> None:
     """Refuses, on a mesh with explicit axes, what has no one obvious result: all but x and y spread over the batch."""
     for name, array in zip(OPERANDS[slot], (a, b), strict=True):
         spread = [i for i, axes in enumerate(array.sharding.spec) if axes is not None and (name == "w" or i != 1)]
         if spread:
             raise ConfigError(
-                f"conv: of an explicitly sharded mesh's arrays only the input's batch can be spread over devices, got "
+                f"of an explicitly sharded mesh's arrays only the input's batch can be spread over devices, got "
                 f"{array}; take axis_types=(jax.sharding.AxisType.Auto,) for the mesh, or jax.sharding.reshard first"
             )
 
@@ -136,7 +133,7 @@ def _check_sharding(slot: Slot, a: ShapedArray, b: ShapedArray) -> None:
 def _make(slot: Slot) -> Any:
     from jax.extend.core import Primitive  # which imports Pallas: not before a convolution is asked for
 
-    primitive = Primitive({"y": "jaxnet_conv", "x": "jaxnet_conv_input", "w": "jaxnet_conv_kernel"}[slot])
+    primitive: Any = Primitive({"y": "jaxnet_conv", "x": "jaxnet_conv_input", "w": "jaxnet_conv_kernel"}[slot])
 
     @functools.partial(jax.jit, static_argnames=("geometry", "precision"))
     def run(a, b, *, geometry, precision):
@@ -154,6 +151,11 @@ def _make(slot: Slot) -> Any:
         with jax.disable_jit(False):  # without jit there is nothing that could run the forms
             return run(*operands, **params)
 
+    def multiply_adds(*types):  # each of y once a tap and input channel; y (N, B, *J, O), w (N, *K, C / g, O)
+        shapes = {name: kind.shape for name, kind in zip((*OPERANDS[slot], slot), types, strict=True)}
+        return math.prod(shapes["y"]) * math.prod(shapes["w"][1:-1])
+
+    primitive.multiply_adds = multiply_adds
     primitive.def_impl(outside_of_jit)
     primitive.def_abstract_eval(abstract)
     ad.defbilinear(primitive, _transpose(slot, 0), _transpose(slot, 1))

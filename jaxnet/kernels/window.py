@@ -1,9 +1,10 @@
 """The hyperparameters of a sliding window, checked and spread over the spatial dimensions."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import sizes
 from jaxnet.errors import ConfigError, ShapeError
 
@@ -26,102 +27,71 @@ class Window(NamedTuple):
 
     size: tuple[int, ...]
     strides: tuple[int, ...]
-    padding: tuple[sizes.Padding, ...]
+    padding: tuple[tuple[int, int] | str, ...]
     dilation: tuple[int, ...]
 
-    def conv_lengths(self, who: str, lengths: Sequence[int]) -> tuple[int, ...]:
-        """Returns the output length of each dimension, eq. 4.6."""
-        return tuple(
-            sizes.conv_length(length, size, strides=strides, padding=padding, dilation=dilation, who=who)
-            for length, size, strides, padding, dilation in zip(lengths, *self, strict=True)
-        )
-
-    def conv_padding(self, who: str, lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
-        """Returns the (before, after) of each dimension."""
-        return tuple(
-            sizes.conv_padding(length, size, strides=strides, padding=padding, dilation=dilation, who=who)
-            for length, size, strides, padding, dilation in zip(lengths, *self, strict=True)
-        )
-
-    def conv_transpose_lengths(self, who: str, lengths: Sequence[int]) -> tuple[int, ...]:
-        """Returns the output length of each dimension, eq. 4.10."""
-        return tuple(
-            sizes.conv_transpose_length(length, size, strides=strides, padding=padding, dilation=dilation, who=who)
-            for length, size, strides, padding, dilation in zip(lengths, *self, strict=True)
-        )
-
-    def conv_transpose_padding(self, who: str) -> tuple[tuple[int, int], ...]:
-        """Returns the (before, after) of each dimension."""
-        return tuple(
-            sizes.conv_transpose_padding(size, strides=strides, padding=padding, dilation=dilation, who=who)
-            for size, strides, padding, dilation in zip(*self, strict=True)
-        )
+    @property
+    def slides(self) -> tuple[sizes.Slide, ...]:
+        """The arithmetic of each dimension."""
+        return tuple(map(sizes.Slide, *self))
 
 
-def make_window(
-    who: str, name: str, size: Size, *, strides: Size | None = 1, padding: Padding = 0, dilation: Size = 1
-) -> Window:
+def make_window(name: str, size: Size, *, strides: Size | None = 1, padding: Padding = 0, dilation: Size = 1) -> Window:
     """Returns a checked `Window`; ``size`` tells the number of dimensions, ``strides=None`` means ``size``.
 
     Raises:
       ConfigError: a size, stride or dilation below 1 or not an integer, a padding that is negative or unknown,
         or a sequence whose length is not the number of dimensions.
     """
-    if isinstance(size, (tuple, list)):
-        if not size:
-            raise ConfigError(f"{who}: {name} must name at least one dimension, got {size!r}")
-        spread = tuple(checks.integer(who, name, s, minimum=1) for s in size)
-    else:
-        spread = (checks.integer(who, name, size, minimum=1),)
+    spread = tuple(size) if isinstance(size, (tuple, list)) else (size,)
+    if not spread:
+        raise ConfigError(f"{name} must name at least one dimension, got {size!r}")
     ndim = len(spread)
-    return Window(
-        size=spread,
-        strides=spread if strides is None else _spread(who, "strides", strides, ndim),
-        padding=_spread_padding(who, padding, ndim),
-        dilation=_spread(who, "dilation", dilation, ndim),
+    slides = map(
+        functools.partial(sizes.slide, name=name),
+        spread,
+        spread if strides is None else _spread("strides", strides, ndim),
+        _spread_padding(padding, ndim),
+        _spread("dilation", dilation, ndim),
     )
+    return Window(*zip(*slides, strict=True))
 
 
-def _spread(who: str, name: str, value: Size, ndim: int) -> tuple[int, ...]:
+def _spread(name: str, value: Any, ndim: int) -> tuple[Any, ...]:
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * ndim
     if len(values) != ndim:
-        raise ConfigError(f"{who}: {name} must be an integer or {ndim} of them, got {value!r}")
-    return tuple(checks.integer(who, name, v, minimum=1) for v in values)
+        raise ConfigError(f"{name} must be an integer or {ndim} of them, got {value!r}")
+    return values
 
 
-def _spread_padding(who: str, padding: Any, ndim: int) -> tuple[sizes.Padding, ...]:
+def _spread_padding(padding: Any, ndim: int) -> tuple[Any, ...]:
     if not isinstance(padding, (tuple, list)):
-        return (sizes.check_padding(who, padding),) * ndim
-    pairs = [padding] if ndim == 1 and not any(isinstance(p, (tuple, list)) for p in padding) else list(padding)
+        return (padding,) * ndim
+    pairs = (padding,) if ndim == 1 and not any(isinstance(p, (tuple, list)) for p in padding) else tuple(padding)
     # In 2-D, (1, 2) could be (before, after) or (height, width): only pairs are taken.
     if len(pairs) != ndim or not all(isinstance(p, (tuple, list)) for p in pairs):
         raise ConfigError(
-            f"{who}: padding must be an integer, 'valid', 'same', 'causal' or "
+            f"padding must be an integer, 'valid', 'same', 'causal' or "
             f"{'(before, after)' if ndim == 1 else f'{ndim} pairs (before, after)'}, got {padding!r}"
         )
-    return tuple(sizes.check_padding(who, p) for p in pairs)
+    return pairs
 
 
-def check_input(who: str, x: Any, ndim: int) -> None:
+def check_input(x: Any, ndim: int) -> None:
     """Refuses an ``x`` that is not (batch, ndim spatial axes, channels)."""
-    checks.rank(who, "x", x, ndim + 2, layout(ndim))
+    checks.rank("x", x, ndim + 2, layout(ndim))
 
 
-def check_channels(
-    who: str, x_shape: Sequence[int], kernel_shape: Sequence[int], groups: int, *, filters: int | None = None
-) -> None:
+def check_channels(x_shape: Sequence[int], kernel_shape: Sequence[int], groups: int) -> None:
     """Refuses channels that do not fit a kernel ``(*K, C_in / groups, C_out)`` or the groups."""
-    channels, wanted = x_shape[-1], kernel_shape[-2] * groups
-    filters = kernel_shape[-1] if filters is None else filters
+    channels, wanted, filters = x_shape[-1], kernel_shape[-2] * groups, kernel_shape[-1]
     if channels % groups or filters % groups:
-        raise ShapeError(
-            f"{who}: groups={groups} must divide both the {channels} input channels and the {filters} filters"
-        )
+        raise ShapeError(f"groups={groups} must divide both the {channels} input channels and the {filters} filters")
     if channels != wanted:
         hint = "channels come last"
         if x_shape[1] == wanted:
             hint += "; axis 1 fits: is the input channels-first? transpose it with jax.numpy.moveaxis(x, 1, -1)"
         raise ShapeError(
-            f"{who}: the input has {channels} channels, the kernel was made for {wanted} "
+            f"the input has {channels} channels, the kernel was made for {wanted} "
             f"(input {tuple(x_shape)}, kernel {tuple(kernel_shape)}, groups {groups}); {hint}"
         )

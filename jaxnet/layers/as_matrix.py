@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet import _checks_named as checks
-from jaxnet.errors import ConfigError, ShapeError
+from jaxnet import _checks as checks
+from jaxnet.errors import ConfigError, ShapeError, named
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 
 
+@named("as_matrix")
 def as_matrix(layer: Layer, params: Params, x: Any, *, state: State = ()) -> jax.Array:
     """Writes a linear layer as the matrix W of y = W x + b (eq. 4.1); of a convolution it is Toeplitz (eq. 4.8).
 
@@ -43,13 +44,10 @@ def as_matrix(layer: Layer, params: Params, x: Any, *, state: State = ()) -> jax
 
     Source: chapter 4.1.2.
     """
-    who = "as_matrix"
-    layer = as_layer(layer, who)
-    struct = checks.floating_struct(who, x)
+    layer = as_layer(layer)
+    struct = checks.floating_struct(x)
     if len(struct.shape) < 2 or struct.shape[0] != 1:
-        raise ShapeError(
-            f"as_matrix: x must have the axes (1, ..., channels), a batch of one, got shape {struct.shape}"
-        )
+        raise ShapeError(f"x must have the axes (1, ..., channels), a batch of one, got shape {struct.shape}")
     example = struct.shape[1:]
     size = math.prod(example)
 
@@ -67,5 +65,5 @@ def as_matrix(layer: Layer, params: Params, x: Any, *, state: State = ()) -> jax
         expected = jnp.matmul(matrix, point, precision="highest")
         slack = jnp.sqrt(jnp.finfo(struct.dtype).eps) * (jnp.abs(matrix) @ jnp.abs(point) + jnp.abs(offset))
         if not bool(jnp.all(jnp.abs(moved - expected) <= slack + jnp.finfo(struct.dtype).tiny)):
-            raise ConfigError(f"as_matrix: {layer.name} is not linear, so no matrix does what it does")
+            raise ConfigError(f"{layer.name} is not linear, so no matrix does what it does")
     return matrix

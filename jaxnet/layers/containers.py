@@ -1,15 +1,15 @@
 """Composition: chain, residual, parallel. Each splits its key over its parts and pairs them strictly with params."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet._made import made
-from jaxnet.errors import ConfigError, ShapeError, located
-from jaxnet.layers.layer import Layer, applied, as_layer, output_struct, stateless
+from jaxnet.errors import ConfigError, ShapeError, located, named
+from jaxnet.layers.layer import Layer, applied, as_layer, layer, output_struct, parameterless
 
 
 @made
@@ -35,35 +35,9 @@ def chain(*parts: Layer | Callable[..., Any]) -> Layer:
 
     Source: chapter 4.5, eq. 4.24.
     """
-    who = "chain"
     if not parts:
-        raise ConfigError("chain: at least one part is needed, got none; the identity is chain(lambda x: x)")
-    members = [as_layer(part, f"chain[{i}]") for i, part in enumerate(parts)]
-
-    def init(key, x):
-        keys = jax.random.split(checks.key(who, key), len(members))
-        x = checks.structs(who, x)
-        params, state = [], []
-        for i, (member, part_key) in enumerate(zip(members, keys, strict=True)):
-            with located(f"chain[{i}]"):
-                part_params, part_state = member.init(part_key, x)
-                x = output_struct(member, part_params, part_state, x)
-            params.append(part_params)
-            state.append(part_state)
-        return tuple(params), tuple(state)
-
-    def apply(params, state, x, *, train, key=None):
-        checks.flag(who, "train", train)
-        _check_parts(who, "params", params, len(members))
-        _check_parts(who, "state", state, len(members))
-        states = []
-        for i, (member, p, s, k) in enumerate(zip(members, params, state, _keys(who, key, len(members)), strict=True)):
-            with applied(f"chain[{i}]", member):
-                x, s = member.apply(p, s, x, train=train, key=k)
-            states.append(s)
-        return x, tuple(states)
-
-    return Layer(init, apply, who, tuple((str(i), m) for i, m in enumerate(members)), chain)
+        raise ConfigError("at least one part is needed, got none; the identity is chain(lambda x: x)")
+    return _composed("chain", _members("chain", parts), lambda outputs: outputs[-1], chain, in_a_row=True)
 
 
 @made
@@ -95,20 +69,16 @@ def residual(branch: Layer | Callable[..., Any], shortcut: Layer | Callable[...,
 
     Source: chapter 4.6.3; He et al. 2015, arXiv 1512.03385.
     """
-    who = "residual"
-    around = _identity() if shortcut is None else as_layer(shortcut, who)
-    both = _side_by_side(who, {"branch": as_layer(branch, who), "shortcut": around})
+    around = parameterless(_same, "identity") if shortcut is None else as_layer(shortcut)
+    members = {"branch": as_layer(branch), "shortcut": around}
+    both = _composed("residual", members, lambda outputs: _added(*outputs), residual, labelled=True)
 
     def init(key, x):
         params, state = both.init(key, x)
-        jax.eval_shape(lambda p, s, v: apply(p, s, v, train=False), params, state, checks.structs(who, x))
+        output_struct(both, params, state, checks.structs(x))  # refuses what does not add up
         return params, state
 
-    def apply(params, state, x, *, train, key=None):
-        outputs, state = both.apply(params, state, x, train=train, key=key)
-        return _added(outputs["branch"], outputs["shortcut"]), state
-
-    return Layer(init, apply, who, both.parts, residual)
+    return both._replace(init=init)
 
 
 @made
@@ -136,27 +106,20 @@ def parallel(*branches: Layer | Callable[..., Any], combine: Callable[[Sequence[
       >>> net.apply(params, state, jnp.ones((2, 16, 2)), train=False)[0].shape
       (2, 16, 8)
     """
-    who = "parallel"
     if not branches:
-        raise ConfigError("parallel: at least one branch is needed, got none")
+        raise ConfigError("at least one branch is needed, got none")
     if not callable(combine):
-        checks.choice(who, "combine", combine, tuple(_COMBINE))
+        checks.choice("combine", combine, tuple(_COMBINE))
     join = combine if callable(combine) else _COMBINE[combine]
-    members = _side_by_side(who, {str(i): as_layer(b, f"{who}[{i}]") for i, b in enumerate(branches)}, labelled=False)
-
-    def apply(params, state, x, *, train, key=None):
-        outputs, state = members.apply(params, state, x, train=train, key=key)
-        return join(outputs), state
 
     def rebuild(*parts):
         return parallel(*parts, combine=combine)
 
-    return Layer(members.init, apply, who, members.parts, rebuild)
+    return _composed("parallel", _members("parallel", branches), join, rebuild)
 
 
-@made
-def _identity() -> Layer:
-    return stateless(lambda key, x: (), lambda params, x: x, name="identity")
+def _same(x: Any) -> Any:
+    return x
 
 
 def _added(branch: Any, shortcut: Any) -> Any:
@@ -164,7 +127,7 @@ def _added(branch: Any, shortcut: Any) -> Any:
     leaves, structure = jax.tree_util.tree_flatten_with_path(branch)
     if structure != jax.tree.structure(shortcut):
         raise ShapeError(
-            f"residual: the branch gives {checks.describe(branch)} and the shortcut {checks.describe(shortcut)}; "
+            f"the branch gives {checks.describe(branch)} and the shortcut {checks.describe(shortcut)}; "
             f"they must have one structure: let the branch give all that it gets, or give a shortcut that takes the "
             f"same parts; a parallel gives one array with combine='sum' or 'concatenate'"
         )
@@ -173,11 +136,12 @@ def _added(branch: Any, shortcut: Any) -> Any:
         place = jax.tree_util.keystr(path)
         if jnp.shape(y) != jnp.shape(bypass):
             raise ShapeError(
-                f"residual: the branch gives {jnp.shape(y)} and the shortcut {jnp.shape(bypass)}"
+                f"the branch gives {jnp.shape(y)} and the shortcut {jnp.shape(bypass)}"
                 f"{f' at {place}' if place else ''}; keep the shape in the branch (padding='same', as many filters as "
                 f"channels), or give a shortcut such as layers.conv(filters, 1)"
             )
-        checks.same_dtype(f"residual{place}", branch=y, shortcut=bypass)
+        with named(f"residual{place}"):
+            checks.same_dtype(branch=y, shortcut=bypass)
         adds = not place or jnp.issubdtype(y.dtype, jnp.inexact)
         total.append(y + bypass if adds else bypass)
     return structure.unflatten(total)
@@ -187,10 +151,10 @@ def _arrays(outputs):
     for i, y in enumerate(outputs):
         if not hasattr(y, "shape"):
             raise ShapeError(
-                f"parallel: to be combined, each branch must give one array, but [{i}] gives {checks.describe(y)}; "
+                f"to be combined, each branch must give one array, but [{i}] gives {checks.describe(y)}; "
                 f"keep combine='tuple', or give a function of the list of outputs"
             )
-    checks.same_dtype("parallel", **{f"[{i}]": y for i, y in enumerate(outputs)})
+    checks.same_dtype(**{f"[{i}]": y for i, y in enumerate(outputs)})
     return [y.shape for y in outputs]
 
 
@@ -198,7 +162,7 @@ def _concatenate(outputs):
     shapes = _arrays(outputs)
     if len({shape[:-1] for shape in shapes}) > 1:
         raise ShapeError(
-            f"parallel: outputs to concatenate may differ in channels alone, got shapes {', '.join(map(str, shapes))}"
+            f"outputs to concatenate may differ in channels alone, got shapes {', '.join(map(str, shapes))}"
         )
     return jnp.concatenate(outputs, axis=-1)
 
@@ -206,7 +170,7 @@ def _concatenate(outputs):
 def _sum(outputs):
     shapes = _arrays(outputs)
     if len(set(shapes)) > 1:
-        raise ShapeError(f"parallel: outputs to add must have one shape, got {', '.join(map(str, shapes))}")
+        raise ShapeError(f"outputs to add must have one shape, got {', '.join(map(str, shapes))}")
     total = outputs[0]
     for y in outputs[1:]:
         total = total + y
@@ -226,61 +190,76 @@ _COMBINE: dict[str, Callable[[Sequence[Any]], Any]] = {
 }
 
 
-def _side_by_side(who: str, members: dict[str, Layer], *, labelled: bool = True) -> Layer:
-    """All members on one input; outputs, params and state are dicts by label, or tuples."""
-    labels = tuple(members)
+def _members(name: str, parts: Sequence[Any]) -> dict[str, Layer]:
+    members = {}
+    for i, part in enumerate(parts):
+        with named(f"{name}[{i}]"):
+            members[str(i)] = as_layer(part)
+    return members
+
+
+def _composed(
+    name: str,
+    members: dict[str, Layer],
+    join: Callable[[list[Any]], Any],
+    rebuild: Callable[..., Layer],
+    *,
+    in_a_row: bool = False,
+    labelled: bool = False,
+) -> Layer:
+    """All members on one input, or ``in_a_row`` each on the output of the one before.
+
+    ``join`` makes the output of theirs. Params and state are tuples with one entry a member, or dicts by label.
+    """
+    places = [f"{name}.{label}" if labelled else f"{name}[{label}]" for label in members]
+    parts = tuple(members.values())
 
     def pack(values):
-        return dict(zip(labels, values, strict=True)) if labelled else tuple(values)
+        return dict(zip(members, values, strict=True)) if labelled else tuple(values)
 
-    def unpack(name, tree):
-        if not labelled:
-            _check_parts(who, name, tree, len(labels))
+    def entries(which, tree):
+        if labelled and isinstance(tree, dict) and tree.keys() == members.keys():
+            return [tree[label] for label in members]
+        if not labelled and isinstance(tree, (tuple, list)) and len(tree) == len(members):
             return tree
-        if not isinstance(tree, dict) or set(tree) != set(labels):
-            got = f"a dict of {', '.join(map(str, tree))}" if isinstance(tree, dict) else type(tree).__name__
-            raise ConfigError(
-                f"{who}: {name} must be a dict of {', '.join(labels)}, got {got}; pass what this layer's init returned"
-            )
-        return [tree[label] for label in labels]
-
-    def place(label):
-        return f"{who}.{label}" if labelled else f"{who}[{label}]"
+        raise ConfigError(_misfit(which, tree, members, labelled))
 
     def init(key, x):
-        keys = jax.random.split(checks.key(who, key), len(labels))
-        params, state = [], []
-        for label, part_key in zip(labels, keys, strict=True):
-            with located(place(label)):
-                part_params, part_state = members[label].init(part_key, x)
-            params.append(part_params)
-            state.append(part_state)
-        return pack(params), pack(state)
+        drawn = []
+        for place, member, part_key in zip(places, parts, jax.random.split(checks.key(key), len(parts)), strict=True):
+            with located(place):
+                params, state = member.init(part_key, x)
+                x = output_struct(member, params, state, x) if in_a_row else x
+            drawn.append((params, state))
+        all_params, all_states = zip(*drawn, strict=True)
+        return pack(all_params), pack(all_states)
 
-    def apply(params, state, x, *, train, key=None):
-        checks.flag(who, "train", train)
+    def apply(params, state, x, *, train, key):
+        params, state = entries("params", params), entries("state", state)
+        keys = _keys(key, len(parts))
         outputs, states = [], []
-        keys = _keys(who, key, len(labels))
-        for label, p, s, k in zip(labels, unpack("params", params), unpack("state", state), keys, strict=True):
-            with applied(place(label), members[label]):
-                y, s = members[label].apply(p, s, x, train=train, key=k)
-            outputs.append(y)
+        for place, member, p, s, part_key in zip(places, parts, params, state, keys, strict=True):
+            with applied(place, member):
+                y, s = member.apply(p, s, x, train=train, key=part_key)
+            x, outputs = (y, [y]) if in_a_row else (x, [*outputs, y])
             states.append(s)
-        return pack(outputs), pack(states)
+        return join(outputs), pack(states)
 
-    return Layer(init, apply, who, tuple(members.items()))
+    return layer(name, init, apply, parts=tuple(members.items()), rebuild=rebuild)
 
 
-def _keys(who: str, key: Any, n: int) -> Iterator[Any]:
+def _keys(key: Any, n: int) -> Sequence[Any]:
     if key is None:
-        return iter([None] * n)
+        return [None] * n
     with jax.named_scope("keys"):
-        return iter(list(jax.random.split(checks.key(who, key), n)))
+        return list(jax.random.split(checks.key(key), n))
 
 
-def _check_parts(who: str, name: str, tree: Any, n: int) -> None:
-    if not isinstance(tree, (tuple, list)) or len(tree) != n:
-        got = f"{type(tree).__name__} of {len(tree)}" if isinstance(tree, (tuple, list, dict)) else type(tree).__name__
-        raise ConfigError(
-            f"{who}: {name} must be a tuple of {n}, one entry a part, got {got}; pass what this network's init returned"
-        )
+def _misfit(which: str, tree: Any, members: dict[str, Layer], labelled: bool) -> str:
+    """What to say of params, or of a state, that are another network's."""
+    if labelled:
+        got = f"a dict of {', '.join(map(str, tree))}" if isinstance(tree, dict) else type(tree).__name__
+        return f"{which} must be a dict of {', '.join(members)}, got {got}; pass what this layer's init returned"
+    got = type(tree).__name__ + (f" of {len(tree)}" if isinstance(tree, (tuple, list, dict)) else "")
+    wanted = f"a tuple of {len(members)}, one entry a part"
+    return f"{which} must be {wanted}, got {got}; pass what this network's init returned"

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import jax
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import initializers, kernels
 from jaxnet._made import made
 from jaxnet.errors import ShapeError
 from jaxnet.initializers import Initializer
 from jaxnet.kernels.window import Padding, Size, check_input, make_window
-from jaxnet.layers.dense import add_bias
-from jaxnet.layers.layer import Layer
+from jaxnet.layers.dense import add_bias, check_start, drawn
+from jaxnet.layers.layer import Layer, stateless
 
 
 @made
@@ -69,9 +69,7 @@ def conv(
 
     Source: chapter 4.1.2.
     """
-    layer = _make("conv", kernels.conv, _conv_fans, **locals())
-    torch = (("kernel", "weight", kernels.conv_kernel_to_torch), ("bias", "bias", None))
-    return layer._replace(torch=torch, fan_in=initializers.fan_in)
+    return _make("conv", kernels.conv, _conv_fans, kernels.conv_kernel_to_torch, initializers.fan_in, **locals())
 
 
 @made
@@ -130,9 +128,9 @@ def conv_transpose(
 
     Source: chapter 4.1.3.
     """
-    layer = _make("conv_transpose", kernels.conv_transpose, _conv_transpose_fans, **locals())
+    given = locals()
     to_torch = functools.partial(kernels.conv_transpose_kernel_to_torch, groups=groups)
-    return layer._replace(torch=(("kernel", "weight", to_torch), ("bias", "bias", None)))
+    return _make("conv_transpose", kernels.conv_transpose, _conv_transpose_fans, to_torch, None, **given)
 
 
 def _conv_fans(channels: int, filters: int, taps: int, strides: int, groups: int) -> tuple[float, float]:
@@ -144,9 +142,11 @@ def _conv_transpose_fans(channels: int, filters: int, taps: int, strides: int, g
 
 
 def _make(
-    who: str,
+    name: str,
     kernel_function: Callable[..., jax.Array],
     fans_of: Callable[..., tuple[float, float]],
+    to_torch: Callable[..., jax.Array],
+    fan_in: Callable[..., float] | None,
     *,
     filters: int,
     kernel_size: Size,
@@ -159,40 +159,29 @@ def _make(
     kernel_init: Initializer,
     bias_init: Initializer,
 ) -> Layer:
-    filters = checks.integer(who, "filters", filters, minimum=1)
-    stops = make_window(who, "kernel_size", kernel_size, strides=strides, padding=padding, dilation=dilation)
-    padding_value = checks.number(who, "padding_value", padding_value)
-    groups = checks.integer(who, "groups", groups, minimum=1)
-    checks.flag(who, "bias", bias)
-    checks.function(who, "kernel_init", kernel_init)
-    checks.function(who, "bias_init", bias_init)
-    names = ("kernel", "bias") if bias else ("kernel",)
-    ndim = len(stops.size)
+    filters = checks.integer("filters", filters, minimum=1)
+    stops = make_window("kernel_size", kernel_size, strides=strides, padding=padding, dilation=dilation)
+    padding_value = checks.number("padding_value", padding_value)
+    groups = checks.integer("groups", groups, minimum=1)
+    check_start(bias, kernel_init, bias_init)
     if filters % groups:
-        raise ShapeError(f"{who}: groups={groups} must divide the {filters} filters")
+        raise ShapeError(f"groups={groups} must divide the {filters} filters")
 
     def init(key, x):
-        x = checks.floating_struct(who, x)
-        check_input(who, x, ndim)
+        x = checks.floating_struct(x)
+        check_input(x, len(stops.size))
         channels = x.shape[-1]
         if channels < 1 or channels % groups:
-            raise ShapeError(f"{who}: groups={groups} must divide the {channels} input channels (input {x.shape})")
-        shape = (*stops.size, channels // groups, filters)
+            raise ShapeError(f"groups={groups} must divide the {channels} input channels (input {x.shape})")
         fans = fans_of(channels, filters, math.prod(stops.size), math.prod(stops.strides), groups)
-        kernel_key, bias_key = jax.random.split(checks.key(who, key))
-        params = {"kernel": initializers.draw(kernel_init, kernel_key, shape, x.dtype, fans)}
-        if bias:
-            params["bias"] = initializers.draw(bias_init, bias_key, (filters,), x.dtype, fans)
-        return params, ()
+        shape = (*stops.size, channels // groups, filters)
+        return drawn(key, shape, x.dtype, fans, kernel_init, bias_init if bias else None)
 
-    def apply(params, state, x, *, train, key=None):
-        del key
-        checks.flag(who, "train", train)
-        checks.nothing(who, "state", state)
-        kernel, *rest = checks.leaves(who, params, *names)
+    def f(params, x):
+        kernel, *rest = checks.leaves(params, *("kernel", "bias")[: 1 + bias])
         if kernel.shape[:-2] != stops.size or kernel.shape[-1] != filters:
             raise ShapeError(
-                f"{who}: the kernel {kernel.shape} is another layer's; this one has kernel_size={stops.size} and "
+                f"the kernel {kernel.shape} is another layer's; this one has kernel_size={stops.size} and "
                 f"{filters} filters; pass what this layer's init returned"
             )
         y = kernel_function(
@@ -204,6 +193,7 @@ def _make(
             dilation=stops.dilation,
             groups=groups,
         )
-        return add_bias(who, y, *rest), state
+        return add_bias(y, *rest)
 
-    return Layer(init, apply, who)
+    torch = (("kernel", "weight", to_torch), ("bias", "bias", None))
+    return stateless(init, f, name=name, torch=torch, fan_in=fan_in)

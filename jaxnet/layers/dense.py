@@ -1,15 +1,17 @@
 """The fully connected layer, eq. 4.1 to 4.3."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import initializers
 from jaxnet._dtypes import at_least_float32
 from jaxnet._made import made
-from jaxnet.errors import ShapeError
+from jaxnet.errors import ShapeError, named
 from jaxnet.initializers import Initializer
-from jaxnet.layers.layer import Layer
+from jaxnet.layers.layer import Layer, stateless
 
 
 @made
@@ -50,66 +52,79 @@ def dense(
 
     Source: chapter 4.1.1.
     """
-    who = "dense"
-    units = checks.integer(who, "units", units, minimum=1)
-    checks.flag(who, "bias", bias)
-    checks.function(who, "kernel_init", kernel_init)
-    checks.function(who, "bias_init", bias_init)
-    names = ("kernel", "bias") if bias else ("kernel",)
+    units = checks.integer("units", units, minimum=1)
+    check_start(bias, kernel_init, bias_init)
 
     def init(key, x):
-        x = checks.floating_struct(who, x)
-        features = _features(x.shape)
-        kernel_key, bias_key = jax.random.split(checks.key(who, key))
-        params = {"kernel": initializers.draw(kernel_init, kernel_key, (features, units), x.dtype, (features, units))}
-        if bias:
-            params["bias"] = initializers.draw(bias_init, bias_key, (units,), x.dtype, (features, units))
-        return params, ()
+        features = _features(checks.floating_struct(x).shape)
+        shape = (features, units)
+        return drawn(key, shape, x.dtype, shape, kernel_init, bias_init if bias else None)
 
-    def apply(params, state, x, *, train, key=None):
-        del key
-        checks.flag(who, "train", train)
-        checks.nothing(who, "state", state)
-        x = checks.floating(who, "x", x)
-        kernel, *rest = checks.leaves(who, params, *names)
+    def f(params, x):
+        x = checks.floating("x", x)
+        kernel, *rest = checks.leaves(params, *("kernel", "bias")[: 1 + bias])
         if _features(x.shape) != kernel.shape[0]:
             raise ShapeError(
-                f"dense: the input has {x.shape[-1]} features, the kernel was made for {kernel.shape[0]} "
+                f"the input has {x.shape[-1]} features, the kernel was made for {kernel.shape[0]} "
                 f"(input {x.shape}, kernel {kernel.shape}); features come last"
             )
         if kernel.shape[1:] != (units,):
             raise ShapeError(
-                f"dense: the kernel {kernel.shape} is another layer's; this one has {units} units; "
+                f"the kernel {kernel.shape} is another layer's; this one has {units} units; "
                 f"pass what this layer's init returned"
             )
-        checks.same_dtype(who, x=x, kernel=kernel)
-        return add_bias(who, jnp.matmul(x, kernel), *rest), state
+        checks.same_dtype(x=x, kernel=kernel)
+        return add_bias(jnp.matmul(x, kernel), *rest)
 
     torch = (("kernel", "weight", _kernel_to_torch), ("bias", "bias", None))
-    return Layer(init, apply, who, torch=torch, fan_in=initializers.fan_in)
+    return stateless(init, f, name="dense", torch=torch, fan_in=initializers.fan_in)
 
 
-def add_bias(who: str, y: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+def check_start(bias: bool, kernel_init: Initializer, bias_init: Initializer) -> None:
+    """Checks what a layer with a kernel is told of its start."""
+    checks.flag("bias", bias)
+    checks.function("kernel_init", kernel_init)
+    checks.function("bias_init", bias_init)
+
+
+def drawn(
+    key: Any,
+    shape: tuple[int, ...],
+    dtype: Any,
+    fans: tuple[float, float],
+    kernel_init: Initializer,
+    bias_init: Initializer | None,
+) -> dict[str, jax.Array]:
+    """The params of a layer with a kernel, and with a bias of one value a filter where ``bias_init`` is given."""
+    kernel_key, bias_key = jax.random.split(key)
+    params = {"kernel": initializers.draw(kernel_init, kernel_key, shape, dtype, fans)}
+    if bias_init is not None:
+        params["bias"] = initializers.draw(bias_init, bias_key, shape[-1:], dtype, fans)
+    return params
+
+
+def add_bias(y: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """Adds one value a channel to the last axis; a bias of another length is refused, never broadcast."""
     if bias is None:
         return y
     if bias.shape != y.shape[-1:]:
         raise ShapeError(
-            f"{who}: the bias must have shape {y.shape[-1:]}, got {bias.shape}; pass what this layer's init returned"
+            f"the bias must have shape {y.shape[-1:]}, got {bias.shape}; pass what this layer's init returned"
         )
-    checks.same_dtype(who, x=y, bias=bias)
+    checks.same_dtype(x=y, bias=bias)
     # The bias's gradient is a sum over all examples and positions. In 16 bits it stops growing: it is made in float32,
     # and rounded once. The output has the same bits either way.
     wide = at_least_float32(y.dtype)
     return (y.astype(wide) + bias.astype(wide).reshape((1,) * (y.ndim - 1) + (-1,))).astype(y.dtype)
 
 
+@named("to_torch")
 def _kernel_to_torch(kernel: jax.Array) -> jax.Array:
-    checks.rank("to_torch", "a dense kernel", kernel, 2, "(N_in, N_out)")
+    checks.rank("a dense kernel", kernel, 2, "(N_in, N_out)")
     return kernel.T
 
 
 def _features(shape: tuple[int, ...]) -> int:
     if not shape or not shape[-1]:
-        raise ShapeError(f"dense: x must have the axes (..., features) with at least one feature, got shape {shape}")
+        raise ShapeError(f"x must have the axes (..., features) with at least one feature, got shape {shape}")
     return shape[-1]

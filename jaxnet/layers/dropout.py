@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
 from jaxnet._made import made
 from jaxnet.errors import ConfigError
-from jaxnet.layers.layer import Layer
+from jaxnet.layers.layer import Layer, layer
 
 
 @made
@@ -34,29 +34,21 @@ def dropout(rate: float) -> Layer:
 
     Source: chapter 4.6.2; Srivastava et al. 2014, [120].
     """
-    who = "dropout"
-    rate = checks.number(who, "rate", rate, low=0, high=1)
+    rate = checks.number("rate", rate, low=0, high=1)
 
-    def init(key, x):
-        del key, x
-        return (), ()
-
-    def apply(params, state, x, *, train, key=None):
-        checks.flag(who, "train", train)
-        checks.nothing(who, "params", params)
-        checks.nothing(who, "state", state)
-        x = checks.floating(who, "x", x)
+    def apply(params, state, x, *, train, key):
+        x = checks.floating("x", x)
         if not train or rate == 0:
             return x, state
         if key is None:
             raise ConfigError(
-                "dropout: training draws random numbers and no key came; call "
+                "training draws random numbers and no key came; call "
                 "net.apply(params, state, x, train=True, key=jax.random.key(seed)), with a new key every step"
             )
         if rate == 1:
             return jnp.zeros_like(x), state
-        keep = jax.random.bernoulli(checks.key(who, key), jnp.float32(1 - rate), x.shape)  # the same under 64 bits
+        keep = jax.random.bernoulli(checks.key(key), jnp.float32(1 - rate), x.shape)  # the same under 64 bits
         wide = x.astype(at_least_float32(x.dtype))  # 1 - rate has too few digits in 16 bits
         return jnp.where(keep, (wide / (1 - rate)).astype(x.dtype), jnp.zeros((), x.dtype)), state
 
-    return Layer(init, apply, who)
+    return layer("dropout", None, apply)

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.layers.layer import Layer, Params, State, applied, as_layer
+from jaxnet.layers.layer import layer as define
 
 
 @made
@@ -45,10 +46,9 @@ def frozen(layer: Layer | Callable[..., Any], params: Params = None, state: Stat
       >>> jax.tree.map(jnp.shape, params)
       ((), {'bias': (2,), 'kernel': (8, 2)})
     """
-    who = "frozen"
-    inner = as_layer(layer, who)
+    inner = as_layer(layer)
     if params is None and jax.tree.leaves(state):
-        raise ConfigError("frozen: a state was given without parameters; give both, frozen(layer, params, state)")
+        raise ConfigError("a state was given without parameters; give both, frozen(layer, params, state)")
 
     def init(key, x):
         if params is None:
@@ -59,22 +59,19 @@ def frozen(layer: Layer | Callable[..., Any], params: Params = None, state: Stat
             _fits(own, wanted)
         return (), dict(zip(("params", "state"), own, strict=True))
 
-    def apply(params, state, x, *, train, key=None):
+    def apply(params, state, x, *, train, key):
         del key
-        checks.flag(who, "train", train)
-        checks.nothing(who, "params", params)
+        checks.nothing("params", params)
         if not isinstance(state, dict) or set(state) != {"params", "state"}:
-            raise ConfigError(
-                "frozen: the state must be a dict of params and state; pass what this layer's init returned"
-            )
-        with applied(who, inner):
+            raise ConfigError("the state must be a dict of params and state; pass what this layer's init returned")
+        with applied("frozen", inner):
             y, _ = inner.apply(state["params"], state["state"], x, train=False)
         return y, state
 
     def rebuild(part):
         return frozen(part, params, state)
 
-    return Layer(init, apply, who, (("layer", inner),), rebuild, trees="state")
+    return define("frozen", init, apply, parts=(("layer", inner),), rebuild=rebuild, trees="state")
 
 
 def _arrays(name: str, tree: Any) -> Any:
@@ -82,10 +79,10 @@ def _arrays(name: str, tree: Any) -> Any:
 
     def array(leaf):
         on_host = isinstance(leaf, (np.ndarray, np.generic))
-        return checks.array("frozen", name, checks.host_array("frozen", name, leaf, narrowed) if on_host else leaf)
+        return checks.array(name, checks.host_array(name, leaf, narrowed) if on_host else leaf)
 
     arrays = jax.tree.map(array, tree)
-    checks.warn_of_narrowed("frozen", narrowed)
+    checks.warn_of_narrowed(narrowed, "frozen")
     return arrays
 
 
@@ -93,6 +90,4 @@ def _fits(own: Any, wanted: Any) -> None:
     for name, mine, theirs in zip(("params", "state"), own, wanted, strict=True):
         came, want = (jax.tree.map(lambda leaf: tuple(leaf.shape), tree) for tree in (mine, theirs))
         if came != want:
-            raise ShapeError(
-                f"frozen: {name} have the shapes {came}, and the layer wants {want}; give this layer's own"
-            )
+            raise ShapeError(f"{name} have the shapes {came}, and the layer wants {want}; give this layer's own")

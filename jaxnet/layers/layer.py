@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import _made
 from jaxnet._made import made
-from jaxnet.errors import ConfigError, located
+from jaxnet.errors import ConfigError, located, named
 
 Params = Any
 """A pytree of arrays that learn: a dict with full names in a layer, a tuple or dict of those in a container."""
@@ -41,8 +42,8 @@ class Layer(NamedTuple):
     parameters get its dtype. ``apply(params, state, x, *, train, key=None) -> (y, state)`` always returns two things.
     ``train`` is a Python bool; a layer that draws random numbers while training needs ``key``.
 
-    The other fields describe a network to `summary` and to tools that look inside one; a layer of your own
-    needs none of them, and ``layer._replace(torch=...)`` adds one.
+    The other fields describe a network to `summary` and to tools that look inside one; a layer of your own needs none
+    of them. `layer` and `stateless` take them by name, and ``net._replace(torch=...)`` adds one.
 
     A network can be pickled, and so sent to other processes: what is written is the calls that made it. Functions of
     your own in it must be found by their names, so no lambdas: write them with ``def`` at the top of a module, and
@@ -94,14 +95,62 @@ class Layer(NamedTuple):
 
 
 @made
-def stateless(init: Callable[..., Params], f: Callable[..., Any], *, name: str | None = None) -> Layer:
+def layer(name: str, init: Callable[..., Any] | None, apply: Callable[..., Any], **description: Any) -> Layer:
+    """Makes a layer of your own from its two functions, with what every layer repeats.
+
+    Errors from inside begin with its name; x of ``init`` comes as shapes and dtypes; ``train`` is a bool. For a layer
+    without state, `stateless` asks for less.
+
+    Args:
+      name: what errors and tables call it.
+      init: ``(key, x) -> (params, state)``, where x is a `jax.ShapeDtypeStruct`, or a pytree of them; None of a layer
+        that has neither, and refuses any.
+      apply: ``(params, state, x, *, train, key) -> (y, state)``; ``key`` is None where the caller gave none.
+      **description: what tools are told of it, the other fields of `Layer`, such as ``torch``.
+
+    Raises:
+      ConfigError: ``init`` or ``apply`` is not callable.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxnet import layers
+      >>> def average(params, state, x, *, train, key):
+      ...     mean = 0.9 * state + 0.1 * x.mean() if train else state
+      ...     return x - mean, mean
+      >>> centered = layers.layer("centered", lambda key, x: ((), jnp.zeros((), x.dtype)), average)
+      >>> params, state = centered.init(0, jnp.ones((2, 3)))
+      >>> centered.apply(params, state, jnp.ones((2, 3)), train=True)[1]
+      Array(0.1, dtype=float32)
+    """
+    draw = checks.function("init", _nothing if init is None else init)
+    checks.function("apply", apply)
+
+    def initialize(key, x):
+        return draw(key, checks.structs(x))
+
+    @functools.wraps(apply)
+    def applying(params, state, x, *, train, key=None):
+        checks.flag("train", train)
+        if init is None:
+            checks.nothing("params", params)
+            checks.nothing("state", state)
+        return apply(params, state, x, train=train, key=key)
+
+    return Layer(named(name)(initialize), named(name)(applying), name, **description)
+
+
+@made
+def stateless(
+    init: Callable[..., Params] | None, f: Callable[..., Any], *, name: str | None = None, **description: Any
+) -> Layer:
     """Makes a layer of your own from two functions: what it learns, and what it computes.
 
     Args:
-      init: ``(key, x) -> params``, where x is a `jax.ShapeDtypeStruct`, or a pytree of them; return ``()`` if nothing
-        is learned.
+      init: ``(key, x) -> params``, where x is a `jax.ShapeDtypeStruct`, or a pytree of them; None if nothing is
+        learned, and params must be ``()``.
       f: ``(params, x) -> y``; its output shape is inferred.
       name: what errors and tables call the layer; the name of ``f`` unless given.
+      **description: what tools are told of it, the other fields of `Layer`, such as ``torch``.
 
     Returns:
       A layer with state ``()`` that behaves alike in training and evaluation.
@@ -117,44 +166,48 @@ def stateless(init: Callable[..., Params], f: Callable[..., Any], *, name: str |
       >>> scale.apply(params, state, jnp.ones((2, 3)), train=False)[0].shape
       (2, 3)
     """
-    checks.function("stateless", "init", init)
-    checks.function("stateless", "f", f)
-    who = name or _name_of(f)
+    draw = checks.function("init", _no_params if init is None else init)
+    checks.function("f", f)
 
     def initialize(key, x):
-        return init(checks.key(who, key), checks.structs(who, x)), ()
+        return draw(checks.key(key), x), ()
 
-    def apply(params, state, x, *, train, key=None):
-        del key
-        checks.flag(who, "train", train)
-        checks.nothing(who, "state", state)
+    def apply(params, state, x, *, train, key):
+        del train, key
+        checks.nothing("state", state)
+        if init is None:
+            checks.nothing("params", params)
         return f(params, x), state
 
-    return Layer(initialize, apply, who)
-
-
-def as_layer(part: Layer | Callable[..., Any], who: str) -> Layer:
-    """``part`` as a layer; a bare callable becomes one without parameters."""
-    if isinstance(part, Layer):
-        return part
-    if not callable(part):
-        hint = "; unpack the list: chain(*layers)" if isinstance(part, (list, tuple)) else ""
-        raise ConfigError(f"{who}: a part must be a layer or a function of its input, got {part!r}{hint}")
-    name = _name_of(part)
-    if (getattr(part, "__module__", None) or "").startswith("jaxnet.layers."):
-        raise ConfigError(f"{who}: {name} is what makes the layer, not the layer: call it, layers.{name}(...)")
-    return _bare(part)
+    return layer(name or _name_of(f), initialize, apply, **description)
 
 
 @made
-def _bare(part: Callable[..., Any]) -> Layer:
-    name = _name_of(part)
+def parameterless(f: Callable[..., Any], name: str | None = None) -> Layer:
+    """The layer of a bare callable, which learns nothing."""
+    return stateless(None, lambda params, x: f(x), name=name or _name_of(f))
 
-    def f(params, x):
-        checks.nothing(name, "params", params)
-        return part(x)
 
-    return stateless(lambda key, x: (), f, name=name)
+def as_layer(part: Layer | Callable[..., Any], who: str = "") -> Layer:
+    """``part`` as a layer; a bare callable becomes one without parameters. ``who`` is for errors, where no door is."""
+    if isinstance(part, Layer):
+        return part
+    with named(who):
+        if not callable(part):
+            hint = "; unpack the list: chain(*layers)" if isinstance(part, (list, tuple)) else ""
+            raise ConfigError(f"a part must be a layer or a function of its input, got {part!r}{hint}")
+        if (getattr(part, "__module__", None) or "").startswith("jaxnet.layers."):
+            name = _name_of(part)
+            raise ConfigError(f"{name} is what makes the layer, not the layer: call it, layers.{name}(...)")
+    return parameterless(part)
+
+
+def _nothing(key: Any, x: Any) -> tuple[Params, State]:
+    return (), ()
+
+
+def _no_params(key: Any, x: Any) -> Params:
+    return ()
 
 
 @contextmanager

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
 from jaxnet._made import made
+from jaxnet._mesh import varying
 from jaxnet._symbolic import is_below
 from jaxnet.errors import ConfigError, ShapeError
-from jaxnet.layers.layer import Layer, stateless
+from jaxnet.layers.layer import Layer, layer, stateless
 
 
 @made
@@ -71,29 +72,27 @@ def batch_norm(
 
     Source: chapter 4.6.3; Ioffe and Szegedy 2015, [44].
     """
-    who = "batch_norm"
-    decay = checks.number(who, "decay", decay, low=0, high=1, open_high=True)
-    epsilon = checks.number(who, "epsilon", epsilon, low=0, open_low=True)
-    checks.flag(who, "scale", scale)
-    checks.flag(who, "offset", offset)
+    decay = checks.number("decay", decay, low=0, high=1, open_high=True)
+    epsilon = checks.number("epsilon", epsilon, low=0, open_low=True)
+    checks.flag("scale", scale)
+    checks.flag("offset", offset)
     parts = _axis_names(axis_name)
 
     def init(key, x):
         del key
-        x = checks.floating_struct(who, x)
-        shape, wide = (_channels(who, x.shape),), at_least_float32(x.dtype)
+        x = checks.floating_struct(x)
+        shape, wide = (_channels(x.shape),), at_least_float32(x.dtype)
         return _params(shape, x.dtype, scale, offset), {
             "mean": jnp.zeros(shape, wide),
             "variance": jnp.ones(shape, wide),
         }
 
-    def apply(params, state, x, *, train, key=None):
+    def apply(params, state, x, *, train, key):
         del key
-        train = checks.flag(who, "train", train)
-        x = checks.floating(who, "x", x)
-        learned = checks.leaves(who, params, *_names(scale, offset))
-        mean, variance = checks.leaves(who, state, "mean", "variance", tree_name="state")
-        _fits(who, x, mean, variance, *learned)
+        x = checks.floating("x", x)
+        learned = checks.leaves(params, *_names(scale, offset))
+        mean, variance = checks.leaves(state, "mean", "variance", tree_name="state")
+        _fits(x, mean, variance, *learned)
         wide = x.astype(at_least_float32(x.dtype))
         if train:
             if axis_name is None:
@@ -101,7 +100,7 @@ def batch_norm(
             n = x.size // max(x.shape[-1], 1) * _number(parts)
             if is_below(n, 2):
                 raise ShapeError(
-                    f"batch_norm: training needs at least two values a channel, got one (input {x.shape}), whose "
+                    f"training needs at least two values a channel, got one (input {x.shape}), whose "
                     f"variance is 0 whatever it is; use a larger batch, or layer_norm"
                 )
             axes = tuple(range(x.ndim - 1))
@@ -123,7 +122,7 @@ def batch_norm(
         return _affine(centered, lax.rsqrt(batch_variance + epsilon), params, x.dtype), new
 
     torch = (*_TORCH, ("mean", "running_mean", None), ("variance", "running_var", None))
-    return Layer(init, apply, who, torch=torch, normalizes=True)
+    return layer("batch_norm", init, apply, torch=torch, normalizes=True)
 
 
 @made
@@ -156,15 +155,14 @@ def layer_norm(*, epsilon: float = 1e-5, scale: bool = True, offset: bool = True
 
     Source: Ba et al. 2016, arXiv 1607.06450.
     """
-    who = "layer_norm"
-    epsilon = checks.number(who, "epsilon", epsilon, low=0, open_low=True)
-    checks.flag(who, "scale", scale)
-    checks.flag(who, "offset", offset)
+    epsilon = checks.number("epsilon", epsilon, low=0, open_low=True)
+    checks.flag("scale", scale)
+    checks.flag("offset", offset)
 
     def f(params, x):
-        x = checks.floating(who, "x", x)
-        _channels(who, x.shape)
-        _fits(who, x, *checks.leaves(who, params, *_names(scale, offset)))
+        x = checks.floating("x", x)
+        _channels(x.shape)
+        _fits(x, *checks.leaves(params, *_names(scale, offset)))
         wide = x.astype(at_least_float32(x.dtype))
         wide = wide - _sample(wide, (x.ndim - 1,), 8)
         centered = wide - jnp.mean(wide, -1, keepdims=True)
@@ -172,10 +170,10 @@ def layer_norm(*, epsilon: float = 1e-5, scale: bool = True, offset: bool = True
         return _affine(centered, lax.rsqrt(variance + epsilon), params, x.dtype)
 
     def init(key, x):
-        x = checks.floating_struct(who, x)
-        return _params((_channels(who, x.shape),), x.dtype, scale, offset)
+        x = checks.floating_struct(x)
+        return _params((_channels(x.shape),), x.dtype, scale, offset)
 
-    return stateless(init, f, name=who)._replace(torch=_TORCH, normalizes=True)
+    return stateless(init, f, name="layer_norm", torch=_TORCH, normalizes=True)
 
 
 _TORCH = (("scale", "weight", None), ("offset", "bias", None))
@@ -200,7 +198,7 @@ def _axis_names(axis_name: Any) -> tuple[str, ...]:
     names = () if axis_name is None else (axis_name,) if isinstance(axis_name, str) else axis_name
     if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
         raise ConfigError(
-            f"batch_norm: axis_name must be a name or a tuple of names, got {axis_name!r}; axis_name='data' for "
+            f"axis_name must be a name or a tuple of names, got {axis_name!r}; axis_name='data' for "
             f"statistics over the axis 'data' of your jax.shard_map, jax.pmap or jax.vmap"
         )
     return names
@@ -212,7 +210,7 @@ def _number(parts: tuple[str, ...]) -> int:
         return math.prod(lax.axis_size(name) for name in parts)
     except NameError:
         raise ConfigError(
-            f"batch_norm: axis_name={parts!r} is no axis here; it names axes of a jax.shard_map, jax.pmap or jax.vmap "
+            f"axis_name={parts!r} is no axis here; it names axes of a jax.shard_map, jax.pmap or jax.vmap "
             f"around the training step; where there is none, as in training.fit(mesh=...), leave axis_name out"
         ) from None
 
@@ -226,22 +224,16 @@ def _whole_batch(x: jax.Array) -> None:
     manual = jax.sharding.get_abstract_mesh().manual_axes
     if not manual:
         return
-    divided = [name for name in manual if name in _varying(x)]
-    if not divided and not _varying(lax.axis_index(manual[0])):  # check_vma=False: nothing is known of x
+    divided = [name for name in manual if name in varying(x)]
+    if not divided and not varying(lax.axis_index(manual[0])):  # check_vma=False: nothing is known of x
         divided = manual
     if divided:
         name = repr(divided[0]) if len(divided) == 1 else repr(tuple(divided))
         raise ConfigError(
-            f"batch_norm: inside shard_map or pmap, each device has its own part of x along {name}, and the statistics "
+            f"inside shard_map or pmap, each device has its own part of x along {name}, and the statistics "
             f"would be of that part alone; batch_norm(axis_name={name}) takes those of the whole batch, name the axes "
             f"over which the batch is divided; axis_name=() takes each part's own"
         )
-
-
-def _varying(x: jax.Array) -> frozenset:
-    """The axes over which x differs from device to device, as far as JAX knows."""
-    kind = jax.typeof(x)
-    return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying  # the name changed in jax 0.10.2
 
 
 def _names(scale: bool, offset: bool) -> tuple[str, ...]:
@@ -256,18 +248,18 @@ def _last(values: jax.Array, ndim: int) -> jax.Array:
     return values.reshape((1,) * (ndim - 1) + (-1,))
 
 
-def _channels(who: str, shape: tuple[int, ...]) -> int:
+def _channels(shape: tuple[int, ...]) -> int:
     if len(shape) < 2 or not shape[-1]:
-        raise ShapeError(f"{who}: x must have the axes (batch, ..., channels), got shape {shape}")
+        raise ShapeError(f"x must have the axes (batch, ..., channels), got shape {shape}")
     return shape[-1]
 
 
-def _fits(who: str, x: jax.Array, *vectors: jax.Array) -> None:
-    channels = _channels(who, x.shape)
+def _fits(x: jax.Array, *vectors: jax.Array) -> None:
+    channels = _channels(x.shape)
     for vector in vectors:
         if vector.shape != (channels,):
             raise ShapeError(
-                f"{who}: the input has {channels} channels, the layer was made for {vector.shape[-1:]} "
+                f"the input has {channels} channels, the layer was made for {vector.shape[-1:]} "
                 f"(input {x.shape}); channels come last"
             )
 

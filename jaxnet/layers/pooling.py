@@ -4,12 +4,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import kernels
 from jaxnet._made import made
 from jaxnet.errors import ShapeError
 from jaxnet.kernels.window import Padding, Size, make_window
-from jaxnet.layers.layer import Layer, stateless
+from jaxnet.layers.layer import Layer, parameterless
 
 
 @made
@@ -38,8 +38,8 @@ def avg_pool(window: Size, *, strides: Size | None = None, padding: Padding = 0)
 
     Source: chapter 4.1.4.
     """
-    make_window("avg_pool", "window", window, strides=strides, padding=padding)
-    return _without_params("avg_pool", lambda x: kernels.avg_pool(x, window, strides=strides, padding=padding))
+    make_window("window", window, strides=strides, padding=padding)
+    return parameterless(lambda x: kernels.avg_pool(x, window, strides=strides, padding=padding), "avg_pool")
 
 
 @made
@@ -64,8 +64,8 @@ def max_pool(window: Size, *, strides: Size | None = None, padding: Padding = 0)
       >>> layers.max_pool((2, 2)).apply((), (), jnp.ones((1, 8, 8, 3)), train=False)[0].shape
       (1, 4, 4, 3)
     """
-    make_window("max_pool", "window", window, strides=strides, padding=padding)
-    return _without_params("max_pool", lambda x: kernels.max_pool(x, window, strides=strides, padding=padding))
+    make_window("window", window, strides=strides, padding=padding)
+    return parameterless(lambda x: kernels.max_pool(x, window, strides=strides, padding=padding), "max_pool")
 
 
 @made
@@ -83,20 +83,11 @@ def global_avg_pool() -> Layer:
     """
 
     def f(x: Any) -> Any:
-        x = checks.floating("global_avg_pool", "x", x)
+        x = checks.floating("x", x)
         if x.ndim < 3 or 0 in x.shape[1:-1]:
             raise ShapeError(
-                f"global_avg_pool: x must have the axes (batch, *lengths, channels) and something to average, "
-                f"got shape {x.shape}"
+                f"x must have the axes (batch, *lengths, channels) and something to average, got shape {x.shape}"
             )
         return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
 
-    return _without_params("global_avg_pool", f)
-
-
-def _without_params(who, f):
-    def checked(params, x):
-        checks.nothing(who, "params", params)
-        return f(x)
-
-    return stateless(lambda key, x: (), checked, name=who)
+    return parameterless(f, "global_avg_pool")

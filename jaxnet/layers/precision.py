@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet._made import made
 from jaxnet.errors import DTypeError
 from jaxnet.layers.inside import with_frozen
-from jaxnet.layers.layer import Layer, as_layer
+from jaxnet.layers.layer import Layer, as_layer, layer
 
 
 @made
@@ -50,19 +50,17 @@ def mixed_precision(
 
     Source: Micikevicius et al. 2017, arXiv 1710.03740.
     """
-    who = "mixed_precision"
-    inner = as_layer(net, who)
+    inner = as_layer(net)
     param_dtype, compute_dtype, output_dtype = (
-        _floating_dtype(who, name, dtype)
-        for name, dtype in (("params", params), ("compute", compute), ("output", output))
+        _floating_dtype(name, dtype) for name, dtype in (("params", params), ("compute", compute), ("output", output))
     )
 
     def init(key, x):
-        x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, _to(leaf, param_dtype)), checks.structs(who, x))
+        x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, _to(leaf, param_dtype)), x)
         params, state = inner.init(key, x)
         return _cast("params", params, param_dtype), state
 
-    def apply(params, state, x, *, train, key=None):
+    def apply(params, state, x, *, train, key):
         params, x = _cast("params", params, compute_dtype), _cast("x", x, compute_dtype)
         narrow = with_frozen(lambda params: _cast("state", params, compute_dtype), inner, state)
         y, new = inner.apply(params, narrow, x, train=train, key=key)
@@ -72,12 +70,12 @@ def mixed_precision(
     def rebuild(part):
         return mixed_precision(part, params=param_dtype, compute=compute_dtype, output=output_dtype)
 
-    return Layer(init, apply, who, (("net", inner),), rebuild, trees="same")
+    return layer("mixed_precision", init, apply, parts=(("net", inner),), rebuild=rebuild, trees="same")
 
 
 def _cast(name: str, tree: Any, dtype: Any) -> Any:
     def cast(leaf):
-        leaf = checks.array("mixed_precision", name, leaf)
+        leaf = checks.array(name, leaf)
         to = _to(leaf, dtype)
         return leaf if leaf.dtype == to else leaf.astype(to)
 
@@ -89,11 +87,11 @@ def _to(leaf: Any, dtype: Any) -> Any:
     return dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
 
 
-def _floating_dtype(who: str, name: str, dtype: Any) -> Any:
+def _floating_dtype(name: str, dtype: Any) -> Any:
     try:
         result = jnp.dtype(dtype)
     except TypeError:
         result = None
     if result is None or not jnp.issubdtype(result, jnp.floating):
-        raise DTypeError(f"{who}: {name} must be a floating-point dtype such as jnp.bfloat16, got {dtype!r}")
+        raise DTypeError(f"{name} must be a floating-point dtype such as jnp.bfloat16, got {dtype!r}")
     return result

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import activations
 from jaxnet._made import made
 from jaxnet.errors import ShapeError
@@ -36,25 +36,24 @@ def prelu(slope: float = 0.25, *, per_channel: bool = False) -> Layer:
 
     Source: chapter 4.2.1; He et al. 2015, [36].
     """
-    who = "prelu"
-    slope = checks.number(who, "slope", slope)
-    checks.flag(who, "per_channel", per_channel)
+    slope = checks.number("slope", slope)
+    checks.flag("per_channel", per_channel)
 
     def init(key, x):
-        x = checks.floating_struct(who, x)
+        x = checks.floating_struct(x)
         if per_channel and not x.shape:
-            raise ShapeError("prelu: one slope a channel needs an input with channels, got a scalar")
+            raise ShapeError("one slope a channel needs an input with channels, got a scalar")
         return {"slope": jnp.full(x.shape[-1:] if per_channel else (), slope, x.dtype)}
 
     def f(params, x):
-        x = checks.floating(who, "x", x)
-        (a,) = checks.leaves(who, params, "slope")
+        x = checks.floating("x", x)
+        (a,) = checks.leaves(params, "slope")
         wanted = x.shape[-1:] if per_channel else ()
         if a.shape != wanted:
             raise ShapeError(
-                f"prelu: the slope has shape {a.shape}, an input of shape {x.shape} wants {wanted}; channels come last"
+                f"the slope has shape {a.shape}, an input of shape {x.shape} wants {wanted}; channels come last"
             )
-        checks.same_dtype(who, x=x, slope=a)
+        checks.same_dtype(x=x, slope=a)
         return activations.rectify(x, a.reshape((1,) * (x.ndim - a.ndim) + a.shape))
 
-    return stateless(init, f, name=who)._replace(torch=(("slope", "weight", jnp.ravel),))
+    return stateless(init, f, name="prelu", torch=(("slope", "weight", jnp.ravel),))

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxnet._made import made
 from jaxnet.errors import ConfigError
-from jaxnet.layers.layer import Layer, applied, as_layer
+from jaxnet.layers.layer import Layer, applied, as_layer, layer
 from jaxnet.optimizers.flat import Raveled, ravel
 
 
@@ -43,20 +43,19 @@ def raveled(net: Layer | Callable[..., Any]) -> Layer:
 
     Source: measured by ``python -m benchmarks vocoder-step``.
     """
-    who = "raveled"
-    inner = as_layer(net, who)
+    inner = as_layer(net)
 
     def init(key, x):
         params, state = inner.init(key, x)
         return ravel(params), state
 
-    def apply(params, state, x, *, train, key=None):
+    def apply(params, state, x, *, train, key):
         if not isinstance(params, Raveled):
             raise ConfigError(
-                f"{who}: params must be an optimizers.Raveled, got {type(params).__name__}; pass what this layer's "
+                f"params must be an optimizers.Raveled, got {type(params).__name__}; pass what this layer's "
                 f"init returned, or make it from the params of the network inside: optimizers.ravel(params)"
             )
-        with applied(who, inner):
+        with applied("raveled", inner):
             return inner.apply(params.unravel(), state, x, train=train, key=key)
 
-    return Layer(init, apply, who, (("net", inner),), trees="same")
+    return layer("raveled", init, apply, parts=(("net", inner),), trees="same")

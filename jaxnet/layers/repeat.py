@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError, located
 from jaxnet.layers.layer import Layer, applied, as_layer, output_struct
+from jaxnet.layers.layer import layer as define
 
 
 @made
@@ -40,54 +41,49 @@ def repeat(layer: Layer | Callable[..., Any], n: int, *, remat: bool = False) ->
       >>> params["branch"][0]["kernel"].shape
       (50, 4, 4)
     """
-    who = "repeat"
-    inner = as_layer(layer, who)
-    n = checks.integer(who, "n", n, minimum=1)
-    checks.flag(who, "remat", remat)
+    inner = as_layer(layer)
+    n = checks.integer("n", n, minimum=1)
+    checks.flag("remat", remat)
 
     def init(key, x):
-        x = checks.structs(who, x)
-        keys = jax.random.split(checks.key(who, key), n)
-        with located(who):
+        keys = jax.random.split(checks.key(key), n)
+        with located("repeat"):
             params, state = jax.vmap(lambda k: inner.init(k, x), axis_size=n)(keys)
             copy = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (params, state))
             y = output_struct(inner, copy[0], copy[1], x)
         if not _same_struct(x, y):
             raise ShapeError(
-                f"repeat: the layer turns {checks.describe(x)} into {checks.describe(y)}; only a layer that keeps "
+                f"the layer turns {checks.describe(x)} into {checks.describe(y)}; only a layer that keeps "
                 f"shape and dtype can follow itself. Put what changes the shape before or after the repeat"
             )
         return params, state
 
-    def apply(params, state, x, *, train, key=None):
-        checks.flag(who, "train", train)
+    def apply(params, state, x, *, train, key):
         for leaf in jax.tree.leaves((params, state)):
             if jnp.shape(leaf)[:1] != (n,):
                 raise ConfigError(
-                    f"repeat: params and state must be stacked {n} deep, got a leaf of shape {jnp.shape(leaf)}; "
+                    f"params and state must be stacked {n} deep, got a leaf of shape {jnp.shape(leaf)}; "
                     f"pass what this layer's init returned"
                 )
-        keys = None if key is None else jax.random.split(checks.key(who, key), n)
+        keys = None if key is None else jax.random.split(checks.key(key), n)
 
         def step(x, copy):
             params, state, key = copy
-            with applied(who, inner):
+            with applied("repeat", inner):
                 y, state = inner.apply(params, state, x, train=train, key=key)
             if not _same_struct(x, y):
-                raise ShapeError(
-                    f"repeat: the layer turns {checks.describe(x)} into {checks.describe(y)}; it must keep them"
-                )
+                raise ShapeError(f"the layer turns {checks.describe(x)} into {checks.describe(y)}; it must keep them")
             return y, state
 
         if remat:  # inside a scan nothing is shared between iterations, so there is nothing to protect from CSE
             step = jax.checkpoint(step, prevent_cse=False)
-        x = jax.tree.map(lambda leaf: checks.array(who, "x", leaf), x)
+        x = jax.tree.map(lambda leaf: checks.array("x", leaf), x)
         return lax.scan(step, x, (params, state, keys), length=n)
 
     def rebuild(part):
         return repeat(part, n, remat=remat)
 
-    return Layer(init, apply, who, (("layer", inner),), rebuild, trees="stacked")
+    return define("repeat", init, apply, parts=(("layer", inner),), rebuild=rebuild, trees="stacked")
 
 
 def _same_struct(x: Any, y: Any) -> bool:

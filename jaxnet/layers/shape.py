@@ -4,10 +4,10 @@ import math
 
 import jax
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError
-from jaxnet.layers.layer import Layer, stateless
+from jaxnet.layers.layer import Layer, parameterless
 
 
 @made
@@ -25,11 +25,12 @@ def flatten() -> Layer:
     """
 
     def f(x: jax.Array) -> jax.Array:
+        x = checks.array("x", x)
         if not x.shape:
-            raise ShapeError("flatten: x must have the axes (batch, ...), got a scalar")
+            raise ShapeError("x must have the axes (batch, ...), got a scalar")
         return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
-    return _rearrange("flatten", f)
+    return parameterless(f, "flatten")
 
 
 @made
@@ -49,25 +50,17 @@ def reshape(*shape: int) -> Layer:
       >>> layers.reshape(8, -1).apply((), (), jnp.ones((2, 64)), train=False)[0].shape
       (2, 8, 8)
     """
-    who = "reshape"
     if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
         shape = tuple(shape[0])
-    sizes = tuple(s if s == -1 else checks.integer(who, "size", s, minimum=1) for s in shape)
+    sizes = tuple(s if s == -1 else checks.integer("size", s, minimum=1) for s in shape)
     if sizes.count(-1) > 1:
-        raise ConfigError(f"reshape: at most one size may be -1, got {sizes}")
+        raise ConfigError(f"at most one size may be -1, got {sizes}")
 
     def f(x: jax.Array) -> jax.Array:
+        x = checks.array("x", x)
         values, known = math.prod(x.shape[1:]), math.prod(s for s in sizes if s != -1)
         if not x.shape or (values % known if -1 in sizes else values != known):
-            raise ShapeError(f"reshape: an example of shape {x.shape[1:]} ({values} values) does not fit {sizes}")
+            raise ShapeError(f"an example of shape {x.shape[1:]} ({values} values) does not fit {sizes}")
         return x.reshape(x.shape[0], *(values // known if s == -1 else s for s in sizes))
 
-    return _rearrange(who, f)
-
-
-def _rearrange(who, f):
-    def checked(params, x):
-        checks.nothing(who, "params", params)
-        return f(checks.array(who, "x", x))
-
-    return stateless(lambda key, x: (), checked, name=who)
+    return parameterless(f, "reshape")

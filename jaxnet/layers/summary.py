@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import sizes
+from jaxnet._tables import table
+from jaxnet.errors import named
 from jaxnet.layers.inside import looked_into, watched
 from jaxnet.layers.layer import Layer, as_layer
 
@@ -62,17 +64,10 @@ class Summary(NamedTuple):
             for row in self.rows[1:] or self.rows
         ]
         total = ("total", "", f"{self.parameters:,}", f"{self.multiply_adds:,}")
-        widths = [max(map(len, column)) for column in zip(head, *body, total, strict=True)]
-        rule = "  ".join("-" * w for w in widths)
-
-        def line(cells):
-            return "  ".join(
-                f"{c:<{w}}" if i < 2 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(cells, widths, strict=True))
-            ).rstrip()
-
-        return "\n".join([line(head), rule, *map(line, body), rule, line(total)])
+        return table(head, body, left=2, total=total)
 
 
+@named("summary")
 def summary(net: Layer, x: Any) -> Summary:
     """Tells what a network would do to ``x``: shapes, parameters and multiply-adds of every layer.
 
@@ -104,9 +99,8 @@ def summary(net: Layer, x: Any) -> Summary:
       ---------  ------------------  ----------  -------------
       total                               1,346          2,048
     """
-    who = "summary"
-    net = as_layer(net, who)
-    x = checks.structs(who, x)
+    net = as_layer(net)
+    x = checks.structs(x)
     params, state = jax.eval_shape(net.init, jax.random.key(0), x)
     rows: dict[tuple[str, ...], Row] = {}
 

@@ -8,16 +8,11 @@ Labels are checked where they can be seen. Outside ``jit`` a label that is no cl
 cost a transfer every step, a label gives NaN, in the loss and in the gradient: never another class's loss.
 """
 
-from jaxnet.losses.cosine import cosine_distance as cosine_distance
-from jaxnet.losses.cosine import cosine_similarity as cosine_similarity
-from jaxnet.losses.cross_entropy import cross_entropy as cross_entropy
-from jaxnet.losses.cross_entropy import softmax_cross_entropy as softmax_cross_entropy
-from jaxnet.losses.hinge import hinge as hinge
-from jaxnet.losses.regression import mae as mae
-from jaxnet.losses.regression import mse as mse
-from jaxnet.losses.spectral import multi_resolution_stft as multi_resolution_stft
-from jaxnet.losses.spectral import spectral_mse as spectral_mse
-from jaxnet.losses.spectral import stft_magnitude as stft_magnitude
+from jaxnet.losses.cosine import cosine_distance, cosine_similarity
+from jaxnet.losses.cross_entropy import cross_entropy, softmax_cross_entropy
+from jaxnet.losses.hinge import hinge
+from jaxnet.losses.regression import mae, mse
+from jaxnet.losses.spectral import multi_resolution_stft, spectral_mse, stft_magnitude
 
 __all__ = [
     "cosine_distance",

@@ -1,32 +1,45 @@
-"""What every loss shares: pairing, per-example values, reductions, and the norms with derivatives at 0."""
+"""What every loss shares: its door, pairing, per-example values, reductions, and the norms with derivatives at 0."""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
-from jaxnet.errors import ShapeError
+from jaxnet.errors import ShapeError, named
 
 _REDUCTIONS = ("mean", "sum", "none")
 
-
-def wide(x: jax.Array) -> jax.Array:
-    """x in at least float32."""
-    return x.astype(at_least_float32(x.dtype))
+P = ParamSpec("P")
 
 
-def pair(who: str, prediction: ArrayLike, target: ArrayLike) -> tuple[jax.Array, jax.Array]:
+def loss(function: Callable[P, jax.Array]) -> Callable[P, jax.Array]:
+    """A loss's door: its name begins its errors, and is its scope in profiles and in `jaxnet.backprop`."""
+
+    @named(function.__name__)
+    @functools.wraps(function)
+    def scoped(*args: P.args, **kwargs: P.kwargs) -> jax.Array:
+        with jax.named_scope(function.__name__):
+            return function(*args, **kwargs)
+
+    return scoped
+
+
+def pair(prediction: ArrayLike, target: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """Two arrays of one shape, in one dtype of at least float32."""
-    p, t = checks.floating(who, "prediction", prediction), checks.floating(who, "target", target)
+    p, t = checks.floating("prediction", prediction), checks.floating("target", target)
     if p.shape != t.shape:
         hint = "they are never broadcast"
         if p.size == t.size:
             hint += f"; if they hold the same values, reshape: target.reshape({p.shape})"
-        raise ShapeError(f"{who}: prediction {p.shape} and target {t.shape} must have one shape; {hint}")
+        raise ShapeError(f"prediction {p.shape} and target {t.shape} must have one shape; {hint}")
     if not p.size:
-        raise ShapeError(f"{who}: the batch is empty, prediction {p.shape}; the mean of no examples is NaN")
+        raise ShapeError(f"the batch is empty, prediction {p.shape}; the mean of no examples is NaN")
     dtype = at_least_float32(p.dtype, t.dtype)
     return p.astype(dtype), t.astype(dtype)
 
@@ -36,11 +49,11 @@ def per_example(values: jax.Array) -> jax.Array:
     return jnp.mean(values, axis=tuple(range(1, values.ndim))) if values.ndim > 1 else values
 
 
-def reduce(who: str, values: jax.Array, reduction: str) -> jax.Array:
+def reduce(values: jax.Array, reduction: str) -> jax.Array:
     """The reduction that was asked for, of one value an example."""
-    checks.choice(who, "reduction", reduction, _REDUCTIONS)
+    checks.choice("reduction", reduction, _REDUCTIONS)
     if not values.size:
-        raise ShapeError(f"{who}: the batch is empty; the mean of no examples is NaN")
+        raise ShapeError("the batch is empty; the mean of no examples is NaN")
     return values if reduction == "none" else jnp.mean(values) if reduction == "mean" else jnp.sum(values)
 
 

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet.errors import ShapeError
-from jaxnet.losses.common import norm, pair, reduce
+from jaxnet.losses.common import loss, norm, pair, reduce
 
 
+@loss
 def cosine_similarity(
     prediction: ArrayLike, target: ArrayLike, *, axis: int = -1, reduction: str = "mean"
 ) -> jax.Array:
@@ -42,12 +43,12 @@ def cosine_similarity(
 
     Source: chapter 4.3.4.
     """
-    with jax.named_scope("cosine_similarity"):
-        a, b, lengths, zero = _vectors("cosine_similarity", prediction, target, axis)
-        cosine = jnp.sum(a * b, axis=axis) / (lengths[0] * lengths[1])
-        return reduce("cosine_similarity", jnp.where(zero, 0.0, cosine), reduction)
+    a, b, lengths, zero = _vectors(prediction, target, axis)
+    cosine = jnp.sum(a * b, axis=axis) / (lengths[0] * lengths[1])
+    return reduce(jnp.where(zero, 0.0, cosine), reduction)
 
 
+@loss
 def cosine_distance(prediction: ArrayLike, target: ArrayLike, *, axis: int = -1, reduction: str = "mean") -> jax.Array:
     """One minus `cosine_similarity`: the loss, from 0 (aligned) to 2 (opposite); 1 at a zero vector.
 
@@ -64,21 +65,20 @@ def cosine_distance(prediction: ArrayLike, target: ArrayLike, *, axis: int = -1,
 
     Source: chapter 4.3.4.
     """
-    with jax.named_scope("cosine_distance"):
-        a, b, lengths, zero = _vectors("cosine_distance", prediction, target, axis)
-        u, v = (x / jnp.expand_dims(length, axis) for x, length in zip((a, b), lengths, strict=True))
-        return reduce("cosine_distance", jnp.where(zero, 1.0, jnp.sum(lax.square(u - v), axis=axis) / 2), reduction)
+    a, b, lengths, zero = _vectors(prediction, target, axis)
+    u, v = (x / jnp.expand_dims(length, axis) for x, length in zip((a, b), lengths, strict=True))
+    return reduce(jnp.where(zero, 1.0, jnp.sum(lax.square(u - v), axis=axis) / 2), reduction)
 
 
 def _vectors(
-    who: str, prediction: ArrayLike, target: ArrayLike, axis: int
+    prediction: ArrayLike, target: ArrayLike, axis: int
 ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, jax.Array], jax.Array]:
     """Both, scaled, their lengths, and whether one has none: the lengths are 1 there."""
-    prediction, target = pair(who, prediction, target)
+    prediction, target = pair(prediction, target)
     if not prediction.ndim:
-        raise ShapeError(f"{who}: prediction and target must hold vectors, got scalars")
-    if checks.integer(who, "axis", axis, minimum=-prediction.ndim) >= prediction.ndim:
-        raise ShapeError(f"{who}: there is no axis {axis} in shape {prediction.shape}")
+        raise ShapeError("prediction and target must hold vectors, got scalars")
+    if checks.integer("axis", axis, minimum=-prediction.ndim) >= prediction.ndim:
+        raise ShapeError(f"there is no axis {axis} in shape {prediction.shape}")
     (a, a_length), (b, b_length) = _unit_scale(prediction, axis), _unit_scale(target, axis)
     zero = (a_length == 0) | (b_length == 0)
     return a, b, (jnp.where(zero, 1.0, a_length), jnp.where(zero, 1.0, b_length)), zero

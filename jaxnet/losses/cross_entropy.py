@@ -5,11 +5,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
+from jaxnet._dtypes import wide
 from jaxnet.losses.classes import check_distribution, classes, pick, reduce_classes
-from jaxnet.losses.common import reduce, wide
+from jaxnet.losses.common import loss, reduce
 
 
+@loss
 def softmax_cross_entropy(
     logits: ArrayLike,
     target: ArrayLike,
@@ -51,26 +53,25 @@ def softmax_cross_entropy(
 
     Source: chapter 4.3.3; label smoothing: Szegedy et al. 2015, arXiv 1512.00567.
     """
-    who = "softmax_cross_entropy"
-    with jax.named_scope(who):
-        logits = wide(checks.floating(who, "logits", logits))
-        smoothing = checks.number(who, "label_smoothing", label_smoothing, low=0, high=1)
-        target, integer = classes(who, "logits", logits, target, ignore_label)
-        if integer:
-            keep = None if ignore_label is None else target != ignore_label
-            if keep is not None:  # what an ignored example holds, even NaN, must not reach the gradient
-                logits = jnp.where(keep[..., None], logits, 0.0)
-            shifted, log_total = _shifted(logits)
-            values = log_total - pick(shifted, target)
-            if smoothing:
-                values = (1 - smoothing) * values + smoothing * (log_total - jnp.mean(shifted, axis=-1))
-            return reduce_classes(who, values, logits, target, keep, reduction)
-        if smoothing:
-            target = (1 - smoothing) * target + smoothing / logits.shape[-1]
+    logits = wide(checks.floating("logits", logits))
+    smoothing = checks.number("label_smoothing", label_smoothing, low=0, high=1)
+    target, integer = classes("logits", logits, target, ignore_label)
+    if integer:
+        keep = None if ignore_label is None else target != ignore_label
+        if keep is not None:  # what an ignored example holds, even NaN, must not reach the gradient
+            logits = jnp.where(keep[..., None], logits, 0.0)
         shifted, log_total = _shifted(logits)
-        return reduce(who, -_expect(target, shifted - log_total[..., None]), reduction)
+        values = log_total - pick(shifted, target)
+        if smoothing:
+            values = (1 - smoothing) * values + smoothing * (log_total - jnp.mean(shifted, axis=-1))
+        return reduce_classes(values, logits, target, keep, reduction)
+    if smoothing:
+        target = (1 - smoothing) * target + smoothing / logits.shape[-1]
+    shifted, log_total = _shifted(logits)
+    return reduce(-_expect(target, shifted - log_total[..., None]), reduction)
 
 
+@loss
 def cross_entropy(
     probabilities: ArrayLike, target: ArrayLike, *, ignore_label: int | None = None, reduction: str = "mean"
 ) -> jax.Array:
@@ -103,20 +104,18 @@ def cross_entropy(
 
     Source: chapter 4.3.3.
     """
-    who = "cross_entropy"
-    with jax.named_scope(who):
-        probabilities = checks.floating(who, "probabilities", probabilities)
-        check_distribution(who, "probabilities", probabilities, "; logits belong in softmax_cross_entropy")
-        probabilities = wide(probabilities)
-        target, integer = classes(who, "probabilities", probabilities, target, ignore_label)
-        if integer:
-            keep = None if ignore_label is None else target != ignore_label
-            picked = pick(probabilities, target)
-            if keep is not None:
-                picked = jnp.where(keep, picked, 1.0)
-            return reduce_classes(who, -jnp.log(picked), probabilities, target, keep, reduction)
-        counts = target > 0
-        return reduce(who, -_expect(target, jnp.log(jnp.where(counts, probabilities, 1.0))), reduction)
+    probabilities = checks.floating("probabilities", probabilities)
+    check_distribution("probabilities", probabilities, "; logits belong in softmax_cross_entropy")
+    probabilities = wide(probabilities)
+    target, integer = classes("probabilities", probabilities, target, ignore_label)
+    if integer:
+        keep = None if ignore_label is None else target != ignore_label
+        picked = pick(probabilities, target)
+        if keep is not None:
+            picked = jnp.where(keep, picked, 1.0)
+        return reduce_classes(-jnp.log(picked), probabilities, target, keep, reduction)
+    counts = target > 0
+    return reduce(-_expect(target, jnp.log(jnp.where(counts, probabilities, 1.0))), reduction)
 
 
 def _shifted(logits: jax.Array) -> tuple[jax.Array, jax.Array]:

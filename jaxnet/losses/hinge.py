@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import activations
+from jaxnet._dtypes import wide
 from jaxnet.errors import DTypeError
 from jaxnet.losses.classes import classes, one_hot, pick, reduce_classes
-from jaxnet.losses.common import wide
+from jaxnet.losses.common import loss
 
 
+@loss
 def hinge(
     scores: ArrayLike,
     label: ArrayLike,
@@ -53,20 +55,16 @@ def hinge(
 
     Source: chapter 4.3.5; Weston and Watkins 1999; Crammer and Singer 2001.
     """
-    who = "hinge"
-    with jax.named_scope(who):
-        scores = wide(checks.floating(who, "scores", scores))
-        margin = checks.number(who, "margin", margin, low=0, open_low=True)
-        checks.choice(who, "variant", variant, ("weston_watkins", "crammer_singer"))
-        label, integer = classes(who, "scores", scores, label, None)
-        if not integer:
-            raise DTypeError(
-                f"hinge: label must be integers of shape {scores.shape[:-1]}, got {label.dtype} {label.shape}"
-            )
-        rival = ~one_hot(label, scores.shape[-1])
-        lead = scores - pick(scores, label)[..., None] + margin
-        if variant == "weston_watkins":
-            values = jnp.sum(jnp.where(rival, activations.relu(lead), 0.0), axis=-1)
-        else:
-            values = activations.relu(jnp.max(jnp.where(rival, lead, -jnp.inf), axis=-1))
-        return reduce_classes(who, values, scores, label, None, reduction)
+    scores = wide(checks.floating("scores", scores))
+    margin = checks.number("margin", margin, low=0, open_low=True)
+    checks.choice("variant", variant, ("weston_watkins", "crammer_singer"))
+    label, integer = classes("scores", scores, label, None)
+    if not integer:
+        raise DTypeError(f"label must be integers of shape {scores.shape[:-1]}, got {label.dtype} {label.shape}")
+    rival = ~one_hot(label, scores.shape[-1])
+    lead = scores - pick(scores, label)[..., None] + margin
+    if variant == "weston_watkins":
+        values = jnp.sum(jnp.where(rival, activations.relu(lead), 0.0), axis=-1)
+    else:
+        values = activations.relu(jnp.max(jnp.where(rival, lead, -jnp.inf), axis=-1))
+    return reduce_classes(values, scores, label, None, reduction)

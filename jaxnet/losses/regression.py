@@ -4,9 +4,10 @@ import jax
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnet.losses.common import absolute, pair, per_example, reduce
+from jaxnet.losses.common import absolute, loss, pair, per_example, reduce
 
 
+@loss
 def mse(prediction: ArrayLike, target: ArrayLike, *, reduction: str = "mean") -> jax.Array:
     """Mean squared error, eq. 4.16: (1/N) sum over n of (y[n] - target[n])^2; no one-half.
 
@@ -31,11 +32,11 @@ def mse(prediction: ArrayLike, target: ArrayLike, *, reduction: str = "mean") ->
 
     Source: chapter 4.3.1.
     """
-    with jax.named_scope("mse"):
-        prediction, target = pair("mse", prediction, target)
-        return reduce("mse", per_example(lax.square(prediction - target)), reduction)
+    prediction, target = pair(prediction, target)
+    return reduce(per_example(lax.square(prediction - target)), reduction)
 
 
+@loss
 def mae(prediction: ArrayLike, target: ArrayLike, *, reduction: str = "mean") -> jax.Array:
     """Mean absolute error, eq. 4.18: (1/N) sum over n of |y[n] - target[n]|.
 
@@ -62,6 +63,5 @@ def mae(prediction: ArrayLike, target: ArrayLike, *, reduction: str = "mean") ->
 
     Source: chapter 4.3.2.
     """
-    with jax.named_scope("mae"):
-        prediction, target = pair("mae", prediction, target)
-        return reduce("mae", per_example(absolute(prediction - target)), reduction)
+    prediction, target = pair(prediction, target)
+    return reduce(per_example(absolute(prediction - target)), reduction)

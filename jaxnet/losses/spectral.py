@@ -8,11 +8,13 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnet import _checks_named as checks
-from jaxnet.errors import ConfigError, ShapeError
-from jaxnet.losses.common import absolute, norm, pair, per_example, reduce, wide
+from jaxnet import _checks as checks
+from jaxnet._dtypes import wide
+from jaxnet.errors import ConfigError, ShapeError, named
+from jaxnet.losses.common import absolute, loss, norm, pair, per_example, reduce
 
 
+@loss
 def spectral_mse(prediction: ArrayLike, target: ArrayLike, *, axis: int = 1, reduction: str = "mean") -> jax.Array:
     """Mean squared error between DFT magnitudes, eq. 4.17: (1/K) sum over k of (|Y[k]| - |T[k]|)^2.
 
@@ -42,22 +44,21 @@ def spectral_mse(prediction: ArrayLike, target: ArrayLike, *, axis: int = 1, red
 
     Source: chapter 4.3.1.
     """
-    who = "spectral_mse"
-    with jax.named_scope(who):
-        prediction, target = _signals(who, prediction, target, axis)
-        n = prediction.shape[axis]
-        bins = n // 2 + 1
-        weight = np.full(bins, 2.0)
-        weight[0] = 1.0
-        if n % 2 == 0:
-            weight[-1] = 1.0
-        weight = jnp.asarray(weight / n, prediction.dtype).reshape(
-            [-1 if i == axis % prediction.ndim else 1 for i in range(prediction.ndim)]
-        )
-        difference = jnp.abs(jnp.fft.rfft(prediction, axis=axis)) - jnp.abs(jnp.fft.rfft(target, axis=axis))
-        return reduce(who, per_example(jnp.sum(weight * lax.square(difference), axis=axis)), reduction)
+    prediction, target = _signals(prediction, target, axis)
+    n = prediction.shape[axis]
+    bins = n // 2 + 1
+    weight = np.full(bins, 2.0)
+    weight[0] = 1.0
+    if n % 2 == 0:
+        weight[-1] = 1.0
+    weight = jnp.asarray(weight / n, prediction.dtype).reshape(
+        [-1 if i == axis % prediction.ndim else 1 for i in range(prediction.ndim)]
+    )
+    difference = jnp.abs(jnp.fft.rfft(prediction, axis=axis)) - jnp.abs(jnp.fft.rfft(target, axis=axis))
+    return reduce(per_example(jnp.sum(weight * lax.square(difference), axis=axis)), reduction)
 
 
+@loss
 def multi_resolution_stft(
     prediction: ArrayLike,
     target: ArrayLike,
@@ -100,24 +101,23 @@ def multi_resolution_stft(
 
     Source: Yamamoto et al. 2019, arXiv 1910.11480, eq. 3 to 6.
     """
-    who = "multi_resolution_stft"
-    with jax.named_scope(who):
-        prediction, target = _signals(who, prediction, target, 1)
-        floor = checks.number(who, "floor", floor, low=0, open_low=True)
-        if not resolutions:
-            raise ConfigError(f"{who}: at least one resolution (dft, hop, window) is needed, got none")
-        if not all(isinstance(sizes, Sequence) and len(sizes) == 3 for sizes in resolutions):
-            raise ConfigError(f"{who}: resolutions must be a sequence of (dft, hop, window), got {resolutions!r}")
-        total = jnp.zeros(prediction.shape[0], prediction.dtype)
-        for dft, hop, length in resolutions:
-            s, t = (stft_magnitude(x, dft=dft, hop=hop, window=length) for x in (target, prediction))
-            axes = tuple(range(1, s.ndim))
-            convergence = norm(s - t, axes) / jnp.maximum(norm(s, axes), floor)
-            distance = absolute(jnp.log(_floored(s, floor)) - jnp.log(_floored(t, floor)))
-            total = total + convergence + jnp.mean(distance, axes)
-        return reduce(who, total / len(resolutions), reduction)
+    prediction, target = _signals(prediction, target, 1)
+    floor = checks.number("floor", floor, low=0, open_low=True)
+    if not resolutions:
+        raise ConfigError("at least one resolution (dft, hop, window) is needed, got none")
+    if not all(isinstance(sizes, Sequence) and len(sizes) == 3 for sizes in resolutions):
+        raise ConfigError(f"resolutions must be a sequence of (dft, hop, window), got {resolutions!r}")
+    total = jnp.zeros(prediction.shape[0], prediction.dtype)
+    for dft, hop, length in resolutions:
+        s, t = (stft_magnitude(x, dft=dft, hop=hop, window=length) for x in (target, prediction))
+        axes = tuple(range(1, s.ndim))
+        convergence = norm(s - t, axes) / jnp.maximum(norm(s, axes), floor)
+        distance = absolute(jnp.log(_floored(s, floor)) - jnp.log(_floored(t, floor)))
+        total = total + convergence + jnp.mean(distance, axes)
+    return reduce(total / len(resolutions), reduction)
 
 
+@named("stft_magnitude")
 def stft_magnitude(x: ArrayLike, *, dft: int, hop: int, window: int) -> jax.Array:
     """Magnitudes of the short-time Fourier transform with a periodic Hann window.
 
@@ -141,15 +141,14 @@ def stft_magnitude(x: ArrayLike, *, dft: int, hop: int, window: int) -> jax.Arra
       >>> losses.stft_magnitude(jnp.ones((2, 1000)), dft=256, hop=64, window=200).shape
       (2, 16, 129)
     """
-    who = "stft_magnitude"
-    dft = checks.integer(who, "dft", dft, minimum=1)
-    hop = checks.integer(who, "hop", hop, minimum=1)
-    window = checks.integer(who, "window", window, minimum=1)
+    dft = checks.integer("dft", dft, minimum=1)
+    hop = checks.integer("hop", hop, minimum=1)
+    window = checks.integer("window", window, minimum=1)
     if window > dft:
-        raise ConfigError(f"{who}: a window of {window} samples does not fit a DFT of {dft} points")
-    x = wide(checks.floating(who, "x", x))
+        raise ConfigError(f"a window of {window} samples does not fit a DFT of {dft} points")
+    x = wide(checks.floating("x", x))
     if x.ndim not in (2, 3):
-        raise ShapeError(f"{who}: x must have the axes (batch, time) or (batch, time, channels), got shape {x.shape}")
+        raise ShapeError(f"x must have the axes (batch, time) or (batch, time, channels), got shape {x.shape}")
     if x.ndim == 3:
         return jnp.moveaxis(
             jax.vmap(lambda channel: stft_magnitude(channel, dft=dft, hop=hop, window=window), -1)(x), 0, -1
@@ -167,12 +166,12 @@ def stft_magnitude(x: ArrayLike, *, dft: int, hop: int, window: int) -> jax.Arra
     return jnp.abs(jnp.fft.rfft(framed * jnp.asarray(taper, x.dtype)[None, None]))
 
 
-def _signals(who: str, prediction: ArrayLike, target: ArrayLike, axis: int) -> tuple[jax.Array, jax.Array]:
-    prediction, target = pair(who, prediction, target)
-    axis = checks.integer(who, "axis", axis, minimum=-prediction.ndim)
+def _signals(prediction: ArrayLike, target: ArrayLike, axis: int) -> tuple[jax.Array, jax.Array]:
+    prediction, target = pair(prediction, target)
+    axis = checks.integer("axis", axis, minimum=-prediction.ndim)
     if prediction.ndim < 2 or axis >= prediction.ndim or axis % prediction.ndim == 0:
         raise ShapeError(
-            f"{who}: signals must have the axes (batch, time) or (batch, time, channels), got {prediction.shape} with "
+            f"signals must have the axes (batch, time) or (batch, time, channels), got {prediction.shape} with "
             f"time on axis {axis}; add a batch axis with x[None]"
         )
     return prediction, target
