@@ -33,24 +33,14 @@ def need_params(params: Any, why: str) -> None:
 
 def parameters(params: Any, kept_in: Any = None) -> None:
     """Refuses trees with leaves that no gradient can train, or whose moments the dtype ``kept_in`` cannot hold."""
-    bad = []
     _no_masks("the parameters", params)
+    _floating("the parameters", params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        described = _described(leaf)
-        if described is None:
-            bad.append(f"{_name(path)}: {type(leaf).__name__} {leaf!r}")
-        elif not jnp.issubdtype(described[1], jnp.inexact):
-            bad.append(f"{_name(path)}: {described[1]} of shape {described[0]}")
-        elif jnp.iscomplexobj(leaf) and kept_in is not None and not jnp.issubdtype(kept_in, jnp.complexfloating):
+        if jnp.iscomplexobj(leaf) and kept_in is not None and not jnp.issubdtype(kept_in, jnp.complexfloating):
             raise DTypeError(
                 f"the parameter at {_name(path)} is complex, and its momentum would lose its imaginary part in "
                 f"{kept_in}; leave the accumulator's dtype out, or partition the tree"
             )
-    if bad:
-        raise DTypeError(
-            f"every leaf of the parameters must be a floating-point array, got {_listing(bad)}; "
-            f"keep other things outside the tree that is trained, or put None in their place"
-        )
 
 
 def gradients(grads: Any, params: Any, accumulator: Any = None) -> None:
@@ -59,13 +49,24 @@ def gradients(grads: Any, params: Any, accumulator: Any = None) -> None:
         same_tree("the gradients", grads, "the parameters", params)
     else:
         _no_masks("the gradients", grads)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
-            described = _described(leaf)
-            if described is None or not jnp.issubdtype(described[1], jnp.inexact):
-                what = type(leaf).__name__ if described is None else str(described[1])
-                raise DTypeError(f"the gradient at {_name(path)} must be a floating-point array, got {what}")
+        _floating("the gradients", grads)
     if accumulator is not None:
         same_tree("the gradients", grads, "the optimizer's state", accumulator, dtypes=False)
+
+
+def _floating(name: str, tree: Any) -> None:
+    bad = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        described = _described(leaf)
+        if described is None:
+            bad.append(f"{_name(path)}: {type(leaf).__name__} {leaf!r}")
+        elif not jnp.issubdtype(described[1], jnp.inexact):
+            bad.append(f"{_name(path)}: {described[1]} of shape {described[0]}")
+    if bad:
+        raise DTypeError(
+            f"every leaf of {name} must be a floating-point array, got {_listing(bad)}; "
+            f"keep other things outside the tree that is trained, or put None in their place"
+        )
 
 
 def same_tree(name: str, tree: Any, other_name: str, other: Any, *, dtypes: bool = True) -> None:
@@ -114,10 +115,9 @@ def _described(leaf: Any) -> tuple[tuple[int, ...], Any] | None:
 
 def _no_masks(name: str, tree: Any) -> None:
     """Refuses masked arrays, whose masks nothing here would see."""
-    if any(isinstance(leaf, np.ma.MaskedArray) for leaf in jax.tree.leaves(tree)):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            if isinstance(leaf, np.ma.MaskedArray):
-                checks.unmasked(f"{_name(path)} of {name}", leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(leaf, np.ma.MaskedArray):
+            checks.unmasked(f"{_name(path)} of {name}", leaf)
 
 
 def _by_path(tree: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Learning rates that change: plain functions from the step (0, 1, ...) to a value, with optax's signatures."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +13,29 @@ from jaxnet.errors import ConfigError, named
 from jaxnet.optimizers._hyperparameters import scalar
 from jaxnet.optimizers.base import Schedule
 
+P = ParamSpec("P")
 number = functools.partial(scalar, schedule=False)
 
 
-@made
-@named("constant_schedule")
+def _door(constructor: Callable[P, Schedule]) -> Callable[P, Schedule]:
+    """A constructor whose name stands in its errors. Its schedule works also where implicit promotion is off."""
+
+    @functools.wraps(constructor)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Schedule:
+        with named(constructor.__name__):
+            schedule = constructor(*args, **kwargs)
+
+        @functools.wraps(schedule)
+        def at(count):
+            with jax.numpy_dtype_promotion("standard"):  # its numbers may be arrays of any dtypes
+                return schedule(count)
+
+        return at
+
+    return made(call)
+
+
+@_door
 def constant_schedule(value: Any) -> Schedule:
     """The same value at every step.
 
@@ -39,8 +58,7 @@ def constant_schedule(value: Any) -> Schedule:
     return lambda count: value
 
 
-@made
-@named("exponential_decay")
+@_door
 def exponential_decay(
     init_value: Any,
     transition_steps: int,
@@ -81,7 +99,6 @@ def exponential_decay(
     checks.flag("staircase", staircase)
     end_value = None if end_value is None else number("end_value", end_value)
 
-    @_promoting
     def schedule(count):
         past = _step(count) - begin
         exponent = past / steps
@@ -95,8 +112,7 @@ def exponential_decay(
     return schedule
 
 
-@made
-@named("warmup_cosine_decay_schedule")
+@_door
 def warmup_cosine_decay_schedule(
     init_value: Any,
     peak_value: Any,
@@ -147,7 +163,6 @@ def warmup_cosine_decay_schedule(
     if isinstance(peak_value, float) and peak_value == 0.0 and not (isinstance(end_value, float) and end_value == 0.0):
         raise ConfigError(f"peak_value is 0 and end_value {end_value}; the peak must be positive")
 
-    @_promoting
     def schedule(count):
         alpha = 0.0 if isinstance(peak_value, float) and peak_value == 0.0 else end_value / peak_value
         step = _step(count)
@@ -165,8 +180,7 @@ def warmup_cosine_decay_schedule(
     return schedule
 
 
-@made
-@named("piecewise_constant_schedule")
+@_door
 def piecewise_constant_schedule(init_value: Any, boundaries_and_scales: dict[int, float] | None = None) -> Schedule:
     """A value that is multiplied by a factor at each boundary.
 
@@ -198,7 +212,6 @@ def piecewise_constant_schedule(init_value: Any, boundaries_and_scales: dict[int
         for step, scale in (boundaries_and_scales or {}).items()
     )
 
-    @_promoting
     def schedule(count):
         value = init_value
         for step, scale in pieces:
@@ -206,17 +219,6 @@ def piecewise_constant_schedule(init_value: Any, boundaries_and_scales: dict[int
         return value
 
     return schedule
-
-
-def _promoting(schedule: Schedule) -> Schedule:
-    """The schedule, also where implicit promotion is switched off: its numbers may be arrays of any dtypes."""
-
-    @functools.wraps(schedule)
-    def at(count):
-        with jax.numpy_dtype_promotion("standard"):
-            return schedule(count)
-
-    return at
 
 
 def _step(count: Any) -> Any:
