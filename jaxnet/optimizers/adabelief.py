@@ -3,24 +3,11 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from jaxnet._made import made
-from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import (
-    abs_squared,
-    each,
-    map_columns,
-    moving_average,
-    next_count,
-    promoted,
-    scalar_like,
-    scaled,
-    unbiased,
-    zeros_like,
-)
-from jaxnet.optimizers.adam import first_moment_unbiased
+from jaxnet.optimizers._rule import door, rule
+from jaxnet.optimizers.adam import kept, moments, unbiased_mean
 from jaxnet.optimizers.base import Optimizer, ScalarOrSchedule
+from jaxnet.optimizers.vectors import abs_squared, sqrt, unbiased
 
 
 class AdaBeliefState(NamedTuple):
@@ -37,7 +24,7 @@ class AdaBeliefState(NamedTuple):
     nu: Any
 
 
-@made
+@door
 def adabelief(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,
@@ -78,49 +65,11 @@ def adabelief(
 
     Source: Zhuang et al., AdaBelief optimizer, arXiv 2010.07468, algorithm 2.
     """
-    who = "adabelief"
-    learning_rate = _checks.scalar(who, "learning_rate", learning_rate)
-    b1 = _checks.scalar(who, "b1", b1, high=1.0, open_high=True)
-    b2 = _checks.scalar(who, "b2", b2, high=1.0, open_high=True)
-    eps, eps_root = _checks.scalar(who, "eps", eps), _checks.scalar(who, "eps_root", eps_root)
-    _checks.not_both_zero(who, eps, eps_root)
-    _checks.flag(who, "nesterov", nesterov)
 
-    def init(params):
-        _checks.parameters(who, params)
-        return AdaBeliefState(jnp.zeros([], jnp.int32), zeros_like(params), zeros_like(params))
+    def step(g, s, learning_rate, b1, b2, eps, eps_root):
+        m = (1 - b1) * g + b1 * s.mu
+        v = (1 - b2) * abs_squared(g - m) + b2 * s.nu + eps_root
+        u = unbiased_mean(m, g, b1, s.count, nesterov) / (sqrt(unbiased(v, b2, s.count)) + eps)
+        return -learning_rate * u, s._replace(mu=m, nu=v)
 
-    def update(updates, state, params=None, **extra_args):
-        del extra_args
-        _checks.state_is(who, state, AdaBeliefState)
-        _checks.gradients(who, updates, params, state.mu)
-        rate, beta1, beta2, epsilon, epsilon_root = (
-            _checks.at(who, name, value, state.count)
-            for name, value in (
-                ("learning_rate", learning_rate),
-                ("b1", b1),
-                ("b2", b2),
-                ("eps", eps),
-                ("eps_root", eps_root),
-            )
-        )
-        this = next_count(state.count)
-
-        def direction(m_hat, v_hat):
-            root = jnp.sqrt(v_hat)
-            m_hat, denominator = promoted(m_hat, root + scalar_like(epsilon, root))
-            return m_hat / denominator
-
-        def rule(g, m, v):
-            m = each(lambda x, y: moving_average(beta1, y, x), g, m)
-            error = each(lambda x, y: x - y, g, m)
-            v = each(lambda x, y: moving_average(beta2, y, abs_squared(x)), error, v)
-            v = each(lambda x: x + scalar_like(epsilon_root, x), v)
-            m_hat = first_moment_unbiased(m, g, beta1, this, nesterov)
-            u = each(direction, m_hat, unbiased(v, beta2, this))
-            return each(lambda x: scaled(-rate, x), u), m, v
-
-        updates, mu, nu = map_columns(rule, updates, state.mu, state.nu)
-        return updates, AdaBeliefState(this, mu, nu)
-
-    return Optimizer(init, update)
+    return rule(AdaBeliefState, step, moments(learning_rate, b1, b2, eps, eps_root, nesterov), kept())

@@ -5,19 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet._made import made
-from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import (
-    abs_squared,
-    each,
-    full_like,
-    map_columns,
-    next_count,
-    plus,
-    scalar_like,
-    scaled,
-)
+from jaxnet.optimizers._hyperparameters import scalar, scalars
+from jaxnet.optimizers._rule import Kept, door, rule
 from jaxnet.optimizers.base import Optimizer, ScalarOrSchedule
+from jaxnet.optimizers.vectors import abs_squared, each, rsqrt
 
 
 class AdagradState(NamedTuple):
@@ -32,7 +23,7 @@ class AdagradState(NamedTuple):
     sum_of_squares: Any
 
 
-@made
+@door
 def adagrad(
     learning_rate: ScalarOrSchedule,
     initial_accumulator_value: ScalarOrSchedule = 0.1,
@@ -68,30 +59,11 @@ def adagrad(
 
     Source: Duchi, Hazan & Singer, Adaptive subgradient methods, JMLR 12, 2011.
     """
-    learning_rate = _checks.scalar("adagrad", "learning_rate", learning_rate)
-    start = _checks.scalar("adagrad", "initial_accumulator_value", initial_accumulator_value, schedule=False)
-    eps = _checks.scalar("adagrad", "eps", eps)
+    start = scalar("initial_accumulator_value", initial_accumulator_value, schedule=False)
 
-    def init(params):
-        _checks.parameters("adagrad", params)
-        return AdagradState(jnp.zeros([], jnp.int32), full_like(params, start))
+    def step(g, s, learning_rate, eps):
+        total = abs_squared(g) + s.sum_of_squares
+        scale = each(lambda t, r: jnp.where(t > 0, r, jnp.zeros((), t.dtype)), total, rsqrt(total + eps))
+        return -learning_rate * (scale * g), s._replace(sum_of_squares=total)
 
-    def update(updates, state, params=None, **extra_args):
-        del extra_args
-        _checks.state_is("adagrad", state, AdagradState)
-        _checks.gradients("adagrad", updates, params, state.sum_of_squares)
-        rate = _checks.at("adagrad", "learning_rate", learning_rate, state.count)
-        epsilon = _checks.at("adagrad", "eps", eps, state.count)
-
-        def inverse_root(s):
-            return jnp.where(s > 0, jax.lax.rsqrt(s + scalar_like(epsilon, s)), jnp.zeros((), s.dtype))
-
-        def rule(g, s):
-            s = each(lambda x, y: plus(abs_squared(x), y), g, s)
-            direction = each(lambda x, y: x * y, each(inverse_root, s), g)
-            return each(lambda x: scaled(-rate, x), direction), s
-
-        updates, sums = map_columns(rule, updates, state.sum_of_squares)
-        return updates, AdagradState(next_count(state.count), sums)
-
-    return Optimizer(init, update)
+    return rule(AdagradState, step, scalars(learning_rate=learning_rate, eps=eps), {"sum_of_squares": Kept(start)})

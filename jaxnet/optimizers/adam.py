@@ -1,26 +1,15 @@
-"""Adam, and the moments and direction that AdamW shares with it."""
+"""Adam, and the direction that AdamW and AngularGrad share with it."""
 
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from jaxnet._made import made
-from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import (
-    abs_squared,
-    each,
-    map_columns,
-    moving_average,
-    next_count,
-    plus,
-    promoted,
-    scalar_like,
-    scaled,
-    unbiased,
-    zeros_like,
-)
+from jaxnet import _checks as checks
+from jaxnet.optimizers._arithmetic import next_count
+from jaxnet.optimizers._hyperparameters import decays, float_dtype, not_both_zero, scalars
+from jaxnet.optimizers._rule import Kept, door, rule
 from jaxnet.optimizers.base import Optimizer, ScalarOrSchedule
+from jaxnet.optimizers.vectors import Vector, abs_squared, sqrt, unbiased
 
 
 class AdamState(NamedTuple):
@@ -37,7 +26,7 @@ class AdamState(NamedTuple):
     nu: Any
 
 
-@made
+@door
 def adam(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,
@@ -86,70 +75,41 @@ def adam(
     Source: Kingma & Ba, Adam: a method for stochastic optimization, arXiv 1412.6980, algorithm 1; with
     ``nesterov``, Dozat, Incorporating Nesterov momentum into Adam, ICLR workshop 2016.
     """
-    learning_rate = _checks.scalar("adam", "learning_rate", learning_rate)
-    moments = Moments("adam", b1, b2, eps, eps_root, mu_dtype, nesterov)
 
-    def update(updates, state, params=None, **extra_args):
-        del extra_args
-        _checks.state_is("adam", state, AdamState)
-        _checks.gradients("adam", updates, params, state.mu)
-        rate = _checks.at("adam", "learning_rate", learning_rate, state.count)
-        step = moments.at(state.count)
+    def step(g, s, learning_rate, **numbers):
+        u, s = direction(g, s, nesterov=nesterov, **numbers)
+        return -learning_rate * u, s
 
-        def rule(g, m, v):
-            direction, m, v = step(g, m, v)
-            return each(lambda x: scaled(-rate, x), direction), m, v
-
-        updates, mu, nu = map_columns(rule, updates, state.mu, state.nu)
-        return updates, AdamState(next_count(state.count), mu, nu)
-
-    return Optimizer(moments.init, update)
+    return rule(AdamState, step, moments(learning_rate, b1, b2, eps, eps_root, nesterov), kept(mu_dtype))
 
 
-class Moments:
-    """Adam's two moments: their hyperparameters, their first state, and one leaf's step."""
-
-    def __init__(self, who, b1, b2, eps, eps_root, mu_dtype, nesterov):
-        self.who = who
-        self.b1 = _checks.scalar(who, "b1", b1, high=1.0, open_high=True)
-        self.b2 = _checks.scalar(who, "b2", b2, high=1.0, open_high=True)
-        self.eps = _checks.scalar(who, "eps", eps)
-        self.eps_root = _checks.scalar(who, "eps_root", eps_root)
-        _checks.not_both_zero(who, self.eps, self.eps_root)
-        self.mu_dtype = _checks.float_dtype(who, "mu_dtype", mu_dtype)
-        self.nesterov = _checks.flag(who, "nesterov", nesterov)
-
-    def init(self, params):
-        _checks.parameters(self.who, params, self.mu_dtype)
-        return AdamState(jnp.zeros([], jnp.int32), zeros_like(params, self.mu_dtype), zeros_like(params))
-
-    def at(self, count):
-        """The rule ``(g, m, v) -> (direction, m, v)`` over lists of leaves, for the step after ``count`` steps."""
-        b1, b2, eps, eps_root = (
-            _checks.at(self.who, name, getattr(self, name), count) for name in ("b1", "b2", "eps", "eps_root")
-        )
-
-        def direction(m_hat, v_hat):
-            root = jnp.sqrt(v_hat + scalar_like(eps_root, v_hat))
-            m_hat, denominator = promoted(m_hat, root + scalar_like(eps, root))
-            return m_hat / denominator
-
-        def step(g, m, v):
-            new_m = each(lambda x, y: moving_average(b1, y, x), g, m)
-            new_v = each(lambda x, y: moving_average(b2, y, abs_squared(x)), g, v)
-            this = next_count(count)
-            m_hat = first_moment_unbiased(new_m, g, b1, this, self.nesterov)
-            u = each(direction, m_hat, unbiased(new_v, b2, this))
-            if self.mu_dtype is not None:
-                new_m = each(lambda x: x.astype(self.mu_dtype), new_m)
-            return u, new_m, each(lambda x, y: x.astype(jnp.asarray(y).dtype), new_v, v)
-
-        return step
+def moments(
+    learning_rate: Any, b1: Any, b2: Any, eps: Any, eps_root: Any = 0.0, nesterov: Any = False
+) -> dict[str, Any]:
+    """The hyperparameters of Adam, checked."""
+    numbers = scalars(learning_rate=learning_rate, eps=eps, eps_root=eps_root) | decays(b1=b1, b2=b2)
+    not_both_zero(numbers["eps"], numbers["eps_root"])
+    checks.flag("nesterov", nesterov)
+    return numbers
 
 
-def first_moment_unbiased(m, g, b1, count, nesterov):
-    """The corrected first moments, one step further along the gradient with ``nesterov``."""
+def kept(mu_dtype: Any = None) -> dict[str, Kept]:
+    """The trees of Adam's state."""
+    return {"mu": Kept(dtype=float_dtype("mu_dtype", mu_dtype)), "nu": Kept()}
+
+
+def direction(
+    g: Vector, s: Any, b1: Any, b2: Any, eps: Any, eps_root: Any, nesterov: bool = False
+) -> tuple[Vector, Any]:
+    """Adam's step for a rate of -1, and the state with the new moments."""
+    m = (1 - b1) * g + b1 * s.mu
+    v = (1 - b2) * abs_squared(g) + b2 * s.nu
+    m_hat = unbiased_mean(m, g, b1, s.count, nesterov)
+    return m_hat / (sqrt(unbiased(v, b2, s.count) + eps_root) + eps), s._replace(mu=m, nu=v)
+
+
+def unbiased_mean(m: Vector, g: Vector, b1: Any, count: jax.Array, nesterov: bool) -> Vector:
+    """The corrected first moment, one step further along the gradient with ``nesterov``."""
     if not nesterov:
         return unbiased(m, b1, count)
-    ahead = unbiased(m, b1, next_count(count))
-    return each(lambda x, y: plus(scaled(b1, x), scaled(1 - b1, y)), ahead, unbiased(g, b1, count))
+    return b1 * unbiased(m, b1, next_count(count)) + (1 - b1) * unbiased(g, b1, count)

@@ -2,17 +2,13 @@
 
 from typing import Any
 
-import jax
-
-from jaxnet._made import made
-from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import each, map_columns, next_count, scaled
-from jaxnet.optimizers.adam import AdamState, Moments
+from jaxnet.optimizers._rule import door, rule
+from jaxnet.optimizers.adam import AdamState, direction, kept, moments
 from jaxnet.optimizers.base import Optimizer, ScalarOrSchedule
-from jaxnet.optimizers.decay import check_decay, decayed, mask_leaves
+from jaxnet.optimizers.decay import checked_decay, decayed
 
 
-@made
+@door
 def adamw(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,
@@ -63,27 +59,10 @@ def adamw(
 
     Source: Loshchilov & Hutter, Decoupled weight decay regularization, arXiv 1711.05101.
     """
-    learning_rate = _checks.scalar("adamw", "learning_rate", learning_rate)
-    moments = Moments("adamw", b1, b2, eps, eps_root, mu_dtype, nesterov)
-    weight_decay = check_decay("adamw", weight_decay, mask)
+    numbers = moments(learning_rate, b1, b2, eps, eps_root, nesterov) | checked_decay(weight_decay, mask)
 
-    def update(updates, state, params=None, **extra_args):
-        del extra_args
-        _checks.state_is("adamw", state, AdamState)
-        _checks.need_params("adamw", params, "weight decay")
-        _checks.gradients("adamw", updates, params, state.mu)
-        rate = _checks.at("adamw", "learning_rate", learning_rate, state.count)
-        decay = _checks.at("adamw", "weight_decay", weight_decay, state.count)
-        step = moments.at(state.count)
+    def step(g, s, params, learning_rate, weight_decay, **numbers):
+        u, s = direction(g, s, nesterov=nesterov, **numbers)
+        return -learning_rate * decayed(u, params, weight_decay, mask), s
 
-        masks = jax.tree.leaves(mask_leaves("adamw", mask, params))
-
-        def rule(g, m, v, p):
-            direction, m, v = step(g, m, v)
-            direction = each(lambda x, y, on: decayed(x, y, decay) if on else x, direction, p, masks)
-            return each(lambda x: scaled(-rate, x), direction), m, v
-
-        updates, mu, nu = map_columns(rule, updates, state.mu, state.nu, params)
-        return updates, AdamState(next_count(state.count), mu, nu)
-
-    return Optimizer(moments.init, update)
+    return rule(AdamState, step, numbers, kept(mu_dtype), needs_params="weight decay")

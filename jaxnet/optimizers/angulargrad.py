@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet._made import made
+from jaxnet import _checks as checks
 from jaxnet.errors import DTypeError
-from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import each, full_like, map_columns, next_count, scaled, zeros_like
-from jaxnet.optimizers.adam import Moments
+from jaxnet.optimizers._rule import Kept, door, rule
+from jaxnet.optimizers.adam import direction, kept, moments
 from jaxnet.optimizers.base import Optimizer, ScalarOrSchedule
+from jaxnet.optimizers.vectors import each
 
 
 class AngularGradState(NamedTuple):
@@ -31,7 +31,7 @@ class AngularGradState(NamedTuple):
     angle: Any
 
 
-@made
+@door
 def angulargrad(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,
@@ -82,43 +82,30 @@ def angulargrad(
     Source: Roy et al., AngularGrad: a new optimization technique for angular convergence of convolutional
     neural networks, arXiv 2105.10190.
     """
-    who = "angulargrad"
-    learning_rate = _checks.scalar(who, "learning_rate", learning_rate)
-    moments = Moments(who, b1, b2, eps, 0.0, None, False)
-    trigonometric = {"cos": jnp.cos, "tan": jnp.tan}[_checks.choice(who, "variant", variant, ("cos", "tan"))]
+    trigonometric = {"cos": jnp.cos, "tan": jnp.tan}[checks.choice("variant", variant, ("cos", "tan"))]
+
+    def angle_between(g, previous):
+        # atan2 of the two parts: exact where the denominator is 0, and never inf or NaN on the way.
+        return jnp.arctan2(jnp.abs(g - previous), jnp.abs(1 + g * previous)).astype(previous.dtype)
+
+    def coefficient(angle, previous):
+        # tan just beyond pi/2, where float32 rounds it, is a large negative number: hence the paper's |.|.
+        return jnp.tanh(jnp.abs(trigonometric(jnp.minimum(previous, angle)))) * 0.5 + 0.5
+
+    def step(g, s, learning_rate, **numbers):
+        u, s = direction(g, s, **numbers)
+        angle = each(angle_between, g, s.previous_gradient)
+        u = each(coefficient, angle, s.angle) * u
+        return -learning_rate * u, s._replace(previous_gradient=g, angle=angle)
+
+    trees = kept() | {"previous_gradient": Kept(), "angle": Kept(jnp.pi / 2)}
+    optimizer = rule(AngularGradState, step, moments(learning_rate, b1, b2, eps), trees)
 
     def init(params):
-        count, mu, nu = moments.init(params)
+        state = optimizer.init(params)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             if jnp.iscomplexobj(leaf):
-                raise DTypeError(f"{who}: the parameter at {jax.tree_util.keystr(path)} is complex, it must be real")
-        return AngularGradState(count, mu, nu, zeros_like(params), full_like(params, jnp.pi / 2))
+                raise DTypeError(f"the parameter at {jax.tree_util.keystr(path)} is complex, it must be real")
+        return state
 
-    def update(updates, state, params=None, **extra_args):
-        del extra_args
-        _checks.state_is(who, state, AngularGradState)
-        _checks.gradients(who, updates, params, state.mu)
-        rate = _checks.at(who, "learning_rate", learning_rate, state.count)
-        step = moments.at(state.count)
-
-        def new_angle(g, previous):
-            # atan2 of the two parts: exact where the denominator is 0, and never inf or NaN on the way.
-            return jnp.arctan2(jnp.abs(g - previous), jnp.abs(1 + g * previous)).astype(previous.dtype)
-
-        def coefficient(angle, previous_angle):
-            # tan just beyond pi/2, where float32 rounds it, is a large negative number: hence the paper's |.|.
-            return jnp.tanh(jnp.abs(trigonometric(jnp.minimum(previous_angle, angle)))) * 0.5 + 0.5
-
-        def rule(g, m, v, previous, previous_angle):
-            direction, m, v = step(g, m, v)
-            angle = each(new_angle, g, previous)
-            direction = each(lambda x, a, b: coefficient(a, b) * x, direction, angle, previous_angle)
-            previous = each(lambda x, y: x.astype(y.dtype), g, previous)
-            return each(lambda x: scaled(-rate, x), direction), m, v, previous, angle
-
-        updates, mu, nu, previous, angle = map_columns(
-            rule, updates, state.mu, state.nu, state.previous_gradient, state.angle
-        )
-        return updates, AngularGradState(next_count(state.count), mu, nu, previous, angle)
-
-    return Optimizer(init, update)
+    return optimizer._replace(init=init)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnet.optimizers import _checks
+from jaxnet.errors import named
+from jaxnet.optimizers import _trees as trees
 from jaxnet.optimizers._arithmetic import promoted
 
 Tree = Any
@@ -60,6 +61,7 @@ class EmptyState(NamedTuple):
     """The state of a transformation that remembers nothing."""
 
 
+@named("apply_updates")
 def apply_updates(params: Tree, updates: Tree) -> Tree:
     """Adds updates to parameters, leaf by leaf, in the parameters' dtypes.
 
@@ -81,7 +83,7 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
       >>> apply_updates({"w": jnp.ones(2)}, {"w": jnp.array([0.5, -1.0])})
       {'w': Array([1.5, 0. ], dtype=float32)}
     """
-    _checks.same_tree("apply_updates", "the updates", updates, "the parameters", params, dtypes=False)
+    trees.same_tree("the updates", updates, "the parameters", params, dtypes=False)
 
     def add(p, u):
         total, u = promoted(p, u)

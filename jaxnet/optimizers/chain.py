@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from jaxnet._made import made
-from jaxnet.errors import ConfigError, located
-from jaxnet.optimizers import _checks
+from jaxnet.errors import ConfigError, located, named
+from jaxnet.optimizers._members import is_plain_pair, member, updated
+from jaxnet.optimizers._rule import door
 from jaxnet.optimizers.base import Optimizer
 
 
-@made
+@door
 def chain(*optimizers: Any) -> Optimizer:
     """Applies transformations in order: the updates of one are the gradients of the next.
 
@@ -33,30 +33,30 @@ def chain(*optimizers: Any) -> Optimizer:
     Source: the composition of `optax.chain`.
     """
     if not optimizers:
-        raise ConfigError("chain: pass at least one optimizer, for example chain(clip_by_global_norm(1.0), adam(1e-3))")
+        raise ConfigError("pass at least one optimizer, for example chain(clip_by_global_norm(1.0), adam(1e-3))")
     listed = len(optimizers) == 1 and isinstance(optimizers[0], (list, tuple)) and not hasattr(optimizers[0], "update")
-    if listed and not _checks.is_plain_pair(optimizers[0]):
-        raise ConfigError("chain: pass the optimizers one by one, chain(a, b), not in a list")
-    members = [_checks.optimizer(f"chain[{i}]", member) for i, member in enumerate(optimizers)]
+    if listed and not is_plain_pair(optimizers[0]):
+        raise ConfigError("pass the optimizers one by one, chain(a, b), not in a list")
+    members = [named(f"chain[{i}]")(member)(one) for i, one in enumerate(optimizers)]
 
     def init(params):
         states = []
-        for i, member in enumerate(members):
+        for i, one in enumerate(members):
             with located(f"chain[{i}]"):
-                states.append(member.init(params))
+                states.append(one.init(params))
         return tuple(states)
 
     def update(updates, state, params=None, **extra_args):
         if not isinstance(state, (tuple, list)) or hasattr(state, "_fields") or len(state) != len(members):
             came = f"{len(state)} members" if type(state) in (tuple, list) else f"a {type(state).__name__}"
             raise ConfigError(
-                f"chain: this state is not a tuple of {len(members)} states, it is {came}; "
+                f"this state is not a tuple of {len(members)} states, it is {came}; "
                 f"pass the state that this chain's init or last update returned"
             )
         states = []
-        for i, (member, member_state) in enumerate(zip(members, state, strict=True)):
+        for i, (one, its_state) in enumerate(zip(members, state, strict=True)):
             with located(f"chain[{i}]"):
-                updates, new = _checks.updated("chain", member, updates, member_state, params, extra_args)
+                updates, new = updated(one, updates, its_state, params, extra_args)
             states.append(new)
         return updates, tuple(states)
 

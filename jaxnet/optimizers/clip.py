@@ -5,14 +5,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet._made import made
 from jaxnet.errors import DTypeError
-from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import promoted, scalar_like, wide
-from jaxnet.optimizers.base import EmptyState, Optimizer
+from jaxnet.optimizers._arithmetic import promoted, scalar_like
+from jaxnet.optimizers._hyperparameters import scalar
+from jaxnet.optimizers._rule import door, stateless
+from jaxnet.optimizers.base import Optimizer
+from jaxnet.optimizers.vectors import Vector, each
 
 
-@made
+@door
 def clip_by_global_norm(max_norm: Any) -> Optimizer:
     r"""Shortens the whole gradient to a given Euclidean norm, if it is longer.
 
@@ -44,17 +45,12 @@ def clip_by_global_norm(max_norm: Any) -> Optimizer:
 
     Source: Pascanu, Mikolov & Bengio, On the difficulty of training recurrent neural networks, arXiv 1211.5063.
     """
-    max_norm = _checks.scalar("clip_by_global_norm", "max_norm", max_norm, open_low=True, schedule=False)
+    max_norm = scalar("max_norm", max_norm, open_low=True, schedule=False)
 
-    def update(updates, state, params=None, **extra_args):
-        del extra_args
-        _checks.stateless("clip_by_global_norm", state)
-        _checks.gradients("clip_by_global_norm", updates, params)
-        leaves, treedef = jax.tree.flatten(updates)
-        if not leaves:
-            return updates, state
-        leaves = [wide(leaf) for leaf in leaves]
-        norm, unit = _finite_norm(leaves)
+    def shortened(gradients: Vector) -> Vector:
+        if not gradients.leaves:
+            return gradients
+        norm, unit = _finite_norm(gradients.leaves)
         short = norm < scalar_like(max_norm, norm) * unit
 
         def clip(g):
@@ -63,12 +59,12 @@ def clip_by_global_norm(max_norm: Any) -> Optimizer:
             keep = short | ~jnp.isfinite(g) if jnp.iscomplexobj(g) else short
             return jnp.where(keep, g, clipped)
 
-        return treedef.unflatten([clip(g) for g in leaves]), state
+        return each(clip, gradients)
 
-    return Optimizer(_init("clip_by_global_norm"), update)
+    return stateless(shortened)
 
 
-@made
+@door
 def clip_by_value(max_delta: Any) -> Optimizer:
     r"""Limits every entry of the gradient to :math:`[-\delta, \delta]` (`optax.clip`).
 
@@ -92,31 +88,15 @@ def clip_by_value(max_delta: Any) -> Optimizer:
 
     Source: Mikolov, Statistical language models based on neural networks, 2012.
     """
-    max_delta = _checks.scalar("clip_by_value", "max_delta", max_delta, open_low=True, schedule=False)
+    max_delta = scalar("max_delta", max_delta, open_low=True, schedule=False)
 
-    def update(updates, state, params=None, **extra_args):
-        del extra_args
-        _checks.stateless("clip_by_value", state)
-        _checks.gradients("clip_by_value", updates, params)
+    def clip(g):
+        if jnp.iscomplexobj(g):
+            raise DTypeError("a complex gradient has no interval; use clip_by_global_norm")
+        limit = scalar_like(max_delta, g)
+        return jnp.where(jnp.isfinite(g), jnp.clip(g, -limit, limit), g)
 
-        def clip(g):
-            g = wide(g)
-            if jnp.iscomplexobj(g):
-                raise DTypeError("clip_by_value: a complex gradient has no interval; use clip_by_global_norm")
-            limit = scalar_like(max_delta, g)
-            return jnp.where(jnp.isfinite(g), jnp.clip(g, -limit, limit), g)
-
-        return jax.tree.map(clip, updates), state
-
-    return Optimizer(_init("clip_by_value"), update)
-
-
-def _init(who: str) -> Any:
-    def init(params):
-        _checks.parameters(who, params)
-        return EmptyState()
-
-    return init
+    return stateless(lambda gradients: each(clip, gradients))
 
 
 @jax.jit  # so that outside jit the cond is compiled once per tree, not at every call

@@ -3,14 +3,14 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxnet._made import made
 from jaxnet.errors import ConfigError
-from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import next_count, plus, scaled, wide
+from jaxnet.optimizers._arithmetic import promoted, scalar_like, wide
+from jaxnet.optimizers._hyperparameters import scalars
+from jaxnet.optimizers._rule import door, rule
 from jaxnet.optimizers.base import Optimizer, ScalarOrSchedule
+from jaxnet.optimizers.vectors import Vector, each
 
 
 class AddDecayedWeightsState(NamedTuple):
@@ -19,7 +19,7 @@ class AddDecayedWeightsState(NamedTuple):
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
-@made
+@door
 def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None) -> Optimizer:
     r"""Adds a multiple of the parameters to the updates: :math:`g + \lambda \theta`.
 
@@ -47,54 +47,48 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None) 
 
     Source: Krogh & Hertz, A simple weight decay can improve generalization, NeurIPS 1991.
     """
-    weight_decay = check_decay("add_decayed_weights", weight_decay, mask)
 
-    def init(params):
-        _checks.parameters("add_decayed_weights", params)
-        return AddDecayedWeightsState(jnp.zeros([], jnp.int32))
+    def step(g, s, params, weight_decay):
+        return decayed(g, params, weight_decay, mask), s
 
-    def update(updates, state, params=None, **extra_args):
-        del extra_args
-        _checks.state_is("add_decayed_weights", state, AddDecayedWeightsState)
-        _checks.need_params("add_decayed_weights", params, "weight decay")
-        _checks.gradients("add_decayed_weights", updates, params)
-        decay = _checks.at("add_decayed_weights", "weight_decay", weight_decay, state.count)
-        decays = mask_leaves("add_decayed_weights", mask, params)
-        updates = jax.tree.map(lambda g, p, on: decayed(wide(g), p, decay) if on else wide(g), updates, params, decays)
-        return updates, AddDecayedWeightsState(next_count(state.count))
-
-    return Optimizer(init, update)
+    return rule(AddDecayedWeightsState, step, checked_decay(weight_decay, mask), {}, needs_params="weight decay")
 
 
-def check_decay(who: str, weight_decay: Any, mask: Any) -> Any:
-    """The checked weight decay; the mask is checked as far as it can be without parameters."""
+def checked_decay(weight_decay: Any, mask: Any) -> dict[str, Any]:
+    """The weight decay by name; the mask is checked as far as it can be without parameters."""
     if mask is not None and not callable(mask):
         for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
             if not _is_bool(leaf):
                 place = jax.tree_util.keystr(path)
-                raise ConfigError(f"{who}: mask must be a tree of bools, got {leaf!r}{f' at {place}' if place else ''}")
-    return _checks.scalar(who, "weight_decay", weight_decay)
+                raise ConfigError(f"mask must be a tree of bools, got {leaf!r}{f' at {place}' if place else ''}")
+    return scalars(weight_decay=weight_decay)
 
 
-def decayed(g: jax.Array, p: Any, decay: Any) -> jax.Array:
-    """``g + decay p``; a decay that is the constant 0 leaves no trace in the compiled step."""
+def decayed(g: Vector, params: Any, decay: Any, mask: Any) -> Vector:
+    """``g + decay params`` where the mask is true; a constant decay of 0 leaves no trace in the compiled step."""
+    on = Vector(jax.tree.leaves(_spread(mask, params)))
     if isinstance(decay, float) and decay == 0.0:
         return g
-    return plus(g, scaled(decay, wide(p)))
+
+    def add(x, p, on):
+        x, p = promoted(x, scalar_like(decay, wide(p)) * wide(p)) if on else (x, None)
+        return x if p is None else x + p
+
+    return each(add, g, Vector(jax.tree.leaves(params)), on)
 
 
-def mask_leaves(who: str, mask: Any, params: Any) -> Any:
+def _spread(mask: Any, params: Any) -> Any:
     """One Python bool per parameter."""
     if mask is not None and hasattr(params, "unravel"):
         raise ConfigError(
-            f"{who}: parameters in flat layout have no leaves to mask, only vectors; keep the tree (no ravel, no flat) "
-            f"for an optimizer with a mask"
+            "parameters in flat layout have no leaves to mask, only vectors; keep the tree (no ravel, no flat) "
+            "for an optimizer with a mask"
         )
     tree = True if mask is None else mask(params) if callable(mask) else mask
 
     def spread(on, subtree):
         if not _is_bool(on):
-            raise ConfigError(f"{who}: mask must be a tree of bools, got {on!r}")
+            raise ConfigError(f"mask must be a tree of bools, got {on!r}")
         return jax.tree.map(lambda _: bool(on), subtree)
 
     try:
@@ -103,7 +97,7 @@ def mask_leaves(who: str, mask: Any, params: Any) -> Any:
         raise
     except (ValueError, TypeError) as error:
         raise ConfigError(
-            f"{who}: the mask {jax.tree.structure(tree)} is no prefix of the parameters "
+            f"the mask {jax.tree.structure(tree)} is no prefix of the parameters "
             f"{jax.tree.structure(params)}; give it one bool per parameter, or per subtree of them"
         ) from error
 

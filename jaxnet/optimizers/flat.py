@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet._made import made
-from jaxnet.errors import ConfigError
-from jaxnet.optimizers import _checks
+from jaxnet.errors import ConfigError, named
+from jaxnet.optimizers import _trees as trees
 from jaxnet.optimizers._arithmetic import promoted
+from jaxnet.optimizers._members import member, updated
+from jaxnet.optimizers._rule import door
 from jaxnet.optimizers.base import Optimizer
 
 
@@ -116,9 +117,10 @@ def ravel(params: Any) -> Raveled:
     return _laid_out(params, None)
 
 
+@named("ravel")
 def _laid_out(tree: Any, like: _Layout | None) -> Raveled:
     """The tree in the layout ``like`` if that is one of such a tree: float32 gradients lie as their parameters do."""
-    _checks.parameters("ravel", tree)
+    trees.parameters(tree)
     leaves, treedef = jax.tree.flatten(tree)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     layout = _Layout(treedef, tuple(x.shape for x in leaves), tuple(x.dtype.name for x in leaves))
@@ -132,7 +134,7 @@ def _laid_out(tree: Any, like: _Layout | None) -> Raveled:
     return Raveled(vectors, layout)
 
 
-@made
+@door
 def flat(optimizer: Any) -> Optimizer:
     """Runs an optimizer in the flat layout behind the usual interface: trees in, trees out.
 
@@ -170,23 +172,23 @@ def flat(optimizer: Any) -> Optimizer:
 
     Source: see `ravel`.
     """
-    optimizer = _checks.optimizer("flat", optimizer)
+    optimizer = member(optimizer)
 
     def init(params):
         state = optimizer.init(_raveled(params))
         if _masks(state):
             raise ConfigError(
-                "flat: this optimizer masks or partitions the parameter tree, and in the flat layout there is no "
+                "this optimizer masks or partitions the parameter tree, and in the flat layout there is no "
                 "tree; put flat inside instead: optax.partition({'a': flat(adam(1e-3)), ...}, labels)"
             )
         return state
 
     def update(updates, state, params=None, **extra_args):
         if params is not None:
-            _checks.gradients("flat", updates, params)
+            trees.gradients(updates, params)
             params = _raveled(params)
         grads = _raveled(updates, _layout_of(state if params is None else params))
-        raveled, new = _checks.updated("flat", optimizer, grads, state, params, extra_args)
+        raveled, new = updated(optimizer, grads, state, params, extra_args)
         return raveled if isinstance(updates, Raveled) else raveled.unravel(), new
 
     return Optimizer(init, update)

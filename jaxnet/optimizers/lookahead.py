@@ -6,10 +6,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnet._made import made
-from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import each, map_columns, promoted, scalar_like, wide_dtype
+from jaxnet import _checks as checks
+from jaxnet.optimizers import _trees as trees
+from jaxnet.optimizers._arithmetic import wide_dtype
+from jaxnet.optimizers._hyperparameters import scalar
+from jaxnet.optimizers._members import member, updated
+from jaxnet.optimizers._rule import door
 from jaxnet.optimizers.base import Optimizer
+from jaxnet.optimizers.vectors import each, over_leaves, where
 
 
 class LookaheadState(NamedTuple):
@@ -26,7 +30,7 @@ class LookaheadState(NamedTuple):
     slow: Any
 
 
-@made
+@door
 def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: ArrayLike, reset_state: bool = False) -> Optimizer:
     r"""Lookahead: k steps forward, one step back.
 
@@ -69,39 +73,34 @@ def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: ArrayLike, 
 
     Source: Zhang et al., Lookahead optimizer: k steps forward, 1 step back, arXiv 1907.08610.
     """
-    who = "lookahead"
-    fast_optimizer = _checks.optimizer(who, fast_optimizer)
-    sync_period = _checks.integer(who, "sync_period", sync_period, minimum=1)
-    alpha = _checks.scalar(who, "slow_step_size", slow_step_size, high=1.0, open_low=True, schedule=False)
-    _checks.flag(who, "reset_state", reset_state)
+    fast_optimizer = member(fast_optimizer)
+    sync_period = checks.integer("sync_period", sync_period, minimum=1)
+    alpha = scalar("slow_step_size", slow_step_size, high=1.0, open_low=True, schedule=False)
+    checks.flag("reset_state", reset_state)
 
     def init(params):
-        _checks.parameters(who, params)
+        trees.parameters(params)
         # A copy: a training step that donates parameters and state must not donate one buffer twice.
         slow = jax.tree.map(lambda p: jnp.array(p, dtype=wide_dtype(jnp.asarray(p).dtype), copy=True), params)
         return LookaheadState(fast_optimizer.init(params), jnp.zeros([], jnp.int32), slow)
 
     def update(updates, state, params=None, **extra_args):
-        _checks.state_is(who, state, LookaheadState)
-        _checks.need_params(who, params, "the pull towards the slow weights")
-        _checks.same_tree(who, "the slow weights in the state", state.slow, "the parameters", params)
-        _checks.gradients(who, updates, params)
-        updates, fast_state = _checks.updated(who, fast_optimizer, updates, state.fast_state, params, extra_args)
+        trees.state_is(state, LookaheadState)
+        trees.need_params(params, "the pull towards the slow weights")
+        trees.same_tree("the slow weights in the state", state.slow, "the parameters", params)
+        trees.gradients(updates, params)
+        updates, fast_state = updated(fast_optimizer, updates, state.fast_state, params, extra_args)
         sync = state.steps_since_sync == sync_period - 1
 
         def blend(u, p, slow):
-            wide_p, wide_slow, wide_u = promoted(p, slow, u)
-            change = wide_p + wide_u - wide_slow
-            target = wide_slow + scalar_like(alpha, change) * change
-            wide_u = jnp.where(sync, target - wide_p, wide_u)
+            change = p + u - slow
+            target = slow + alpha * change
+            u = where(sync, target - p, u)
             # What apply_updates will make of it, so that fast and slow never drift apart by roundings.
-            return wide_u, jnp.where(sync, (wide_p + wide_u).astype(slow.dtype), slow)
+            landed = each(lambda x, y: x.astype(y.dtype), p + u, slow)
+            return u, where(sync, landed, slow)
 
-        def rule(u, p, slow):
-            pairs = each(blend, u, p, slow)
-            return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-
-        updates, slow = map_columns(rule, updates, params, state.slow)
+        updates, slow = over_leaves(blend, updates, params, state.slow)
         if reset_state:
             fresh = fast_optimizer.init(params)
             fast_state = jax.tree.map(lambda new, old: jnp.where(sync, new, old), fresh, fast_state)

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet._made import made
-from jaxnet.optimizers import _checks
+from jaxnet.optimizers import _trees as trees
 from jaxnet.optimizers._arithmetic import wide, wide_dtype
+from jaxnet.optimizers._members import member, updated
+from jaxnet.optimizers._rule import door
 from jaxnet.optimizers.base import Optimizer, apply_updates
 
 
@@ -23,7 +24,7 @@ class MasterCopyState(NamedTuple):
     inner_state: Any
 
 
-@made
+@door
 def master_copy(optimizer: Any) -> Optimizer:
     r"""Keeps a float32 copy of 16-bit parameters, and lets the optimizer move that (master weights).
 
@@ -67,30 +68,25 @@ def master_copy(optimizer: Any) -> Optimizer:
 
     Source: Micikevicius et al., Mixed precision training, arXiv 1710.03740, section 3.1.
     """
-    who = "master_copy"
-    optimizer = _checks.optimizer(who, optimizer)
+    optimizer = member(optimizer)
 
     def init(params):
-        _checks.parameters(who, params)
+        trees.parameters(params)
         master = jax.tree.map(lambda p: wide(p) if _narrow(p) else None, params)
         return MasterCopyState(master, optimizer.init(jax.tree.map(wide, params)))
 
     def update(updates, state, params=None, **extra_args):
-        _checks.state_is(who, state, MasterCopyState)
-        _checks.need_params(who, params, "the rounding of the float32 copy")
-        _checks.gradients(who, updates, params)
-        leaves, treedef = jax.tree.flatten(params)
-        masters = treedef.flatten_up_to(state.master)
-        before = treedef.unflatten([p if m is None else _followed(p, m) for p, m in zip(leaves, masters, strict=True)])
-        wide_grads = jax.tree.map(wide, updates)
-        changes, inner = _checks.updated(who, optimizer, wide_grads, state.inner_state, before, extra_args)
-        after = treedef.flatten_up_to(apply_updates(before, changes))
-        changes = treedef.flatten_up_to(changes)
-        rows = [
-            (u, None) if m is None else _step(p, new)
-            for p, m, u, new in zip(leaves, masters, changes, after, strict=True)
-        ]
-        updates, master = (treedef.unflatten(column) for column in (zip(*rows, strict=True) if rows else ((), ())))
+        trees.state_is(state, MasterCopyState)
+        trees.need_params(params, "the rounding of the float32 copy")
+        trees.gradients(updates, params)
+        before = jax.tree.map(lambda p, m: p if m is None else _followed(p, m), params, state.master)
+        changes, inner = updated(optimizer, jax.tree.map(wide, updates), state.inner_state, before, extra_args)
+
+        def move(p, m, change, after):
+            return (change, None) if m is None else _step(p, after)
+
+        moved = jax.tree.map(move, params, state.master, changes, apply_updates(before, changes))
+        updates, master = (jax.tree.map(lambda _, pair, i=i: pair[i], params, moved) for i in (0, 1))
         return updates, MasterCopyState(master, inner)
 
     return Optimizer(init, update)

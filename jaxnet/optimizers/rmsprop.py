@@ -5,24 +5,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet._made import made
-from jaxnet.errors import ConfigError
-from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import (
-    abs_squared,
-    each,
-    full_like,
-    map_columns,
-    moving_average,
-    next_count,
-    plus,
-    promoted,
-    scalar_like,
-    scaled,
-    unbiased,
-    zeros_like,
-)
+from jaxnet import _checks as checks
+from jaxnet.optimizers._arithmetic import scalar_like
+from jaxnet.optimizers._hyperparameters import decays, scalar, scalars
+from jaxnet.optimizers._rule import Kept, door, rule
 from jaxnet.optimizers.base import Optimizer, ScalarOrSchedule
+from jaxnet.optimizers.sgd import checked_momentum, with_momentum
+from jaxnet.optimizers.vectors import Vector, abs_squared, each, rsqrt, sqrt, unbiased
 
 
 class RmspropState(NamedTuple):
@@ -41,7 +30,7 @@ class RmspropState(NamedTuple):
     trace: Any
 
 
-@made
+@door
 def rmsprop(
     learning_rate: ScalarOrSchedule,
     decay: ScalarOrSchedule = 0.9,
@@ -90,80 +79,44 @@ def rmsprop(
 
     Source: Hinton, Neural networks for machine learning, lecture 6e, 2012; centered form: Graves, arXiv 1308.0850.
     """
-    who = "rmsprop"
-    learning_rate = _checks.scalar(who, "learning_rate", learning_rate)
-    decay = _checks.scalar(who, "decay", decay, high=1.0, open_high=True)
-    eps = _checks.scalar(who, "eps", eps, open_low=True)
-    start = _checks.scalar(who, "initial_scale", initial_scale, schedule=False)
-    if momentum is not None:
-        momentum = _checks.scalar(who, "momentum", momentum, high=1.0, open_high=True)
-    for name, value in (
-        ("eps_in_sqrt", eps_in_sqrt),
-        ("centered", centered),
-        ("nesterov", nesterov),
-        ("bias_correction", bias_correction),
-    ):
-        _checks.flag(who, name, value)
-    if nesterov and momentum is None:
-        raise ConfigError("rmsprop: nesterov=True without momentum does nothing; pass momentum, for example 0.9")
+    for name, value in (("eps_in_sqrt", eps_in_sqrt), ("centered", centered), ("bias_correction", bias_correction)):
+        checks.flag(name, value)
+    numbers = {
+        **scalars(learning_rate=learning_rate),
+        **decays(decay=decay),
+        "eps": scalar("eps", eps, open_low=True),
+        **checked_momentum(momentum, nesterov),
+    }
 
-    def init(params):
-        _checks.parameters(who, params)
-        return RmspropState(
-            count=jnp.zeros([], jnp.int32),
-            mu=zeros_like(params) if centered else None,
-            nu=full_like(params, start),
-            trace=None if momentum is None else zeros_like(params),
-        )
+    def corrected(average, decay, count):
+        return unbiased(average, decay, count) if bias_correction else average
 
-    def update(updates, state, params=None, **extra_args):
-        del extra_args
-        _checks.state_is(who, state, RmspropState)
-        _checks.kept(who, "mean (centered)", state.mu, centered)
-        _checks.kept(who, "momentum", state.trace, momentum is not None)
-        _checks.gradients(who, updates, params, state.nu)
-        rate, rho, epsilon, beta = (
-            _checks.at(who, name, value, state.count)
-            for name, value in (
-                ("learning_rate", learning_rate),
-                ("decay", decay),
-                ("eps", eps),
-                ("momentum", momentum),
-            )
-        )
-        this = next_count(state.count)
+    def inverse_root(v, eps):
+        if eps_in_sqrt:
+            return rsqrt(_where_positive(v + eps, eps) if centered else v + eps)
+        return 1 / (sqrt(_where_positive(v, 0.0) if centered else v) + eps)
 
-        def variance(second, mean):
-            second, squared_mean = promoted(second, abs_squared(mean))
-            return second - squared_mean
+    def step(g, s, learning_rate, decay, eps, momentum):
+        m = (1 - decay) * g + decay * s.mu if centered else None
+        v = (1 - decay) * abs_squared(g) + decay * s.nu
+        variance = corrected(v, decay, s.count)
+        if m is not None:
+            variance = variance - abs_squared(corrected(m, decay, s.count))
+        u = -learning_rate * (inverse_root(variance, eps) * g)
+        u, trace = with_momentum(u, s.trace, momentum, nesterov)
+        return u, s._replace(mu=m, nu=v, trace=trace)
 
-        def scale(x):
-            # A variance below 0 is a rounding error, whose root would be NaN for good.
-            if eps_in_sqrt:
-                total = x + scalar_like(epsilon, x)
-                return jax.lax.rsqrt(_where_positive(total, scalar_like(epsilon, x)) if centered else total)
-            root = jnp.sqrt(_where_positive(x, 0.0) if centered else x)
-            return 1 / (root + scalar_like(epsilon, root))
-
-        def rule(g, m, v, t):
-            m = each(lambda x, y: moving_average(rho, y, x), g, m) if centered else None
-            v = each(lambda x, y: moving_average(rho, y, abs_squared(x)), g, v)
-            m_hat = unbiased(m, rho, this) if bias_correction and m is not None else m
-            v_hat = unbiased(v, rho, this) if bias_correction else v
-            if m_hat is not None:
-                v_hat = each(variance, v_hat, m_hat)
-            step = each(lambda x, y: scaled(-rate, x * y), each(scale, v_hat), g)
-            if beta is None:
-                return step, m, v, None
-            t = each(lambda x, y: plus(x, scaled(beta, y)), step, t)
-            return each(lambda x, y: plus(x, scaled(beta, y)), step, t) if nesterov else t, m, v, t
-
-        updates, mu, nu, trace = map_columns(rule, updates, state.mu, state.nu, state.trace)
-        return updates, RmspropState(this, mu, nu, trace)
-
-    return Optimizer(init, update)
+    trees = {
+        "mu": Kept(called="mean (centered)", wanted=centered),
+        "nu": Kept(scalar("initial_scale", initial_scale, schedule=False)),
+        "trace": Kept(called="momentum", wanted=momentum is not None),
+    }
+    return rule(RmspropState, step, numbers, trees)
 
 
-def _where_positive(x: jax.Array, otherwise: Any) -> jax.Array:
-    """``x`` where it is positive or complex, ``otherwise`` elsewhere."""
-    return x if jnp.iscomplexobj(x) else jnp.where(x > 0, x, otherwise)
+def _where_positive(v: Vector, otherwise: Any) -> Vector:
+    """``v`` where it is positive or complex, else ``otherwise``.
+
+    A variance below 0 is a rounding error, whose root would be NaN for good.
+    """
+    return each(lambda x: x if jnp.iscomplexobj(x) else jnp.where(x > 0, x, scalar_like(otherwise, x)), v)

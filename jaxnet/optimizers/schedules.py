@@ -1,18 +1,41 @@
 """Learning rates that change: plain functions from the step (0, 1, ...) to a value, with optax's signatures."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
 
+from jaxnet import _checks as checks
 from jaxnet._made import made
-from jaxnet.errors import ConfigError
-from jaxnet.optimizers import _checks
+from jaxnet.errors import ConfigError, named
+from jaxnet.optimizers._hyperparameters import scalar
 from jaxnet.optimizers.base import Schedule
 
+P = ParamSpec("P")
+number = functools.partial(scalar, schedule=False)
 
-@made
+
+def _door(constructor: Callable[P, Schedule]) -> Callable[P, Schedule]:
+    """A constructor whose name stands in its errors. Its schedule works also where implicit promotion is off."""
+
+    @functools.wraps(constructor)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Schedule:
+        with named(constructor.__name__):
+            schedule = constructor(*args, **kwargs)
+
+        @functools.wraps(schedule)
+        def at(count):
+            with jax.numpy_dtype_promotion("standard"):  # its numbers may be arrays of any dtypes
+                return schedule(count)
+
+        return at
+
+    return made(call)
+
+
+@_door
 def constant_schedule(value: Any) -> Schedule:
     """The same value at every step.
 
@@ -31,11 +54,11 @@ def constant_schedule(value: Any) -> Schedule:
 
     Source: `optax.constant_schedule`.
     """
-    value = _value("constant_schedule", "value", value)
+    value = number("value", value)
     return lambda count: value
 
 
-@made
+@_door
 def exponential_decay(
     init_value: Any,
     transition_steps: int,
@@ -69,15 +92,13 @@ def exponential_decay(
 
     Source: `optax.exponential_decay`.
     """
-    who = "exponential_decay"
-    init_value = _value(who, "init_value", init_value)
-    steps = _checks.integer(who, "transition_steps", transition_steps, minimum=1)
-    begin = _checks.integer(who, "transition_begin", transition_begin, minimum=0)
-    decay_rate = _checks.scalar(who, "decay_rate", decay_rate, open_low=True, schedule=False)
-    _checks.flag(who, "staircase", staircase)
-    end_value = None if end_value is None else _value(who, "end_value", end_value)
+    init_value = number("init_value", init_value)
+    steps = checks.integer("transition_steps", transition_steps, minimum=1)
+    begin = checks.integer("transition_begin", transition_begin, minimum=0)
+    decay_rate = number("decay_rate", decay_rate, open_low=True)
+    checks.flag("staircase", staircase)
+    end_value = None if end_value is None else number("end_value", end_value)
 
-    @_promoting
     def schedule(count):
         past = _step(count) - begin
         exponent = past / steps
@@ -91,7 +112,7 @@ def exponential_decay(
     return schedule
 
 
-@made
+@_door
 def warmup_cosine_decay_schedule(
     init_value: Any,
     peak_value: Any,
@@ -128,22 +149,20 @@ def warmup_cosine_decay_schedule(
 
     Source: Loshchilov & Hutter, SGDR, arXiv 1608.03983, and `optax.warmup_cosine_decay_schedule`.
     """
-    who = "warmup_cosine_decay_schedule"
-    init_value = _value(who, "init_value", init_value)
-    peak_value = _value(who, "peak_value", peak_value)
-    end_value = _value(who, "end_value", end_value)
-    exponent = _checks.scalar(who, "exponent", exponent, open_low=True, schedule=False)
-    warmup = _checks.integer(who, "warmup_steps", warmup_steps, minimum=0)
-    total = _checks.integer(who, "decay_steps", decay_steps, minimum=0)
+    init_value = number("init_value", init_value)
+    peak_value = number("peak_value", peak_value)
+    end_value = number("end_value", end_value)
+    exponent = number("exponent", exponent, open_low=True)
+    warmup = checks.integer("warmup_steps", warmup_steps, minimum=0)
+    total = checks.integer("decay_steps", decay_steps, minimum=0)
     if total <= warmup:
         raise ConfigError(
-            f"{who}: decay_steps counts the whole schedule, warm-up included, so it must be more than "
+            f"decay_steps counts the whole schedule, warm-up included, so it must be more than "
             f"warmup_steps = {warmup}, got {total}; for {total} steps of decay pass decay_steps={warmup + total}"
         )
     if isinstance(peak_value, float) and peak_value == 0.0 and not (isinstance(end_value, float) and end_value == 0.0):
-        raise ConfigError(f"{who}: peak_value is 0 and end_value {end_value}; the peak must be positive")
+        raise ConfigError(f"peak_value is 0 and end_value {end_value}; the peak must be positive")
 
-    @_promoting
     def schedule(count):
         alpha = 0.0 if isinstance(peak_value, float) and peak_value == 0.0 else end_value / peak_value
         step = _step(count)
@@ -161,7 +180,7 @@ def warmup_cosine_decay_schedule(
     return schedule
 
 
-@made
+@_door
 def piecewise_constant_schedule(init_value: Any, boundaries_and_scales: dict[int, float] | None = None) -> Schedule:
     """A value that is multiplied by a factor at each boundary.
 
@@ -182,21 +201,17 @@ def piecewise_constant_schedule(init_value: Any, boundaries_and_scales: dict[int
 
     Source: `optax.piecewise_constant_schedule`.
     """
-    who = "piecewise_constant_schedule"
-    init_value = _value(who, "init_value", init_value)
+    init_value = number("init_value", init_value)
     if boundaries_and_scales is not None and not isinstance(boundaries_and_scales, dict):
-        raise ConfigError(
-            f"{who}: boundaries_and_scales must be a dict such as {{1000: 0.1}}, got {boundaries_and_scales!r}"
-        )
+        raise ConfigError(f"boundaries_and_scales must be a dict such as {{1000: 0.1}}, got {boundaries_and_scales!r}")
     pieces = sorted(
         (
-            _checks.integer(who, "a boundary", step, minimum=0),
-            _checks.scalar(who, f"the scale at step {step}", scale, schedule=False),
+            checks.integer("a boundary", step, minimum=0),
+            number(f"the scale at step {step}", scale),
         )
         for step, scale in (boundaries_and_scales or {}).items()
     )
 
-    @_promoting
     def schedule(count):
         value = init_value
         for step, scale in pieces:
@@ -204,21 +219,6 @@ def piecewise_constant_schedule(init_value: Any, boundaries_and_scales: dict[int
         return value
 
     return schedule
-
-
-def _promoting(schedule: Schedule) -> Schedule:
-    """The schedule, also where implicit promotion is switched off: its numbers may be arrays of any dtypes."""
-
-    @functools.wraps(schedule)
-    def at(count):
-        with jax.numpy_dtype_promotion("standard"):
-            return schedule(count)
-
-    return at
-
-
-def _value(who: str, name: str, value: Any) -> Any:
-    return _checks.scalar(who, name, value, schedule=False)
 
 
 def _step(count: Any) -> Any:

@@ -3,13 +3,13 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from jaxnet._made import made
+from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError
-from jaxnet.optimizers import _checks
-from jaxnet.optimizers._arithmetic import each, map_columns, next_count, plus, scaled, zeros_like
+from jaxnet.optimizers._hyperparameters import decays, float_dtype, scalars
+from jaxnet.optimizers._rule import Kept, door, rule
 from jaxnet.optimizers.base import Optimizer, ScalarOrSchedule
+from jaxnet.optimizers.vectors import Vector
 
 
 class SgdState(NamedTuple):
@@ -24,7 +24,7 @@ class SgdState(NamedTuple):
     trace: Any
 
 
-@made
+@door
 def sgd(
     learning_rate: ScalarOrSchedule,
     momentum: ScalarOrSchedule | None = None,
@@ -65,37 +65,28 @@ def sgd(
 
     Source: Sutskever et al., On the importance of initialization and momentum in deep learning, ICML 2013.
     """
-    learning_rate = _checks.scalar("sgd", "learning_rate", learning_rate)
-    if momentum is not None:
-        momentum = _checks.scalar("sgd", "momentum", momentum, high=1.0, open_high=True)
-    _checks.flag("sgd", "nesterov", nesterov)
+    numbers = scalars(learning_rate=learning_rate) | checked_momentum(momentum, nesterov)
+    dtype = float_dtype("accumulator_dtype", accumulator_dtype)
+
+    def step(g, s, learning_rate, momentum):
+        u, trace = with_momentum(g, s.trace, momentum, nesterov)
+        return -learning_rate * u, s._replace(trace=trace)
+
+    trace = Kept(dtype=dtype, called="momentum", wanted=momentum is not None)
+    return rule(SgdState, step, numbers, {"trace": trace})
+
+
+def checked_momentum(momentum: Any, nesterov: bool) -> dict[str, Any]:
+    """The momentum by name, which may be None."""
+    checks.flag("nesterov", nesterov)
     if nesterov and momentum is None:
-        raise ConfigError("sgd: nesterov=True without momentum does nothing; pass momentum, for example 0.9")
-    accumulator_dtype = _checks.float_dtype("sgd", "accumulator_dtype", accumulator_dtype)
+        raise ConfigError("nesterov=True without momentum does nothing; pass momentum, for example 0.9")
+    return {"momentum": None} if momentum is None else decays(momentum=momentum)
 
-    def init(params):
-        _checks.parameters("sgd", params, accumulator_dtype)
-        trace = None if momentum is None else zeros_like(params, accumulator_dtype)
-        return SgdState(jnp.zeros([], jnp.int32), trace)
 
-    def update(updates, state, params=None, **extra_args):
-        del extra_args
-        _checks.state_is("sgd", state, SgdState)
-        _checks.kept("sgd", "momentum", state.trace, momentum is not None)
-        _checks.gradients("sgd", updates, params, state.trace)
-        rate = _checks.at("sgd", "learning_rate", learning_rate, state.count)
-        decay = None if momentum is None else _checks.at("sgd", "momentum", momentum, state.count)
-
-        def rule(g, t):
-            if decay is None:
-                return each(lambda x: scaled(-rate, x), g), None
-            t = each(lambda x, y: plus(x, scaled(decay, y)), g, t)
-            step = each(lambda x, y: plus(x, scaled(decay, y)), g, t) if nesterov else t
-            if accumulator_dtype is not None:
-                t = each(lambda x: x.astype(accumulator_dtype), t)
-            return each(lambda x: scaled(-rate, x), step), t
-
-        updates, trace = map_columns(rule, updates, state.trace)
-        return updates, SgdState(next_count(state.count), trace)
-
-    return Optimizer(init, update)
+def with_momentum(u: Vector, trace: Any, momentum: Any, nesterov: bool) -> tuple[Vector, Any]:
+    """``u`` and what the momentum adds to it, and the new momentum."""
+    if momentum is None:
+        return u, None
+    trace = u + momentum * trace
+    return (u + momentum * trace if nesterov else trace), trace

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet._made import made
-from jaxnet.optimizers import _checks
+from jaxnet.optimizers import _trees as trees
 from jaxnet.optimizers._arithmetic import next_count
+from jaxnet.optimizers._members import member, updated
+from jaxnet.optimizers._rule import door
 from jaxnet.optimizers.base import Optimizer, apply_updates
 
 
@@ -27,7 +28,7 @@ class SkipNonfiniteState(NamedTuple):
     inner_state: Any
 
 
-@made
+@door
 def skip_nonfinite(optimizer: Any) -> Optimizer:
     """Leaves parameters and state as they were where a step would bring in an Inf or a NaN, and counts it.
 
@@ -59,17 +60,16 @@ def skip_nonfinite(optimizer: Any) -> Optimizer:
 
     Source: loss scaling's rule, Micikevicius et al., Mixed precision training, arXiv 1710.03740, section 3.2.
     """
-    who = "skip_nonfinite"
-    optimizer = _checks.optimizer(who, optimizer)
+    optimizer = member(optimizer)
 
     def init(params):
         zero = jnp.zeros([], jnp.int32)
         return SkipNonfiniteState(zero, jnp.array(True), jnp.zeros([], jnp.int32), optimizer.init(params))
 
     def update(updates, state, params=None, **extra_args):
-        _checks.state_is(who, state, SkipNonfiniteState)
+        trees.state_is(state, SkipNonfiniteState)
         grads, old = updates, state.inner_state
-        updates, new = _checks.updated(who, optimizer, grads, old, params, extra_args)
+        updates, new = updated(optimizer, grads, old, params, extra_args)
         finite = _all(
             [jnp.all(jnp.isfinite(x)) for x in _inexact(grads) + _inexact(updates)]
             + [
