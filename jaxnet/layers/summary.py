@@ -7,6 +7,7 @@ import jax
 
 from jaxnet import _checks_named as checks
 from jaxnet import sizes
+from jaxnet._tables import table
 from jaxnet.layers.inside import looked_into, watched
 from jaxnet.layers.layer import Layer, as_layer
 
@@ -62,15 +63,7 @@ class Summary(NamedTuple):
             for row in self.rows[1:] or self.rows
         ]
         total = ("total", "", f"{self.parameters:,}", f"{self.multiply_adds:,}")
-        widths = [max(map(len, column)) for column in zip(head, *body, total, strict=True)]
-        rule = "  ".join("-" * w for w in widths)
-
-        def line(cells):
-            return "  ".join(
-                f"{c:<{w}}" if i < 2 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(cells, widths, strict=True))
-            ).rstrip()
-
-        return "\n".join([line(head), rule, *map(line, body), rule, line(total)])
+        return table(head, body, left=2, total=total)
 
 
 def summary(net: Layer, x: Any) -> Summary:
