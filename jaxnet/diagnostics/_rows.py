@@ -1,7 +1,7 @@
 """The layers of a network as rows of a table: which there are, what they are called, and what was seen of each."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,30 +29,27 @@ def repeats(net: Layer, above: int = 0) -> list[int]:
     return [count for _, part in parts for count in repeats(part, above + (net.trees == "stacked"))] or [above]
 
 
-def seen(who: str, net: Layer, state: Any) -> list[Any]:
+def seen(net: Layer, state: Any) -> list[Any]:
     """What a `watched` network saw of each of its leaves, in their order."""
     found = _seen(state)
-    one_each(who, net, len(found))
+    one_each(net, len(found))
     return found
 
 
-def one_each(who: str, net: Layer, count: int) -> None:
+def one_each(net: Layer, count: int) -> None:
     """Refuses a network of which not every layer has left a trace: nobody knows then whose the others are."""
     rows = [".".join((*path, layer.name)) for path, layer in leaves(net)]
     if len(rows) != count:
         raise ConfigError(
-            f"{who}: {net.name} has the layers {', '.join(rows)}, but its params or state are of {count}; a container "
+            f"{net.name} has the layers {', '.join(rows)}, but its params or state are of {count}; a container "
             f"must give back the params and the state of each of its parts, or have no rebuild"
         )
 
 
 def _seen(state: Any) -> list[Any]:
-    found = [node for node in jax.tree.leaves(state, is_leaf=_is_watched) if _is_watched(node)]
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, Watched))
+    found = [node for node in nodes if isinstance(node, Watched)]
     return [value for node in found for value in (_seen(node.state) or [node.seen])]
-
-
-def _is_watched(node: Any) -> bool:
-    return isinstance(node, Watched)
 
 
 def expanded(net: Layer, lengths: list[tuple[int, ...]]) -> list[tuple[str, int, tuple[int, ...]]]:
@@ -88,7 +85,7 @@ def expanded(net: Layer, lengths: list[tuple[int, ...]]) -> list[tuple[str, int,
 _GRID = np.array([-40.0, -30.0, -3.0, -1.0, -0.3, 0.3, 1.0, 3.0, 30.0, 40.0])
 
 
-class Kind:
+class Kind(NamedTuple):
     """What an activation function does, found by asking it and not by its name.
 
     Attributes:
@@ -96,8 +93,8 @@ class Kind:
       bounds: the values that it approaches at minus and plus infinity, if it saturates at both ends.
     """
 
-    def __init__(self, rectifier: bool = False, bounds: tuple[float, float] | None = None):
-        self.rectifier, self.bounds = rectifier, bounds
+    rectifier: bool = False
+    bounds: tuple[float, float] | None = None
 
 
 def kind(layer: Layer, dtype: Any) -> Kind:

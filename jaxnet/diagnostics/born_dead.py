@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from jaxnet import _checks_named as checks
-from jaxnet.errors import ConfigError
+from jaxnet import _checks as checks
+from jaxnet.errors import ConfigError, named
 
 
+@named("born_dead_probability")
 def born_dead_probability(widths: Sequence[int]) -> float:
     """The chance that some hidden layer of a fresh relu network is 0 for a given input, so that nothing passes.
 
@@ -36,13 +37,10 @@ def born_dead_probability(widths: Sequence[int]) -> float:
 
     Source: Lu et al. 2019, arXiv 1903.06733, [74], the upper bound for symmetric initialization.
     """
-    who = "born_dead_probability"
     if not isinstance(widths, Sequence) or not widths:
-        raise ConfigError(
-            f"{who}: widths must be a sequence with one width a hidden layer, got {widths!r}; try [64, 64]"
-        )
+        raise ConfigError(f"widths must be a sequence with one width a hidden layer, got {widths!r}; try [64, 64]")
     dead = 0.0
     for width in widths:
         # Adding up what dies keeps the digits that 1 - (1 - small) would lose.
-        dead += (1 - dead) * 0.5 ** checks.integer(who, "widths", width, minimum=1)
+        dead += (1 - dead) * 0.5 ** checks.integer("widths", width, minimum=1)
     return dead

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
+from jaxnet._tables import few
 from jaxnet.diagnostics import _rows
-from jaxnet.errors import DataError
+from jaxnet.errors import DataError, named
 from jaxnet.layers.inside import looked_into, watched
 from jaxnet.layers.layer import as_layer
 
@@ -35,11 +36,12 @@ class DeadUnits(NamedTuple):
     def __str__(self) -> str:
         lines = []
         for label, count, index in zip(self.labels, self.units, self.indices, strict=True):
-            which = f": {', '.join(map(str, index[:12]))}{', ...' if len(index) > 12 else ''}" if len(index) else ""
+            which = f": {few(index, 12)}" if len(index) else ""
             lines.append(f"{label}: {len(index)} of {count} units dead{which}")
         return "\n".join(lines) or "no rectifier"
 
 
+@named("dead_units")
 def dead_units(net: Any, params: Any, state: Any, data: Any, *, batch_size: int = 256) -> DeadUnits:
     """Finds the units of rectifiers that are 0 on a whole data set.
 
@@ -68,9 +70,8 @@ def dead_units(net: Any, params: Any, state: Any, data: Any, *, batch_size: int 
 
     Source: chapter 4.2.1; Lu et al. 2019, [74].
     """
-    who = "dead_units"
-    net = as_layer(net, who)
-    batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
+    net = as_layer(net, "dead_units")
+    batch_size = checks.integer("batch_size", batch_size, minimum=1)
     if isinstance(data, (np.ndarray, jax.Array, dict)):
         whole, samples = data, len(jax.tree.leaves(data)[0]) if jax.tree.leaves(data) else 0
         parts = (slice(first, first + batch_size) for first in range(0, samples, batch_size))
@@ -85,14 +86,14 @@ def dead_units(net: Any, params: Any, state: Any, data: Any, *, batch_size: int 
 
     @jax.jit
     def zero_everywhere(params, state, x):
-        return _rows.seen(who, net, watched(net, watch).apply(params, state, x, train=False)[1])
+        return _rows.seen(net, watched(net, watch).apply(params, state, x, train=False)[1])
 
     dead: list[Any] | None = None
     for x in data:
-        zero = jax.device_get(zero_everywhere(params, state, jax.tree.map(lambda a: checks.array(who, "data", a), x)))
+        zero = jax.device_get(zero_everywhere(params, state, jax.tree.map(lambda a: checks.array("data", a), x)))
         dead = zero if dead is None else jax.tree.map(np.logical_and, dead, zero)
     if dead is None:
-        raise DataError(f"{who}: the data held no sample; an iterator can be read once: give an array, or a list")
+        raise DataError("the data held no sample; an iterator can be read once: give an array, or a list")
     rows = _rows.expanded(net, [mask.shape[:-1] for mask in dead])
     rows = [row for row in rows if dead[row[1]].shape[-1]]  # of what is no rectifier the mask is empty
     masks = [dead[leaf][copy] for _, leaf, copy in rows]

@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet.diagnostics import pictures
+from jaxnet.errors import named
 
 _STYLE = (
     "body{font:1em/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#111}"
@@ -17,13 +18,14 @@ _STYLE = (
 )
 
 
+@named("html")
 def html_report(diagnosis: Any, path: Any, title: str) -> Path:
     """Writes a `Diagnosis` as one page: the verdicts, the pictures and the reports of the layers; needs matplotlib.
 
     Returns:
       The page's path.
     """
-    path = checks.path("html", "path", path)
+    path = checks.path("path", path)
     steps = [0, *diagnosis.history["step"].astype(int)]
     first, middle, last = diagnosis.reports[0], diagnosis.reports[len(steps) // 2], diagnosis.reports[-1]
     names = ["before the first step", f"after step {steps[len(steps) // 2]}", f"after step {steps[-1]}"]

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import _optional as optional
 from jaxnet import activations
 from jaxnet.diagnostics import _rows
 from jaxnet.diagnostics.layer_report import LayerReport
-from jaxnet.errors import ConfigError
+from jaxnet.errors import ConfigError, named
 from jaxnet.layers.inside import watched
 from jaxnet.layers.layer import as_layer
 from jaxnet.training.history import History
@@ -34,7 +34,8 @@ _BINS = 60
 
 def figure(panels: int, *, columns: int = 2, width: float = 4.2, height: float = 3.0) -> tuple["Figure", list[Any]]:
     """An empty picture of so many panels, and these."""
-    new_figure = optional.load("diagnostics: a picture", "matplotlib.figure").Figure
+    with named("diagnostics"):
+        new_figure = optional.load("a picture", "matplotlib.figure").Figure
     columns = min(columns, panels)
     rows = -(-panels // columns)
     result = new_figure(figsize=(width * columns, height * rows), layout="constrained")
@@ -47,9 +48,10 @@ def figure(panels: int, *, columns: int = 2, width: float = 4.2, height: float =
     return result, axes[:panels]
 
 
+@named("picture")
 def saved(picture: "Figure", path: Any) -> Path:
     """Writes a picture, PNG, SVG or PDF by its ending, and returns its path."""
-    path = checks.path("picture", "path", path)
+    path = checks.path("path", path)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(path, dpi=150)
     return path
@@ -85,6 +87,7 @@ def activation_functions(
     return saved(picture, path)
 
 
+@named("gradient_flow")
 def gradient_flow(path: Any, reports: Sequence[LayerReport], labels: Sequence[str]) -> Path:
     """Draws the norm of the gradient at every layer with a kernel, over depth, a line a report.
 
@@ -105,9 +108,7 @@ def gradient_flow(path: Any, reports: Sequence[LayerReport], labels: Sequence[st
     """
     styles = _styles()
     if len(reports) > len(styles):
-        raise ConfigError(
-            f"gradient_flow: {len(styles)} reports can be told apart, got {len(reports)}; draw some, as reports[::2]"
-        )
+        raise ConfigError(f"{len(styles)} reports can be told apart, got {len(reports)}; draw some, as reports[::2]")
     picture, (ax,) = figure(1, width=6.4, height=3.6)
     flows = [np.asarray(report.activation_gradient)[report.kernels] for report in reports]
     drawn = [float(norm) for norms in flows for norm in norms if np.isfinite(norm) and norm > 0]
@@ -125,6 +126,7 @@ def gradient_flow(path: Any, reports: Sequence[LayerReport], labels: Sequence[st
     return saved(picture, path)
 
 
+@named("activation_histograms")
 def activation_histograms(path: Any, net: Any, params: Any, state: Any, x: Any, *, most: int = 12) -> Path:
     """Draws how the outputs of every layer are distributed, a panel a layer; of many layers some, evenly spread.
 
@@ -145,7 +147,7 @@ def activation_histograms(path: Any, net: Any, params: Any, state: Any, x: Any, 
         return y if hasattr(y, "dtype") else jnp.zeros(0)
 
     after = jax.jit(lambda p, s, x: watched(net, watch).apply(p, s, x, train=False)[1])(params, state, x)
-    values = _rows.seen("activation_histograms", net, after)
+    values = _rows.seen(net, after)
     copies = [value.shape[:repeats] for value, repeats in zip(values, _rows.repeats(net), strict=True)]
     rows = [row for row in _rows.expanded(net, copies) if values[row[1]].size]
     chosen = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int))]
@@ -164,6 +166,7 @@ def activation_histograms(path: Any, net: Any, params: Any, state: Any, x: Any, 
     return saved(picture, path)
 
 
+@named("learning_curves")
 def learning_curves(path: Any, history: History, *, baseline: float | None = None, verdict: Any = None) -> Path:
     """Draws the losses over the steps, with the verdict and what it rests on marked.
 
@@ -179,7 +182,7 @@ def learning_curves(path: Any, history: History, *, baseline: float | None = Non
     Source: chapter 4.6.2.
     """
     if not len(history):
-        raise ConfigError("learning_curves: there is nothing to draw, no epoch was completed")
+        raise ConfigError("there is nothing to draw, no epoch was completed")
     picture, (ax,) = figure(1, width=6.4, height=3.6)
     steps = history["step"] if "step" in history.names else history["epoch"]
     training = history["training_loss" if "training_loss" in history.names else "loss"]

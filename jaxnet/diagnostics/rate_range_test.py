@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import data as data_module
-from jaxnet.errors import ConfigError, DataError
+from jaxnet.errors import ConfigError, DataError, named
 from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.optimizers.base import Optimizer
@@ -47,6 +47,7 @@ class RateRange(NamedTuple):
         return rate_range(self, path)
 
 
+@named("rate_range_test")
 def rate_range_test(
     net: Any,
     loss: Callable[[Any, Any], jax.Array],
@@ -96,17 +97,17 @@ def rate_range_test(
     """
     who = "rate_range_test"
     net = as_layer(net, who)
-    checks.function(who, "loss", loss)
+    checks.function("loss", loss)
     optimizer = optimizer_checks.optimizer(who, optimizer)
-    steps = checks.integer(who, "steps", steps, minimum=2)
-    batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
-    low = checks.number(who, "low", low, low=0, open_low=True)
-    high = checks.number(who, "high", high, low=low, open_low=True)
+    steps = checks.integer("steps", steps, minimum=2)
+    batch_size = checks.integer("batch_size", batch_size, minimum=1)
+    low = checks.number("low", low, low=0, open_low=True)
+    high = checks.number("high", high, low=low, open_low=True)
     data = arrays(who, data)
     check_labels(net, loss, data)
     samples = len(jax.tree.leaves(data)[0])
     if samples < batch_size:
-        raise DataError(f"{who}: a batch of {batch_size} does not fill from {samples} samples; make it smaller")
+        raise DataError(f"a batch of {batch_size} does not fill from {samples} samples; make it smaller")
     rows = orders(samples, batch_size, steps)
     example = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data[0])
     factors = np.geomspace(low, high, steps).astype(np.float32)
@@ -130,19 +131,17 @@ def rate_range_test(
     finite = np.where(np.isfinite(smoothed), smoothed, math.inf)
     if not np.isfinite(finite).any():
         raise DataError(
-            f"{who}: the loss is {losses[0]:g} from the first step on, at any rate; layer_report says which layer's "
+            f"the loss is {losses[0]:g} from the first step on, at any rate; layer_report says which layer's "
             f"output is not finite"
         )
     lowest = int(np.argmin(finite))
     if lowest == 0:
         raise ConfigError(
-            f"{who}: the smoothed loss is lowest at the first factor, {low:g}, and only rises; lower low, or see with "
+            f"the smoothed loss is lowest at the first factor, {low:g}, and only rises; lower low, or see with "
             f"diagnose whether the network trains at all"
         )
     if lowest == steps - 1:
-        raise ConfigError(
-            f"{who}: the smoothed loss is lowest at the last factor, {high:g}, and may fall further; raise high"
-        )
+        raise ConfigError(f"the smoothed loss is lowest at the last factor, {high:g}, and may fall further; raise high")
     # Each loss is measured before its own step, and so is what the step before has led to.
     largest = float(factors[lowest - 1])
     return RateRange(factors, losses, np.array(smoothed), largest, largest / 10)

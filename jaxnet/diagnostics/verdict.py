@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from jaxnet._tables import few
+
 
 class Remedy(NamedTuple):
     """Something to change.
@@ -92,8 +94,7 @@ def remedy(action: str, value: Any = None) -> Remedy:
     """The remedy of an action."""
     topic, sentence = ACTIONS[action]
     if action in ("drop_samples", "drop_validation_samples"):
-        some = ", ".join(map(str, value[:8])) + (", ..." if len(value) > 8 else "")
-        return Remedy(action, topic, sentence.format(count=len(value), samples=some), tuple(value))
+        return Remedy(action, topic, sentence.format(count=len(value), samples=few(value, 8)), tuple(value))
     return Remedy(action, topic, sentence.format(value=value), value)
 
 

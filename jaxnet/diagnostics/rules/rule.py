@@ -1,0 +1,51 @@
+"""What a rule is: a function of the facts that knows one thing that can be wrong."""
+
+import enum
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from jaxnet.diagnostics.verdict import Verdict
+
+
+class Place(enum.IntEnum):
+    """Where a verdict stands in the chain of causes: it may be the consequence of any at an earlier place."""
+
+    SCALE = 0
+    """Of inputs, targets and weights."""
+    GRADIENT = 1
+    """What becomes of it over depth."""
+    RATE = 2
+    UNITS = 3
+    LABELS = 4
+    OUTCOME = 5
+    """What the learning curves show in the end."""
+    LEFT_OUT = 6
+    """Samples without which the rest is diagnosed: they explain nothing of it."""
+
+
+class Rule(NamedTuple):
+    """A function of the facts, and what the ranking needs to know of it.
+
+    Attributes:
+      look: ``facts -> Verdict | None``.
+      place: of its verdict in the chain of causes.
+      curves_alone: whether it is a guess from curves, for want of the experiments that `diagnose` makes.
+    """
+
+    look: Callable[[Any], Verdict | None]
+    place: Place
+    curves_alone: bool
+
+    def __call__(self, facts: Any) -> Verdict | None:
+        return self.look(facts)
+
+
+def rule(place: Place, *, curves_alone: bool = False) -> Callable[[Callable[[Any], Verdict | None]], Rule]:
+    """Makes a function a rule of the module in which it stands."""
+    return lambda look: Rule(look, place, curves_alone)
+
+
+def rules_in(*modules: ModuleType) -> tuple[Rule, ...]:
+    """The rules of some modules, in the order in which they are written."""
+    return tuple(thing for module in modules for thing in vars(module).values() if isinstance(thing, Rule))
