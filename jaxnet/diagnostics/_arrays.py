@@ -1,11 +1,15 @@
-"""Which values are floating point, and how wide they are."""
+"""What all of these tools ask of arrays, and the type of a loss."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnet._dtypes import at_least_float32
+
+Loss = Callable[[Any, Any], jax.Array]
+"""``(prediction, target) -> scalar``"""
 
 
 def is_floating(value: Any) -> bool:

@@ -1,28 +1,26 @@
 """The loss of a network that has learned nothing, by which losses are judged."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.diagnostics._floating import is_floating
+from jaxnet.diagnostics._arrays import Loss, is_floating
 from jaxnet.errors import DataError
 from jaxnet.layers.layer import Layer
 
-Loss = Callable[[Any, Any], jax.Array]
-
 
 def constant_loss(net: Layer, loss: Loss, data: Any) -> float:
-    """The loss of the best constant prediction: the target's mean, or the classes' shares; that of a fresh network
-    where no such prediction is at hand; 1 if neither is positive and finite."""
+    """The loss of the best constant prediction: the target's mean, or the classes' shares.
+
+    That of a fresh network where no such prediction is at hand; 1 if neither is positive and finite.
+    """
     x, target = data
     prediction = jax.eval_shape(lambda key: net.apply(*net.init(key, x), x, train=False)[0], jax.random.key(0))
-    constants = _constants(prediction, target)
     values, refused = [], []
-    for constant in constants:
+    for constant in _constants(prediction, target):
         predicted = jnp.asarray(np.broadcast_to(constant, prediction.shape), prediction.dtype)
         try:
             values.append(float(loss(predicted, jnp.asarray(target))))
@@ -30,15 +28,8 @@ def constant_loss(net: Layer, loss: Loss, data: Any) -> float:
             refused.append(error)
     if refused and not values:
         raise refused[0]
-    usable = [value for value in values if _usable(value)]
-    if usable:
-        return min(usable)
-    fresh = untrained_loss(net, loss, x, target)
-    return fresh if _usable(fresh) else 1.0
-
-
-def _usable(value: float) -> bool:
-    return math.isfinite(value) and value > 0
+    usable = [value for value in values if 0 < value < math.inf] or [untrained_loss(net, loss, x, target)]
+    return min(usable) if 0 < min(usable) < math.inf else 1.0
 
 
 def _constants(prediction: Any, target: Any) -> list[np.ndarray]:

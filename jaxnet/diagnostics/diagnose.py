@@ -8,9 +8,11 @@ import jax
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet.diagnostics._arrays import Loss
 from jaxnet.diagnostics.baseline import constant_loss, untrained_loss
 from jaxnet.diagnostics.dead_units import DeadUnits, dead_units
 from jaxnet.diagnostics.facts import Facts, positive
+from jaxnet.diagnostics.html_report import html_report
 from jaxnet.diagnostics.layer_report import LayerReport
 from jaxnet.diagnostics.rules import OF_RUNS, Place
 from jaxnet.diagnostics.samples import usable
@@ -64,15 +66,13 @@ class Diagnosis(NamedTuple):
 
     def html(self, path: Any, title: str = "Diagnosis") -> Any:
         """Writes the report with its pictures as one self-contained HTML page; needs matplotlib. Returns its path."""
-        from jaxnet.diagnostics.html_report import html_report
-
         return html_report(self, path, title)
 
 
 @named("diagnose")
 def diagnose(
     net: Any,
-    loss: Callable[[Any, Any], jax.Array],
+    loss: Loss,
     optimizer: Any,
     data: Any,
     *,

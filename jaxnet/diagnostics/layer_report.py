@@ -13,9 +13,9 @@ import numpy as np
 from jaxnet import _checks as checks
 from jaxnet._tables import table
 from jaxnet.diagnostics import _rows
-from jaxnet.diagnostics._floating import is_floating, widest
+from jaxnet.diagnostics._arrays import Loss, is_floating, widest
 from jaxnet.errors import ConfigError, named
-from jaxnet.layers.inside import looked_into, rebuilt, watched
+from jaxnet.layers.inside import Watched, looked_into, rebuilt
 from jaxnet.layers.layer import Layer, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.optimizers._arithmetic import abs_squared, wide
@@ -145,9 +145,10 @@ _probe.defvjp(lambda y, tap: (y, tap), _probe_backward)
 
 
 def _tapped(net: Layer) -> Layer:
-    """``net`` with a probe on the output of every layer that holds no others."""
+    """``net`` with a probe on the output of every layer that holds no others, and what it fills of the columns seen."""
     if parts := looked_into(net):
         return rebuilt(net, (_tapped(part) for _, part in parts))
+    kind = functools.cache(functools.partial(_rows.kind, net))  # a scan may trace its body more than once
 
     def init(key, x):
         params, state = net.init(key, x)
@@ -156,10 +157,12 @@ def _tapped(net: Layer) -> Layer:
     def apply(params, state, x, *, train, key=None):
         y, state = net.apply(params.params, state, x, train=train, key=key)
         leaves, structure = jax.tree.flatten(y)
-        if floating := [leaf for leaf in leaves if is_floating(leaf)]:
+        floating = [leaf for leaf in leaves if is_floating(leaf)]
+        columns = _of_outputs(floating, kind(y.dtype) if is_floating(y) else _rows.Kind())
+        if floating:
             probed = iter(_probe(floating, params.tap))
             y = structure.unflatten([next(probed) if is_floating(leaf) else leaf for leaf in leaves])
-        return y, state
+        return y, Watched(state, columns)
 
     return net._replace(init=init, apply=apply, rebuild=None)
 
@@ -167,7 +170,7 @@ def _tapped(net: Layer) -> Layer:
 @named("layer_report")
 def layer_report(
     net: Any,
-    loss: Callable[[Any, Any], jax.Array],
+    loss: Loss,
     params: Any,
     state: Any,
     batch: Any,
@@ -243,18 +246,7 @@ def _compiled(net: Layer, key: Any, report: Callable[..., LayerReport]) -> Calla
 def _report(net, loss, optimizer, params, state, batch, opt_state, key):
     x, target = batch
     parts = list(_rows.leaves(net))
-    originals = dict(parts)
-    kinds: dict[Any, _rows.Kind] = {}
-
-    def watch(path, layer, params, state, x, y):
-        if path not in originals:  # a container, though params of one part are its own in some
-            return ()
-        if is_floating(y) and path not in kinds:
-            kinds[path] = _rows.kind(originals[path], y.dtype)
-        return _of_outputs([leaf for leaf in jax.tree.leaves(y) if is_floating(leaf)], kinds.get(path, _rows.Kind()))
-
     tapped = _tapped(net)
-    looked_at = watched(tapped, watch)
     struct = jax.eval_shape(tapped.init, jax.random.key(0), checks.structs(x))[0]
     places, treedef = jax.tree.flatten(struct, is_leaf=lambda node: isinstance(node, _Tapped))
     _rows.one_each(net, len(places))
@@ -267,7 +259,7 @@ def _report(net, loss, optimizer, params, state, batch, opt_state, key):
 
     def objective(params, taps):
         both = [_Tapped(*layer) for layer in zip(of_layers(params), taps, strict=True)]
-        prediction, after = looked_at.apply(treedef.unflatten(both), state, x, train=True, key=key)
+        prediction, after = tapped.apply(treedef.unflatten(both), state, x, train=True, key=key)
         return scalar("layer_report", "the loss", loss(prediction, target)), _rows.seen(net, after)
 
     taps = [jnp.zeros(place.tap.shape, place.tap.dtype) for place in places]
@@ -286,14 +278,13 @@ def _report(net, loss, optimizer, params, state, batch, opt_state, key):
         outputs | ({"activation_gradient": norm} if outputs else {}) | _of_parameters(layer, tap.ndim, w, g, u)
         for (_, layer), tap, outputs, norm, w, g, u in each
     ]
-    rows = _rows.expanded(net, [tap.shape for tap in taps])
+    rows = _rows.expanded(net, taps)
     dtype = widest(found)
-    columns = {name: jnp.full(len(rows), np.nan, dtype) for name in COLUMNS}
-    for name in COLUMNS:
-        here = [(i, found[leaf][name][copy]) for i, (_, leaf, copy) in enumerate(rows) if name in found[leaf]]
-        if here:
-            at, values = zip(*here, strict=True)
-            columns[name] = columns[name].at[np.array(at)].set(jnp.stack([v.astype(dtype) for v in values]))
+    nothing = jnp.asarray(np.nan, dtype)
+    columns = {
+        name: jnp.stack([found[i][name][copy].astype(dtype) if name in found[i] else nothing for _, i, copy in rows])
+        for name in COLUMNS
+    }
     bad = columns["nonfinite"] > 0
     has_kernel = [i for i, (_, leaf, _) in enumerate(rows) if "gain" in found[leaf]]
     return LayerReport(

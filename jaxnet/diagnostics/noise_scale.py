@@ -1,6 +1,5 @@
 """How noisy a batch's gradient is, and so from which batch size on more samples a step are hardly worth it (4.6.2)."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
+from jaxnet.diagnostics._arrays import Loss
 from jaxnet.errors import DataError, named
 from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers._arithmetic import wide, wide_dtype
@@ -32,14 +32,7 @@ class NoiseScale(NamedTuple):
 
 @named("noise_scale")
 def noise_scale(
-    net: Any,
-    loss: Callable[[Any, Any], jax.Array],
-    params: Any,
-    state: Any,
-    batch: Any,
-    *,
-    parts: int = 16,
-    key: Any = None,
+    net: Any, loss: Loss, params: Any, state: Any, batch: Any, *, parts: int = 16, key: Any = None
 ) -> NoiseScale:
     """Estimates the gradient noise scale from one large batch, cut into parts; works inside ``jit``.
 

@@ -14,7 +14,6 @@ from jaxnet import activations
 from jaxnet.diagnostics import _rows
 from jaxnet.diagnostics.layer_report import LayerReport
 from jaxnet.errors import ConfigError, named
-from jaxnet.layers.inside import watched
 from jaxnet.layers.layer import as_layer
 from jaxnet.training.history import History
 
@@ -142,15 +141,9 @@ def activation_histograms(path: Any, net: Any, params: Any, state: Any, x: Any, 
       The picture's path.
     """
     net = as_layer(net, "activation_histograms")
-
-    def watch(path, layer, params, state, x, y):
-        return y if hasattr(y, "dtype") else jnp.zeros(0)
-
-    after = jax.jit(lambda p, s, x: watched(net, watch).apply(p, s, x, train=False)[1])(params, state, x)
-    values = _rows.seen(net, after)
-    copies = [value.shape[:repeats] for value, repeats in zip(values, _rows.repeats(net), strict=True)]
-    rows = [row for row in _rows.expanded(net, copies) if values[row[1]].size]
-    chosen = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int))]
+    values = _rows.evaluated(net, lambda layer, y: y if hasattr(y, "dtype") else jnp.zeros(0))(params, state, x)
+    rows = [row for row in _rows.expanded(net, values) if values[row[1]].size]
+    chosen = _spread(rows, most)
     picture, axes = figure(len(chosen), columns=4, width=2.8, height=2.2)
     for ax, (label, leaf, copy) in zip(axes, chosen, strict=True):
         outputs = np.asarray(values[leaf][copy], np.float32).ravel()
@@ -208,7 +201,7 @@ def learning_curves(path: Any, history: History, *, baseline: float | None = Non
         ax.set_ylim(shown.min() - margin, shown.max() + margin)
     validation = curves[-1][1]
     if verdict is not None:
-        ax.set_title(f"{verdict.name.replace('_', ' ')} (certainty {verdict.certainty:.2f})")
+        ax.set_title(verdict.title)
         if verdict.name == "overfitting" and np.isfinite(validation).any():
             best = int(np.nanargmin(validation))
             ax.axvline(steps[best], color="0.5", linewidth=0.8)
@@ -232,11 +225,7 @@ def weights_over_time(path: Any, reports: Sequence[LayerReport], steps: Sequence
       The picture's path.
     """
     picture, (left, right) = figure(2, width=4.6, height=3.4)
-    rows = reports[0].kernels
-    chosen = (
-        rows[np.unique(np.linspace(0, len(rows) - 1, min(6, len(rows))).round().astype(int))] if len(rows) else rows
-    )
-    for row, style in zip(chosen, _styles(), strict=False):
+    for row, style in zip(_spread(reports[0].kernels, 6), _styles(), strict=False):
         for ax, name in ((left, "weight_norm"), (right, "update_ratio")):
             values = np.array([float(getattr(report, name)[row]) for report in reports])
             ax.plot(steps, np.where(values > 0, values, np.nan), markersize=3, label=reports[0].labels[row], **style)
@@ -262,6 +251,11 @@ def rate_range(found: Any, path: Any) -> Path:
     ax.set(xscale="log", xlabel="factor on the learning rate", ylabel="loss")
     ax.legend(fontsize=8)
     return saved(picture, path)
+
+
+def _spread(rows: Any, most: int) -> list[Any]:
+    """So many of the rows, evenly spread."""
+    return [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int))]
 
 
 def _styles() -> list[dict[str, Any]]:

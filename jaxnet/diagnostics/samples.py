@@ -8,7 +8,7 @@ import numpy as np
 from jaxnet import _checks as checks
 from jaxnet import _incoming as incoming
 from jaxnet import data as data_module
-from jaxnet.diagnostics._floating import is_floating
+from jaxnet.diagnostics._arrays import is_floating
 from jaxnet.errors import DataError
 from jaxnet.training.step import pair
 

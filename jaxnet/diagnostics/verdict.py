@@ -41,9 +41,13 @@ class Verdict(NamedTuple):
     cause: str
     remedies: tuple[Remedy, ...] = ()
 
+    @property
+    def title(self) -> str:
+        """Its name in words, and how sure it is."""
+        return f"{self.name.replace('_', ' ')} (certainty {self.certainty:.2f})"
+
     def __str__(self) -> str:
-        title = self.name.replace("_", " ")
-        lines = [f"{title} (certainty {self.certainty:.2f})", f"  evidence: {self.evidence}", f"  cause: {self.cause}"]
+        lines = [self.title, f"  evidence: {self.evidence}", f"  cause: {self.cause}"]
         lines += [f"  {i}. {remedy.sentence}" for i, remedy in enumerate(self.remedies, 1)]
         return "\n".join(lines)
 

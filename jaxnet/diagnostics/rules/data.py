@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxnet._tables import few
 from jaxnet.diagnostics import thresholds as limits
-from jaxnet.diagnostics._floating import is_floating
+from jaxnet.diagnostics._arrays import is_floating
 from jaxnet.diagnostics.facts import Facts
 from jaxnet.diagnostics.layer_report import LayerReport
 from jaxnet.diagnostics.rules.rule import Place, rule
