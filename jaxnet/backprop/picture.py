@@ -162,13 +162,8 @@ def _draw_edges(axes: Any, boxes: list[Box], edges: list[Edge], places: Layout) 
             codes.append(Curve.LINETO)
             style = BACKWARD if backward else FORWARD
             axes.add_patch(PathPatch(Curve(points, codes), fill=False, zorder=0.5, **style))
-            _head(
-                axes,
-                columns[0 if backward else -1] + shift,
-                leave if backward else arrive,
-                (0, -1 if backward else 1),
-                style,
-            )
+            column, tip = (columns[0], leave) if backward else (columns[-1], arrive)
+            _head(axes, column + shift, tip, (0, -1 if backward else 1), style)
 
 
 def _ports(boxes: list[Box], edges: list[Edge], places: Layout) -> list[tuple[float, float]]:

@@ -53,7 +53,6 @@ class Trace:
         self._kinds = dict(graph.scopes_of(steps))
 
         names: dict[Any, str] = {v: "".join(parts) for v, parts in zip(leaves, program.names, strict=True)}
-        captured = dict(zip(constants, program.jaxpr.consts, strict=True))
         taken, labels = set(names.values()), {}
 
         def fresh(candidates):
@@ -71,32 +70,24 @@ class Trace:
             labels |= dict.fromkeys(map(id, group.operations), names[group.outputs[0]])
 
         shown = [v for group in groups for v in group.outputs]
-        differentiated = {leaves[i] for i in program.differentiated}
+        differentiated = [leaves[i] for i in program.differentiated]
 
-        def run(values, constants_):
-            known = dict(zip(leaves, values, strict=True)) | dict(zip(constants, constants_, strict=True))
-            result, adjoints = passes(steps, output, known, differentiated, lambda step: labels[id(step)])
+        def run(values, captured):
+            known = dict(zip((*leaves, *constants), (*values, *captured), strict=True))
+            result, adjoints = passes(steps, output, known, set(differentiated), lambda step: labels[id(step)])
+            adjoints = {v: jnp.zeros_like(known[v]) for v in differentiated} | adjoints  # 0 where nothing depends on it
             value = output.value if isinstance(output, graph.Constant) else result[output]
             return value, [result[v] for v in shown], [adjoints.get(v) for v in (*shown, *leaves)]
 
         self.value, values, adjoints = jax.jit(run)(program.leaves, program.jaxpr.consts)
-        adjoint = dict(zip((*shown, *leaves), adjoints, strict=True))
-        for i in program.differentiated:
-            if adjoint[leaves[i]] is None:  # the value does not depend on it
-                adjoint[leaves[i]] = jnp.zeros_like(program.leaves[i])
+        value_of, adjoint = dict(zip(shown, values, strict=True)), dict(zip((*shown, *leaves), adjoints, strict=True))
         self.gradients = program.gradients_of({i: adjoint[leaves[i]] for i in program.differentiated})
-
-        def called(v):
-            if v in names:
-                return names[v]
-            return constant(v.value if isinstance(v, graph.Constant) else captured[v])
-
-        value_of = dict(zip(shown, values, strict=True))
+        words = names | {v: constant(value) for v, value in zip(constants, program.jaxpr.consts, strict=True)}
         self.nodes = tuple(
             Node(
                 names[v],
                 group.kind + f":{i}" * (group.path is None and len(group.operations[0].outputs) > 1),
-                tuple(map(called, group.inputs)),
+                tuple(constant(v.value) if isinstance(v, graph.Constant) else words[v] for v in group.inputs),
                 value_of[v],
                 adjoint[v],
             )
