@@ -344,13 +344,13 @@ def test_every_remedy_is_a_sentence_with_a_topic_of_the_chapter():
 def test_a_new_rule_is_a_function_in_one_file():
     module = ModuleType("mine")
 
-    @rule.rule(Place.RATE)
+    @rule.rule(Place.RATE, 0.6)
     def mine(facts):
-        return Verdict("mine", 0.5, "", "") if facts else None
+        return rule.verdict("mine", "", "", ()) if facts else None
 
     module.__dict__.update(mine=mine, other=len)
     assert rule.rules_in(module) == (mine,)
-    assert mine(True).name == "mine"
+    assert mine(True) == Verdict("mine", 0.6, "", "")
     assert mine(False) is None
 
 

@@ -6,23 +6,22 @@ import jax
 import numpy as np
 
 from jaxnet._tables import few
-from jaxnet.diagnostics import thresholds as limits
 from jaxnet.diagnostics._arrays import is_floating
 from jaxnet.diagnostics.facts import Facts
 from jaxnet.diagnostics.layer_report import LayerReport
-from jaxnet.diagnostics.rules.rule import Place, rule
+from jaxnet.diagnostics.rules.rule import Place, Verdict, limits, remedies, rule, verdict
 from jaxnet.diagnostics.samples import Samples
 from jaxnet.diagnostics.suspect_labels import NEIGHBOURS
-from jaxnet.diagnostics.verdict import Verdict, remedies, remedy
+from jaxnet.diagnostics.verdict import remedy
 
 
-@rule(Place.LEFT_OUT)
+@rule(Place.LEFT_OUT, 1.0)
 def non_finite_data(facts: Facts) -> Verdict | None:
     """NaN or Inf among the samples."""
     return _non_finite(facts.given, "", "drop_samples")
 
 
-@rule(Place.LEFT_OUT)
+@rule(Place.LEFT_OUT, 1.0)
 def non_finite_validation(facts: Facts) -> Verdict | None:
     """NaN or Inf among the samples of validation."""
     return _non_finite(facts.held_out, "validation ", "drop_validation_samples")
@@ -33,9 +32,8 @@ def _non_finite(samples: Samples, which: str, action: str) -> Verdict | None:
     if not len(bad):
         return None
     ending, verb = ("s", "hold") if len(bad) > 1 else ("", "holds")
-    return Verdict(
+    return verdict(
         "non_finite_data",
-        1.0,
         f"{which}sample{ending} {few(bad, 8)} {verb} NaN or Inf, {len(bad)} of {total}",
         "Missing values, a division by zero or an overflow where the data were made; one such value makes the gradient "
         "of its whole batch NaN",
@@ -43,7 +41,7 @@ def _non_finite(samples: Samples, which: str, action: str) -> Verdict | None:
     )
 
 
-@rule(Place.SCALE)
+@rule(Place.SCALE, 0.95)
 def unnormalized_input(facts: Facts) -> Verdict | None:
     """The first layer with a kernel sees numbers far from mean 0 and variance 1, and no norm follows it."""
     report = facts.before
@@ -53,9 +51,8 @@ def unnormalized_input(facts: Facts) -> Verdict | None:
     limit = f"below {1 / limits.INPUT_RMS:g}" if small else f"above {limits.INPUT_RMS:g}"
     saturated = report.bounded
     tail = f"; {saturated[0]:.0%} of the first bounded activation's outputs are at its bounds" if saturated.size else ""
-    return Verdict(
+    return verdict(
         "unnormalized_input",
-        0.95,
         f"root mean square {rms:.3g} ({limit}), mean {mean:.3g}{tail}",
         "Units of measurement that the initialization does not know",
         remedies("standardize_input", "normalize", "use_rectifiers"),
@@ -81,7 +78,7 @@ def _input(x: object, report: LayerReport) -> tuple[float, float, bool]:
     return rms, mean, max(rms, filled) < 1 / limits.INPUT_RMS
 
 
-@rule(Place.SCALE)
+@rule(Place.SCALE, 0.9)
 def unnormalized_target(facts: Facts) -> Verdict | None:
     """So are the targets of a regression, and the run has not trained."""
     target = facts.target
@@ -91,9 +88,8 @@ def unnormalized_target(facts: Facts) -> Verdict | None:
     mean, deviation = float(target.mean()), float(np.sqrt(np.mean(np.square(target - target.mean(0)))))
     if abs(mean) <= limits.INPUT_RMS and limits.INPUT_RMS >= deviation >= 1 / limits.INPUT_RMS:
         return None
-    return Verdict(
+    return verdict(
         "unnormalized_target",
-        0.9,
         f"mean {mean:.3g}, deviation {deviation:.3g} (limits {limits.INPUT_RMS:g} for either, "
         f"{1 / limits.INPUT_RMS:g} for the deviation)",
         "Units of measurement that the initialization does not know: the last layer has far to go, and "
@@ -102,7 +98,7 @@ def unnormalized_target(facts: Facts) -> Verdict | None:
     )
 
 
-@rule(Place.LABELS)
+@rule(Place.LABELS, 0.8)
 def wrong_labels(facts: Facts) -> Verdict | None:
     """Many labels of a classification are contradicted by the network and by their neighbours."""
     wrong, audited = facts.suspects
@@ -113,9 +109,8 @@ def wrong_labels(facts: Facts) -> Verdict | None:
         f"Look at these {len(wrong)} samples first: classes that overlap look the same; drop or correct what is wrong: "
         f"{few(wrong, 8)}."
     )
-    return Verdict(
+    return verdict(
         "wrong_labels",
-        0.8,
         f"{share:.0%} of {audited} labels are contradicted by the network at its best, and so by the "
         f"{NEIGHBOURS} nearest other samples (limit {limits.WRONG_LABELS:.0%})",
         "Labels that are wrong, or classes that overlap, since these look the same: look at the samples first",

@@ -2,14 +2,12 @@
 
 import numpy as np
 
-from jaxnet.diagnostics import thresholds as limits
 from jaxnet.diagnostics.facts import Facts
 from jaxnet.diagnostics.layer_report import LayerReport
-from jaxnet.diagnostics.rules.rule import Place, rule
-from jaxnet.diagnostics.verdict import Verdict, remedies
+from jaxnet.diagnostics.rules.rule import Place, Verdict, limits, remedies, rule, verdict
 
 
-@rule(Place.SCALE)
+@rule(Place.SCALE, 0.95)
 def initialization(facts: Facts) -> Verdict | None:
     """The median layer changes its input's deviation too much. A norm undoes the scale of the layer before it."""
     report = facts.before
@@ -19,9 +17,8 @@ def initialization(facts: Facts) -> Verdict | None:
         return None
     large = median > 1
     limit = f"above {limits.GAIN:g}" if large else f"below {1 / limits.GAIN:g}"
-    return Verdict(
+    return verdict(
         f"initialization_too_{'large' if large else 'small'}",
-        0.95,
         f"the median layer multiplies its input's deviation by {median:.3g} ({limit}; 1 to 1.41 keeps it)",
         "Weights drawn too large: signals grow from layer to layer, and activations saturate or die"
         if large
@@ -30,16 +27,15 @@ def initialization(facts: Facts) -> Verdict | None:
     )
 
 
-@rule(Place.GRADIENT)
+@rule(Place.GRADIENT, 0.9)
 def vanishing_gradient(facts: Facts) -> Verdict | None:
     """The gradient at the first layer is far smaller than at the last: eq. 4.24, Glorot and Bengio 2010."""
     report = facts.before
     if not (len(report.kernels) > 1 and report.gradient_ratio < limits.GRADIENT_RATIO):
         return None
     saturating = report.bounded.size > 0
-    return Verdict(
+    return verdict(
         "vanishing_gradient",
-        0.9,
         f"{_over_depth(report)} (limit {limits.GRADIENT_RATIO:g})",
         "Backpropagation multiplies by one derivative a layer"
         + (", and those of sigmoid and tanh are small: at most 1/4 for sigmoid" if saturating else ""),
@@ -47,7 +43,7 @@ def vanishing_gradient(facts: Facts) -> Verdict | None:
     )
 
 
-@rule(Place.GRADIENT)
+@rule(Place.GRADIENT, 0.9)
 def exploding_gradient(facts: Facts) -> Verdict | None:
     """The gradient at the first layer is far larger than at the last, or values overflow on the way."""
     report, limit = facts.before, 1 / limits.GRADIENT_RATIO
@@ -57,9 +53,8 @@ def exploding_gradient(facts: Facts) -> Verdict | None:
         return None
     place = f"values overflow from {report.labels[first]} on" if first >= 0 else ""
     far = f"{_over_depth(report)} (limit {limit:g})" if ratio >= 0 else ""
-    return Verdict(
+    return verdict(
         "exploding_gradient",
-        0.9,
         "; ".join(filter(None, (place, far))) or f"the loss is {float(report.loss):g} before the first step",
         "Backpropagation multiplies by one matrix a layer, and these enlarge: harmless once, not many times",
         remedies("initialize", "normalize", "residual", "clip"),

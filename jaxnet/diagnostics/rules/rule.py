@@ -1,11 +1,15 @@
-"""What a rule is: a function of the facts that knows one thing that can be wrong."""
+"""What a rule is: a function of the facts that knows one thing that can be wrong; and all that it is written with."""
 
 import enum
+import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from jaxnet.diagnostics.verdict import Verdict
+from jaxnet.diagnostics import thresholds as limits
+from jaxnet.diagnostics.verdict import Remedy, Verdict, remedies
+
+__all__ = ["Place", "Rule", "Verdict", "limits", "remedies", "rule", "rules_in", "verdict"]
 
 
 class Place(enum.IntEnum):
@@ -30,20 +34,30 @@ class Rule(NamedTuple):
     Attributes:
       look: ``facts -> Verdict | None``.
       place: of its verdict in the chain of causes.
+      certainty: of its verdict: it goes by the kind of evidence.
       curves_alone: whether it is a guess from curves, for want of the experiments that `diagnose` makes.
     """
 
     look: Callable[[Any], Verdict | None]
     place: Place
+    certainty: float
     curves_alone: bool
 
     def __call__(self, facts: Any) -> Verdict | None:
-        return self.look(facts)
+        found = self.look(facts)
+        return found and found._replace(certainty=self.certainty)
 
 
-def rule(place: Place, *, curves_alone: bool = False) -> Callable[[Callable[[Any], Verdict | None]], Rule]:
+def rule(
+    place: Place, certainty: float, *, curves_alone: bool = False
+) -> Callable[[Callable[[Any], Verdict | None]], Rule]:
     """Makes a function a rule of the module in which it stands."""
-    return lambda look: Rule(look, place, curves_alone)
+    return lambda look: Rule(look, place, certainty, curves_alone)
+
+
+def verdict(name: str, evidence: str, cause: str, remedies: tuple[Remedy, ...]) -> Verdict:
+    """A verdict as certain as its rule."""
+    return Verdict(name, math.nan, evidence, cause, remedies)
 
 
 def rules_in(*modules: ModuleType) -> tuple[Rule, ...]:
