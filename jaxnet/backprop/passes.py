@@ -75,7 +75,7 @@ def _reversible(name_of: Callable[[Operation], str], operation: Operation, step:
         if "lax.while_loop" not in str(error):
             raise
         raise ConfigError(
-            f"backprop: {name_of(operation)} = {operation.name} holds a loop of unknown length, which cannot be passed "
+            f"{name_of(operation)} = {operation.name} holds a loop of unknown length, which cannot be passed "
             f"backward; use lax.scan, give lax.fori_loop a number of steps that is a Python int, or pass what "
             f"goes in through lax.stop_gradient"
         ) from error

@@ -1,19 +1,15 @@
 """A graph as a picture: a box a node with value and adjoint, solid arrows forward, dashed ones backward."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxnet import _optional as optional
+from jaxnet.backprop.diagram import Box, Diagram, Edge
 from jaxnet.backprop.layout import Item, Layout, layout, packed
-from jaxnet.backprop.text import Box, Edge, diagram, number, title
+from jaxnet.backprop.values import number
 from jaxnet.errors import ConfigError
-
-if TYPE_CHECKING:
-    from jaxnet.backprop.tracing import Trace
 
 LIMIT = 150
 FONT = 9.0
@@ -25,19 +21,19 @@ FORWARD: dict[str, Any] = {"color": "black", "linewidth": 1.1}
 BACKWARD: dict[str, Any] = {"color": "0.35", "linewidth": 1.1, "linestyle": (0, (3, 2))}
 
 
-def draw(trace: Trace, path: Path) -> Path:
+def draw(diagram: Diagram, path: Path) -> Path:
     """Draws the graph into a file of the format that its extension names."""
-    figure_module = optional.load("backprop: a picture", "matplotlib.figure")
-    boxes, edges = diagram(trace)
+    figure_module = optional.load("a picture", "matplotlib.figure")
+    boxes, edges = diagram.boxes, diagram.edges
     if len(boxes) > LIMIT:
         raise ConfigError(
-            f"backprop: {len(boxes)} nodes are too many for a picture that can be read (at most {LIMIT}); leave layers "
+            f"{len(boxes)} nodes are too many for a picture that can be read (at most {LIMIT}); leave layers "
             f"closed, put parts in a jax.named_scope, or give trace.dot() to Graphviz"
         )
     if path.suffix not in (".png", ".svg", ".pdf"):
-        raise ConfigError(f"backprop: the picture's extension must be .png, .svg or .pdf, got {str(path)!r}")
+        raise ConfigError(f"the picture's extension must be .png, .svg or .pdf, got {str(path)!r}")
     index = {box.name: i for i, box in enumerate(boxes)}
-    boxes = boxes or [Box("f", (), number(trace.value), "", True)]
+    boxes = boxes or [Box("f", (), number(diagram.value), "", True)]
     places = layout(
         # A chain of layers stands straight, and what feeds it stands beside it.
         [Item(*_size(box), 1e-4 if box.argument else 1.0 if box.adjoint else 1e-2) for box in boxes],
@@ -47,8 +43,7 @@ def draw(trace: Trace, path: Path) -> Path:
     half = {i: _size(box)[0] / 2 for i, box in enumerate(boxes)}
     left = min(x - half.get(i, 2 * PAIR) for i, x in places.x.items()) - MARGIN
     right = max(x + half.get(i, 2 * PAIR) for i, x in places.x.items()) + MARGIN
-    heading = f"{title(trace)} = {number(trace.value)}"
-    width = max(right - left, _width(heading, FONT + 1) + 2 * MARGIN, 300.0)
+    width = max(right - left, _width(diagram.heading, FONT + 1) + 2 * MARGIN, 300.0)
     left -= (width - right + left) / 2
     top, bottom = -MARGIN - 2 * LINE, places.bottom[-1] + MARGIN + 2 * LINE
 
@@ -57,7 +52,7 @@ def draw(trace: Trace, path: Path) -> Path:
     axes.set(xlim=(left, left + width), ylim=(bottom, top))
     axes.set_axis_off()
     middle = left + width / 2
-    axes.text(middle, top + MARGIN, heading, size=FONT + 1, ha="center", va="center", parse_math=False)
+    axes.text(middle, top + MARGIN, diagram.heading, size=FONT + 1, ha="center", va="center", parse_math=False)
     _draw_edges(axes, boxes, edges, places)
     for i, box in enumerate(boxes):
         _draw_box(axes, box, places.x[i], *_vertical(box, places, i))
@@ -167,13 +162,8 @@ def _draw_edges(axes: Any, boxes: list[Box], edges: list[Edge], places: Layout) 
             codes.append(Curve.LINETO)
             style = BACKWARD if backward else FORWARD
             axes.add_patch(PathPatch(Curve(points, codes), fill=False, zorder=0.5, **style))
-            _head(
-                axes,
-                columns[0 if backward else -1] + shift,
-                leave if backward else arrive,
-                (0, -1 if backward else 1),
-                style,
-            )
+            column, tip = (columns[0], leave) if backward else (columns[-1], arrive)
+            _head(axes, column + shift, tip, (0, -1 if backward else 1), style)
 
 
 def _ports(boxes: list[Box], edges: list[Edge], places: Layout) -> list[tuple[float, float]]:

@@ -11,30 +11,15 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
+from jaxnet._tables import few
 from jaxnet.backprop import graph, picture, text
+from jaxnet.backprop.diagram import Diagram, Node
 from jaxnet.backprop.passes import passes
-from jaxnet.errors import ConfigError, DTypeError, ShapeError
+from jaxnet.backprop.values import constant
+from jaxnet.errors import ConfigError, DTypeError, ShapeError, named
 
-
-class Node(NamedTuple):
-    """A value of the graph.
-
-    Attributes:
-      name: v1, v2, ... in the order of computation; of a layer its path, of an argument its name in the signature.
-      operation: what computed it; "argument".
-      inputs: the names of the nodes that it was computed from, and the constants among them.
-      value: what the forward pass gave.
-      adjoint: the derivative of the function's value with respect to this one, from the backward pass; None where
-        there is none: integers, bools, keys, and where no path of derivatives leads from a differentiated argument
-        through this value to the function's.
-    """
-
-    name: str
-    operation: str
-    inputs: tuple[str, ...]
-    value: Any
-    adjoint: Any
+_MORE = ", and {} more"
 
 
 class Program(NamedTuple):
@@ -68,7 +53,6 @@ class Trace:
         self._kinds = dict(graph.scopes_of(steps))
 
         names: dict[Any, str] = {v: "".join(parts) for v, parts in zip(leaves, program.names, strict=True)}
-        captured = dict(zip(constants, program.jaxpr.consts, strict=True))
         taken, labels = set(names.values()), {}
 
         def fresh(candidates):
@@ -86,32 +70,24 @@ class Trace:
             labels |= dict.fromkeys(map(id, group.operations), names[group.outputs[0]])
 
         shown = [v for group in groups for v in group.outputs]
-        differentiated = {leaves[i] for i in program.differentiated}
+        differentiated = [leaves[i] for i in program.differentiated]
 
-        def run(values, constants_):
-            known = dict(zip(leaves, values, strict=True)) | dict(zip(constants, constants_, strict=True))
-            result, adjoints = passes(steps, output, known, differentiated, lambda step: labels[id(step)])
+        def run(values, captured):
+            known = dict(zip((*leaves, *constants), (*values, *captured), strict=True))
+            result, adjoints = passes(steps, output, known, set(differentiated), lambda step: labels[id(step)])
+            adjoints = {v: jnp.zeros_like(known[v]) for v in differentiated} | adjoints  # 0 where nothing depends on it
             value = output.value if isinstance(output, graph.Constant) else result[output]
             return value, [result[v] for v in shown], [adjoints.get(v) for v in (*shown, *leaves)]
 
         self.value, values, adjoints = jax.jit(run)(program.leaves, program.jaxpr.consts)
-        adjoint = dict(zip((*shown, *leaves), adjoints, strict=True))
-        for i in program.differentiated:
-            if adjoint[leaves[i]] is None:  # the value does not depend on it
-                adjoint[leaves[i]] = jnp.zeros_like(program.leaves[i])
+        value_of, adjoint = dict(zip(shown, values, strict=True)), dict(zip((*shown, *leaves), adjoints, strict=True))
         self.gradients = program.gradients_of({i: adjoint[leaves[i]] for i in program.differentiated})
-
-        def called(v):
-            if v in names:
-                return names[v]
-            return text.constant(v.value if isinstance(v, graph.Constant) else captured[v])
-
-        value_of = dict(zip(shown, values, strict=True))
+        words = names | {v: constant(value) for v, value in zip(constants, program.jaxpr.consts, strict=True)}
         self.nodes = tuple(
             Node(
                 names[v],
                 group.kind + f":{i}" * (group.path is None and len(group.operations[0].outputs) > 1),
-                tuple(map(called, group.inputs)),
+                tuple(constant(v.value) if isinstance(v, graph.Constant) else words[v] for v in group.inputs),
                 value_of[v],
                 adjoint[v],
             )
@@ -121,12 +97,16 @@ class Trace:
         self.arguments = tuple(
             Node(names[v], "argument", (), value, adjoint[v]) for v, value in zip(leaves, program.leaves, strict=True)
         )
-        self._by_name = {node.name: node for node in (*self.arguments, *self.nodes)}
+        title = f"{program.name}({', '.join(dict.fromkeys(parts[0] for parts in program.names))})"
+        closed = self._kinds.keys() - opened
+        self._diagram = Diagram(title, self.value, self.nodes, self.arguments, program.names, closed)
 
+    @named("backprop")
     def __getitem__(self, name: str) -> Node:
-        if name not in self._by_name:
-            raise ConfigError(f"backprop: there is no node {name!r}; there are {_few(self._by_name)}")
-        return self._by_name[name]
+        by_name = self._diagram.by_name
+        if name not in by_name:
+            raise ConfigError(f"there is no node {name!r}; there are {few(list(by_name), 12, _MORE)}")
+        return by_name[name]
 
     def __str__(self) -> str:
         return self.table()
@@ -140,11 +120,11 @@ class Trace:
         Args:
           rows: how many lines of each at most; None for all.
         """
-        return text.table(self, rows)
+        return text.table(self._diagram, rows)
 
     def dot(self) -> str:
         """The graph in Graphviz' language: solid edges forward, dashed ones backward."""
-        return text.dot(self)
+        return text.dot(self._diagram)
 
     def draw(self, path: str | os.PathLike) -> Path:
         """Draws the graph: solid arrows forward, dashed ones backward; needs matplotlib.
@@ -158,8 +138,12 @@ class Trace:
         Raises:
           ConfigError: too many nodes to be read.
         """
-        return picture.draw(self, checks.path("draw", "path", path))
+        with named("draw"):
+            path = checks.path("path", path)
+        with named("backprop"):
+            return picture.draw(self._diagram, path)
 
+    @named("backprop")
     def open(self, *paths: str) -> "Trace":
         """The same with some parts opened: layers, other named scopes, or a scan, which becomes its steps.
 
@@ -189,14 +173,13 @@ class Trace:
             return Trace(self._program, self._opened | {p for p, kind in self._kinds.items() if kind != "scan"})
         for path in paths:
             if path not in self._kinds and path not in self._opened:
-                can = _few(p for p in self._kinds if p not in self._opened)
-                raise ConfigError(
-                    f"backprop: {path!r} cannot be opened; {f'there are {can}' if can else 'nothing can'}"
-                )
+                can = few([p for p in self._kinds if p not in self._opened], 12, _MORE)
+                raise ConfigError(f"{path!r} cannot be opened; {f'there are {can}' if can else 'nothing can'}")
         above = {"/".join(path.split("/")[:n]) for path in paths for n in range(1, path.count("/") + 2)}
         return Trace(self._program, self._opened | above)
 
 
+@named("backprop")
 def trace(
     f: Callable[..., Any], *args: Any, argnums: int | Sequence[int] | None = None, has_aux: bool = False
 ) -> Trace:
@@ -242,57 +225,33 @@ def trace(
 
     Source: chapter 4.5, eq. 4.23 to 4.25, figure 4.8.
     """
-    who = "backprop"
-    checks.function(who, "f", f)
-    checks.flag(who, "has_aux", has_aux)
-    names = _signature(f, len(args))
+    checks.function("f", f)
+    checks.flag("has_aux", has_aux)
+    names = _signature(f, args)
     flat, structure = jax.tree_util.tree_flatten_with_path(args)
     labels = tuple((names[path[0].idx], *(jax.tree_util.keystr((key,)) for key in path[1:])) for path, _ in flat)
-    owners = [path[0].idx for path, _ in flat]
     for label, (_, leaf) in zip(labels, flat, strict=True):
         _check_concrete("".join(label), leaf)
-    leaves = tuple(checks.array(who, "".join(label), leaf) for label, (_, leaf) in zip(labels, flat, strict=True))
+    leaves = tuple(checks.array("".join(label), leaf) for label, (_, leaf) in zip(labels, flat, strict=True))
     numbers = _argnums(argnums, len(args))
     differentiated = []
-    for i, leaf in enumerate(leaves):
-        given = flat[i][1]
-        if owners[i] not in numbers:
+    for i, ((path, given), leaf) in enumerate(zip(flat, leaves, strict=True)):
+        if path[0].idx not in numbers:
             continue
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             differentiated.append(i)
         elif argnums is not None or isinstance(given, int) or jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             hint = f"{given}.0" if type(given) is int else "a floating-point array"
             raise DTypeError(
-                f"{who}: {''.join(labels[i])} has dtype {leaf.dtype}, and only floating-point numbers can be "
+                f"{''.join(labels[i])} has dtype {leaf.dtype}, and only floating-point numbers can be "
                 f"differentiated by; pass {hint}, or name the arguments to differentiate by, as in argnums=(0, 1)"
             )
     if not differentiated:
         raise DTypeError(
-            f"{who}: no argument is a floating-point array, so there is nothing to differentiate by; "
-            f"pass what the function depends on as arguments, backprop.trace(f, w1, w2)"
+            "no argument is a floating-point array, so there is nothing to differentiate by; "
+            "pass what the function depends on as arguments, backprop.trace(f, w1, w2)"
         )
-
-    def flattened(*leaves):
-        y = f(*jax.tree.unflatten(structure, leaves))
-        if has_aux:
-            if not isinstance(y, tuple) or len(y) != 2:
-                raise ConfigError(
-                    f"{who}: with has_aux=True the function must return (value, aux), got {type(y).__name__}"
-                )
-            y = y[0]
-        if not isinstance(y, (jax.Array, float)) and not hasattr(y, "dtype"):
-            hint = "; pass has_aux=True if it is (value, anything else)" if isinstance(y, tuple) else ""
-            raise ShapeError(f"{who}: the function must return one number, got {type(y).__name__}{hint}")
-        if jnp.shape(y):
-            raise ShapeError(
-                f"{who}: the function must return one number, got shape {jnp.shape(y)}; reduce it, for example "
-                f"backprop.trace(lambda *args: jax.numpy.sum(f(*args)), ...)"
-            )
-        if not jnp.issubdtype(jnp.result_type(y), jnp.floating):
-            raise DTypeError(f"{who}: the function must return a floating-point number, got {jnp.result_type(y)}")
-        return y
-
-    jaxpr = jax.make_jaxpr(flattened)(*leaves)
+    jaxpr = jax.make_jaxpr(lambda *leaves: _scalar(f(*jax.tree.unflatten(structure, leaves)), has_aux))(*leaves)
     for value in jaxpr.consts:
         _check_concrete("a value that the function captured", value)
 
@@ -303,10 +262,29 @@ def trace(
     return Trace(Program(_name(f), jaxpr, labels, leaves, tuple(differentiated), gradients_of))
 
 
+def _scalar(y: Any, has_aux: bool) -> Any:
+    """The number that the function returned."""
+    if has_aux:
+        if not isinstance(y, tuple) or len(y) != 2:
+            raise ConfigError(f"with has_aux=True the function must return (value, aux), got {type(y).__name__}")
+        y = y[0]
+    if not isinstance(y, (jax.Array, float)) and not hasattr(y, "dtype"):
+        hint = "; pass has_aux=True if it is (value, anything else)" if isinstance(y, tuple) else ""
+        raise ShapeError(f"the function must return one number, got {type(y).__name__}{hint}")
+    if jnp.shape(y):
+        raise ShapeError(
+            f"the function must return one number, got shape {jnp.shape(y)}; reduce it, for example "
+            f"backprop.trace(lambda *args: jax.numpy.sum(f(*args)), ...)"
+        )
+    if not jnp.issubdtype(jnp.result_type(y), jnp.floating):
+        raise DTypeError(f"the function must return a floating-point number, got {jnp.result_type(y)}")
+    return y
+
+
 def _check_concrete(name: str, value: Any) -> None:
     if isinstance(value, jax.core.Tracer):
         raise ConfigError(
-            f"backprop: {name} is a traced value, and the passes can only be shown with numbers; call backprop.trace "
+            f"{name} is a traced value, and the passes can only be shown with numbers; call backprop.trace "
             f"outside of jit, grad and vmap (jit inside of the function is fine)"
         )
 
@@ -316,33 +294,24 @@ def _argnums(argnums: int | Sequence[int] | None, n: int) -> tuple[int, ...]:
         return tuple(range(n))
     result = (argnums,) if isinstance(argnums, int) else tuple(argnums)
     for number in result:
-        if checks.integer("backprop", "argnums", number, minimum=0) >= n:
-            raise ConfigError(
-                f"backprop: argnums={number} names no argument, the function was given {n}, counted from 0"
-            )
+        if checks.integer("argnums", number, minimum=0) >= n:
+            raise ConfigError(f"argnums={number} names no argument, the function was given {n}, counted from 0")
     return result
 
 
-def _signature(f: Callable[..., Any], n: int) -> list[str]:
-    """What the first ``n`` positional arguments are called."""
+def _signature(f: Callable[..., Any], args: tuple[Any, ...]) -> list[str]:
+    """What the arguments are called."""
     try:
-        parameters = list(inspect.signature(f).parameters.values())
-    except (TypeError, ValueError):  # a builtin has none
-        parameters = []
+        bound = inspect.signature(f).bind(*args)
+    except (TypeError, ValueError):  # a builtin has none, and a call that does not fit fails soon
+        return [f"x{i}" for i in range(len(args))]
     names = []
-    for parameter in parameters:
-        if parameter.kind == parameter.VAR_POSITIONAL:
-            names += [f"{parameter.name}[{i}]" for i in range(n - len(names))]
-        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-            names.append(parameter.name)
-    return [*names, *(f"x{i}" for i in range(len(names), n))][:n]
+    for name, value in bound.arguments.items():
+        several = bound.signature.parameters[name].kind == inspect.Parameter.VAR_POSITIONAL
+        names += [f"{name}[{i}]" for i in range(len(value))] if several else [name]
+    return names
 
 
 def _name(f: Any) -> str:
     f = getattr(f, "func", f)  # functools.partial
     return getattr(f, "__name__", type(f).__name__)
-
-
-def _few(names: Any) -> str:
-    names = list(names)
-    return ", ".join(names[:12]) + f", and {len(names) - 12} more" * (len(names) > 12)

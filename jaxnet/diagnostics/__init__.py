@@ -1,9 +1,8 @@
 """Training diagnosed (4.2.1, 4.6.2, 4.6.3): what every layer does, what the curves say, and what to try next."""
 
 from jaxnet.diagnostics import pictures
-from jaxnet.diagnostics.born_dead import born_dead_probability
 from jaxnet.diagnostics.curves_report import curves_report
-from jaxnet.diagnostics.dead_units import DeadUnits, dead_units
+from jaxnet.diagnostics.dead_units import DeadUnits, born_dead_probability, dead_units
 from jaxnet.diagnostics.diagnose import Diagnosis, diagnose
 from jaxnet.diagnostics.layer_report import LayerReport, layer_report
 from jaxnet.diagnostics.noise_scale import NoiseScale, noise_scale

@@ -1,94 +1,92 @@
 """The layers of a network as rows of a table: which there are, what they are called, and what was seen of each."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.errors import ConfigError
-from jaxnet.layers.inside import Watched, looked_into
+from jaxnet.layers.inside import Watched, looked_into, watched
 from jaxnet.layers.layer import Layer
 
-Path = tuple[str, ...]
+
+class Step(NamedTuple):
+    """From a container to one of its parts: which it is, its label, and whether the container makes copies of it."""
+
+    number: int
+    label: str
+    copied: bool
 
 
-def leaves(net: Layer, path: Path = ()) -> Iterator[tuple[Path, Layer]]:
-    """The layers that hold no others, with their paths, in the order of the trees of params and state."""
+def leaves(net: Layer, path: tuple[Step, ...] = ()) -> Iterator[tuple[tuple[Step, ...], Layer]]:
+    """The layers that hold no others, with the steps to them, in the order of the trees of params and state."""
     parts = looked_into(net)
     if not parts:
         yield path, net
-    for label, part in parts:
-        yield from leaves(part, (*path, label))
+    for number, (label, part) in enumerate(parts):
+        yield from leaves(part, (*path, Step(number, label, net.trees == "stacked")))
 
 
-def repeats(net: Layer, above: int = 0) -> list[int]:
-    """Of each leaf, how many ``repeat`` are around it: as many axes come before those of its own values."""
-    parts = looked_into(net)
-    return [count for _, part in parts for count in repeats(part, above + (net.trees == "stacked"))] or [above]
+def evaluated(net: Layer, measure: Callable[[Layer, Any], Any]) -> Callable[[Any, Any, Any], list[Any]]:
+    """A program ``(params, state, x) -> what measure(leaf, output) gave``, of each leaf in evaluation."""
+
+    def watch(path, layer, params, state, x, y):
+        return () if looked_into(layer) else measure(layer, y)
+
+    looked_at = watched(net, watch)
+    return jax.jit(lambda params, state, x: seen(net, looked_at.apply(params, state, x, train=False)[1]))
 
 
-def seen(who: str, net: Layer, state: Any) -> list[Any]:
+def seen(net: Layer, state: Any) -> list[Any]:
     """What a `watched` network saw of each of its leaves, in their order."""
     found = _seen(state)
-    one_each(who, net, len(found))
+    one_each(net, len(found))
     return found
 
 
-def one_each(who: str, net: Layer, count: int) -> None:
+def one_each(net: Layer, count: int) -> None:
     """Refuses a network of which not every layer has left a trace: nobody knows then whose the others are."""
-    rows = [".".join((*path, layer.name)) for path, layer in leaves(net)]
+    rows = [".".join([*(step.label for step in path), layer.name]) for path, layer in leaves(net)]
     if len(rows) != count:
         raise ConfigError(
-            f"{who}: {net.name} has the layers {', '.join(rows)}, but its params or state are of {count}; a container "
+            f"{net.name} has the layers {', '.join(rows)}, but its params or state are of {count}; a container "
             f"must give back the params and the state of each of its parts, or have no rebuild"
         )
 
 
 def _seen(state: Any) -> list[Any]:
-    found = [node for node in jax.tree.leaves(state, is_leaf=_is_watched) if _is_watched(node)]
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, Watched))
+    found = [node for node in nodes if isinstance(node, Watched)]
     return [value for node in found for value in (_seen(node.state) or [node.seen])]
 
 
-def _is_watched(node: Any) -> bool:
-    return isinstance(node, Watched)
-
-
-def expanded(net: Layer, lengths: list[tuple[int, ...]]) -> list[tuple[str, int, tuple[int, ...]]]:
+def expanded(net: Layer, values: list[Any]) -> list[tuple[str, int, tuple[int, ...]]]:
     """The rows of the table, from the input to the output: ``(label, leaf, copy)``.
 
     Args:
       net: the network.
-      lengths: of each leaf, how many copies every ``repeat`` around it makes, outermost first.
+      values: an array a leaf; before its own axes stand those of the copies that every ``repeat`` around it makes.
 
     Returns:
       A row a leaf, or a row a copy of one inside a ``repeat``; ``copy`` indexes the axes that the repeats add.
     """
-    counter = iter(range(len(lengths)))
-
-    def walk(part: Layer, repeats: int) -> list[tuple[list[str], int, tuple[int, ...]]]:
-        parts = looked_into(part)
-        if not parts:
-            return [([part.name], next(counter), ())]
-        rows = [
-            ([label, *words], leaf, copy)
-            for label, inner in parts
-            for words, leaf, copy in walk(inner, repeats + (part.trees == "stacked"))
-        ]
-        if part.trees != "stacked":
-            return rows
-        copies = lengths[rows[0][1]][repeats]
-        return [([str(i), *words[1:]], leaf, (i, *copy)) for i in range(copies) for words, leaf, copy in rows]
-
-    return [(" ".join((".".join(words[:-1]), words[-1])).strip(), leaf, copy) for words, leaf, copy in walk(net, 0)]
+    rows = []
+    for leaf, (path, layer) in enumerate(leaves(net)):
+        for copy in np.ndindex(values[leaf].shape[: sum(step.copied for step in path)]):
+            copies = iter(copy)
+            place = [next(copies) if step.copied else step.number for step in path]
+            words = [str(number) if step.copied else step.label for number, step in zip(place, path, strict=True)]
+            rows.append((place, " ".join([".".join(words), layer.name]).strip(), leaf, copy))
+    return [(label, leaf, copy) for _, label, leaf, copy in sorted(rows, key=lambda row: row[0])]
 
 
 # Both sides of zero, and far enough out that every saturating function is flat between the last two points.
 _GRID = np.array([-40.0, -30.0, -3.0, -1.0, -0.3, 0.3, 1.0, 3.0, 30.0, 40.0])
 
 
-class Kind:
+class Kind(NamedTuple):
     """What an activation function does, found by asking it and not by its name.
 
     Attributes:
@@ -96,8 +94,8 @@ class Kind:
       bounds: the values that it approaches at minus and plus infinity, if it saturates at both ends.
     """
 
-    def __init__(self, rectifier: bool = False, bounds: tuple[float, float] | None = None):
-        self.rectifier, self.bounds = rectifier, bounds
+    rectifier: bool = False
+    bounds: tuple[float, float] | None = None
 
 
 def kind(layer: Layer, dtype: Any) -> Kind:

@@ -1,15 +1,16 @@
 """Rectifier units that are 0 on a whole data set: they learn nothing and pass nothing on (4.2.1)."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
+from jaxnet._tables import few
 from jaxnet.diagnostics import _rows
-from jaxnet.errors import DataError
-from jaxnet.layers.inside import looked_into, watched
+from jaxnet.errors import ConfigError, DataError, named
 from jaxnet.layers.layer import as_layer
 
 
@@ -35,11 +36,12 @@ class DeadUnits(NamedTuple):
     def __str__(self) -> str:
         lines = []
         for label, count, index in zip(self.labels, self.units, self.indices, strict=True):
-            which = f": {', '.join(map(str, index[:12]))}{', ...' if len(index) > 12 else ''}" if len(index) else ""
+            which = f": {few(index, 12)}" if len(index) else ""
             lines.append(f"{label}: {len(index)} of {count} units dead{which}")
         return "\n".join(lines) or "no rectifier"
 
 
+@named("dead_units")
 def dead_units(net: Any, params: Any, state: Any, data: Any, *, batch_size: int = 256) -> DeadUnits:
     """Finds the units of rectifiers that are 0 on a whole data set.
 
@@ -68,32 +70,26 @@ def dead_units(net: Any, params: Any, state: Any, data: Any, *, batch_size: int 
 
     Source: chapter 4.2.1; Lu et al. 2019, [74].
     """
-    who = "dead_units"
-    net = as_layer(net, who)
-    batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
+    net = as_layer(net, "dead_units")
+    batch_size = checks.integer("batch_size", batch_size, minimum=1)
     if isinstance(data, (np.ndarray, jax.Array, dict)):
         whole, samples = data, len(jax.tree.leaves(data)[0]) if jax.tree.leaves(data) else 0
         parts = (slice(first, first + batch_size) for first in range(0, samples, batch_size))
         data = (jax.tree.map(lambda leaf, part=part: leaf[part], whole) for part in parts)
 
-    def watch(path, layer, params, state, x, y):
-        if looked_into(layer):
-            return ()
+    def zero_everywhere(layer, y):
         if not hasattr(y, "dtype") or not _rows.kind(layer, y.dtype).rectifier:
             return jnp.zeros(0, bool)
         return jnp.all(y == 0, axis=tuple(range(y.ndim - 1)))
 
-    @jax.jit
-    def zero_everywhere(params, state, x):
-        return _rows.seen(who, net, watched(net, watch).apply(params, state, x, train=False)[1])
-
+    program = _rows.evaluated(net, zero_everywhere)
     dead: list[Any] | None = None
     for x in data:
-        zero = jax.device_get(zero_everywhere(params, state, jax.tree.map(lambda a: checks.array(who, "data", a), x)))
+        zero = jax.device_get(program(params, state, jax.tree.map(lambda a: checks.array("data", a), x)))
         dead = zero if dead is None else jax.tree.map(np.logical_and, dead, zero)
     if dead is None:
-        raise DataError(f"{who}: the data held no sample; an iterator can be read once: give an array, or a list")
-    rows = _rows.expanded(net, [mask.shape[:-1] for mask in dead])
+        raise DataError("the data held no sample; an iterator can be read once: give an array, or a list")
+    rows = _rows.expanded(net, dead)
     rows = [row for row in rows if dead[row[1]].shape[-1]]  # of what is no rectifier the mask is empty
     masks = [dead[leaf][copy] for _, leaf, copy in rows]
     return DeadUnits(
@@ -101,3 +97,43 @@ def dead_units(net: Any, params: Any, state: Any, data: Any, *, batch_size: int 
         tuple(len(mask) for mask in masks),
         tuple(np.flatnonzero(mask) for mask in masks),
     )
+
+
+@named("born_dead_probability")
+def born_dead_probability(widths: Sequence[int]) -> float:
+    """The chance that some hidden layer of a fresh relu network is 0 for a given input, so that nothing passes.
+
+    With weights drawn symmetrically about 0, independently, and biases 0 (or symmetric too), each unit of a layer that
+    sees anything but zeros is positive with chance 1/2. All N_l of them are off with chance 2^-N_l, so ::
+
+        P(dead) = 1 - prod over l of (1 - 2^-N_l)
+
+    A network that is 0 for all inputs is 0 for each one, so this bounds the chance of being born dead over a whole
+    domain from above; with biases 0 and inputs on one ray it is that chance. It tends to 1 as depth grows, and to 0 as
+    width grows.
+
+    Args:
+      widths: N_1, N_2, ..., units of each hidden layer.
+
+    Returns:
+      The chance, from 0 to 1.
+
+    Raises:
+      ConfigError: no layer, or a width that is no positive integer.
+
+    Example:
+      >>> from jaxnet import diagnostics
+      >>> round(diagnostics.born_dead_probability([2] * 10), 3)  # ten layers of two units
+      0.944
+      >>> diagnostics.born_dead_probability([64] * 10) < 1e-18
+      True
+
+    Source: Lu et al. 2019, arXiv 1903.06733, [74], the upper bound for symmetric initialization.
+    """
+    if not isinstance(widths, Sequence) or not widths:
+        raise ConfigError(f"widths must be a sequence with one width a hidden layer, got {widths!r}; try [64, 64]")
+    dead = 0.0
+    for width in widths:
+        # Adding up what dies keeps the digits that 1 - (1 - small) would lose.
+        dead += (1 - dead) * 0.5 ** checks.integer("widths", width, minimum=1)
+    return dead

@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet.diagnostics import pictures
+from jaxnet.errors import named
 
 _STYLE = (
     "body{font:1em/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#111}"
@@ -17,41 +18,38 @@ _STYLE = (
 )
 
 
+@named("html")
 def html_report(diagnosis: Any, path: Any, title: str) -> Path:
     """Writes a `Diagnosis` as one page: the verdicts, the pictures and the reports of the layers; needs matplotlib.
 
     Returns:
       The page's path.
     """
-    path = checks.path("html", "path", path)
+    path = checks.path("path", path)
     steps = [0, *diagnosis.history["step"].astype(int)]
     first, middle, last = diagnosis.reports[0], diagnosis.reports[len(steps) // 2], diagnosis.reports[-1]
     names = ["before the first step", f"after step {steps[len(steps) // 2]}", f"after step {steps[-1]}"]
-    drawn = {}
+    body = [f"<h1>{html.escape(title)}</h1>", *map(_section, diagnosis.verdicts)]
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        verdict = diagnosis.verdicts[0]
-        drawn["Learning curves"] = pictures.learning_curves(
-            place / "curves.png", diagnosis.history, baseline=diagnosis.baseline, verdict=verdict
-        )
+        picture = Path(folder, "picture.png")
+
+        def show(name):
+            data = base64.b64encode(picture.read_bytes()).decode()
+            body.append(f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{data}">')
+
+        verdict, baseline = diagnosis.verdicts[0], diagnosis.baseline
+        pictures.learning_curves(picture, diagnosis.history, baseline=baseline, verdict=verdict)
+        show("Learning curves")
         if len(first.kernels):
-            drawn["Gradient over depth"] = pictures.gradient_flow(place / "flow.png", [first, middle, last], names)
-            drawn["Weights and updates"] = pictures.weights_over_time(place / "weights.png", diagnosis.reports, steps)
-        images = {name: base64.b64encode(file.read_bytes()).decode() for name, file in drawn.items()}
-    head = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
-    )
-    verdicts = "".join(_section(verdict) for verdict in diagnosis.verdicts)
-    shown = "".join(
-        f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{data}">' for name, data in images.items()
-    )
-    tables = "".join(
-        f"<h2>Layers {name}</h2><pre>{html.escape(str(report))}</pre>"
-        for name, report in ((names[0], first), (names[2], last))
-    )
-    dead = f"<h2>Dead units at the end</h2><pre>{html.escape(str(diagnosis.dead))}</pre>"
+            pictures.gradient_flow(picture, [first, middle, last], names)
+            show("Gradient over depth")
+            pictures.weights_over_time(picture, diagnosis.reports, steps)
+            show("Weights and updates")
+    texts = {f"Layers {names[0]}": first, f"Layers {names[2]}": last, "Dead units at the end": diagnosis.dead}
+    body += [f"<h2>{name}</h2><pre>{html.escape(str(text))}</pre>" for name, text in texts.items()]
+    head = f"<meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{head}<h1>{html.escape(title)}</h1>{verdicts}{shown}{tables}{dead}</html>\n", encoding="utf-8")
+    path.write_text(f"<!doctype html><html lang=en>{head}{''.join(body)}</html>\n", encoding="utf-8")
     return path
 
 

@@ -10,11 +10,12 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks_named as checks
-from jaxnet._dtypes import at_least_float32
+from jaxnet import _checks as checks
+from jaxnet._tables import table
 from jaxnet.diagnostics import _rows
-from jaxnet.errors import ConfigError
-from jaxnet.layers.inside import looked_into, rebuilt, watched
+from jaxnet.diagnostics._arrays import Loss, is_floating, widest
+from jaxnet.errors import ConfigError, named
+from jaxnet.layers.inside import Watched, looked_into, rebuilt
 from jaxnet.layers.layer import Layer, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.optimizers._arithmetic import abs_squared, wide
@@ -25,17 +26,8 @@ SATURATED_DISTANCE = 0.025
 """A value this close to a bound, in units of the distance between the two, is saturated: of tanh beyond +-0.95 and of
 sigmoid outside 0.025..0.975, where the derivative has fallen to a tenth of its largest."""
 
-COLUMNS = (
-    "mean", "deviation", "saturated", "dead", "nonfinite", "activation_gradient", "parameter_gradient", "weight_norm",
-    "update_ratio", "gain",
-)  # fmt: skip
 
-
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=(*COLUMNS, "slope", "first_nonfinite", "loss"),
-    meta_fields=("labels", "norms"),
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
     """One row a layer, from the input to the output; prints as a table.
@@ -65,8 +57,8 @@ class LayerReport:
       loss: of the batch.
     """
 
-    labels: tuple[str, ...]
-    norms: tuple[bool, ...]
+    labels: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    norms: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
     mean: Any
     deviation: Any
     saturated: Any
@@ -84,21 +76,30 @@ class LayerReport:
     def __str__(self) -> str:
         if isinstance(self.mean, jax.core.Tracer) or np.ndim(self.mean) != 1:
             return f"LayerReport of {len(self.labels)} layers, arrays of shape {np.shape(self.mean)}"
-        names = [name.replace("_", " ") for name in COLUMNS if name != "nonfinite"]
-        columns = [np.asarray(getattr(self, name)) for name in COLUMNS if name != "nonfinite"]
-        rows = [
-            [label, *("" if np.isnan(column[i]) else f"{column[i]:.3g}" for column in columns)]
-            for i, label in enumerate(self.labels)
-        ]
-        lines = table(["layer", *names], rows)
-        first = int(self.first_nonfinite)
-        lines += "" if np.isnan(self.slope) else f"\nln gradient against depth: slope {float(self.slope):.3g} a layer"
-        return lines + (f"\nthe first value that is not finite comes from {self.labels[first]}" if first >= 0 else "")
+        names = [name for name in COLUMNS if name != "nonfinite"]
+        columns = [["" if np.isnan(value) else f"{value:.3g}" for value in getattr(self, name)] for name in names]
+        head = ["layer", *(name.replace("_", " ") for name in names)]
+        lines = [table(head, list(zip(self.labels, *columns, strict=True)))]
+        if not np.isnan(self.slope):
+            lines.append(f"ln gradient against depth: slope {float(self.slope):.3g} a layer")
+        if self.first_nonfinite >= 0:
+            lines.append(f"the first value that is not finite comes from {self.labels[int(self.first_nonfinite)]}")
+        return "\n".join(lines)
 
     @property
     def kernels(self) -> np.ndarray:
         """The rows of the layers with a kernel."""
         return np.flatnonzero(~np.isnan(np.asarray(self.gain)))
+
+    @property
+    def bounded(self) -> np.ndarray:
+        """The saturated shares of the activations that have bounds."""
+        saturated = np.asarray(self.saturated)
+        return saturated[~np.isnan(saturated)]
+
+    def normed(self, row: int) -> bool:
+        """Whether a norm comes right after a layer and undoes its scale."""
+        return any(self.norms[row + 1 : row + 2])
 
     @property
     def gradient_ratio(self) -> float:
@@ -116,6 +117,10 @@ class LayerReport:
         return float(np.exp(-np.float64(self.slope) * (len(self.kernels) - 1)))
 
 
+COLUMNS = tuple(field.name for field in dataclasses.fields(LayerReport) if field.type is Any)[:-3]
+"""The fields with an entry a layer."""
+
+
 class _Tapped(NamedTuple):
     """A layer's parameters, and a zero whose gradient tells about the gradient of the layer's output."""
 
@@ -131,7 +136,7 @@ def _probe(y: list[jax.Array], tap: jax.Array) -> list[jax.Array]:
 
 
 def _probe_backward(tap, g):
-    dtype = _widest(g)
+    dtype = widest(g)
     norms = [jnp.linalg.norm(one.astype(dtype).ravel()) for one in g]
     return g, (norms[0] if len(norms) == 1 else jnp.linalg.norm(jnp.stack(norms))).astype(tap.dtype)
 
@@ -140,28 +145,32 @@ _probe.defvjp(lambda y, tap: (y, tap), _probe_backward)
 
 
 def _tapped(net: Layer) -> Layer:
-    """``net`` with a probe on the output of every layer that holds no others."""
+    """``net`` with a probe on the output of every layer that holds no others, and what it fills of the columns seen."""
     if parts := looked_into(net):
         return rebuilt(net, (_tapped(part) for _, part in parts))
+    kind = functools.cache(functools.partial(_rows.kind, net))  # a scan may trace its body more than once
 
     def init(key, x):
         params, state = net.init(key, x)
-        return _Tapped(params, jnp.zeros((), _widest((params, state, x)))), state
+        return _Tapped(params, jnp.zeros((), widest((params, state, x)))), state
 
     def apply(params, state, x, *, train, key=None):
         y, state = net.apply(params.params, state, x, train=train, key=key)
         leaves, structure = jax.tree.flatten(y)
-        if floating := [leaf for leaf in leaves if _is_floating(leaf)]:
+        floating = [leaf for leaf in leaves if is_floating(leaf)]
+        columns = _of_outputs(floating, kind(y.dtype) if is_floating(y) else _rows.Kind())
+        if floating:
             probed = iter(_probe(floating, params.tap))
-            y = structure.unflatten([next(probed) if _is_floating(leaf) else leaf for leaf in leaves])
-        return y, state
+            y = structure.unflatten([next(probed) if is_floating(leaf) else leaf for leaf in leaves])
+        return y, Watched(state, columns)
 
     return net._replace(init=init, apply=apply, rebuild=None)
 
 
+@named("layer_report")
 def layer_report(
     net: Any,
-    loss: Callable[[Any, Any], jax.Array],
+    loss: Loss,
     params: Any,
     state: Any,
     batch: Any,
@@ -207,12 +216,12 @@ def layer_report(
     """
     who = "layer_report"
     net = as_layer(net, who)
-    checks.function(who, "loss", loss)
-    batch = jax.tree.map(lambda leaf: checks.array(who, "batch", leaf), pair(who, batch))
+    checks.function("loss", loss)
+    batch = jax.tree.map(lambda leaf: checks.array("batch", leaf), pair(who, batch))
     if optimizer is not None:
         optimizer = optimizer_checks.optimizer(who, optimizer)
         opt_state = optimizer.init(params) if opt_state is None else opt_state
-    arguments = (params, state, batch, opt_state, None if key is None else checks.key(who, key))
+    arguments = (params, state, batch, opt_state, None if key is None else checks.key(key))
     report = functools.partial(_report, net, loss, optimizer)
     # Inside another program what it closes over may be traced, and must not outlive that.
     inside = isinstance(jnp.zeros(()), jax.core.Tracer) or any(
@@ -237,67 +246,47 @@ def _compiled(net: Layer, key: Any, report: Callable[..., LayerReport]) -> Calla
 def _report(net, loss, optimizer, params, state, batch, opt_state, key):
     x, target = batch
     parts = list(_rows.leaves(net))
-    kinds: dict[Any, _rows.Kind] = {}
-    silent: set[Any] = set()  # what has no floating-point output, and so no gradient
-
-    def watch(path, layer, params, state, x, y):
-        if path not in originals:  # a container, though params of one part are its own in some
-            return ()
-        floating = [leaf for leaf in jax.tree.leaves(y) if _is_floating(leaf)]
-        if not floating:
-            silent.add(path)
-        elif path not in kinds:
-            kinds[path] = _rows.kind(originals[path], y.dtype) if _is_floating(y) else _rows.Kind()
-        return _forward_statistics(floating, kinds.get(path))
-
-    originals = dict(parts)
     tapped = _tapped(net)
-    looked_at = watched(tapped, watch)
-    struct = jax.eval_shape(tapped.init, jax.random.key(0), checks.structs("layer_report", x))[0]
+    struct = jax.eval_shape(tapped.init, jax.random.key(0), checks.structs(x))[0]
     places, treedef = jax.tree.flatten(struct, is_leaf=lambda node: isinstance(node, _Tapped))
-    _rows.one_each("layer_report", net, len(places))
+    _rows.one_each(net, len(places))
 
     def of_layers(tree):
         try:
             return treedef.flatten_up_to(tree)
         except ValueError as error:
-            raise ConfigError(
-                f"layer_report: params must be of this network, as its init returns them: {error}"
-            ) from None
+            raise ConfigError(f"params must be of this network, as its init returns them: {error}") from None
 
     def objective(params, taps):
         both = [_Tapped(*layer) for layer in zip(of_layers(params), taps, strict=True)]
-        prediction, after = looked_at.apply(treedef.unflatten(both), state, x, train=True, key=key)
-        return scalar("layer_report", "the loss", loss(prediction, target)), _rows.seen("layer_report", net, after)
+        prediction, after = tapped.apply(treedef.unflatten(both), state, x, train=True, key=key)
+        return scalar("layer_report", "the loss", loss(prediction, target)), _rows.seen(net, after)
 
     taps = [jnp.zeros(place.tap.shape, place.tap.dtype) for place in places]
     (value, forward), (grads, norms) = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(params, taps)
-    updates = grads
+    updates = None
     if optimizer is not None:
         ascent = conjugate(grads)
         extra = {"value": value, "grad": ascent, "value_fn": lambda params: objective(params, taps)[0]}
         updates, _ = optimizer_checks.updated("layer_report", optimizer, ascent, opt_state, params, extra)
-    rows = _rows.expanded(net, [tap.shape for tap in taps])
-    of_parameters = [
-        _parameter_statistics(layer, tap.shape, w, g, u if optimizer is not None else None)
-        for (_, layer), tap, w, g, u in zip(
-            parts, taps, of_layers(params), of_layers(grads), of_layers(updates), strict=True
-        )
+    each = zip(
+        parts, taps, forward, norms, of_layers(params), of_layers(grads),
+        [None] * len(taps) if updates is None else of_layers(updates), strict=True,
+    )  # fmt: skip
+    found = [
+        # What has no floating-point output has no gradient of it.
+        outputs | ({"activation_gradient": norm} if outputs else {}) | _of_parameters(layer, tap.ndim, w, g, u)
+        for (_, layer), tap, outputs, norm, w, g, u in each
     ]
-    wide = _widest((forward, norms, of_parameters))
-    table = [
-        jnp.concatenate(
-            [
-                forward[leaf][copy].astype(wide),
-                jnp.full(1, np.nan, wide) if parts[leaf][0] in silent else norms[leaf][copy][None].astype(wide),
-                of_parameters[leaf][copy].astype(wide),
-            ]
-        )
-        for _, leaf, copy in rows
-    ]
-    columns = dict(zip(COLUMNS, jnp.stack(table, axis=1), strict=True))
+    rows = _rows.expanded(net, taps)
+    dtype = widest(found)
+    nothing = jnp.asarray(np.nan, dtype)
+    columns = {
+        name: jnp.stack([found[i][name][copy].astype(dtype) if name in found[i] else nothing for _, i, copy in rows])
+        for name in COLUMNS
+    }
     bad = columns["nonfinite"] > 0
-    has_kernel = [i for i, (_, leaf, _) in enumerate(rows) if _kernel(parts[leaf][1], of_layers(params)[leaf])]
+    has_kernel = [i for i, (_, leaf, _) in enumerate(rows) if "gain" in found[leaf]]
     return LayerReport(
         tuple(label for label, _, _ in rows),
         tuple(parts[leaf][1].normalizes for _, leaf, _ in rows),
@@ -308,31 +297,31 @@ def _report(net, loss, optimizer, params, state, batch, opt_state, key):
     )
 
 
-def _forward_statistics(outputs: list[jax.Array], kind: _rows.Kind | None) -> jax.Array:
-    """Mean, deviation, saturated share, dead share, and how many are not finite."""
-    dtype = _widest(outputs)
-    nothing = jnp.asarray(np.nan, dtype)
-    if kind is None:
-        return jnp.stack([nothing] * 5)
+def _of_outputs(outputs: list[jax.Array], kind: _rows.Kind) -> dict[str, jax.Array]:
+    """The columns that a layer's outputs fill; none if there is no floating-point one."""
+    if not outputs:
+        return {}
+    dtype = widest(outputs)
     outputs = [jax.lax.stop_gradient(y).astype(dtype) for y in outputs]
     y = outputs[0] if len(outputs) == 1 else jnp.concatenate([y.ravel() for y in outputs])
     mean = jnp.mean(y)
-    deviation = jnp.sqrt(jnp.mean(jnp.square(y - mean)))
-    saturated = dead = nothing
+    found = {
+        "mean": mean,
+        "deviation": jnp.sqrt(jnp.mean(jnp.square(y - mean))),
+        "nonfinite": jnp.sum((~jnp.isfinite(y)).astype(dtype)),
+    }
     if kind.bounds is not None:
         low, high = kind.bounds
         near = SATURATED_DISTANCE * (high - low)
-        saturated = jnp.mean(((y < low + near) | (y > high - near)).astype(dtype))
+        found["saturated"] = jnp.mean(((y < low + near) | (y > high - near)).astype(dtype))
     if kind.rectifier:
-        dead = jnp.mean(jnp.all(y == 0, axis=tuple(range(y.ndim - 1))).astype(dtype))
-    nonfinite = jnp.sum((~jnp.isfinite(y)).astype(dtype))
-    return jnp.stack([mean, deviation, saturated, dead, nonfinite])
+        found["dead"] = jnp.mean(jnp.all(y == 0, axis=tuple(range(y.ndim - 1))).astype(dtype))
+    return found
 
 
-def _parameter_statistics(layer: Layer, copies: tuple[int, ...], params: Any, grads: Any, updates: Any) -> jax.Array:
-    """Norms of the gradient and the parameters, update over weights, and gain; an entry a copy on the first axes."""
-    repeats = len(copies)
-    dtype = _widest((params, grads, updates))
+def _of_parameters(layer: Layer, repeats: int, params: Any, grads: Any, updates: Any) -> dict[str, jax.Array]:
+    """The columns that a layer's parameters fill, with an entry a copy on the first axes; none if it has none."""
+    dtype = widest((params, grads, updates))
 
     def norm(tree):
         squares = [
@@ -341,28 +330,18 @@ def _parameter_statistics(layer: Layer, copies: tuple[int, ...], params: Any, gr
         ]
         return jnp.sqrt(sum(squares[1:], squares[0]))
 
-    leaves = jax.tree.leaves(params)
-    if not leaves:
-        return jnp.full((*copies, 4), np.nan, dtype)
+    if not jax.tree.leaves(params):
+        return {}
     weight = norm(params)
-    ratio = gain = jnp.full_like(weight, np.nan)
+    found = {"parameter_gradient": norm(grads), "weight_norm": weight}
     if updates is not None:
-        ratio = jnp.where(weight > 0, norm(updates) / jnp.maximum(weight, float(np.finfo(np.float32).tiny)), np.nan)
-    kernel = _kernel(layer, params)
-    if kernel:
-        (w,) = kernel
-        assert layer.fan_in is not None
-        fan_in = layer.fan_in(w.shape[repeats:])
+        smallest = float(np.finfo(np.float32).tiny)
+        found["update_ratio"] = jnp.where(weight > 0, norm(updates) / jnp.maximum(weight, smallest), np.nan)
+    if layer.fan_in is not None and isinstance(params, dict) and "kernel" in params:
+        w = params["kernel"]
         square = jnp.mean(jnp.square(w.astype(dtype)), axis=tuple(range(repeats, w.ndim)))
-        gain = jnp.sqrt(jnp.asarray(fan_in, dtype) * square)
-    return jnp.stack([norm(grads), weight, ratio, gain], axis=-1)
-
-
-def _kernel(layer: Layer, params: Any) -> list[jax.Array]:
-    """The layer's kernel, in a list, or an empty one."""
-    if layer.fan_in is None or not isinstance(params, dict) or "kernel" not in params:
-        return []
-    return [params["kernel"]]
+        found["gain"] = jnp.sqrt(jnp.asarray(layer.fan_in(w.shape[repeats:]), dtype) * square)
+    return found
 
 
 def _slope(norms: jax.Array) -> jax.Array:
@@ -376,26 +355,3 @@ def _slope(norms: jax.Array) -> jax.Array:
     y = y - jnp.sum(weight * y) / n
     spread = jnp.sum(weight * x * x)
     return jnp.where(n >= 2, jnp.sum(weight * x * y) / spread, np.nan)
-
-
-def _widest(tree: Any) -> Any:
-    """The widest floating-point dtype in a tree, and float32 if that is wider."""
-    dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree)]
-    return at_least_float32(*(dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)))
-
-
-def _is_floating(y: Any) -> bool:
-    return hasattr(y, "dtype") and jnp.issubdtype(y.dtype, jnp.floating)
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Columns of text, the first flush left and the others flush right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [head, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )

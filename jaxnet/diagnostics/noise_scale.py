@@ -1,14 +1,14 @@
 """How noisy a batch's gradient is, and so from which batch size on more samples a step are hardly worth it (4.6.2)."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
-from jaxnet.errors import DataError
+from jaxnet.diagnostics._arrays import Loss
+from jaxnet.errors import DataError, named
 from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers._arithmetic import wide, wide_dtype
 from jaxnet.training.step import pair
@@ -30,15 +30,9 @@ class NoiseScale(NamedTuple):
     noise: Any
 
 
+@named("noise_scale")
 def noise_scale(
-    net: Any,
-    loss: Callable[[Any, Any], jax.Array],
-    params: Any,
-    state: Any,
-    batch: Any,
-    *,
-    parts: int = 16,
-    key: Any = None,
+    net: Any, loss: Loss, params: Any, state: Any, batch: Any, *, parts: int = 16, key: Any = None
 ) -> NoiseScale:
     """Estimates the gradient noise scale from one large batch, cut into parts; works inside ``jit``.
 
@@ -80,18 +74,16 @@ def noise_scale(
     """
     who = "noise_scale"
     net = as_layer(net, who)
-    checks.function(who, "loss", loss)
-    parts = checks.integer(who, "parts", parts, minimum=2)
-    batch = jax.tree.map(lambda leaf: checks.array(who, "batch", leaf), pair(who, batch))
+    checks.function("loss", loss)
+    parts = checks.integer("parts", parts, minimum=2)
+    batch = jax.tree.map(lambda leaf: checks.array("batch", leaf), pair(who, batch))
     size = jax.tree.leaves(batch)[0].shape[0]
     if size < parts:
-        raise DataError(f"{who}: parts={parts} need a batch of at least {parts} samples, got {size}; cut it into fewer")
+        raise DataError(f"parts={parts} need a batch of at least {parts} samples, got {size}; cut it into fewer")
     if size % parts:
-        raise DataError(
-            f"{who}: parts={parts} must divide the batch of {size}; cut it to {size - size % parts} samples"
-        )
+        raise DataError(f"parts={parts} must divide the batch of {size}; cut it to {size - size % parts} samples")
     small = size // parts
-    keys = None if key is None else jax.random.split(checks.key(who, key), parts)
+    keys = None if key is None else jax.random.split(checks.key(key), parts)
 
     def objective(params, batch, key):
         return loss(net.apply(params, state, batch[0], train=True, key=key)[0], batch[1])

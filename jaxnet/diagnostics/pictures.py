@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import _optional as optional
 from jaxnet import activations
 from jaxnet.diagnostics import _rows
 from jaxnet.diagnostics.layer_report import LayerReport
-from jaxnet.errors import ConfigError
-from jaxnet.layers.inside import watched
+from jaxnet.errors import ConfigError, named
 from jaxnet.layers.layer import as_layer
 from jaxnet.training.history import History
 
@@ -34,7 +33,8 @@ _BINS = 60
 
 def figure(panels: int, *, columns: int = 2, width: float = 4.2, height: float = 3.0) -> tuple["Figure", list[Any]]:
     """An empty picture of so many panels, and these."""
-    new_figure = optional.load("diagnostics: a picture", "matplotlib.figure").Figure
+    with named("diagnostics"):
+        new_figure = optional.load("a picture", "matplotlib.figure").Figure
     columns = min(columns, panels)
     rows = -(-panels // columns)
     result = new_figure(figsize=(width * columns, height * rows), layout="constrained")
@@ -47,9 +47,10 @@ def figure(panels: int, *, columns: int = 2, width: float = 4.2, height: float =
     return result, axes[:panels]
 
 
+@named("picture")
 def saved(picture: "Figure", path: Any) -> Path:
     """Writes a picture, PNG, SVG or PDF by its ending, and returns its path."""
-    path = checks.path("picture", "path", path)
+    path = checks.path("path", path)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(path, dpi=150)
     return path
@@ -85,6 +86,7 @@ def activation_functions(
     return saved(picture, path)
 
 
+@named("gradient_flow")
 def gradient_flow(path: Any, reports: Sequence[LayerReport], labels: Sequence[str]) -> Path:
     """Draws the norm of the gradient at every layer with a kernel, over depth, a line a report.
 
@@ -105,9 +107,7 @@ def gradient_flow(path: Any, reports: Sequence[LayerReport], labels: Sequence[st
     """
     styles = _styles()
     if len(reports) > len(styles):
-        raise ConfigError(
-            f"gradient_flow: {len(styles)} reports can be told apart, got {len(reports)}; draw some, as reports[::2]"
-        )
+        raise ConfigError(f"{len(styles)} reports can be told apart, got {len(reports)}; draw some, as reports[::2]")
     picture, (ax,) = figure(1, width=6.4, height=3.6)
     flows = [np.asarray(report.activation_gradient)[report.kernels] for report in reports]
     drawn = [float(norm) for norms in flows for norm in norms if np.isfinite(norm) and norm > 0]
@@ -125,6 +125,7 @@ def gradient_flow(path: Any, reports: Sequence[LayerReport], labels: Sequence[st
     return saved(picture, path)
 
 
+@named("activation_histograms")
 def activation_histograms(path: Any, net: Any, params: Any, state: Any, x: Any, *, most: int = 12) -> Path:
     """Draws how the outputs of every layer are distributed, a panel a layer; of many layers some, evenly spread.
 
@@ -140,15 +141,9 @@ def activation_histograms(path: Any, net: Any, params: Any, state: Any, x: Any, 
       The picture's path.
     """
     net = as_layer(net, "activation_histograms")
-
-    def watch(path, layer, params, state, x, y):
-        return y if hasattr(y, "dtype") else jnp.zeros(0)
-
-    after = jax.jit(lambda p, s, x: watched(net, watch).apply(p, s, x, train=False)[1])(params, state, x)
-    values = _rows.seen("activation_histograms", net, after)
-    copies = [value.shape[:repeats] for value, repeats in zip(values, _rows.repeats(net), strict=True)]
-    rows = [row for row in _rows.expanded(net, copies) if values[row[1]].size]
-    chosen = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int))]
+    values = _rows.evaluated(net, lambda layer, y: y if hasattr(y, "dtype") else jnp.zeros(0))(params, state, x)
+    rows = [row for row in _rows.expanded(net, values) if values[row[1]].size]
+    chosen = _spread(rows, most)
     picture, axes = figure(len(chosen), columns=4, width=2.8, height=2.2)
     for ax, (label, leaf, copy) in zip(axes, chosen, strict=True):
         outputs = np.asarray(values[leaf][copy], np.float32).ravel()
@@ -164,6 +159,7 @@ def activation_histograms(path: Any, net: Any, params: Any, state: Any, x: Any, 
     return saved(picture, path)
 
 
+@named("learning_curves")
 def learning_curves(path: Any, history: History, *, baseline: float | None = None, verdict: Any = None) -> Path:
     """Draws the losses over the steps, with the verdict and what it rests on marked.
 
@@ -179,7 +175,7 @@ def learning_curves(path: Any, history: History, *, baseline: float | None = Non
     Source: chapter 4.6.2.
     """
     if not len(history):
-        raise ConfigError("learning_curves: there is nothing to draw, no epoch was completed")
+        raise ConfigError("there is nothing to draw, no epoch was completed")
     picture, (ax,) = figure(1, width=6.4, height=3.6)
     steps = history["step"] if "step" in history.names else history["epoch"]
     training = history["training_loss" if "training_loss" in history.names else "loss"]
@@ -205,7 +201,7 @@ def learning_curves(path: Any, history: History, *, baseline: float | None = Non
         ax.set_ylim(shown.min() - margin, shown.max() + margin)
     validation = curves[-1][1]
     if verdict is not None:
-        ax.set_title(f"{verdict.name.replace('_', ' ')} (certainty {verdict.certainty:.2f})")
+        ax.set_title(verdict.title)
         if verdict.name == "overfitting" and np.isfinite(validation).any():
             best = int(np.nanargmin(validation))
             ax.axvline(steps[best], color="0.5", linewidth=0.8)
@@ -229,11 +225,7 @@ def weights_over_time(path: Any, reports: Sequence[LayerReport], steps: Sequence
       The picture's path.
     """
     picture, (left, right) = figure(2, width=4.6, height=3.4)
-    rows = reports[0].kernels
-    chosen = (
-        rows[np.unique(np.linspace(0, len(rows) - 1, min(6, len(rows))).round().astype(int))] if len(rows) else rows
-    )
-    for row, style in zip(chosen, _styles(), strict=False):
+    for row, style in zip(_spread(reports[0].kernels, 6), _styles(), strict=False):
         for ax, name in ((left, "weight_norm"), (right, "update_ratio")):
             values = np.array([float(getattr(report, name)[row]) for report in reports])
             ax.plot(steps, np.where(values > 0, values, np.nan), markersize=3, label=reports[0].labels[row], **style)
@@ -259,6 +251,11 @@ def rate_range(found: Any, path: Any) -> Path:
     ax.set(xscale="log", xlabel="factor on the learning rate", ylabel="loss")
     ax.legend(fontsize=8)
     return saved(picture, path)
+
+
+def _spread(rows: Any, most: int) -> list[Any]:
+    """So many of the rows, evenly spread."""
+    return [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int))]
 
 
 def _styles() -> list[dict[str, Any]]:

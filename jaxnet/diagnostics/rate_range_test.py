@@ -1,23 +1,20 @@
 """The learning-rate range test: one short run in which the rate grows until training breaks."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks_named as checks
-from jaxnet import data as data_module
-from jaxnet.errors import ConfigError, DataError
+from jaxnet import _checks as checks
+from jaxnet.diagnostics import pictures
+from jaxnet.diagnostics._arrays import Loss
+from jaxnet.diagnostics.trial import Task
+from jaxnet.errors import ConfigError, DataError, named
 from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
-from jaxnet.optimizers.base import Optimizer
-from jaxnet.training import state as states
 from jaxnet.training.evaluate import check_labels
 from jaxnet.training.pairs import arrays
-from jaxnet.training.step import make_step
 
 SMOOTHING = 0.9
 """Weight of the past in the running mean of the losses: about ten batches."""
@@ -42,14 +39,13 @@ class RateRange(NamedTuple):
 
     def plot(self, path: Any) -> Any:
         """Draws the loss against the factor; needs matplotlib. Returns the picture's path."""
-        from jaxnet.diagnostics.pictures import rate_range
-
-        return rate_range(self, path)
+        return pictures.rate_range(self, path)
 
 
+@named("rate_range_test")
 def rate_range_test(
     net: Any,
-    loss: Callable[[Any, Any], jax.Array],
+    loss: Loss,
     optimizer: Any,
     data: Any,
     *,
@@ -85,8 +81,7 @@ def rate_range_test(
       DataError: data that `training.fit` refuses, less than a batch, or a loss that is not finite from the start.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxnet import diagnostics, layers, losses, optimizers
+      >>>       >>> from jaxnet import diagnostics, layers, losses, optimizers
       >>> x = jnp.linspace(-1, 1, 64)[:, None]
       >>> found = diagnostics.rate_range_test(layers.dense(1), losses.mse, optimizers.sgd(1.0), (x, 2 * x))
       >>> 0.3 < found.largest < 5  # the curvature is 2 for the bias, so steps of more than 1 diverge
@@ -96,33 +91,19 @@ def rate_range_test(
     """
     who = "rate_range_test"
     net = as_layer(net, who)
-    checks.function(who, "loss", loss)
+    checks.function("loss", loss)
     optimizer = optimizer_checks.optimizer(who, optimizer)
-    steps = checks.integer(who, "steps", steps, minimum=2)
-    batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
-    low = checks.number(who, "low", low, low=0, open_low=True)
-    high = checks.number(who, "high", high, low=low, open_low=True)
+    steps = checks.integer("steps", steps, minimum=2)
+    batch_size = checks.integer("batch_size", batch_size, minimum=1)
+    low = checks.number("low", low, low=0, open_low=True)
+    high = checks.number("high", high, low=low, open_low=True)
     data = arrays(who, data)
     check_labels(net, loss, data)
     samples = len(jax.tree.leaves(data)[0])
     if samples < batch_size:
-        raise DataError(f"{who}: a batch of {batch_size} does not fill from {samples} samples; make it smaller")
-    rows = orders(samples, batch_size, steps)
-    example = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data[0])
+        raise DataError(f"a batch of {batch_size} does not fill from {samples} samples; make it smaller")
     factors = np.geomspace(low, high, steps).astype(np.float32)
-
-    @jax.jit
-    def run(train_state, data):
-        def step(train_state, inputs):
-            row, factor = inputs
-            one = make_step(net, loss, scaled(optimizer, factor))
-            return one(train_state, jax.tree.map(lambda leaf: leaf[row], data))
-
-        _, measured = jax.lax.scan(step, train_state, (jnp.asarray(rows), jnp.asarray(factors)))
-        return measured["loss"]
-
-    train_state = states.init(net, optimizer, example, key)
-    losses = np.asarray(run(train_state, jax.tree.map(jnp.asarray, data)), np.float64)
+    losses = Task(net, loss, optimizer, None, data, data, batch_size, checks.key(key)).losses(factors)
     smoothed, average = [], 0.0
     for i, value in enumerate(losses, 1):
         average = SMOOTHING * average + (1 - SMOOTHING) * value
@@ -130,37 +111,17 @@ def rate_range_test(
     finite = np.where(np.isfinite(smoothed), smoothed, math.inf)
     if not np.isfinite(finite).any():
         raise DataError(
-            f"{who}: the loss is {losses[0]:g} from the first step on, at any rate; layer_report says which layer's "
+            f"the loss is {losses[0]:g} from the first step on, at any rate; layer_report says which layer's "
             f"output is not finite"
         )
     lowest = int(np.argmin(finite))
     if lowest == 0:
         raise ConfigError(
-            f"{who}: the smoothed loss is lowest at the first factor, {low:g}, and only rises; lower low, or see with "
+            f"the smoothed loss is lowest at the first factor, {low:g}, and only rises; lower low, or see with "
             f"diagnose whether the network trains at all"
         )
     if lowest == steps - 1:
-        raise ConfigError(
-            f"{who}: the smoothed loss is lowest at the last factor, {high:g}, and may fall further; raise high"
-        )
+        raise ConfigError(f"the smoothed loss is lowest at the last factor, {high:g}, and may fall further; raise high")
     # Each loss is measured before its own step, and so is what the step before has led to.
     largest = float(factors[lowest - 1])
     return RateRange(factors, losses, np.array(smoothed), largest, largest / 10)
-
-
-def scaled(optimizer: Any, factor: Any) -> Optimizer:
-    """``optimizer`` with its updates multiplied by ``factor``, which may be traced: so its rate is."""
-
-    def update(updates, state, params=None, **extra):
-        updates, state = optimizer_checks.updated("the diagnostics", optimizer, updates, state, params, extra)
-        return jax.tree.map(lambda u: u * jnp.asarray(factor, u.dtype), updates), state
-
-    return Optimizer(optimizer.init, update)
-
-
-def orders(samples: int, batch_size: int, steps: int, *, seed: int = 0) -> np.ndarray:
-    """Which samples each of ``steps`` batches takes: epoch after epoch, what does not fill a batch left out."""
-    per_epoch = samples // batch_size
-    epochs = -(-steps // per_epoch)
-    picked = [data_module.epoch_order(samples, seed=seed, epoch=e)[: per_epoch * batch_size] for e in range(epochs)]
-    return np.concatenate(picked).reshape(-1, batch_size)[:steps].astype(np.int32)

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet import _checks_named as checks
-from jaxnet.errors import DataError
+from jaxnet import _checks as checks
+from jaxnet.errors import DataError, named
 
 NEIGHBOURS = 15
 """Samples that vote. With 40 % of the labels wrong at random, 15 of 4 classes outvote the right one once in 100."""
@@ -18,6 +18,7 @@ FEATURES = 4096
 """The most features by which neighbours are found, evenly spread; as many as `diagnose` looks at samples."""
 
 
+@named("suspect_labels")
 def suspect_labels(x: Any, labels: Any, predicted: Any) -> np.ndarray:
     """Finds the samples whose label both a network and the sample's neighbours contradict, with the same class.
 
@@ -52,17 +53,16 @@ def suspect_labels(x: Any, labels: Any, predicted: Any) -> np.ndarray:
 
     Source: after confident learning, Northcutt et al. 2021, arXiv 1911.00068, with neighbours as the second model.
     """
-    who = "suspect_labels"
-    labels, predicted = checks.unmasked(who, "labels", labels), checks.unmasked(who, "predicted", predicted)
-    x = checks.unmasked(who, "x", x)
+    labels, predicted = checks.unmasked("labels", labels), checks.unmasked("predicted", predicted)
+    x = checks.unmasked("x", x)
     x = x.reshape(len(labels), -1) if len(x) == len(labels) > 0 else np.empty((0, 1))
     x = x[:, :: -(-x.shape[1] // FEATURES)].astype(np.float32)
     if not len(x) == len(predicted) == len(labels) or len(labels) <= NEIGHBOURS:
         raise DataError(
-            f"{who}: x, labels and predicted must be of one length above {NEIGHBOURS}, got {len(x)}, {len(labels)} and "
+            f"x, labels and predicted must be of one length above {NEIGHBOURS}, got {len(x)}, {len(labels)} and "
             f"{len(predicted)}"
         )
-    checks.integer(who, "the smallest label", labels.min(), minimum=0)
+    checks.integer("the smallest label", labels.min(), minimum=0)
     commonest = np.bincount(labels).max() / len(labels)
     if np.mean(predicted != labels) > (1 - SKILL) * (1 - commonest):
         return np.array([], int)

@@ -1,18 +1,19 @@
 """A short run that is looked at closely: the same step as `training.fit`, with a report every few steps."""
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet import data as data_module
+from jaxnet.diagnostics._arrays import Loss
 from jaxnet.diagnostics.layer_report import LayerReport, layer_report
-from jaxnet.diagnostics.rate_range_test import orders, scaled
 from jaxnet.layers.layer import Layer
+from jaxnet.optimizers import _checks as optimizer_checks
+from jaxnet.optimizers.base import Optimizer
 from jaxnet.training import state as states
 from jaxnet.training.history import History
 from jaxnet.training.step import make_step, scalar
@@ -43,12 +44,12 @@ class Trial(NamedTuple):
     last: tuple[Any, Any]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class Task:
     """What is trained, on what; the data are on the host, checked and finite. Its programs are compiled once."""
 
     net: Layer
-    loss: Callable[[Any, Any], jax.Array]
+    loss: Loss
     optimizer: Any
     regularizer: Any
     train: tuple[Any, Any]
@@ -56,89 +57,102 @@ class Task:
     batch_size: int
     key: Any
 
+    def __post_init__(self):
+        # Compiled for this task alone, and gone with it: nothing outside of it holds the network or the loss.
+        self.begin, self.advance = jax.jit(self._begin), jax.jit(self._advance)
+        self.look, self.apply = jax.jit(self._look), jax.jit(self._apply)
+
     def run(self, steps: int, *, factor: float = 1.0, share: float = 1.0) -> Trial:
         """Trains for a share of ``steps``, with the optimizer's rate multiplied by ``factor``."""
         size = max(steps // LOOKS, 1)
-        rows = orders(_samples(self.train), self.batch_size, size * LOOKS)
-        probe = _first(self.train, PROBE)
-        watched = _first(self.train, EVALUATED)
-        held_out = _first(self.validation, EVALUATED)
-        train_state = self._begin(self.key)
-        multiplier = jnp.float32(factor)
-        look = self._look(train_state, multiplier, probe, watched, held_out)
-        reports, history = [jax.device_get(look[0])], History()
+        rows = self.orders(size * LOOKS)
+        shown = (_first(self.train, PROBE), _first(self.train, EVALUATED), _first(self.validation, EVALUATED))
+        factors = np.full(size, factor, np.float32)
+        train_state = self.begin(self.key)
+        reports, history = [jax.device_get(self.look(train_state, factors[0], *shown)[0])], History()
         best, lowest = (train_state.params, train_state.state), math.inf
         for number in range(round(LOOKS * share)):
-            picked = rows[number * size : (number + 1) * size]
-            batches = jax.tree.map(lambda leaf, picked=picked: leaf[picked], self.train)
-            train_state, measured = self._advance(train_state, multiplier, batches)
-            report, *losses = jax.device_get(self._look(train_state, multiplier, probe, watched, held_out))
+            batches = self.batches(rows[number * size : (number + 1) * size])
+            train_state, measured = self.advance(train_state, factors, batches)
+            report, *losses = jax.device_get(self.look(train_state, factors[0], *shown))
             reports.append(report)
             history.records.append(_record(number + 1, int(train_state.step), jax.device_get(measured), *losses))
             if float(losses[1]) < lowest:
                 best, lowest = (train_state.params, train_state.state), float(losses[1])
         return Trial(history, reports, best, (train_state.params, train_state.state))
 
+    def losses(self, factors: np.ndarray) -> np.ndarray:
+        """Those of a run in which every step has a factor of its own on the optimizer's rate."""
+        batches = self.batches(self.orders(len(factors)))
+        return np.asarray(self.advance(self.begin(self.key), factors, batches)[1]["loss"], np.float64)
+
     def predict(self, params: Any, state: Any, x: np.ndarray) -> np.ndarray:
         """The network's outputs on many samples, in evaluation, by batches of one size."""
         parts = [x[first : first + PROBE] for first in range(0, len(x), PROBE)]
         filled = (jnp.asarray(np.resize(part, (PROBE, *x.shape[1:]))) for part in parts)
-        outputs = [np.asarray(self._apply(params, state, batch)) for batch in filled]
+        outputs = [np.asarray(self.apply(params, state, batch)) for batch in filled]
         return np.concatenate([output[: len(part)] for output, part in zip(outputs, parts, strict=True)])
 
-    # Each is compiled for this task alone, and gone with it: nothing outside of it holds the network or the loss.
+    def orders(self, steps: int) -> np.ndarray:
+        """Which samples each step takes: epoch after epoch, what does not fill a batch left out."""
+        samples, size = _samples(self.train), self.batch_size
+        filled = samples // size * size
+        epochs = range(-(-steps * size // filled))
+        picked = [data_module.epoch_order(samples, epoch=epoch)[:filled] for epoch in epochs]
+        return np.concatenate(picked).reshape(-1, size)[:steps]
 
-    @functools.cached_property
-    def _begin(self) -> Callable[..., Any]:
+    def batches(self, rows: np.ndarray) -> Any:
+        """The samples of these numbers."""
+        return jax.tree.map(lambda leaf: leaf[rows], self.train)
+
+    def _begin(self, key):
         example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), self.train[0])
-        return jax.jit(lambda key: states.init(self.net, self.optimizer, example, key))
+        return states.init(self.net, self.optimizer, example, key)
 
-    @functools.cached_property
-    def _advance(self) -> Callable[..., Any]:
-        @jax.jit
-        def advance(train_state, factor, batches):
-            optimizer = scaled(self.optimizer, factor)
-            step = make_step(self.net, self.loss, optimizer, regularizer=self.regularizer)
-            return jax.lax.scan(step, train_state, batches)
+    def _advance(self, train_state, factors, batches):
+        def step(train_state, inputs):
+            factor, batch = inputs
+            optimizer = _scaled(self.optimizer, factor)
+            return make_step(self.net, self.loss, optimizer, regularizer=self.regularizer)(train_state, batch)
 
-        return advance
+        return jax.lax.scan(step, train_state, (factors, batches))
 
-    @functools.cached_property
-    def _look(self) -> Callable[..., Any]:
-        net, loss = self.net, self.loss
+    def _look(self, train_state, factor, probe, watched, held_out):
+        params, state = train_state.params, train_state.state
 
-        @jax.jit
-        def look(train_state, factor, probe, watched, held_out):
-            params, state = train_state.params, train_state.state
-            optimizer = scaled(self.optimizer, factor)
-            key = jax.random.fold_in(train_state.key, train_state.step)
+        def evaluated(x, target):
+            return scalar("diagnose", "the loss", self.loss(self._apply(params, state, x), target))
 
-            def evaluated(x, target):
-                return scalar("diagnose", "the loss", loss(net.apply(params, state, x, train=False)[0], target))
+        report = layer_report(
+            self.net, self.loss, params, state, probe, optimizer=_scaled(self.optimizer, factor),
+            opt_state=train_state.opt_state, key=jax.random.fold_in(train_state.key, train_state.step),
+        )  # fmt: skip
+        return report, evaluated(*watched), evaluated(*held_out)
 
-            report = layer_report(
-                net, loss, params, state, probe, optimizer=optimizer, opt_state=train_state.opt_state, key=key
-            )
-            return report, evaluated(*watched), evaluated(*held_out)
+    def _apply(self, params, state, x):
+        return self.net.apply(params, state, x, train=False)[0]
 
-        return look
 
-    @functools.cached_property
-    def _apply(self) -> Callable[..., Any]:
-        return jax.jit(lambda params, state, x: self.net.apply(params, state, x, train=False)[0])
+def _scaled(optimizer: Any, factor: Any) -> Optimizer:
+    """``optimizer`` with its updates multiplied by ``factor``, which may be traced: so its rate is."""
+
+    def update(updates, state, params=None, **extra):
+        updates, state = optimizer_checks.updated("the diagnostics", optimizer, updates, state, params, extra)
+        return jax.tree.map(lambda u: u * jnp.asarray(factor, u.dtype), updates), state
+
+    return Optimizer(optimizer.init, update)
 
 
 def _record(number: int, step: int, measured: dict[str, Any], training_loss: Any, validation_loss: Any) -> Any:
-    loss = np.asarray(measured["loss"], np.float64)
-    norm = np.asarray(measured["grad_norm"], np.float64)
+    loss, norm = (np.asarray(measured[name], np.float64) for name in ("loss", "grad_norm"))
     finite = np.isfinite(loss) & np.isfinite(norm)
-    usable = loss[finite] if finite.any() else np.array([math.nan])
+    loss, norm = (values[finite] if finite.any() else np.array([math.nan]) for values in (loss, norm))
     return {
         "epoch": number,
         "step": step,
-        "loss": float(usable.mean()),
-        "loss_deviation": float(usable.std()),
-        "grad_norm": float(norm[finite].mean()) if finite.any() else math.nan,
+        "loss": float(loss.mean()),
+        "loss_deviation": float(loss.std()),
+        "grad_norm": float(norm.mean()),
         "skipped": int((~finite).sum()),
         "training_loss": float(training_loss),
         "validation_loss": float(validation_loss),

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from jaxnet._tables import few
+
 
 class Remedy(NamedTuple):
     """Something to change.
@@ -39,9 +41,13 @@ class Verdict(NamedTuple):
     cause: str
     remedies: tuple[Remedy, ...] = ()
 
+    @property
+    def title(self) -> str:
+        """Its name in words, and how sure it is."""
+        return f"{self.name.replace('_', ' ')} (certainty {self.certainty:.2f})"
+
     def __str__(self) -> str:
-        title = self.name.replace("_", " ")
-        lines = [f"{title} (certainty {self.certainty:.2f})", f"  evidence: {self.evidence}", f"  cause: {self.cause}"]
+        lines = [self.title, f"  evidence: {self.evidence}", f"  cause: {self.cause}"]
         lines += [f"  {i}. {remedy.sentence}" for i, remedy in enumerate(self.remedies, 1)]
         return "\n".join(lines)
 
@@ -92,8 +98,7 @@ def remedy(action: str, value: Any = None) -> Remedy:
     """The remedy of an action."""
     topic, sentence = ACTIONS[action]
     if action in ("drop_samples", "drop_validation_samples"):
-        some = ", ".join(map(str, value[:8])) + (", ..." if len(value) > 8 else "")
-        return Remedy(action, topic, sentence.format(count=len(value), samples=some), tuple(value))
+        return Remedy(action, topic, sentence.format(count=len(value), samples=few(value, 8)), tuple(value))
     return Remedy(action, topic, sentence.format(value=value), value)
 
 

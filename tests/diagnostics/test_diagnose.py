@@ -1,5 +1,7 @@
 """Planted pathologies are found, and the first remedy heals: one seed and size of `python -m benchmarks diagnosis`."""
 
+from types import ModuleType, SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,8 +10,10 @@ from benchmarks import __main__ as benchmarks
 from benchmarks.diagnosis import cases, report
 from jaxnet import activations, diagnostics, initializers, layers, losses, optimizers
 from jaxnet.diagnostics import pictures
-from jaxnet.diagnostics.diagnose import _at_the_start, _constant_loss, _target
-from jaxnet.diagnostics.verdict import ACTIONS, remedy
+from jaxnet.diagnostics.baseline import constant_loss
+from jaxnet.diagnostics.diagnose import _ranked
+from jaxnet.diagnostics.rules import OF_RUNS, Place, data, rule, units
+from jaxnet.diagnostics.verdict import ACTIONS, Verdict, remedy
 from jaxnet.errors import ConfigError, DataError
 from jaxnet.training import History
 
@@ -150,8 +154,8 @@ def test_the_baseline_is_the_entropy_of_the_shares(share):
         (layers.chain(mlp(2), activations.softmax), losses.cross_entropy, labels),
         (mlp(1), sigmoid_cross_entropy, binary),
     ):
-        np.testing.assert_allclose(_constant_loss(net, loss, (NORMAL, target)), entropy, rtol=1e-4)
-    np.testing.assert_allclose(_constant_loss(mlp(1), losses.mse, (NORMAL, binary)), p * (1 - p), rtol=1e-4)
+        np.testing.assert_allclose(constant_loss(net, loss, (NORMAL, target)), entropy, rtol=1e-4)
+    np.testing.assert_allclose(constant_loss(mlp(1), losses.mse, (NORMAL, binary)), p * (1 - p), rtol=1e-4)
 
 
 def test_a_negative_loss_is_refused_before_the_run_or_after():
@@ -171,7 +175,9 @@ def before_training(net, x, target, trained=False):
     """The verdicts before the first step."""
     params, state = net.init(0, x)
     report = diagnostics.layer_report(net, CROSS_ENTROPY, params, state, (x, target))
-    return report, _at_the_start((x, target), report, trained)
+    facts = SimpleNamespace(x=x, target=target, before=report, trained=trained)
+    rules = [rule for rule in OF_RUNS if rule.place <= Place.GRADIENT or rule is units.born_dead]
+    return report, [verdict for rule in rules if (verdict := rule(facts))]
 
 
 class TestWhatDoesNoHarm:
@@ -226,7 +232,9 @@ def test_inputs_too_small_and_too_large(scale, dtype, evidence):
     ],
 )
 def test_targets_in_units_of_measurement(target, wanted):
-    assert [verdict.name for verdict in _target(target)] == ["unnormalized_target"] * wanted
+    found = data.unnormalized_target(SimpleNamespace(target=target, trained=False))
+    assert (found is not None and found.name == "unnormalized_target") is wanted
+    assert data.unnormalized_target(SimpleNamespace(target=target, trained=True)) is None
 
 
 def test_such_targets_come_before_the_rate():
@@ -331,6 +339,33 @@ def test_every_remedy_is_a_sentence_with_a_topic_of_the_chapter():
         assert made.sentence.endswith(".")
         assert "{" not in made.sentence
     assert "0, 1, 2, 3, 4, 5, 6, 7, ..." in remedy("drop_samples", range(20)).sentence
+
+
+def test_a_new_rule_is_a_function_in_one_file():
+    module = ModuleType("mine")
+
+    @rule.rule(Place.RATE, 0.6)
+    def mine(facts):
+        return rule.verdict("mine", "", "", ()) if facts else None
+
+    module.__dict__.update(mine=mine, other=len)
+    assert rule.rules_in(module) == (mine,)
+    assert mine(True) == Verdict("mine", 0.6, "", "")
+    assert mine(False) is None
+
+
+def test_what_an_earlier_verdict_explains_counts_half():
+    def verdict(name, certainty):
+        return Verdict(name, certainty, "", "")
+
+    found = [
+        (Place.LEFT_OUT, verdict("data", 1.0)),
+        (Place.OUTCOME, verdict("outcome", 0.8)),
+        (Place.RATE, verdict("rate", 0.85)),
+        (Place.SCALE, verdict("scale", 0.82)),
+    ]
+    ranked = [(one.name, one.certainty) for one in _ranked(found)]
+    assert ranked == [("data", 1.0), ("rate", 0.85), ("scale", 0.82), ("outcome", 0.4)]
 
 
 def test_it_is_a_benchmark():
