@@ -37,6 +37,11 @@ def scale_layer():
     )
 
 
+def own_average(params, state, x, *, train, key):
+    average = 0.9 * state + 0.1 * jnp.mean(x) if train else state
+    return x - average, average
+
+
 GIVEN = {"kernel": np.linspace(-1.0, 1.0, 15).reshape(5, 3), "bias": np.ones(3)}
 
 
@@ -84,6 +89,7 @@ TABLE = {
     "flatten": Case(layers.flatten, (2, 3, 2)),
     "reshape": Case(lambda: layers.reshape(-1, 2), (3, 8)),
     "stateless": Case(scale_layer, (2, 3)),
+    "layer": Case(lambda: layers.layer("own", lambda key, x: ((), jnp.zeros((), x.dtype)), own_average), (2, 3)),
     "chain": Case(
         lambda: layers.chain(
             layers.conv(4, 3, padding="same"),
@@ -121,6 +127,7 @@ TABLE = {
     ),
     "frozen": Case(lambda: layers.frozen(layers.chain(layers.dense(3), layers.batch_norm(), layers.prelu())), (4, 5)),
     "frozen-given": Case(lambda: layers.frozen(layers.dense(3), GIVEN), (4, 5)),
+    "raveled": Case(lambda: layers.raveled(layers.chain(layers.dense(3), jnp.tanh)), (4, 3)),
     "watched": Case(lambda: layers.watched(layers.chain(layers.dense(3), jnp.tanh), watch_nothing), (4, 3)),
 }
 
@@ -163,7 +170,7 @@ def start(case, dtype=jnp.float64, copies=()):
 
 
 def test_the_table_holds_every_layer():
-    no_layers = {"Layer", "Row", "Summary", "Watched", "as_matrix", "layer", "summary"}
+    no_layers = {"Layer", "Row", "Summary", "Watched", "as_matrix", "summary"}
     tested = {name.split("-")[0] for name in TABLE}
     assert tested == set(layers.__all__) - no_layers
 
@@ -313,7 +320,7 @@ def test_init_from_a_shape_is_init_from_an_array_and_follows_its_key(case):
     assert not any(np.array_equal(a, b) for a, b in kernels)
 
 
-@FOLLOWS_DTYPE
+@every(without=(*FIXED_DTYPE, TABLE["raveled"]))
 def test_leaves_have_full_names(case):
     layer, params, state, _ = abstract(case)
     params, state = apart(layer, params, state)
@@ -364,8 +371,8 @@ def description(tree):
     return jax.tree.map(lambda a: (a.shape, str(a.dtype)), tree), jax.tree.structure(tree)
 
 
-# What a user's own function does with other params is the user's own.
-@every(without=(*FIXED_DTYPE, TABLE["stateless"]))
+# What a user's own function does with other params is the user's own; one vector fits any network of its length.
+@every(without=(*FIXED_DTYPE, TABLE["stateless"], TABLE["layer"], TABLE["raveled"]))
 def test_params_and_states_of_every_other_network_are_refused(case):
     layer, params, state, x = abstract(case)
     assert takes(layer, params, state, x)
@@ -381,7 +388,7 @@ def leaf_paths(tree):
     return [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-@every(without=(TABLE["stateless"],))
+@every(without=(TABLE["stateless"], TABLE["raveled"]))
 @pytest.mark.usefixtures("x64")
 def test_a_leaf_of_another_shape_is_refused(case):
     """Every leaf in turn, longer by one and cut to one: what broadcasting would swallow."""
