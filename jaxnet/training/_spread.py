@@ -62,9 +62,9 @@ def _pieces(arrays: dict[str, jax.Array]) -> tuple[dict[str, np.ndarray], dict[s
         for shard in (shard for shard in array.addressable_shards if shard.replica_id == 0):
             spans = [part.indices(size)[:2] for part, size in zip(shard.index, array.shape, strict=True)]
             key = f"{name}[{','.join(f'{begin}:{end}' for begin, end in spans)}]"
-            found[key] = np.asarray(shard.data)
+            found[key] = shard.data
             leaves[key] = {"of": name, "dtype": array.dtype.name, "spans": spans}
-    return found, leaves
+    return jax.device_get(found), leaves
 
 
 @contextlib.contextmanager

@@ -77,7 +77,7 @@ def save(path: str | os.PathLike[str], tree: Any, *, metadata: dict[str, Any] | 
     entries = {
         name: _leaves.entry(leaf) | ({"spread": True} if name in spread else {}) for name, leaf in leaves.items()
     }
-    description = {"jax": jax.__version__, "metadata": _jsonable(metadata), "leaves": entries}
+    description = {"jax": jax.__version__, "metadata": jsonable(metadata), "leaves": entries}
     _check_replaceable(place)
     try:
         if spread:
@@ -246,20 +246,16 @@ def _is_host(like: Any) -> bool:
 
 def _placed(array: Any, like: Any) -> Any:
     """An array, or what reads one by slices, where ``like`` says that it belongs."""
-    struct = _leaves.data(like)
-    # Of a key, the sharding also places the data: the axis that they have more comes last.
-    sharding = None if _is_host(like) else _sharding(like)
-    if sharding is None:
-        whole = array if isinstance(array, np.ndarray) else array[(slice(None),) * struct.ndim]
-        placed = whole if _is_host(like) else jnp.asarray(whole)
+    struct, placed = _leaves.data(like), array
+    somewhere = isinstance(like, jax.ShapeDtypeStruct) or getattr(like, "committed", False)
+    if somewhere and like.sharding is not None:
+        # Of a key, it also places the data: the axis that they have more comes last.
+        placed = jax.make_array_from_callback(struct.shape, like.sharding, lambda index: array[index])
     else:
-        placed = jax.make_array_from_callback(struct.shape, sharding, lambda index: array[index])
+        if not isinstance(array, np.ndarray):
+            placed = array[(slice(None),) * struct.ndim]
+        placed = placed if _is_host(like) else jnp.asarray(placed)
     return jax.random.wrap_key_data(placed, impl=_leaves.implementation(like)) if _leaves.is_key(like) else placed
-
-
-def _sharding(like: Any) -> Any:
-    """Where ``like`` says that its array belongs; None if anywhere."""
-    return like.sharding if isinstance(like, jax.ShapeDtypeStruct) or like.committed else None
 
 
 def _over_hosts(array: Any) -> bool:
@@ -271,7 +267,8 @@ def _on_host(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.asarray(array) for name, array in jax.device_get(filled).items()}
 
 
-def _jsonable(metadata: Any) -> dict[str, Any]:
+def jsonable(metadata: Any) -> dict[str, Any]:
+    """``metadata``, if JSON can keep them."""
     if metadata is None:
         return {}
     hint = "it is kept as JSON: dicts with string keys, lists, strings, numbers, booleans and None"

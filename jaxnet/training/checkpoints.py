@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from jaxnet import _checks as checks
 from jaxnet.errors import CheckpointError, ConfigError, named
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.training import _spread
-from jaxnet.training.checkpoint import load, read_metadata, save, stored
+from jaxnet.training.checkpoint import jsonable, load, read_metadata, save, stored
 
 # Without an ending: the directories of older versions, of which all that reads them says that they are no checkpoints.
-_NAME = re.compile(r"(?P<number>\d{6,})-step-(?P<step>\d+)(\.safetensors)?")
+_NAME = re.compile(r"(\d{6,})-step-(\d+)(\.safetensors)?")
 
 
 class Checkpoints:
@@ -85,15 +85,13 @@ class Checkpoints:
           CheckpointError, DTypeError, DataError: see `save`; older checkpoints are unharmed.
         """
         step = checks.integer("step", step, minimum=0)
-        metadata = {} if metadata is None else metadata
-        if not isinstance(metadata, dict):
-            raise ConfigError(f"metadata must be a dict, got {type(metadata).__name__}")
+        metadata = jsonable(metadata)
         for name in ("step", "metric"):
             if name in metadata:
                 raise ConfigError(f"metadata[{name!r}] is set from the argument {name}; use another name")
         metadata = metadata | {"step": step, "metric": _metric(metric)}
         older = self.paths()
-        number = 1 + max((_part(path, "number") for path in older), default=0)
+        number = 1 + max((_numbers(path)[0] for path in older), default=0)
         path = save(self.directory / f"{number:06d}-step-{step}.safetensors", tree, metadata=metadata)
         if jax.process_index() == 0:
             self._prune(older, path)
@@ -103,8 +101,7 @@ class Checkpoints:
         """All of them, in the order in which they were saved."""
         if not self.directory.is_dir():
             return []
-        found = [path for path in self.directory.iterdir() if _NAME.fullmatch(path.name)]
-        return sorted(found, key=lambda path: (_part(path, "number"), _part(path, "step")))
+        return sorted((path for path in self.directory.iterdir() if _NAME.fullmatch(path.name)), key=_numbers)
 
     @named("Checkpoints.latest")
     def latest(self) -> Path | None:
@@ -145,15 +142,11 @@ class Checkpoints:
         paths = self.paths()
         if not paths:
             return None
-        with ExitStack() as stack:
-            with self._advice(paths):
-                newest = stack.enter_context(stored(paths[-1]))
-            leaves = newest.fit(like)
-            with self._advice(paths):
-                return newest.read(leaves, jax.tree.structure(like)), newest.metadata
+        with self._advice(paths), stored(paths[-1]) as newest:
+            return newest.read(newest.fit(like), jax.tree.structure(like)), newest.metadata
 
     def _prune(self, older: list[Path], new: Path) -> None:
-        others = [path for path in older if _part(path, "step") != _part(new, "step")]
+        others = [path for path in older if _numbers(path)[1] != _numbers(new)[1]]
         kept = {new, *others[max(0, len(others) - self.keep + 1) :]}
         if self.keep_best:
             rated = []
@@ -174,6 +167,8 @@ class Checkpoints:
         try:
             yield
         except CheckpointError as error:
+            if "does not fit" in error.message:  # which is no damage
+                raise
             fallback = f"the one before, {paths[-2].name}" if len(paths) > 1 else "a new start"
             raise CheckpointError(
                 f"{error.message}. This is the newest checkpoint; delete {paths[-1]} to fall back to {fallback}"
@@ -225,11 +220,9 @@ def load_best(directory: str | os.PathLike[str] | Checkpoints, net: Any, x: Any)
     return load(latest, params, under="train_state/params"), load(latest, state, under="train_state/state")
 
 
-def _part(path: Path, name: str) -> int:
-    """The number or the step in a checkpoint's name."""
-    found = _NAME.fullmatch(path.name)
-    assert found is not None
-    return int(found[name])
+def _numbers(path: Path) -> tuple[int, ...]:
+    """The number and the step in a checkpoint's name."""
+    return tuple(map(int, re.findall(r"\d+", path.name)))
 
 
 def _metric(metric: Any) -> float | None:
