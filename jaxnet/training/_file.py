@@ -135,7 +135,7 @@ class File:
 
     def read(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         """An array of this type and shape, if that is what was saved."""
-        code, stored = _layout(dtype, shape)
+        leaf, (code, stored) = self.description["leaves"][name], _layout(dtype, shape)
         match self._tensors.get(name):
             case {"dtype": kind, "shape": sizes, "data_offsets": [int(begin), int(end)]} if (
                 (kind, sizes) == (code, stored)
@@ -145,13 +145,10 @@ class File:
                 array = np.empty(shape, dtype)
                 raw = _bytes(array)
                 self._file.seek(self._begin + begin)
-                if self._file.readinto(raw) != len(raw) or self._crc32(name) != _crc32(raw):  # pyright: ignore
+                if self._file.readinto(raw) != len(raw) or leaf.get("crc32") != _crc32(raw):  # pyright: ignore
                     raise self.damaged(f"{quoted(name)} does not have its checksum")
                 return array
         raise self.damaged(f"its header has another {quoted(name)} than its description")
-
-    def _crc32(self, name: str) -> Any:
-        return self.description["leaves"].get(name, {}).get("crc32")
 
     def damaged(self, what: str) -> CheckpointError:
         """An error to raise."""

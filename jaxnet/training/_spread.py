@@ -77,13 +77,16 @@ def reader(index: _file.File) -> Iterator[Callable[[str, jax.ShapeDtypeStruct], 
       CheckpointError: a part is missing, damaged, or another's.
     """
     with _together(), contextlib.ExitStack() as stack:
-        parts = index.description.get("parts")
-        token, count = (parts.get("token"), parts.get("count")) if isinstance(parts, dict) else (None, None)
-        if not re.fullmatch("[0-9a-f]{16}", str(token)) or not isinstance(count, int) or not 0 < count < 2**20:
-            raise index.damaged("it does not name its parts")
+        match index.description.get("parts"):
+            case {"token": str(token), "count": int(count)} if (
+                re.fullmatch("[0-9a-f]{16}", token) and 0 < count < 2**20
+            ):
+                pass
+            case _:
+                raise index.damaged("it does not name its parts")
         pieces: dict[Any, list[Any]] = {}
         for number in range(count):
-            file = stack.enter_context(_file.opened(_part(index.path, str(token), number)))
+            file = stack.enter_context(_file.opened(_part(index.path, token, number)))
             if (file.description.get("token"), file.description.get("part")) != (token, number):
                 raise file.damaged(f"it is no part of {index.path.name}")
             for key, leaf in file.description["leaves"].items():
