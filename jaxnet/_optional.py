@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxnet.errors import DependencyError
 
-PACKAGES = {"matplotlib": "matplotlib", "flatbuffers": "flatbuffers", "orbax": "orbax-checkpoint"}
+PACKAGES = {"matplotlib": "matplotlib", "flatbuffers": "flatbuffers"}
 """By the library's first name in Python, what pip calls it."""
 
 

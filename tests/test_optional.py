@@ -11,7 +11,7 @@ import pytest
 import jaxnet
 from jaxnet import _optional, backprop, diagnostics, layers, losses, training
 from jaxnet.errors import DependencyError
-from jaxnet.training import History, checkpoint
+from jaxnet.training import History
 
 NET = layers.chain(layers.dense(2), jnp.tanh)
 X = np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2)
@@ -61,10 +61,6 @@ ENTRIES = {
             "load": lambda path: training.load_exported(path),
         },
     ),
-    "orbax.checkpoint": (
-        "orbax-checkpoint",
-        {"save": lambda path: training.save(path, [jnp.ones(1)])},
-    ),
 }
 
 
@@ -80,7 +76,6 @@ def test_each_entry_says_what_to_install(module, name, tmp_path, monkeypatch):
         if loaded.split(".")[: module.count(".") + 1] == module.split("."):
             monkeypatch.setitem(sys.modules, loaded, None)
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(checkpoint, "_over_hosts", lambda array: module.startswith("orbax"))
     before = sorted(tmp_path.iterdir())
     with pytest.raises(
         DependencyError, match=rf"needs {module.split('.')[0]}, which .*; pip install {package}$"
@@ -92,7 +87,7 @@ def test_each_entry_says_what_to_install(module, name, tmp_path, monkeypatch):
 
 def test_every_optional_import_goes_by_the_one_helper():
     """Of what is imported late, nothing but what every installation has comes by a bare import."""
-    needed = {"jax", "jaxnet", "numpy", "safetensors", *sys.stdlib_module_names}
+    needed = {"jax", "jaxnet", "numpy", *sys.stdlib_module_names}
     root = Path(jaxnet.__file__).parent
     bare, loaded = set(), set()
     for file in root.rglob("*.py"):

@@ -1,8 +1,8 @@
 """Processes that save without pause are killed, and what they leave is read.
 
-Three ways to save are killed in turns: over one path, over one path on a file system that cannot exchange two
-directories, and into a `Checkpoints` that keeps the last three and the best. After every kill, the checkpoint must be
-whole: of one step, and that step the last that was reported saved, or the one after it.
+Two ways to save are killed in turns: over one path, and into a `Checkpoints` that keeps the last three and the best.
+After every kill, the checkpoint must be whole: of one step, and that step the last that was reported saved, or the one
+after it.
 """
 
 import json
@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 
 from jaxnet.errors import CheckpointError
-from jaxnet.training import Checkpoints, _atomic, load, read_metadata, save
+from jaxnet.training import Checkpoints, load, read_metadata, save
 
-WAYS = ("replace", "aside", "keep")
+WAYS = ("replace", "keep")
 
 
 def kills(count: int, directory: Path, *, mebibytes: float = 2.0, seed: int = 0) -> dict[str, dict[str, int]]:
     """Kills processes that save without pause, at random moments, and reads what they leave.
 
     Args:
-      count: how many kills, shared by the three ways.
+      count: how many kills, shared by the ways.
       directory: where to.
       mebibytes: the size of a checkpoint.
       seed: of the moments.
@@ -38,7 +38,7 @@ def kills(count: int, directory: Path, *, mebibytes: float = 2.0, seed: int = 0)
       way -> ``kills``, ``readable`` (whole, and of the right step), ``inside`` (kills that left a temporary behind,
       so that hit a save), ``left`` (temporaries after the next save) and ``saves`` (that were reported).
     """
-    shares = {way: count // 3 + (i < count % 3) for i, way in enumerate(WAYS)}
+    shares = {way: count // len(WAYS) + (i < count % len(WAYS)) for i, way in enumerate(WAYS)}
     # A process of its own, which forks: with JAX running, this one must not, and a new interpreter a kill is slow.
     code = "import sys; from benchmarks.checkpoints import kills; kills.nursery(*sys.argv[1:])"
     arguments = [json.dumps(shares), str(directory), str(mebibytes), str(seed)]
@@ -95,8 +95,6 @@ def _killed(way: str, place: Path, saved: int, mebibytes: float, draw: random.Ra
 
 
 def _saver(way: str, place: Path, mebibytes: float) -> Callable[[int], Any]:
-    if way == "aside":
-        _atomic._exchange = lambda a, b: False
     checkpoints = Checkpoints(place)
 
     def saver(step):
@@ -127,7 +125,7 @@ def _found(way: str, place: Path, mebibytes: float) -> int:
             checkpoints.best()
         else:
             path = place / "run"
-            if not _atomic.current(path).exists():
+            if not path.exists():
                 return 0
             tree, metadata = load(path, like), read_metadata(path)
     except CheckpointError as error:

@@ -138,7 +138,7 @@ def best_phase(run: str | os.PathLike[str]) -> str:
 
 def _phases(run: Path) -> list[str]:
     """The phases after whose epochs a generator was kept and its validation logged."""
-    return [name for name in PHASES if (run / name / "manifest.json").exists() and (run / f"{name}.jsonl").exists()]
+    return [name for name in PHASES if (run / name).is_file() and (run / f"{name}.jsonl").exists()]
 
 
 def main(argv: list[str] | None = None) -> None:

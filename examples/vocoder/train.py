@@ -7,7 +7,7 @@ discriminators help. How many steps the time allows is measured at the start and
 same command, after Ctrl-C or worse, goes on with the same run. OUT then holds:
 
     run.json                    the settings and the plan
-    spectral/, adversarial/     the generator after the latest epoch of each phase, for `synthesize`
+    spectral, adversarial       the generator after the latest epoch of each phase, for `synthesize`
     spectral.jsonl, ...         what was measured, epoch by epoch
     samples/                    a sentence of the validation set as it sounds and looks after each epoch
     checkpoints/                to resume from

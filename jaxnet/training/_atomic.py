@@ -1,17 +1,14 @@
-"""Directories that are whole or absent, whenever the process or the machine stops.
+"""Files that are whole or absent, whenever the process or the machine stops: the one way in which a run writes.
 
-A new directory is filled under a temporary name beside its place, every file of it is forced to disk, and then it is
-renamed: the one step that either happened or did not. Where a directory of that name exists already, the two are
-exchanged (Linux's ``renameat2``); a file system that cannot do it renames the old one aside first, and readers look
-there (`current`) should the process die between the two renames.
+A file is written under a temporary name beside its place, forced to disk, and moved there by `os.replace`: the one step
+that either happened or did not.
 
-The process that fills a temporary directory holds a lock on it, which the kernel takes back however the process ends.
-So a temporary without a lock is a dead process's, and the next `replacing` beside it removes it; process numbers
+The process that writes a temporary file holds a lock on it, which the kernel takes back however the process ends.
+So a temporary without a lock is a dead process's, and the next to write beside it removes it; process numbers
 could not tell, in containers or after a restart. A run holds its directory by a lock in the same way (`held`).
 """
 
 import contextlib
-import ctypes
 import errno
 import os
 import platform
@@ -20,46 +17,52 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.jaxnet-(?P<kind>new|old)", re.DOTALL)
+from typing import IO, Any
 
 LOCK = ".lock"
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.jaxnet-new", re.DOTALL)
 # What network file systems answer that need not, or cannot, force a directory's entries to disk.
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EBADF}
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives an empty directory to fill, which takes the place of ``path`` unless the block raises.
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Gives a file to write with `write_all`, which takes the place of ``path`` unless the block raises.
 
     Raises:
       OSError: the file system refused; ``path`` is whole or as it was, and nothing is left beside it.
     """
-    with _room(path) as new:
-        yield new
-        for folder, _, files in os.walk(new, topdown=False):
-            for name in files:
-                _sync(Path(folder, name))
-            _sync_directory(Path(folder))
-        _put(new, path)
+    with _temporary(path) as (new, file):
+        yield file
+        if path.exists():
+            shutil.copymode(path, new)
+        os.fsync(file.fileno())
+        os.replace(new, path)
         _sync_directory(path.parent)
 
 
 @contextlib.contextmanager
-def _room(path: Path) -> Iterator[Path]:
-    """A locked temporary directory beside ``path``; it is removed with what is in it then."""
+def _temporary(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """A locked temporary file beside ``path``, which is removed then unless it was moved."""
     _make(path.parent)
     _clean(path.parent)
-    new, lock = _locked_directory(path)
+    new, file = _locked(path)
     try:
-        yield new
+        yield new, file
     finally:
-        shutil.rmtree(new, ignore_errors=True)  # what was in its place, or what could not be finished
-        os.close(lock)
+        new.unlink(missing_ok=True)
+        file.close()
+
+
+def write_all(file: IO[bytes], data: Any) -> None:
+    """Writes bytes to an unbuffered file: a disk that becomes full takes a part, and only the next call says so."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
 
 
 def write(path: Path, data: bytes) -> None:
-    """Writes a file beside and renames it, so that ``path`` never holds a part; pipes and devices are written to.
+    """Writes a file in one step, so that ``path`` never holds a part; pipes and devices are written to.
 
     Raises:
       OSError: the file system refused; it names ``path``, which is as it was.
@@ -69,14 +72,8 @@ def write(path: Path, data: bytes) -> None:
             with open(path, "ab") as opened:
                 opened.write(data)
             return
-        place = Path(os.path.realpath(path))
-        with _room(place) as new:
-            (new / "file").write_bytes(data)
-            if place.exists():
-                shutil.copymode(place, new / "file")
-            _sync(new / "file")
-            os.replace(new / "file", place)
-            _sync_directory(place.parent)
+        with replacing(Path(os.path.realpath(path))) as file:
+            write_all(file, data)
 
 
 def try_file(path: Path) -> None:
@@ -85,8 +82,8 @@ def try_file(path: Path) -> None:
         if path.exists():
             os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK))
         if not _is_special(path):
-            with _room(Path(os.path.realpath(path))) as new:
-                (new / "file").write_bytes(b"\n")
+            with _temporary(Path(os.path.realpath(path))) as (_, file):
+                file.write(b"\n")
 
 
 def _is_special(path: Path) -> bool:
@@ -100,7 +97,7 @@ def _is_special(path: Path) -> bool:
 def held(directory: Path) -> Iterator[None]:
     """Makes a directory, and holds it for one run while entered; where files cannot be locked, for as many as come.
 
-    However the process ends, the lock ends with it. What `replacing` will do in the directory is tried at once.
+    However the process ends, the lock ends with it. What `write` will do in the directory is tried at once.
 
     Raises:
       BlockingIOError: another run holds it; ``strerror`` says which process it is.
@@ -113,9 +110,7 @@ def held(directory: Path) -> Iterator[None]:
             raise BlockingIOError(errno.EWOULDBLOCK, os.read(lock, 500).decode(errors="replace") or "another process")
         os.ftruncate(lock, 0)
         os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
-        with replacing(directory / ".tried") as tried:
-            (tried / "file").write_bytes(b"\n")
-        remove(directory / ".tried")
+        try_file(directory / ".tried")
         yield
     finally:
         _unlock(lock)
@@ -131,28 +126,6 @@ def _naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
-def remove(path: Path) -> None:
-    """Removes a directory at once under its name; a stop in between leaves a temporary for `replacing` to clean."""
-    old = _beside(path, "new")
-    with contextlib.suppress(FileNotFoundError):  # another process was faster
-        os.rename(path, old)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def current(path: Path) -> Path:
-    """``path``, or where the old one lies if the process that was replacing it died between two renames."""
-    if not os.path.lexists(path):
-        for aside in path.parent.glob(".*.jaxnet-old"):
-            found = _TEMPORARY.fullmatch(aside.name)
-            if found and found["name"] == path.name:
-                return aside
-    return path
-
-
-def _beside(path: Path, kind: str) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.jaxnet-{kind}")
-
-
 def _make(directory: Path) -> None:
     if not directory.is_dir():
         _make(directory.parent)
@@ -163,41 +136,29 @@ def _make(directory: Path) -> None:
         _sync_directory(directory.parent)
 
 
-def _sync(path: Path) -> None:
+def _sync_directory(path: Path) -> None:
+    """Forces a directory's entries to disk, where the file system can."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
     finally:
         os.close(descriptor)
 
 
-def _sync_directory(path: Path) -> None:
-    """Forces a directory's entries to disk, where the file system can."""
-    try:
-        _sync(path)
-    except OSError as error:
-        if error.errno not in _NO_SYNC:
-            raise
-
-
-def _locked_directory(path: Path) -> tuple[Path, int]:
+def _locked(path: Path) -> tuple[Path, IO[bytes]]:
     while True:
-        new = _beside(path, "new")
-        new.mkdir()
-        try:
-            lock = os.open(new, os.O_RDONLY)
-        except FileNotFoundError:  # cleaned before it was locked
-            continue
-        except OSError:
-            new.rmdir()
-            raise
-        if _lock(lock) is not False and new.exists():
-            return new, lock
-        os.close(lock)
+        new = path.with_name(f".{path.name}.{secrets.token_hex(8)}.jaxnet-new")
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        if _lock(descriptor) is not False and new.exists():
+            return new, os.fdopen(descriptor, "wb", 0)
+        os.close(descriptor)  # it was cleaned before it was locked
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Whether this process now holds the lock; None on a file system (some of NFS) that locks no directories."""
+    """Whether this process now holds the lock; None on a file system (some of NFS) that has no locks."""
     import fcntl  # absent on Windows, where `import jaxnet` must still work
 
     try:
@@ -217,61 +178,14 @@ def _unlock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-def _clean(parent: Path) -> None:
-    """Removes the temporaries of dead processes, and puts back what one of them had moved aside."""
-    for entry in parent.iterdir():
-        found = _TEMPORARY.fullmatch(entry.name)
-        if not found:
-            continue
-        try:
-            lock = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:  # gone by now, or not ours
-            continue
-        try:
-            if _lock(lock):
-                place = parent / found["name"]
-                if found["kind"] == "old" and not os.path.lexists(place):
-                    with contextlib.suppress(OSError):
-                        os.rename(entry, place)
-                else:
-                    shutil.rmtree(entry, ignore_errors=True)
-        finally:
-            os.close(lock)
-
-
-def _put(new: Path, path: Path) -> None:
-    while True:
-        try:
-            os.rename(new, path)
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        with contextlib.suppress(FileNotFoundError):  # another process moved it: begin again
-            if _exchange(new, path):
-                return
-            old = _beside(path, "old")
-            os.rename(path, old)
-            try:
-                os.rename(new, path)
-                shutil.rmtree(old, ignore_errors=True)
-                return
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    os.rename(old, path)
-                    raise
-                shutil.rmtree(old, ignore_errors=True)  # another process put a whole one there in between
-
-
-def _exchange(a: Path, b: Path) -> bool:
-    """Exchanges two names in one step; False where the system or the file system cannot."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    if rename is None:
-        return False
-    if rename(here, os.fsencode(a), here, os.fsencode(b), ctypes.c_uint(exchange)) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-        return False
-    raise OSError(number, os.strerror(number), str(a), None, str(b))
+def _clean(directory: Path) -> None:
+    """Removes the temporaries of dead processes."""
+    for entry in directory.iterdir():
+        if _TEMPORARY.fullmatch(entry.name):
+            with contextlib.suppress(OSError):  # gone by now, or not ours
+                descriptor = os.open(entry, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    if _lock(descriptor):
+                        entry.unlink()
+                finally:
+                    os.close(descriptor)

@@ -11,21 +11,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet import _checks_named as checks
-from jaxnet.errors import CheckpointError, ConfigError
+from jaxnet import _checks as checks
+from jaxnet.errors import CheckpointError, ConfigError, named
 from jaxnet.layers.layer import Params, State, as_layer
-from jaxnet.training import _atomic
-from jaxnet.training.checkpoint import Stored, load, read_metadata, save
+from jaxnet.training import _spread
+from jaxnet.training.checkpoint import jsonable, load, read_metadata, save, stored
 
-_NAME = re.compile(r"(\d{6,})-step-(\d+)")
+# Without an ending: the directories of older versions, of which all that reads them says that they are no checkpoints.
+_NAME = re.compile(r"(\d{6,})-step-(\d+)(\.safetensors)?")
 
 
 class Checkpoints:
     """A directory of checkpoints that keeps the last ``keep`` and the best, to stop and resume from.
 
-    Each is a directory that `load` reads, named by a number that counts the saves and by its step, such as
-    ``000012-step-600``. The last is the one that was saved last, also after a run went back and took other steps. A
-    step that is saved again takes the place of the older one.
+    Each is a file that `load` reads, named by a number that counts the saves and by its step, such as
+    ``000012-step-600.safetensors``. The last is the one that was saved last, also after a run went back and took other
+    steps. A step that is saved again takes the place of the older one.
 
     A killed process cannot damage a checkpoint (see `save`). If the newest is damaged nevertheless, a disk or a person
     did it, and `latest` and `restore` raise and say which it is, instead of taking the one before without being asked:
@@ -51,18 +52,19 @@ class Checkpoints:
       >>> for step, loss in [(10, 0.5), (20, 0.3), (30, 0.4), (40, float("nan"))]:
       ...     path = checkpoints.save(step, {"weight": jnp.full(2, step)}, metric=loss)
       >>> checkpoints.latest().name, checkpoints.best().name
-      ('000004-step-40', '000002-step-20')
+      ('000004-step-40.safetensors', '000002-step-20.safetensors')
       >>> checkpoints.restore({"weight": jnp.zeros(2, int)})
       ({'weight': Array([40, 40], dtype=int32)}, {'step': 40, 'metric': nan})
       >>> directory.cleanup()
     """
 
+    @named("Checkpoints")
     def __init__(self, directory: str | os.PathLike[str], *, keep: int = 3, keep_best: bool = True):
-        who = "Checkpoints"
-        self.directory = checks.path(who, "directory", directory)
-        self.keep = checks.integer(who, "keep", keep, minimum=1)
-        self.keep_best = checks.flag(who, "keep_best", keep_best)
+        self.directory = checks.path("directory", directory)
+        self.keep = checks.integer("keep", keep, minimum=1)
+        self.keep_best = checks.flag("keep_best", keep_best)
 
+    @named("Checkpoints.save")
     def save(
         self, step: int, tree: Any, *, metadata: dict[str, Any] | None = None, metric: float | None = None
     ) -> Path:
@@ -82,18 +84,15 @@ class Checkpoints:
           ConfigError: a negative step, a metric that is no number, or what `save` refuses.
           CheckpointError, DTypeError, DataError: see `save`; older checkpoints are unharmed.
         """
-        who = "Checkpoints.save"
-        step = checks.integer(who, "step", step, minimum=0)
-        metadata = {} if metadata is None else metadata
-        if not isinstance(metadata, dict):
-            raise ConfigError(f"{who}: metadata must be a dict, got {type(metadata).__name__}")
+        step = checks.integer("step", step, minimum=0)
+        metadata = jsonable(metadata)
         for name in ("step", "metric"):
             if name in metadata:
-                raise ConfigError(f"{who}: metadata[{name!r}] is set from the argument {name}; use another name")
-        metadata = metadata | {"step": step, "metric": _metric(who, metric)}
+                raise ConfigError(f"metadata[{name!r}] is set from the argument {name}; use another name")
+        metadata = metadata | {"step": step, "metric": _metric(metric)}
         older = self.paths()
-        number = 1 + max((_number(path) for path in older), default=0)
-        path = save(self.directory / f"{number:06d}-step-{step}", tree, metadata=metadata)
+        number = 1 + max((_numbers(path)[0] for path in older), default=0)
+        path = save(self.directory / f"{number:06d}-step-{step}.safetensors", tree, metadata=metadata)
         if jax.process_index() == 0:
             self._prune(older, path)
         return path
@@ -102,22 +101,22 @@ class Checkpoints:
         """All of them, in the order in which they were saved."""
         if not self.directory.is_dir():
             return []
-        found = [path for path in self.directory.iterdir() if _NAME.fullmatch(path.name)]
-        return sorted(found, key=lambda path: (_number(path), _step(path)))
+        return sorted((path for path in self.directory.iterdir() if _NAME.fullmatch(path.name)), key=_numbers)
 
+    @named("Checkpoints.latest")
     def latest(self) -> Path | None:
         """The newest checkpoint, or None if there are none.
 
         Raises:
-          CheckpointError: it is damaged (its manifest, or the size of its arrays; `restore` checks all).
+          CheckpointError: it is damaged (its header, or its size; `restore` checks all).
         """
         paths = self.paths()
         if not paths:
             return None
-        with self._advice(paths):
-            Stored("Checkpoints.latest", paths[-1])
-        return paths[-1]
+        with self._advice(paths), stored(paths[-1]):
+            return paths[-1]
 
+    @named("Checkpoints.best")
     def best(self) -> Path | None:
         """The checkpoint with the lowest metric (of equals, the oldest), or None if none has a finite one.
 
@@ -127,6 +126,7 @@ class Checkpoints:
         rated = [(metric, path) for path in self.paths() if (metric := _stored_metric(path)) is not None]
         return min(rated, key=lambda pair: pair[0])[1] if rated else None
 
+    @named("Checkpoints.restore")
     def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
         """Loads the newest checkpoint.
 
@@ -142,15 +142,11 @@ class Checkpoints:
         paths = self.paths()
         if not paths:
             return None
-        with self._advice(paths):
-            stored = Stored("Checkpoints.restore", paths[-1])
-        leaves = stored.fit(like)
-        with self._advice(paths):
-            tree = stored.read(leaves, jax.tree.structure(like))
-        return tree, stored.manifest["metadata"]
+        with self._advice(paths), stored(paths[-1]) as newest:
+            return newest.read(newest.fit(like), jax.tree.structure(like)), newest.metadata
 
     def _prune(self, older: list[Path], new: Path) -> None:
-        others = [path for path in older if _step(path) != _step(new)]
+        others = [path for path in older if _numbers(path)[1] != _numbers(new)[1]]
         kept = {new, *others[max(0, len(others) - self.keep + 1) :]}
         if self.keep_best:
             rated = []
@@ -162,17 +158,20 @@ class Checkpoints:
                     kept.add(path)  # it may be the best, and repaired: `best` tells of it
             kept |= {min(rated, key=lambda pair: pair[0])[1]} if rated else set()
         for path in older:
-            if path not in kept:
-                _atomic.remove(path)
+            if path not in kept and path.is_file():
+                path.unlink(missing_ok=True)
+        _spread.sweep(self.directory)
 
     @contextmanager
     def _advice(self, paths: list[Path]) -> Iterator[None]:
         try:
             yield
         except CheckpointError as error:
+            if "does not fit" in error.message:  # which is no damage
+                raise
             fallback = f"the one before, {paths[-2].name}" if len(paths) > 1 else "a new start"
             raise CheckpointError(
-                f"{error}. This is the newest checkpoint; delete {paths[-1]} to fall back to {fallback}"
+                f"{error.message}. This is the newest checkpoint; delete {paths[-1]} to fall back to {fallback}"
             ) from error
 
 
@@ -206,32 +205,27 @@ def load_best(directory: str | os.PathLike[str] | Checkpoints, net: Any, x: Any)
       True
       >>> directory.cleanup()
     """
-    who = "load_best"
-    net = as_layer(net, who)
-    checkpoints = (
-        directory if isinstance(directory, Checkpoints) else Checkpoints(checks.path(who, "directory", directory))
-    )
-    latest = checkpoints.latest()
-    if latest is None:
-        raise CheckpointError(
-            f"{who}: {checkpoints.directory} holds no checkpoint; wanted the directory that a run of fit had as "
-            f"checkpoint="
-        )
+    net = as_layer(net, "load_best")
+    with named("load_best"):
+        if not isinstance(directory, Checkpoints):
+            directory = Checkpoints(checks.path("directory", directory))
+        latest = directory.latest()
+        if latest is None:
+            raise CheckpointError(
+                f"{directory.directory} holds no checkpoint; wanted the directory that a run of fit had as checkpoint="
+            )
     params, state = jax.eval_shape(lambda: net.init(jax.random.key(0), x))
     if read_metadata(latest).get("best") is not None:
         return load(latest, (params, state), under="best")
     return load(latest, params, under="train_state/params"), load(latest, state, under="train_state/state")
 
 
-def _number(path: Path) -> int:
-    return int(path.name.split("-")[0])
+def _numbers(path: Path) -> tuple[int, ...]:
+    """The number and the step in a checkpoint's name."""
+    return tuple(map(int, re.findall(r"\d+", path.name)))
 
 
-def _step(path: Path) -> int:
-    return int(path.name.split("-")[-1])
-
-
-def _metric(who: str, metric: Any) -> float | None:
+def _metric(metric: Any) -> float | None:
     if metric is None:
         return None
     try:
@@ -239,13 +233,13 @@ def _metric(who: str, metric: Any) -> float | None:
             raise TypeError
         return float(metric)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{who}: metric must be a number, lower is better, got {metric!r}") from error
+        raise ConfigError(f"metric must be a number, lower is better, got {metric!r}") from error
 
 
 def _stored_metric(path: Path) -> float | None:
     """The metric, if it is finite."""
     try:
-        metric = Stored("Checkpoints.best", path).manifest["metadata"].get("metric")
+        metric = read_metadata(path).get("metric")
     except CheckpointError as error:
-        raise CheckpointError(f"{error}. Delete {path} to choose among the others") from error
+        raise CheckpointError(f"{error.message}. Delete {path} to choose among the others") from error
     return metric if isinstance(metric, (int, float)) and math.isfinite(metric) else None

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import _optional as optional
-from jaxnet.errors import CheckpointError, ConfigError, DTypeError, JaxnetError, ShapeError
+from jaxnet.errors import CheckpointError, ConfigError, DTypeError, JaxnetError, ShapeError, named
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 from jaxnet.training import _atomic
 
@@ -72,25 +72,24 @@ def export(
       >>> training.load_exported(artifact)(jnp.ones((5, 4))).shape
       (5, 3)
     """
-    who = "export"
-    jax_export = _jax_export(who)
-    net = as_layer(net, who)
-    platforms = _checked_platforms(who, platforms)
-    if path is not None:  # before the work, not after it
-        path = checks.path(who, "path", path)
-        _atomic.try_file(path)
-    structs = checks.structs(who, x)
-    leaves = jax.tree.leaves(structs)
-    if not all(struct.shape for struct in leaves):
-        raise ShapeError(f"{who}: x must have the axes (batch, ...), got a scalar")
+    with named("export"):
+        jax_export = _jax_export()
+        platforms = _checked_platforms(platforms)
+        if path is not None:  # before the work, not after it
+            path = checks.path("path", path)
+            _atomic.try_file(path)
+        structs = checks.structs(x)
+        leaves = jax.tree.leaves(structs)
+        if not all(struct.shape for struct in leaves):
+            raise ShapeError("x must have the axes (batch, ...), got a scalar")
+        # By way of the host: the program is for one device, however the arrays are spread.
+        params, state = jax.tree.map(
+            lambda leaf: jnp.asarray(np.asarray(checks.array("params", leaf))), (params, state)
+        )
+    net = as_layer(net, "export")
 
     def with_batch(size):
         return jax.tree.map(lambda struct: jax.ShapeDtypeStruct((size, *struct.shape[1:]), struct.dtype), structs)
-
-    # By way of the host: the program is for one device, however the arrays are spread.
-    params, state = jax.tree.map(
-        lambda leaf: jnp.asarray(np.asarray(checks.array(who, "params", leaf))), (params, state)
-    )
 
     def evaluate(x):
         return net.apply(params, state, x, train=False)[0]
@@ -107,7 +106,7 @@ def export(
         raise
     except Exception as error:
         raise ConfigError(
-            f"{who}: the network {net.name} cannot be exported for every batch size: "
+            f"export: the network {net.name} cannot be exported for every batch size: "
             f"{(str(error).strip() or type(error).__name__).splitlines()[0]}; x.shape[0] "
             f"{'and every symbolic size stand' if scopes else 'stands'} for any number here, so no branch, loop or "
             f"float() in Python can depend on it, and the outputs must be "
@@ -137,6 +136,7 @@ class ExportedNet:
     platforms: tuple[str, ...]
     _call: Callable[[jax.Array], Any] = field(repr=False)
 
+    @named("ExportedNet")
     def __call__(self, x: Any) -> Any:
         """Computes the outputs for a batch of at least one example.
 
@@ -144,20 +144,19 @@ class ExportedNet:
           ShapeError: x has another shape than ``shape``.
           DTypeError: x has another dtype than ``dtype``.
         """
-        who = "ExportedNet"
         shapes, treedef = jax.tree.flatten(self.shape, is_leaf=_is_shape)
         given, came = jax.tree.flatten(x)
         if came != treedef:
-            raise ShapeError(f"{who}: x must be a tree {treedef}, got {came}; pass what the network takes")
+            raise ShapeError(f"x must be a tree {treedef}, got {came}; pass what the network takes")
         wanted = list(zip(shapes, jax.tree.leaves(self.dtype), strict=True))
-        leaves = [_fitting(who, leaf, *want) for leaf, want in zip(given, wanted, strict=True)]
+        leaves = [_fitting(leaf, *want) for leaf, want in zip(given, wanted, strict=True)]
         try:
             return self._call(treedef.unflatten(leaves))
         except ValueError as error:
             if all(None not in shape[1:] for shape in shapes) and len(leaves) == 1:
                 raise
             raise ShapeError(
-                f"{who}: x of shape {', '.join(str(leaf.shape) for leaf in leaves)} does not fit the sizes, one batch "
+                f"x of shape {', '.join(str(leaf.shape) for leaf in leaves)} does not fit the sizes, one batch "
                 f"size among them, that the network was exported for: {str(error).splitlines()[0]}"
             ) from error
 
@@ -166,23 +165,24 @@ def _is_shape(node: Any) -> bool:
     return isinstance(node, tuple) and all(size is None or isinstance(size, int) for size in node) and node != ()
 
 
-def _fitting(who: str, x: Any, shape: tuple[int | None, ...], dtype: np.dtype) -> jax.Array:
+def _fitting(x: Any, shape: tuple[int | None, ...], dtype: np.dtype) -> jax.Array:
     """An array of the input, if it has its shape and dtype."""
-    x = checks.array(who, "x", x)
+    x = checks.array("x", x)
     fits = [wanted in (None, got) for wanted, got in zip(shape, x.shape, strict=False)]
     if x.ndim != len(shape) or not all(fits) or x.shape[0] == 0:
         wanted = ", ".join(("batch", *("any" if size is None else str(size) for size in shape[1:])))
         raise ShapeError(
-            f"{who}: x must have the shape ({wanted}), batch >= 1, got {x.shape}"
+            f"x must have the shape ({wanted}), batch >= 1, got {x.shape}"
             + ("; add the batch axis: x[None]" if x.shape == shape[1:] else "")
         )
     if x.dtype != dtype:
         narrow = jax.dtypes.canonicalize_dtype(dtype) != dtype
         hint = "jax.config.update('jax_enable_x64', True)" if narrow else f"x.astype({dtype.name!r})"
-        raise DTypeError(f"{who}: x must be {dtype}, got {x.dtype}; {hint}")
+        raise DTypeError(f"x must be {dtype}, got {x.dtype}; {hint}")
     return x
 
 
+@named("load_exported")
 def load_exported(source: bytes | bytearray | str | os.PathLike[str]) -> ExportedNet:
     """Loads a network that `export` wrote.
 
@@ -210,29 +210,26 @@ def load_exported(source: bytes | bytearray | str | os.PathLike[str]) -> Exporte
       >>> jax.grad(lambda x: f(x).sum())(jnp.zeros((1, 2)))
       Array([[2., 2.]], dtype=float32)
     """
-    who = "load_exported"
-    jax_export = _jax_export(who)
+    jax_export = _jax_export()
     if isinstance(source, (bytes, bytearray)):
         artifact, name = bytes(source), "the artifact"
     elif isinstance(source, (str, os.PathLike)):
-        artifact, name = checks.path(who, "source", source).read_bytes(), os.fspath(source)
+        artifact, name = checks.path("source", source).read_bytes(), os.fspath(source)
     else:
-        raise DTypeError(f"{who}: source must be bytes or a path, got {type(source).__name__}")
+        raise DTypeError(f"source must be bytes or a path, got {type(source).__name__}")
     payload, digest, magic = artifact[:-_TAIL], artifact[-_TAIL : -len(_MAGIC)], artifact[-len(_MAGIC) :]
     if magic != _MAGIC:
         raise CheckpointError(
-            f"{who}: {name} ({len(artifact)} bytes) does not end as an artifact of training.export does: it is "
+            f"{name} ({len(artifact)} bytes) does not end as an artifact of training.export does: it is "
             f"something else, or was cut off; copy it again, or export the network again"
         )
     if hashlib.sha256(payload).digest() != digest:
-        raise CheckpointError(
-            f"{who}: {name} is damaged, its checksum differs; copy it again, or export the network again"
-        )
+        raise CheckpointError(f"{name} is damaged, its checksum differs; copy it again, or export the network again")
     try:
         exported = jax_export.deserialize(bytearray(payload))
     except Exception as error:
         raise CheckpointError(
-            f"{who}: jax {jax.__version__} cannot read {name}, which is undamaged: {error}; export the network again "
+            f"jax {jax.__version__} cannot read {name}, which is undamaged: {error}; export the network again "
             f"with the version of jax that shall load it"
         ) from error
     ((x,), _) = jax.tree.unflatten(exported.in_tree, exported.in_avals)
@@ -242,17 +239,17 @@ def load_exported(source: bytes | bytearray | str | os.PathLike[str]) -> Exporte
     return ExportedNet(shape, jax.tree.map(lambda x: np.dtype(x.dtype), x), exported.platforms, jax.jit(exported.call))
 
 
-def _jax_export(who: str) -> Any:
-    optional.load(f"{who}: jax.export", "flatbuffers")
+def _jax_export() -> Any:
+    optional.load("jax.export", "flatbuffers")
     from jax import export as jax_export
 
     return jax_export
 
 
-def _checked_platforms(who: str, platforms: Any) -> tuple[str, ...]:
+def _checked_platforms(platforms: Any) -> tuple[str, ...]:
     if isinstance(platforms, str) or not isinstance(platforms, Sequence) or not platforms:
-        raise ConfigError(f"{who}: platforms must be a sequence such as ('cpu', 'cuda'), got {platforms!r}")
-    checked = tuple(checks.choice(who, "a platform", platform, PLATFORMS) for platform in platforms)
+        raise ConfigError(f"platforms must be a sequence such as ('cpu', 'cuda'), got {platforms!r}")
+    checked = tuple(checks.choice("a platform", platform, PLATFORMS) for platform in platforms)
     if len(set(checked)) != len(checked):
-        raise ConfigError(f"{who}: platforms must differ, got {platforms!r}")
+        raise ConfigError(f"platforms must differ, got {platforms!r}")
     return checked

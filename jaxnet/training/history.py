@@ -11,10 +11,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import _optional as optional
-from jaxnet.errors import CheckpointError, ConfigError, DataError
-from jaxnet.training import _atomic, _manifest
+from jaxnet.errors import CheckpointError, ConfigError, DataError, named
+from jaxnet.training import _atomic, _file
 
 Record = dict[str, float]
 """One epoch: ``epoch`` (from 1), ``step``, ``loss``, ... and ``validation_loss``, ... where there is validation."""
@@ -44,11 +44,12 @@ class History:
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
 
+    @named("history")
     def __getitem__(self, name: str | int) -> Any:
         if isinstance(name, int):
             return self.records[name]
         if name not in self.names:
-            raise ConfigError(f"history: no column {name!r}; there are {', '.join(self.names) or 'none'}")
+            raise ConfigError(f"no column {name!r}; there are {', '.join(self.names) or 'none'}")
         return np.array([record.get(name, math.nan) for record in self.records])
 
     def __repr__(self) -> str:
@@ -59,20 +60,23 @@ class History:
         """The columns, in the order in which they came."""
         return tuple(dict.fromkeys(name for record in self.records for name in record))
 
+    @named("History.save")
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one JSON object a line; NaN and Inf as JavaScript does, which `json` and pandas read."""
-        _atomic.write(checks.path("History.save", "path", path), b"".join(map(_line, self.records)))
+        _atomic.write(checks.path("path", path), b"".join(map(_line, self.records)))
 
     @classmethod
+    @named("History.load")
     def load(cls, path: str | os.PathLike[str]) -> "History":
         """Reads what `save`, or a run's ``log``, has written; a last line that a killed process left half is dropped.
 
         Raises:
           DataError: a line is no JSON object.
         """
-        place = checks.path("History.load", "path", path)
+        place = checks.path("path", path)
         return cls(_records(place.read_bytes(), place))
 
+    @named("History.plot")
     def plot(self, path: str | os.PathLike[str], title: str = "") -> Path:
         """Draws the learning curves, training solid and validation dashed, a panel a quantity; needs matplotlib.
 
@@ -82,12 +86,12 @@ class History:
         Raises:
           ConfigError: there is no epoch to draw.
         """
-        path = checks.path("History.plot", "path", path)
+        path = checks.path("path", path)
         if not self.records:
-            raise ConfigError("history: there is nothing to draw, no epoch was completed")
+            raise ConfigError("there is nothing to draw, no epoch was completed")
         columns = {name: self[name] for name in self.names}
         measured = [n for n in columns if f"validation_{n}" in columns or n == "loss"]
-        new_figure = optional.load("history: a picture", "matplotlib.figure").Figure
+        new_figure = optional.load("a picture", "matplotlib.figure").Figure
         figure = new_figure(figsize=(4.2 * len(measured), 3.2), layout="constrained")
         figure.suptitle(title)
         marker = "o" if len(self) == 1 else None
@@ -139,9 +143,7 @@ class Log:
         raw = b"".join(map(_line, new))
         if raw:
             try:
-                view = memoryview(raw)
-                while view:  # a disk that becomes full takes a part, and only the next call says so
-                    view = view[self._file.write(view) :]
+                _atomic.write_all(self._file, raw)
             except OSError:
                 with contextlib.suppress(OSError):
                     self._file.truncate(self.seal["bytes"])
@@ -166,7 +168,7 @@ class Log:
         Raises:
           CheckpointError: they are not the bytes that were written.
         """
-        with _manifest.open_regular(path) as file:
+        with _file.open_regular(path) as file:
             raw = file.read(seal["bytes"])
         if len(raw) != seal["bytes"] or zlib.crc32(raw) != seal["crc32"]:
             raise CheckpointError(f"{path} is damaged: its first {seal['bytes']:,} bytes are not what the run wrote")
@@ -181,12 +183,13 @@ class Log:
         }
 
 
+@named("history")
 def _line(record: Record) -> bytes:
     try:
         return json.dumps(record, default=_number).encode() + b"\n"
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"history: the record of epoch {record.get('epoch')} cannot be written as JSON: {error}; keep numbers in "
+            f"the record of epoch {record.get('epoch')} cannot be written as JSON: {error}; keep numbers in "
             f"it, such as float(x)"
         ) from error
 
@@ -198,6 +201,7 @@ def _number(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no number")
 
 
+@named("history")
 def _records(raw: bytes, source: Path) -> list[Record]:
     """The records of a file's bytes."""
     records, lines = [], raw.split(b"\n")
@@ -211,9 +215,7 @@ def _records(raw: bytes, source: Path) -> list[Record]:
             if number == len(lines):  # it does not end as a line does: a process was killed as it wrote
                 break
         if not isinstance(record, dict):
-            raise DataError(
-                f"history: line {number} of {source} is no JSON object: {text[:60].decode(errors='replace')!r}"
-            )
+            raise DataError(f"line {number} of {source} is no JSON object: {text[:60].decode(errors='replace')!r}")
         records.append(record)
     return records
 

@@ -164,8 +164,7 @@ def test_the_average_follows_the_parameters():
 def test_the_better_phase_is_told_by_the_validation_set(tmp_path):
     records = {"spectral": [{"validation_mel": 0.2, "validation_pesq": 2.0}] * 2, "adversarial": [{}]}
     for name in phases.PHASES:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "manifest.json").write_text("{}")
+        (tmp_path / name).write_text("")
 
     def best(**adversarial):
         records["adversarial"] = [adversarial]

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxnet.errors import CheckpointError
-from jaxnet.training import Checkpoints, _atomic, _manifest, load, read_metadata, save
+from jaxnet.training import Checkpoints, _atomic, _file, load, read_metadata, save
 
 
 def main(rank: int, port: str, directory: Path) -> None:
@@ -65,16 +66,30 @@ def main(rank: int, port: str, directory: Path) -> None:
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    write = _manifest.write
+    write = _file.write
+
+    def full_index(path, *arguments):
+        (full if path.name == "run" else write)(path, *arguments)
+
     if rank == 0:
-        _manifest.write = full  # after all have written their parts
-    with pytest.raises(CheckpointError, match="No space left" if rank == 0 else "the first process could not write"):
+        _file.write = full_index  # after all have written their parts
+    with pytest.raises(CheckpointError, match="No space left" if rank == 0 else "another process could not go on"):
         save(directory / "run", tree)
-    _manifest.write = write
-    if rank == 0:
+    _file.write = write
+    if rank == 1:
         _atomic._make = full
-    with pytest.raises(CheckpointError, match="No space left" if rank == 0 else "the first process could not begin"):
+    with pytest.raises(CheckpointError, match="No space left" if rank == 1 else "another process could not go on"):
         save(directory / "run", tree)
+    multihost_utils.sync_global_devices("all have failed")
+    assert sorted(path.name.split("-")[0] for path in directory.glob("run*")) == ["run", "run.part", "run.part"]
+    assert load(path, like)["x"].sharding == columns
+
+    if rank == 1:
+        (part,) = directory.glob("run.part-1-*")
+        part.write_bytes(part.read_bytes()[:-1] + b"?")
+    multihost_utils.sync_global_devices("it is damaged")
+    with pytest.raises(CheckpointError, match=r"is damaged: 'x.*checksum|another process could not go on"):
+        load(path, like["x"], under="x")
     jax.distributed.shutdown()
     print(f"process {rank} is done")
 

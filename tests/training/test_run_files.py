@@ -90,7 +90,7 @@ class TestHistory:
                 saver.record(run)
                 saver.save(run)
                 assert len(written) == 2  # a line each, of the history and of the log
-                assert max((saver.checkpoints.latest() / "manifest.json").stat().st_size, 0) < 4000
+                assert saver.checkpoints.latest().stat().st_size < 6000
         assert len(json.dumps(read_metadata(saver.checkpoints.latest()))) < 600
         resumed = new_run()
         assert resumed.restore(saver, anyway=False) == ""
@@ -117,11 +117,11 @@ class TestHistory:
 
     def test_it_is_on_the_disk_before_the_checkpoint_that_needs_it(self, tmp_path, monkeypatch):
         done, run = [], new_run()
-        fsync, rename = os.fsync, os.rename
+        fsync, replace = os.fsync, os.replace
         monkeypatch.setattr(
             os, "fsync", lambda file: (done.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file))[1]
         )
-        monkeypatch.setattr(os, "rename", lambda a, b: (done.append(str(b)), rename(a, b))[1])
+        monkeypatch.setattr(os, "replace", lambda a, b: (done.append(str(b)), replace(a, b))[1])
         with Saver(tmp_path, 0.0, {}) as saver:
             saver.begin(run.history)
             run.history.records.append({"epoch": 1})
@@ -160,7 +160,7 @@ class TestHistory:
     def test_falling_back_to_an_older_checkpoint(self, tmp_path):
         fit(epochs=3, checkpoint=tmp_path)
         for path in Checkpoints(tmp_path).paths()[1:]:
-            _atomic.remove(path)
+            path.unlink()
         resumed, unbroken = fit(epochs=4, checkpoint=tmp_path), fit(epochs=4)
         np.testing.assert_array_equal(resumed.history["loss"], unbroken.history["loss"])
         np.testing.assert_array_equal(resumed.params["kernel"], unbroken.params["kernel"])

@@ -4,7 +4,6 @@ Each writes FOLDER/results-PROCESS.json; then process 1 kills itself in the midd
 """
 
 import hashlib
-import importlib.util
 import json
 import os
 import signal
@@ -81,16 +80,15 @@ def main(port, process, folder):
         if not first:
             signal.raise_signal(signal.SIGTERM)
 
-    if importlib.util.find_spec("orbax"):
-        pieces = {"features": 256, "shard_parameters": True, "checkpoint": folder / "pieces"}
-        results["unbroken"] = measured(small_fit(**{**pieces, "checkpoint": None}))
-        try:
-            small_fit(**pieces, callbacks=[stop])
-        except SystemExit as left:
-            results["left"] = left.code
-        resumed = small_fit(**pieces)
-        results["resumed"] = measured(resumed)
-        results["kernel"] = resumed.train_state.opt_state.mu["kernel"].addressable_shards[0].data.shape
+    pieces = {"features": 256, "shard_parameters": True, "checkpoint": folder / "pieces"}
+    results["unbroken"] = measured(small_fit(**{**pieces, "checkpoint": None}))
+    try:
+        small_fit(**pieces, callbacks=[stop])
+    except SystemExit as left:
+        results["left"] = left.code
+    resumed = small_fit(**pieces)
+    results["resumed"] = measured(resumed)
+    results["kernel"] = resumed.train_state.opt_state.mu["kernel"].addressable_shards[0].data.shape
 
     # A signal to one of the processes while it reads an iterable.
     def until(step):
