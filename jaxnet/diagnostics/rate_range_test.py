@@ -81,7 +81,8 @@ def rate_range_test(
       DataError: data that `training.fit` refuses, less than a batch, or a loss that is not finite from the start.
 
     Example:
-      >>>       >>> from jaxnet import diagnostics, layers, losses, optimizers
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import diagnostics, layers, losses, optimizers
       >>> x = jnp.linspace(-1, 1, 64)[:, None]
       >>> found = diagnostics.rate_range_test(layers.dense(1), losses.mse, optimizers.sgd(1.0), (x, 2 * x))
       >>> 0.3 < found.largest < 5  # the curvature is 2 for the bias, so steps of more than 1 diverge
