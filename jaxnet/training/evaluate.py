@@ -12,14 +12,14 @@ from jax.sharding import Mesh
 
 from jaxnet import _checks_named as checks
 from jaxnet import data as data_module
-from jaxnet.errors import ConfigError, DataError
+from jaxnet.errors import DataError
 from jaxnet.layers.layer import Layer, as_layer
 from jaxnet.training import nans, pairs, processes, sharding
-from jaxnet.training.sources import Source
+from jaxnet.training.data import Arrays, given
 from jaxnet.training.step import Metrics, checked_metrics, measure
 
 Evaluate = Callable[..., dict[str, float]]
-"""``(params, state, data, *, steps=None, epoch=0) -> {"loss": ..., ...}``."""
+"""``(params, state, data, *, epoch=0) -> {"loss": ..., ...}``."""
 
 
 def make_evaluate(
@@ -48,12 +48,12 @@ def make_evaluate(
         parameters in pieces are put together on every device first.
 
     Returns:
-      ``evaluate(params, state, data, *, steps=None) -> {"loss": float, ...}``, which compiles at its first call. Data
-      are what `fit` takes; ``steps`` is how many batches to read of an iterable, for one that does not end.
+      ``evaluate(params, state, data) -> {"loss": float, ...}``, which compiles at its first call. Data are what `fit`
+      takes as ``data``; of an iterable that does not end, `stream` says how many batches to read.
 
     Raises:
       ConfigError: what is no network, loss, metric or size.
-      DataError: from the function: no data, unequal lengths, NaN or Inf; an iterable that ends before ``steps``.
+      DataError: from the function: no data, unequal lengths, NaN or Inf; a stream that ends too early.
 
     Example:
       >>> import jax.numpy as jnp
@@ -87,14 +87,11 @@ def make_evaluate(
         measured = measure(who, loss, metrics, net.apply(params, state, x, train=False)[0], target)
         return measured, _finite(batch)
 
-    def evaluate(params, state, data, *, steps=None, epoch=0):
+    def evaluate(params, state, data, *, epoch=0):
         with sharding.in_use(mesh):
-            if isinstance(data, tuple):
-                if steps is not None:
-                    raise ConfigError(f"{who}: arrays are measured whole; steps is for an iterable of batches")
-                return of_whole(params, state, data)
-            source = data if isinstance(data, Source) else Source(data, steps, who=who, bound="steps", goes_on=False)
-            return of_batches(params, state, source, epoch)
+            if isinstance(data, (tuple, Arrays)):
+                return of_whole(params, state, data if isinstance(data, tuple) else data.pair)
+            return of_batches(params, state, given(who, data, goes_on=False), epoch)
 
     def of_whole(params, state, data):
         x, target = pairs.arrays_where_they_are(who, data)

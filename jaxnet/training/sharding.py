@@ -2,15 +2,57 @@
 
 import contextlib
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxnet import _checks_named as checks
 from jaxnet.errors import ConfigError, DataError
 from jaxnet.training import processes
+from jaxnet.training.state import copied
+
+
+class Sharded(NamedTuple):
+    """What `sharded` returns."""
+
+    mesh: Mesh
+    parameters: bool = False
+
+
+def sharded(mesh: Any, *, parameters: bool = True) -> Sharded:
+    """A mesh among whose devices the parameters and the optimizer's state are shared too, not the batches alone.
+
+    Args:
+      mesh: devices, `jax.make_mesh`; its first axis counts.
+      parameters: whether to; else it is the mesh.
+
+    Returns:
+      What `fit` and `train` take as ``mesh``.
+
+    Raises:
+      ConfigError: what is no mesh.
+
+    Example:
+      >>> import jax
+      >>> from jaxnet import training
+      >>> training.sharded(jax.make_mesh((1,), ("data",))).parameters
+      True
+    """
+    return Sharded(automatic("sharded", mesh), checks.flag("sharded", "parameters", parameters))
+
+
+def placed(who: str, mesh: Any, train_state: Any) -> tuple[Mesh | None, Any, Any]:
+    """The mesh of a run, where its state lives there, and a copy of that state in its place."""
+    if mesh is None:
+        processes.must_take_part(who, None)
+        return None, None, copied(train_state)
+    mesh, parameters = mesh if isinstance(mesh, Sharded) else (automatic(who, mesh), False)
+    processes.must_take_part(who, mesh)
+    placement = of_parameters(mesh, train_state, sharded=parameters)
+    return mesh, placement, copied(place(who, "the state to begin with", train_state, placement))
 
 
 def automatic(who: str, mesh: Any) -> Mesh:
@@ -133,3 +175,8 @@ def whole_here(tree: Any, mesh: Mesh) -> Any:
         return jax.make_array_from_single_device_arrays(leaf.shape, here, pieces)
 
     return jax.tree.map(copy, tree)
+
+
+def of_results(mesh: Mesh | None, placement: Any) -> dict[str, Any]:
+    """Where a program's results live: the state where it was, what was measured on every device."""
+    return {} if mesh is None else {"out_shardings": (placement, replicated(mesh))}

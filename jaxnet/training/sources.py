@@ -28,24 +28,15 @@ class Source:
     Args:
       steps: batches an epoch, of what does not end or is read on.
       who: speaks in errors.
-      bound: the name of ``steps`` there.
       goes_on: whether an epoch of ``steps`` goes on in a list where the last one stopped, or begins it anew.
     """
 
-    def __init__(
-        self,
-        data: Any,
-        steps: int | None,
-        *,
-        who: str = "fit",
-        bound: str = "steps_per_epoch",
-        goes_on: bool = True,
-    ):
-        self.who, self._bound, self._goes_on = who, bound, goes_on
+    def __init__(self, data: Any, steps: int | None, *, who: str = "fit", goes_on: bool = True):
+        self.who, self._goes_on = who, goes_on
         self._data = pairs.iterable(who, data)
         if callable(data):
             _takes_the_epoch(who, data)
-        self.steps = None if steps is None else checks.integer(who, bound, steps, minimum=1)
+        self.steps = None if steps is None else checks.integer(who, "steps_per_epoch", steps, minimum=1)
         self._running: Iterator[Any] | None = None
         self._first: tuple[Iterator[Any], Any] | None = None
         self._begun = False
@@ -55,7 +46,7 @@ class Source:
         if epochs > 1 and self.steps is None and hasattr(self._data, "__next__") and not callable(self._data):
             raise DataError(
                 f"{self.who}: the data are an iterator, which is read only once, and there are {epochs} epochs; give a "
-                f"list, a function from the epoch to an iterable, or {self._bound}"
+                f"list, a function from the epoch to an iterable, or training.stream(data, steps_per_epoch=...)"
             )
 
     @property
@@ -70,9 +61,9 @@ class Source:
         return pairs.batch(self.at(0, 0), self._first[1], {})
 
     @property
-    def example(self) -> Any:
-        """Shapes and dtypes of the first batch."""
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self.first)
+    def settings(self) -> dict[str, Any]:
+        """What makes the batches of a run these ones, as far as it can be said."""
+        return {"steps_per_epoch": self.steps}
 
     def at(self, epoch: int, batch: int) -> str:
         """Who speaks of a batch."""
@@ -113,17 +104,17 @@ class Source:
             which = "the data" if self.who == "evaluate" else f"epoch {epoch + 1}"
             if self.steps is not None:
                 raise DataError(
-                    f"{self.who}: {which} held no batch, and {self._bound}={self.steps} were wanted; an iterator is "
+                    f"{self.who}: {which} held no batch, and steps_per_epoch={self.steps} were wanted; an iterator is "
                     f"read on from epoch to epoch, and this one has ended: give one that lasts, a list, or a function "
                     f"from the epoch to an iterable"
                 )
             raise DataError(
                 f"{self.who}: {which} held no batch; an iterator is read only once: give a list, a function from the "
-                f"epoch to an iterable, or {self._bound}"
+                f"epoch to an iterable, or training.stream(data, steps_per_epoch=...)"
             )
         if self.steps is not None and count < self.steps:
             raise DataError(
-                f"{self.who}: the data ended after {count} batches of an epoch of {self._bound}={self.steps}"
+                f"{self.who}: the data ended after {count} batches of an epoch of steps_per_epoch={self.steps}"
             )
 
     def _iterator(self, epoch: int) -> Any:

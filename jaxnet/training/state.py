@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks_named as checks
-from jaxnet.layers.layer import Params, State, as_layer
+from jaxnet.layers.layer import Layer, Params, State, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 
 MOST_BYTES_KEPT = 2**24
@@ -94,6 +94,28 @@ def init(net: Any, optimizer: Any, x: Any, key: Any, *, loss_scale: float | None
     init_key, step_key = jax.random.split(checks.key(who, key))
     params, state = net.init(init_key, x)
     return from_params(optimizer, params, state, step_key, loss_scale=loss_scale)
+
+
+def pretrained(net: Any, params: Params, state: State) -> Layer:
+    """The same network, that begins with weights which there are instead of drawing them.
+
+    Args:
+      net: a `Layer`.
+      params: its parameters, of `load_best`, of an error's ``train_state``, of PyTorch.
+      state: its state.
+
+    Returns:
+      A `Layer` whose init gives copies of them, to `fit`, `sweep` or `init`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers, training
+      >>> net = training.pretrained(layers.dense(1), {"kernel": jnp.ones((3, 1)), "bias": jnp.zeros(1)}, ())
+      >>> params, state = net.init(0, jnp.ones((1, 3)))
+      >>> params["kernel"].sum()
+      Array(3., dtype=float32)
+    """
+    return as_layer(net, "pretrained")._replace(init=lambda key, x: copied((params, state)))
 
 
 def from_params(
