@@ -71,19 +71,23 @@ def check_column(who: str, monitor: str, columns: Iterable[str]) -> None:
 class Best:
     """The best epoch so far by a column of the history, and for how many epochs there was no better."""
 
-    def __init__(self, monitor: str, mode: str = "min", minimum_change: float = 0.0):
-        self.monitor, self.mode, self.minimum_change = monitor, mode, minimum_change
+    def __init__(self, watch: EarlyStopping):
+        self.watch = watch
         self.value, self.epoch, self.waited = math.nan, 0, 0
+
+    @property
+    def patience_ended(self) -> bool:
+        """Whether there was no better for too long."""
+        return self.waited >= self.watch.patience
 
     def improved(self, record: Record) -> bool:
         """Takes in an epoch; whether it is the new best."""
-        if self.monitor not in record:
-            raise ConfigError(
-                f"fit: early stopping watches {self.monitor!r}, and the records have only {', '.join(record)}"
-            )
-        value = record[self.monitor]
-        gain = (self.value - value) if self.mode == "min" else (value - self.value)
-        if not math.isnan(value) and (math.isnan(self.value) or gain > self.minimum_change):
+        monitor, mode = self.watch.monitor, self.watch.mode
+        if monitor not in record:
+            raise ConfigError(f"fit: early stopping watches {monitor!r}, and the records have only {', '.join(record)}")
+        value = record[monitor]
+        gain = (self.value - value) if mode == "min" else (value - self.value)
+        if not math.isnan(value) and (math.isnan(self.value) or gain > self.watch.minimum_change):
             self.value, self.epoch, self.waited = value, int(record["epoch"]), 0
             return True
         self.waited += 1
@@ -91,9 +95,8 @@ class Best:
 
     def save(self) -> dict[str, Any]:
         """What `restore` needs, as JSON."""
-        return {
-            "monitor": self.monitor, "mode": self.mode, "value": self.value, "epoch": self.epoch, "waited": self.waited,
-        }  # fmt: skip
+        watched = {"monitor": self.watch.monitor, "mode": self.watch.mode}
+        return watched | {"value": self.value, "epoch": self.epoch, "waited": self.waited}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Takes up what `save` returned."""

@@ -15,7 +15,8 @@ from jaxnet.errors import DataError
 from jaxnet.training import nans, sharding
 from jaxnet.training.data import Arrays
 from jaxnet.training.state import sound
-from jaxnet.training.step import Step, passed_over
+from jaxnet.training.step import Step
+from jaxnet.training.update import passed_over
 
 TARGET_SECONDS = 0.1
 """How long one dispatch should compute: long enough to cost nothing, short enough to stop and report at once."""
@@ -96,7 +97,7 @@ class Resident:
         if unguarded is not None and keeps:
             self._programs["unguarded"] = nans.compiled(self._steps(unguarded), **outputs)
         self._compiled: set[tuple[str, int]] = set()
-        self._count = 1
+        self._count, self._epoch = 1, 0
         self._order = functools.lru_cache(maxsize=2)(
             lambda epoch: data_module.epoch_order(
                 arrays.samples, seed=arrays.seed, epoch=epoch, shuffle=arrays.shuffle
@@ -153,83 +154,81 @@ class Resident:
     def epoch(self, train_state: Any, epoch: int, start: int, position: Any = None) -> Generator[Progress, None, None]:
         """Trains on an epoch from its step ``start`` on; yields after every dispatch."""
         del position
+        self._epoch, done = epoch, start
         rows, last = self._rows(epoch if self.arrays.shuffle else 0)
-        done = start
         while done < self.full:
-            progress = self._dispatch(train_state, rows, done, min(done + self._count, self.full), epoch)
+            progress = self._dispatch(train_state, rows, done, min(done + self._count, self.full))
             train_state, done = progress.train_state, progress.steps
             yield progress
         if self.rest and done == self.full:
-            progress = self._dispatch(train_state, last, 0, 1, epoch)
-            yield progress._replace(steps=self.steps)
+            yield self._dispatch(train_state, last, 0, 1)._replace(steps=self.steps)
 
-    def _dispatch(self, train_state: Any, rows: jax.Array, start: int, stop: int, epoch: int) -> Progress:
+    def _dispatch(self, train_state: Any, rows: jax.Array, start: int, stop: int) -> Progress:
         began = time.perf_counter()
         which = "unguarded" if "unguarded" in self._programs else "guarded"
-        after, measured, compiling = self._run(which, train_state, rows, start, stop, epoch)
+        after, measured, compiling = self._run(which, train_state, rows, start, stop)
         if jax.process_count() > 1:
             self._count = IN_FLIGHT  # the same on all processes, whatever their clocks say
         elif not compiling and rows.shape[1] == self.arrays.batch_size:
             faster = TARGET_SECONDS / max(time.perf_counter() - began, 1e-6) * (stop - start)
             self._count = max(1, min(int(faster), 4 * self._count))
         good = finite(measured)
-        parts = [measured]
-        if which == "unguarded" and not good.all():
-            stop, after, parts = self._up_to_a_bad_one(train_state, rows, start, start + int(np.argmin(good)), epoch)
+        redo = which == "unguarded" and not good.all()
+        if redo:
+            bad = start + int(np.argmin(good))
+            after, measured, stop = self._up_to_a_bad_one(train_state, measured, rows, start, bad)
         if self._undoes and not sound(after):
-            return self._without_a_bad_update(which, train_state, rows, start, stop, epoch, measured)._replace(
-                compile_seconds=compiling
-            )
-        if which == "unguarded" and not good.all():
-            after, measured, seconds = self._run("guarded", after, rows, stop, stop + 1, epoch)
-            parts.append(measured)
+            done = self._without_a_bad_update(which, train_state, measured, rows, start, stop)
+            return done._replace(compile_seconds=compiling)
+        if redo:
+            after, last, seconds = self._run("guarded", after, rows, stop, stop + 1)
+            measured = {name: np.concatenate([measured[name], last[name]]) for name in last}
             stop, compiling = stop + 1, compiling + seconds
-            measured = {name: np.concatenate([part[name] for part in parts]) for name in measured}
         return Progress(after, stop, measured, rows.shape[1], compiling)
 
     def _up_to_a_bad_one(
-        self, train_state: Any, rows: jax.Array, start: int, stop: int, epoch: int
-    ) -> tuple[int, Any, list[dict[str, np.ndarray]]]:
-        """The first step that is not finite, the state before it, and what the steps up to there measured."""
-        # It ends this dispatch; the next ones are short until all is well again.
-        self._count = IN_FLIGHT if jax.process_count() > 1 else 1
-        parts = []
+        self, train_state: Any, measured: Any, rows: jax.Array, start: int, stop: int
+    ) -> tuple[Any, dict[str, np.ndarray], int]:
+        """The state before the first step that is not finite, what the steps up to there measured, and its number."""
+        self._be_short()
         while start < stop:
-            after, measured, _ = self._run("unguarded", train_state, rows, start, stop, epoch)
+            after, measured, _ = self._run("unguarded", train_state, rows, start, stop)
             good = finite(measured)
             if good.all():
-                train_state, start = after, stop
-                parts = [measured]
-            else:  # on a device whose sums have no order, another step may be the first bad one now
-                stop = start + int(np.argmin(good))
-        return stop, train_state, parts
+                return after, measured, stop
+            stop = start + int(np.argmin(good))  # on a device whose sums have no order, another may be the first now
+        return train_state, {name: values[:0] for name, values in measured.items()}, stop
 
     def _without_a_bad_update(
-        self, which: str, train_state: Any, rows: jax.Array, start: int, stop: int, epoch: int, measured: Any
+        self, which: str, train_state: Any, measured: Any, rows: jax.Array, start: int, stop: int
     ) -> Progress:
         """The steps from ``start`` up to the one whose update spoils the parameters, which is passed over."""
-        self._count = IN_FLIGHT if jax.process_count() > 1 else 1
+        self._be_short()
         low, high = start, stop  # the parameters are finite after the steps up to low, and not up to high
         while high - low > 1:
             middle = (low + high) // 2
-            after, _, _ = self._run(which, train_state, rows, low, middle, epoch)
+            after, _, _ = self._run(which, train_state, rows, low, middle)
             if sound(after):
                 train_state, low = after, middle
             else:
                 high = middle
-        taken = {name: values[: high - start] for name, values in measured.items()}
-        skipped = np.zeros(high - start, np.float32) if "skipped" not in taken else taken["skipped"].copy()
+        measured = {name: values[: high - start] for name, values in measured.items()}
+        skipped = measured.get("skipped", np.zeros(high - start, np.float32)).copy()
         skipped[-1] = 1
-        return Progress(passed_over(train_state), high, taken | {"skipped": skipped}, rows.shape[1])
+        return Progress(passed_over(train_state), high, measured | {"skipped": skipped}, rows.shape[1])
+
+    def _be_short(self) -> None:
+        """This dispatch ends at a bad step; the next ones are short until all is well again."""
+        self._count = IN_FLIGHT if jax.process_count() > 1 else 1
 
     def _run(
-        self, which: str, train_state: Any, rows: jax.Array, start: int, stop: int, epoch: int
+        self, which: str, train_state: Any, rows: jax.Array, start: int, stop: int
     ) -> tuple[Any, dict[str, np.ndarray], float]:
         """Takes steps; returns also what they measured, and of a program's first call how long it took."""
         began = time.perf_counter()
         train_state, measured = self._programs[which](train_state, self.data, rows, np.int32(start), np.int32(stop))
         if self.arrays.shuffle:
-            self._rows(epoch + 1)  # drawn and sent while the device computes
+            self._rows(self._epoch + 1)  # drawn and sent while the device computes
         measured = {name: np.asarray(values)[start:stop] for name, values in measured.items()}
         program = which, rows.shape[1]
         first = program not in self._compiled

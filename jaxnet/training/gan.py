@@ -10,7 +10,8 @@ from jaxnet import _checks_named as checks
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.training.state import Guard, new_guard
-from jaxnet.training.step import Step, counted, pair, scalar, take_step
+from jaxnet.training.step import Step, pair, scalar
+from jaxnet.training.update import counted, take_step
 
 
 class Player(NamedTuple):

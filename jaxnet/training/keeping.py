@@ -199,8 +199,8 @@ class Saver:
         began = time.perf_counter()
         metric = None
         if run.best is not None and not run.step_of_epoch and len(run.history):
-            value = run.history[-1][run.best.monitor]
-            metric = value if run.best.mode == "min" else -value
+            value = run.history[-1][run.best.watch.monitor]
+            metric = value if run.best.watch.mode == "min" else -value
         # Of what every process has whole, the first writes its copy; pieces are written by those who have them.
         tree = jax.tree.map(sharding.own_copy, run.saved)
         in_pieces = not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree))

@@ -85,7 +85,7 @@ class Report:
         self.close()
         if run.finished and run.best is not None:
             best = run.best
-            self.say(f"stopped early: no {best.monitor} better than epoch {best.epoch}'s {best.value:.4g}")
+            self.say(f"stopped early: no {best.watch.monitor} better than epoch {best.epoch}'s {best.value:.4g}")
 
     def close(self) -> None:
         """Takes the bar away."""

@@ -45,13 +45,8 @@ class Run:
         self._watches = watches
         self._looked, self._look_cost = time.perf_counter(), 0.0
         self.finished = False
-        self.patience = math.inf if early_stopping is None else early_stopping.patience
-        self.best: stopping.Best | None = None
-        self.best_weights: Any = ()
-        if early_stopping is not None:
-            self.best = stopping.Best(early_stopping.monitor, early_stopping.mode, early_stopping.minimum_change)
-        if self.best is not None:
-            self.best_weights = copied(weights(train_state))
+        self.best = None if early_stopping is None else stopping.Best(early_stopping)
+        self.best_weights: Any = () if self.best is None else copied(weights(train_state))
         self._clock = time.perf_counter()
 
     def done(self, epochs: int) -> bool:
@@ -60,7 +55,10 @@ class Run:
 
     def ends_here(self, epochs: int) -> bool:
         """Whether the epoch at hand is the last, if it brings nothing better."""
-        return len(self.history) + 1 >= epochs or (self.best is not None and self.best.waited + 1 >= self.patience)
+        last = len(self.history) + 1 >= epochs
+        return last or (self.best is not None and self.best.waited + 1 >= self.best.watch.patience)
+            self.best is not None and self.best.waited + 1 >= self.best.watch.patience
+        )
 
     def take(self, done: Progress) -> None:
         """Takes in what a dispatch has done."""
@@ -140,7 +138,7 @@ class Run:
         if self.best is not None:
             if self.best.improved(record):
                 self.best_weights = copied(self.weights(self.train_state))
-            self.finished = self.best.waited >= self.patience
+            self.finished = self.best.patience_ended
         self.history.records.append(record)
         # The epoch is over: what the callbacks raise finds a run that can be saved and taken up.
         self.step_of_epoch, self.totals, self.skipped, self.seconds = 0, {}, 0, 0.0
@@ -170,7 +168,7 @@ class Run:
             "skipped": self.skipped,
             "seconds": self.seconds,
             "finished": self.finished,
-            "patience": self.patience,
+            "patience": None if self.best is None else self.best.watch.patience,
             "best": None if self.best is None else self.best.save(),
         }
 
@@ -227,7 +225,7 @@ class Run:
         if self.best is not None:
             self.best.restore(metadata["best"])
             by_callback = self.finished and self.best.waited < metadata["patience"]
-            self.finished = by_callback or self.best.waited >= self.patience  # which may be another patience now
+            self.finished = by_callback or self.best.patience_ended  # which may be another patience now
         return identity.differences(metadata.get("identity", {}), identity_)
 
 

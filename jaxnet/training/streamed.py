@@ -16,7 +16,8 @@ from jaxnet.training import feed, nans, pairs, processes, sharding
 from jaxnet.training.feed import IN_FLIGHT, Progress
 from jaxnet.training.sources import Ahead, Source
 from jaxnet.training.state import sound
-from jaxnet.training.step import Step, passed_over
+from jaxnet.training.step import Step
+from jaxnet.training.update import passed_over
 
 WINDOW = 32
 """Steps after which to look at them, if they do not take `feed.TARGET_SECONDS`."""
@@ -65,8 +66,8 @@ class Streamed:
         """Trains on an epoch from its step ``start`` on; yields after every few steps."""
         batches, get_state, skip = self.source.epoch(epoch, start, position)
         done, compile_seconds, began = start, 0.0, time.perf_counter()
+        before, window = train_state, []  # the steps that are not looked at yet, and what it takes to do them again
         alone = jax.process_count() == 1  # several processes must yield at the same steps
-        window = _Window(train_state)
         limit = None if self.steps is None else self.steps - start
         narrowed: dict[str, np.dtype] = {}
         failure: Exception | None = None
@@ -74,9 +75,10 @@ class Streamed:
         def place(number, batch):
             return self._placed(self.source.at(epoch, start + number), batch, narrowed)
 
-        def finished():
-            train_state, measured = self._sound(window)
-            return Progress(train_state, done, measured, np.array(window.sizes), compile_seconds, position)
+        def look():
+            after, measured = self._without_bad_updates(before, train_state, window)
+            columns = {name: np.array([m[name] for m in measured]) for name in measured[0]}
+            return Progress(after, done, columns, np.array([size for _, _, size in window]), compile_seconds, position)
 
         with Ahead(batches, get_state, skip, limit, place, self.stop) as fetched:
             try:
@@ -84,51 +86,52 @@ class Streamed:
                     if narrowed and not self._warned:  # not in the thread, so that it names the caller's line
                         checks.warn_of_narrowed("fit", narrowed)
                         self._warned = True
-                    shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(batch))
-                    if shapes not in self._shapes:
-                        self._agree_on(shapes)
-                    clock = time.perf_counter()
-                    train_state, metrics = self._program(train_state, batch)
-                    if shapes not in self._shapes:
-                        self._shapes.add(shapes)
-                        jax.block_until_ready(metrics)
-                        compile_seconds += time.perf_counter() - clock
+                    train_state, metrics, seconds = self._step(train_state, batch)
+                    compile_seconds += seconds
                     self.recent[done] = batch
-                    window.add(train_state, metrics, batch if self._undoes else None, pairs.size(batch))
+                    window.append((metrics, batch if self._undoes else None, pairs.size(batch)))
                     done, position = done + 1, position_after
-                    if len(window.measured) % IN_FLIGHT == 0:
+                    if len(window) % IN_FLIGHT == 0:
                         jax.block_until_ready(metrics)
                     late = time.perf_counter() - began > feed.TARGET_SECONDS
-                    if (alone and late) or len(window.measured) == (WINDOW if alone else IN_FLIGHT):
-                        progress = finished()
-                        train_state = progress.train_state
+                    if (alone and late) or len(window) == (WINDOW if alone else IN_FLIGHT):
+                        progress = look()
                         yield progress
-                        window, began, compile_seconds = _Window(train_state), time.perf_counter(), 0.0
+                        before = train_state = progress.train_state
+                        window, began, compile_seconds = [], time.perf_counter(), 0.0
                         self.recent = {k: v for k, v in self.recent.items() if k > done - 2 * IN_FLIGHT}
             except Exception as error:  # of the loader; the steps that were taken are not lost with it
                 failure = error
-        if window.measured:
-            yield finished()
+        if window:
+            yield look()
         if failure is not None:
             raise failure
         if not self.stop():
             self.source.must_suffice(epoch, done)
 
-    def _sound(self, window: "_Window") -> tuple[Any, dict[str, np.ndarray]]:
+    def _step(self, train_state: Any, batch: Any) -> tuple[Any, Any, float]:
+        """Takes a step; returns also what it measured, and of the first of its shape how long it took to compile."""
+        shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(batch))
+        if shapes in self._shapes:
+            return *self._program(train_state, batch), 0.0
+        self._agree_on(shapes)
+        began = time.perf_counter()
+        train_state, metrics = self._program(train_state, batch)
+        self._shapes.add(shapes)
+        jax.block_until_ready(metrics)
+        return train_state, metrics, time.perf_counter() - began
+
+    def _without_bad_updates(self, before: Any, after: Any, window: list[Any]) -> tuple[Any, list[dict[str, Any]]]:
         """The state after a window of steps, without updates that are not finite, and what the steps measured."""
-        measured = jax.device_get(window.measured)
-        if not self._undoes or sound(window.after):
-            return window.after, _columns(measured)
-        train_state = window.before
-        for i, batch in enumerate(window.batches):
-            after, metrics = self._program(train_state, batch)
-            measured[i] = {"skipped": np.float32(0), **jax.device_get(metrics)}
-            if sound(after):
-                train_state = after
-            else:
-                train_state = passed_over(train_state)
-                measured[i]["skipped"] = np.float32(1)
-        return train_state, _columns(measured)
+        measured = jax.device_get([metrics for metrics, _, _ in window])
+        if not self._undoes or sound(after):
+            return after, measured
+        for i, (_, batch, _) in enumerate(window):
+            after, metrics = self._program(before, batch)
+            bad = not sound(after)
+            measured[i] = {"skipped": np.float32(0), **jax.device_get(metrics)} | ({"skipped": 1.0} if bad else {})
+            before = passed_over(before) if bad else after
+        return before, measured
 
     def _agree_on(self, shapes: Any) -> None:
         """Over several processes: refuses batches that are not of one shape, which the others could not know of."""
@@ -148,24 +151,3 @@ class Streamed:
         if self.mesh is None:
             return jax.device_put(batch)
         return sharding.place_local_batch(who, batch, self.mesh)
-
-
-class _Window:
-    """The steps of a stream that are not looked at yet, and what it takes to do them again."""
-
-    def __init__(self, train_state: Any):
-        self.before = self.after = train_state
-        self.measured: list[dict[str, Any]] = []
-        self.batches: list[Any] = []
-        self.sizes: list[int] = []
-
-    def add(self, train_state: Any, measured: dict[str, Any], batch: Any, size: int) -> None:
-        """Takes in a step."""
-        self.after = train_state
-        self.measured.append(measured)
-        self.batches.append(batch)
-        self.sizes.append(size)
-
-
-def _columns(measured: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    return {name: np.array([m[name] for m in measured]) for name in measured[0]}

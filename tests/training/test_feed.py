@@ -258,12 +258,15 @@ def test_an_uneven_last_batch_counts_by_its_samples():
         assert record["grad_norm"] == pytest.approx(40)
 
 
+BEGUN = training.init(layers.dense(1), SGD, X[:1], 0)
+
+
 @hypothesis.given(
     st.lists(st.tuples(st.integers(1, 9), st.floats(-1e3, 1e3, width=32)), min_size=1, max_size=12), st.data()
 )
 def test_means_are_over_samples_whatever_the_dispatches(steps, draw):
     sizes, values = np.array([size for size, _ in steps]), np.array([value for _, value in steps])
-    run = Run(training.init(layers.dense(1), SGD, X[:1], 0), lambda state: state.params, None)
+    run = Run(BEGUN, lambda state: state.params, None)
     cut = draw.draw(st.integers(0, len(steps)))
     for part in (slice(0, cut), slice(cut, None)):
         run.take(Progress(run.train_state, 0, {"loss": values[part]}, sizes[part]))

@@ -23,6 +23,7 @@ LABELS = (X[:, 0] > 0).astype(np.int32) + (X[:, 1] > 0)
 TRAIN, VALIDATION = (X[:37], LABELS[:37]), (X[37:], LABELS[37:])
 NET = layers.chain(layers.dense(8), layers.batch_norm(), activations.relu, layers.dropout(0.2), layers.dense(3))
 ADAM = optimizers.adam(1e-2)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 CE = losses.softmax_cross_entropy
 
 
@@ -132,7 +133,7 @@ def test_early_stopping_returns_the_best_weights():
 def test_nan_is_never_an_improvement(mode, change, values, best, waited):
     from jaxnet.training.early_stopping import Best
 
-    tracker = Best("loss", mode, change)
+    tracker = Best(EarlyStopping(9, "loss", mode, change))
     improved = [i for i, value in enumerate(values) if tracker.improved({"epoch": i + 1, "loss": value})]
     assert (improved, tracker.waited) == (best, waited)
 
@@ -170,7 +171,7 @@ def test_one_program_for_all_steps(caplog):
 def test_resuming_between_epochs_changes_no_bit(tmp_path, early_stopping):
     options = {"validation": VALIDATION, "early_stopping": early_stopping, "metrics": {"accuracy": accuracy}}
     unbroken = fit(epochs=5, **options)
-    for epochs in (1, 2, 5):
+    for epochs in (2, 5):
         resumed = fit(epochs=epochs, keep=tmp_path, **options)
     assert_same(resumed[:2], unbroken[:2])
     assert_same(resumed.train_state, unbroken.train_state)
