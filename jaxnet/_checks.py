@@ -216,16 +216,16 @@ def host_array(name: str, value: np.ndarray | np.generic, narrowed: dict[str, np
     return np.asarray(value).astype(canonical)
 
 
-def warn_of_narrowed(narrowed: dict[str, np.dtype]) -> None:
-    """Warns once of all arrays that are rounded to JAX's 32 bits."""
+def warn_of_narrowed(narrowed: dict[str, np.dtype], who: str = "") -> None:
+    """Warns once of all arrays that are rounded to JAX's 32 bits; a warning has no door, so say ``who``."""
     if not narrowed:
         return
     dtypes = sorted({str(dtype) for dtype in narrowed.values()})
     canonical = " and ".join(sorted({jax.dtypes.canonicalize_dtype(dtype).name for dtype in narrowed.values()}))
     which = f"{' and '.join(narrowed)} {'is' if len(narrowed) == 1 else 'are'} {' and '.join(dtypes)}"
     warn(
-        f"{which}, and JAX computes in {canonical} here; convert it yourself with .astype({canonical!r}), or "
-        f"enable 64-bit types with jax.config.update('jax_enable_x64', True)"
+        f"{f'{who}: ' * bool(who)}{which}, and JAX computes in {canonical} here; convert it yourself with "
+        f".astype({canonical!r}), or enable 64-bit types with jax.config.update('jax_enable_x64', True)"
     )
 
 

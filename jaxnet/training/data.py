@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from jaxnet import _checks_named as checks
-from jaxnet.errors import ConfigError
+from jaxnet import _checks as checks
+from jaxnet.errors import ConfigError, named
 from jaxnet.training import pairs
 from jaxnet.training.sources import Source
 
@@ -52,6 +52,7 @@ class Stream:
     steps_per_epoch: int | None
 
 
+@named("arrays")
 def arrays(
     x: Any, target: Any, *, batch_size: int, seed: int = 0, shuffle: bool = True, drop_last: bool = True
 ) -> Arrays:
@@ -86,12 +87,13 @@ def arrays(
 
 
 def _arrays(who: str, data: Any, batch_size: Any, seed: Any = 0, shuffle: Any = True, drop_last: Any = True) -> Arrays:
-    batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
-    seed = checks.integer(who, "seed", seed, minimum=0)
-    shuffle, drop_last = checks.flag(who, "shuffle", shuffle), checks.flag(who, "drop_last", drop_last)
+    batch_size = checks.integer("batch_size", batch_size, minimum=1)
+    seed = checks.integer("seed", seed, minimum=0)
+    shuffle, drop_last = checks.flag("shuffle", shuffle), checks.flag("drop_last", drop_last)
     return Arrays(*pairs.arrays(who, data), batch_size, seed, shuffle, drop_last)
 
 
+@named("stream")
 def stream(batches: Any, *, steps_per_epoch: int | None = None) -> Stream:
     """Batches to train on or to measure; where an epoch is all that the iterable holds, itself is the short form.
 
@@ -120,7 +122,7 @@ def stream(batches: Any, *, steps_per_epoch: int | None = None) -> Stream:
     """
     if isinstance(batches, (tuple, list)) and len(batches) == 2 and all(hasattr(part, "shape") for part in batches):
         raise ConfigError(
-            "stream: data must be an iterable of batches (x, target), or a function from the epoch to one, got a pair "
+            "data must be an iterable of batches (x, target), or a function from the epoch to one, got a pair "
             "of arrays; give (x, target) in its place, or training.arrays"
         )
     source = Source(batches, steps_per_epoch, who="stream")
@@ -137,7 +139,7 @@ def given(who: str, data: Any, batch_size: Any = None, *, epochs: int = 1, goes_
     """
     if isinstance(data, tuple):
         if batch_size is None:
-            raise ConfigError(f"{who}: arrays are trained on in batches: give batch_size")
+            raise ConfigError("arrays are trained on in batches: give batch_size")
         return _arrays(who, data, batch_size)
     if batch_size is not None:
         what = (
@@ -145,7 +147,7 @@ def given(who: str, data: Any, batch_size: Any = None, *, epochs: int = 1, goes_
             if isinstance(data, Arrays)
             else "an iterable makes its own batches"
         )
-        raise ConfigError(f"{who}: {what}, so batch_size must not be given")
+        raise ConfigError(f"{what}, so batch_size must not be given")
     if not isinstance(data, (Arrays, Source)):
         given = data if isinstance(data, Stream) else Stream(data, None)
         data = Source(given.batches, given.steps_per_epoch, who=who, goes_on=goes_on)

@@ -50,7 +50,7 @@ def must_learn(
             where = f"the gradient of {jax.tree_util.keystr(params[leaf][0])}"
         cause = explain(batch) if explain is not None and batch is not None else ""
     error = NonFiniteError(
-        f"fit: {run.longest_row} steps in a row were not finite; the last was step {last} "
+        f"{run.longest_row} steps in a row were not finite; the last was step {last} "
         f"(epoch {len(run.history) + 1}, batch {step_of_epoch}: {which}); the first value that was not "
         f"finite is {where}. {cause or _USUAL_CAUSES}. "
         f"None of them has changed the parameters, which are in error.train_state"

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError
 from jaxnet.training.history import Record
 
@@ -35,37 +35,35 @@ class EarlyStopping(NamedTuple):
     minimum_change: float = 0.0
 
 
-def checked(who: str, value: Any, has_validation: bool) -> EarlyStopping | None:
+def checked(value: Any, has_validation: bool) -> EarlyStopping | None:
     """``early_stopping`` as given by a user: a patience, an `EarlyStopping`, or None."""
     if value is None:
         return None
     if not isinstance(value, EarlyStopping):
         value = EarlyStopping(value)
-    checks.integer(who, "early_stopping: patience", value.patience, minimum=1)
+    checks.integer("early_stopping's patience", value.patience, minimum=1)
     if not isinstance(value.monitor, str):
         raise ConfigError(
-            f"{who}: early_stopping: monitor must be the name of a column of the history, such as 'validation_loss', "
+            f"early_stopping's monitor must be the name of a column of the history, such as 'validation_loss', "
             f"got {value.monitor!r}"
         )
-    checks.choice(who, "early_stopping: mode", value.mode, ("min", "max"))
-    checks.number(who, "early_stopping: minimum_change", value.minimum_change, low=0)
+    checks.choice("early_stopping's mode", value.mode, ("min", "max"))
+    checks.number("early_stopping's minimum_change", value.minimum_change, low=0)
     if value.monitor.startswith("validation_") and not has_validation:
         raise ConfigError(
-            f"{who}: early stopping watches {value.monitor!r}, and there is no validation set; give validation=(x, y), "
+            f"early stopping watches {value.monitor!r}, and there is no validation set; give validation=(x, y), "
             f"or EarlyStopping({value.patience}, monitor='loss')"
         )
     return value
 
 
-def check_column(who: str, monitor: str, columns: Iterable[str]) -> None:
+def check_column(monitor: str, columns: Iterable[str]) -> None:
     """Refuses to watch a column that the records will not have."""
     columns = list(columns)
     if monitor not in columns:
         near = difflib.get_close_matches(monitor, columns, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(
-            f"{who}: early stopping watches {monitor!r}, and the history has only {', '.join(columns)}{hint}"
-        )
+        raise ConfigError(f"early stopping watches {monitor!r}, and the history has only {', '.join(columns)}{hint}")
 
 
 class Best:
@@ -84,7 +82,7 @@ class Best:
         """Takes in an epoch; whether it is the new best."""
         monitor, mode = self.watch.monitor, self.watch.mode
         if monitor not in record:
-            raise ConfigError(f"fit: early stopping watches {monitor!r}, and the records have only {', '.join(record)}")
+            raise ConfigError(f"early stopping watches {monitor!r}, and the records have only {', '.join(record)}")
         value = record[monitor]
         gain = (self.value - value) if mode == "min" else (value - self.value)
         if not math.isnan(value) and (math.isnan(self.value) or gain > self.watch.minimum_change):

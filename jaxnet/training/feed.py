@@ -83,14 +83,14 @@ class Resident:
         self.steps = self.full + bool(self.rest)
         if not self.steps:
             raise DataError(
-                f"fit: a batch of {arrays.batch_size} from {arrays.samples} samples would be dropped, so nothing would "
+                f"a batch of {arrays.batch_size} from {arrays.samples} samples would be dropped, so nothing would "
                 f"be trained; use a batch_size of at most {arrays.samples}, or drop_last=False"
             )
         data = arrays.pair
         if mesh is not None:
             for size in {arrays.batch_size if self.full else 0, self.rest} - {0}:
-                sharding.batch_fits("fit", mesh, size)
-            data = sharding.place("fit", "the data", data, jax.tree.map(lambda _: sharding.replicated(mesh), data))
+                sharding.batch_fits(mesh, size)
+            data = sharding.place("the data", data, jax.tree.map(lambda _: sharding.replicated(mesh), data))
         self.data = jax.tree.map(jnp.asarray, data)
         outputs = sharding.of_results(mesh, placement)
         self._programs = {"guarded": nans.compiled(self._steps(step), donate_argnums=() if keeps else 0, **outputs)}

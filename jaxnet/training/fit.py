@@ -1,6 +1,5 @@
 """Training in one call (4.6)."""
 
-import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -9,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet import _checks_named as checks
-from jaxnet.errors import ConfigError
+from jaxnet import _checks as checks
+from jaxnet.errors import ConfigError, named
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.optimizers.master_copy import keeps_master
@@ -28,7 +27,7 @@ from jaxnet.training.keeping import Keep
 from jaxnet.training.sharding import Sharded
 from jaxnet.training.state import TrainState
 from jaxnet.training.step import COLUMNS, make_step
-from jaxnet.training.stepping import Stepping
+from jaxnet.training.stepping import Stepping, stepping
 
 
 class Fit(NamedTuple):
@@ -47,6 +46,7 @@ class Fit(NamedTuple):
     train_state: TrainState
 
 
+@named("fit")
 def fit(
     net: Any,
     loss: Callable[[Any, Any], jax.Array],
@@ -115,38 +115,37 @@ def fit(
 
     Source: chapter 4.4.1, algorithm 2; 4.6.
     """
-    who = "fit"
-    net = as_layer(net, who)
-    optimizer = optimizer_checks.optimizer(who, optimizer)
-    epochs = checks.integer(who, "epochs", epochs, minimum=1)
-    data = data_module.given(who, data, batch_size, epochs=epochs)
-    keep, options = keeping.given(who, keep), step or Stepping()
+    net = as_layer(net, "fit")
+    optimizer = optimizer_checks.optimizer("fit", optimizer)
+    epochs = checks.integer("epochs", epochs, minimum=1)
+    data = data_module.given("fit", data, batch_size, epochs=epochs)
+    keep, mesh, options = keeping.given(keep), sharding.given(mesh), step or stepping()
     if not isinstance(options, Stepping):
-        raise ConfigError(f"{who}: step must be what training.stepping returns, got {options!r}")
+        raise ConfigError(f"step must be what training.stepping returns, got {options!r}")
 
     make = functools.partial(
         make_step, net, loss, optimizer, metrics=metrics, regularizer=options.regularizer, accumulate=options.accumulate
     )
     guarded, unguarded = make(guard=options.guard), make(guard=False)
     x = data.example if isinstance(data, Arrays) else data.first[0]
-    train_state = states.init(net, optimizer, x, checks.key(who, key), loss_scale=options.loss_scale)
-    _warn_of_narrow(who, train_state)
+    train_state = states.init(net, optimizer, x, checks.key(key), loss_scale=options.loss_scale)
+    _warn_of_narrow(train_state)
     if isinstance(data, Arrays):
         check_labels(net, loss, data.pair)
     evaluate = None
     if validation is not None:
         size = 2 * (data.batch_size if isinstance(data, Arrays) else 128)
-        evaluate = _evaluation(net, loss, validation, metrics, size, epochs, mesh)
+        evaluate = _evaluation(net, loss, validation, metrics, size, epochs, mesh and mesh.mesh)
 
-    stop_early = stopping.checked(who, early_stopping, validation is not None)
+    stop_early = stopping.checked(early_stopping, validation is not None)
     if stop_early is not None:
         measured = ["loss", *(metrics or ())]
         validated = [f"validation_{name}" for name in measured] if validation is not None else []
         ours = [name for name in COLUMNS if name != "loss" and (name != "penalty" or options.regularizer is not None)]
-        stopping.check_column(who, stop_early.monitor, [*measured, *validated, *ours])
+        stopping.check_column(stop_early.monitor, [*measured, *validated, *ours])
     if keep.checkpoints is not None:  # the rule by itself, so that a changed rate is told from a changed network
-        identity = {"optimizer": _identity(who, optimizer, train_state), **keep.identity}
-        keep = dataclasses.replace(keep, identity=identity)
+        identity = {"optimizer": _identity(optimizer, train_state), **keep.identity}
+        keep = keep._replace(identity=identity)
 
     trained = loop.train(
         guarded, train_state, data, epochs=epochs, evaluate=evaluate, early_stopping=stop_early, keep=keep, mesh=mesh,
@@ -158,35 +157,34 @@ def fit(
     return Fit(params, state, trained.history, trained.train_state)
 
 
-def _warn_of_narrow(who: str, train_state: TrainState) -> None:
+def _warn_of_narrow(train_state: TrainState) -> None:
     narrow = {p.dtype.name for p in jax.tree.leaves(train_state.params) if p.dtype in (jnp.float16, jnp.bfloat16)}
     if narrow and not keeps_master(train_state.opt_state):
         checks.warn(
-            f"{who}: parameters are {' and '.join(sorted(narrow))}, to which a step of less than half a unit in the "
+            f"fit: parameters are {' and '.join(sorted(narrow))}, to which a step of less than half a unit in the "
             f"last place does nothing, so that training comes to a halt early; wrap the optimizer in "
             f"optimizers.master_copy, or keep them in float32 with layers.mixed_precision(net) and a float32 x"
         )
 
 
-def _identity(who: str, optimizer: Any, train_state: TrainState) -> str:
+def _identity(optimizer: Any, train_state: TrainState) -> str:
     """A fingerprint of the optimizer's rule and its settings."""
 
     def update(grads, opt_state, params):
         extra = {"value": jnp.float32(0), "grad": grads, "value_fn": lambda params: jnp.float32(0)}
-        return optimizer_checks.updated(who, optimizer, grads, opt_state, params, extra)
+        return optimizer_checks.updated("fit", optimizer, grads, opt_state, params, extra)
 
     return of_program(update, train_state.params, train_state.opt_state, train_state.params)
 
 
+@named("fit: validation")
 def _evaluation(
     net: Layer, loss: Any, validation: Any, metrics: Any, size: int, epochs: int, mesh: Any
 ) -> Callable[..., dict[str, float]]:
     """Measures the validation set after an epoch; the set is checked, and put in its place, before any training."""
-    who = "fit: validation"
     validation = data_module.given(
-        who, validation, size if isinstance(validation, tuple) else None, epochs=epochs, goes_on=False
+        "fit: validation", validation, size if isinstance(validation, tuple) else None, epochs=epochs, goes_on=False
     )
-    mesh = mesh.mesh if isinstance(mesh, Sharded) else mesh
     if isinstance(validation, Arrays):
         size = validation.batch_size
         held_out: Any = validation.pair
@@ -194,9 +192,9 @@ def _evaluation(
         if mesh is None:
             held_out = jax.tree.map(jnp.asarray, held_out)
         else:
-            everywhere = sharding.replicated(sharding.automatic("fit", mesh))
+            everywhere = sharding.replicated(mesh)
             placement = jax.tree.map(lambda _: everywhere, held_out)
-            held_out = sharding.place("fit", "the validation set", held_out, placement)
+            held_out = sharding.place("the validation set", held_out, placement)
     else:
         held_out = validation
         check_labels(net, loss, held_out.first)

@@ -1,18 +1,17 @@
 """How a run is kept: where, how often, and what makes it the run that goes on."""
 
 import contextlib
-import dataclasses
 import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from jaxnet import _checks_named as checks
-from jaxnet.errors import CheckpointError, ConfigError, JaxnetError
+from jaxnet import _checks as checks
+from jaxnet.errors import CheckpointError, ConfigError, JaxnetError, named
 from jaxnet.training import _atomic, processes, sharding
 from jaxnet.training import identity as identities
 from jaxnet.training.checkpoint import read_metadata
@@ -25,17 +24,17 @@ SAVE_SHARE = 0.05
 """The most of the time that saving checkpoints may take."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Keep:
+class Keep(NamedTuple):
     """What `keep` returns."""
 
-    checkpoints: Checkpoints | None = None
-    seconds: float = 10.0
-    resume: str = "same"
-    identity: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    log: Path | None = None
+    checkpoints: Checkpoints | None
+    seconds: float
+    resume: str
+    identity: Mapping[str, str]
+    log: Path | None
 
 
+@named("keep")
 def keep(
     directory: str | os.PathLike[str] | None = None,
     *,
@@ -81,21 +80,18 @@ def keep(
       True
       >>> directory.cleanup()
     """
-    who = "keep"
-    directory = None if directory is None else checks.path(who, "directory", directory)
-    last, best = checks.integer(who, "last", last, minimum=1), checks.flag(who, "best", best)
+    directory = None if directory is None else checks.path("directory", directory)
+    last, best = checks.integer("last", last, minimum=1), checks.flag("best", best)
     checkpoints = None if directory is None else Checkpoints(directory, keep=last, keep_best=best)
-    seconds = checks.number(who, "seconds", seconds, low=0)
-    checks.choice(who, "resume", resume, ("same", "anyway"))
-    log = None if log is None else checks.path(who, "log", log)
+    seconds = checks.number("seconds", seconds, low=0)
+    checks.choice("resume", resume, ("same", "anyway"))
+    log = None if log is None else checks.path("log", log)
     return Keep(checkpoints, seconds, resume, dict(identity or {}), log)
 
 
-def given(who: str, value: Any) -> Keep:
+def given(value: Any) -> Keep:
     """``keep`` as given by a user: a `Keep`, a directory, or None."""
-    if value is None or isinstance(value, Keep):
-        return value or Keep()
-    return Keep(Checkpoints(checks.path(who, "keep", value)))
+    return value if isinstance(value, Keep) else keep(value)
 
 
 class Saver:
@@ -148,11 +144,11 @@ class Saver:
         other = run.restore(self.checkpoints, self.settings, self.identity, anyway=self._keep.resume == "anyway")
         directory = self.checkpoints.directory
         hint = f"all must see one file system, and {directory} is not on one"
-        processes.agree("fit", "the checkpoint", int(run.train_state.step), hint)
+        processes.agree("the checkpoint", int(run.train_state.step), hint)
         (differs,) = processes.any_process(bool(other) and self._keep.resume == "same")
         if differs:
             raise ConfigError(
-                f"fit: the run in {directory} is another one than this call's: what differs is "
+                f"the run in {directory} is another one than this call's: what differs is "
                 f"{other or 'on another process'}; restore it; {HOW}"
             )
         return bool(run.step_of_epoch or len(run.history))
@@ -176,7 +172,7 @@ class Saver:
         try:
             do()
         except (OSError, CheckpointError) as cause:
-            text = getattr(cause, "message", f"fit: cannot write {place}: {getattr(cause, 'strerror', cause)}")
+            text = getattr(cause, "message", f"cannot write {place}: {getattr(cause, 'strerror', cause)}")
             if self.checkpoints is not None:
                 text += ". What was saved before is whole: once that is mended, the same call goes on from the newest"
             step = int(run.train_state.step)
@@ -273,13 +269,13 @@ def _on_the_first(do: Callable[[], Any], name: str, place: Path) -> None:
             do()
         except BlockingIOError as cause:
             error = CheckpointError(
-                f"fit: another run uses {place}: {cause.strerror}; two would mix their checkpoints: wait for its end, "
+                f"another run uses {place}: {cause.strerror}; two would mix their checkpoints: wait for its end, "
                 f"stop it, or give keep= another directory"
             )
         except OSError as cause:
             kind = CheckpointError if name == "keep" else ConfigError
             error = kind(
-                f"fit: cannot write {place}: {cause.strerror or cause}; nothing was trained yet: mend that, or give "
+                f"cannot write {place}: {cause.strerror or cause}; nothing was trained yet: mend that, or give "
                 f"{name}= a place on a disk with room, where you may write"
             )
             error.__cause__ = cause
@@ -290,4 +286,4 @@ def _all_or_none(error: Exception | None, place: Path) -> None:
     """Raises on all processes what went wrong on one, so that none waits for it."""
     (failed,) = processes.any_process(error is not None)
     if failed:
-        raise error or CheckpointError(f"fit: another process cannot write {place}; its error says why")
+        raise error or CheckpointError(f"another process cannot write {place}; its error says why")

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxnet import _checks_named as checks
-from jaxnet.errors import ConfigError
+from jaxnet import _checks as checks
+from jaxnet.errors import ConfigError, named
 from jaxnet.training import data as data_module
 from jaxnet.training import early_stopping as stopping
 from jaxnet.training import identity as identities
@@ -47,6 +47,7 @@ class Trained(NamedTuple):
     history: History
 
 
+@named("fit")
 def train(
     step: Step,
     train_state: Any,
@@ -109,19 +110,18 @@ def train(
       >>> bool(result.history["loss"][-1] < 1e-2)
       True
     """
-    who = "fit"
-    epochs = checks.integer(who, "epochs", epochs, minimum=1)
-    max_skipped = checks.integer(who, "max_skipped", max_skipped, minimum=1)
-    callbacks = [checks.function(who, "callbacks", callback) for callback in callbacks]
-    _check_state(who, train_state)
-    stop_early = stopping.checked(who, early_stopping, evaluate is not None)
+    epochs = checks.integer("epochs", epochs, minimum=1)
+    max_skipped = checks.integer("max_skipped", max_skipped, minimum=1)
+    callbacks = [checks.function("callbacks", callback) for callback in callbacks]
+    _check_state(train_state)
+    stop_early = stopping.checked(early_stopping, evaluate is not None)
     monitor = None if stop_early is None else stop_early.monitor
-    step, unguarded = _checked(who, step, monitor), unguarded and _checked(who, unguarded, monitor)
-    keep, data = keeping.given(who, keep), data_module.given(who, data, batch_size, epochs=epochs)
+    step, unguarded = _checked(step, monitor), unguarded and _checked(unguarded, monitor)
+    keep, data = keeping.given(keep), data_module.given("fit", data, batch_size, epochs=epochs)
 
     # Where everything lives, and from where batches come.
     start = {} if keep.checkpoints is None else identities.of_start(train_state)  # before it is spread over processes
-    mesh, placement, train_state = sharding.placed(who, mesh, train_state)  # a copy, which the first step may consume
+    mesh, placement, train_state = sharding.placed(mesh, train_state)  # a copy, which the first step may consume
     with sharding.in_use(mesh):
         watches = sound(train_state)  # parameters that are not finite from the beginning are meant so, as masks are
     where: Any = {"mesh": mesh, "placement": placement, "keeps": nbytes(train_state) <= MOST_BYTES_KEPT}
@@ -130,10 +130,15 @@ def train(
     else:
         feed = Streamed(step, data, watches=watches, **where)
     call = json.dumps([epochs, max_skipped, keep.checkpoints is not None, evaluate is not None, data.settings])
-    processes.agree(who, "the call", zlib.crc32(call.encode()), f"all must make the same, here: {call}")
+    processes.agree("the call", zlib.crc32(call.encode()), f"all must make the same, here: {call}")
 
     report = Report(progress, epochs, feed)
-    run = Run(train_state, weights or _params_and_state, stop_early, watches=watches and not where["keeps"])
+    run = Run(
+        train_state,
+        weights or (lambda state: (state.params, state.state)),
+        stop_early,
+        watches=watches and not where["keeps"],
+    )
     with Saver(keep, data.settings) as saver:
         if saver.resume(run, start, step, feed):
             report.resumed(run, saver.checkpoints)
@@ -171,34 +176,30 @@ def train(
     return Trained(run.train_state, run.kept, 0 if run.best is None else run.best.epoch, run.history)
 
 
-def _params_and_state(train_state: Any) -> Any:
-    return train_state.params, train_state.state
-
-
-def _check_state(who: str, train_state: Any) -> None:
+def _check_state(train_state: Any) -> None:
     fields = all(hasattr(train_state, name) for name in ("step", "guard"))
     if not fields or not (hasattr(train_state, "_replace") or is_dataclass(train_state)):
         raise ConfigError(
-            f"{who}: the train state must be a named tuple or a dataclass with the fields step and guard, got "
+            f"the train state must be a named tuple or a dataclass with the fields step and guard, got "
             f"{type(train_state).__name__}; begin with training.init"
         )
 
 
-def _checked(who: str, step: Step, monitor: str | None) -> Step:
+def _checked(step: Step, monitor: str | None) -> Step:
     """The step, which looks at the names that it measures while it is traced."""
 
     def checked(train_state, batch):
         train_state, metrics = step(train_state, batch)
         if "loss" not in metrics:
-            raise ConfigError(f"{who}: the step must measure 'loss', and it measures {', '.join(metrics) or 'nothing'}")
+            raise ConfigError(f"the step must measure 'loss', and it measures {', '.join(metrics) or 'nothing'}")
         taken = [n for n in metrics if n in _OURS or n.startswith("validation_")]
         if taken:
             raise ConfigError(
-                f"{who}: the step measures {', '.join(map(repr, taken))}, and the history has columns of its own "
+                f"the step measures {', '.join(map(repr, taken))}, and the history has columns of its own "
                 f"of that name; use another"
             )
         if monitor is not None and not monitor.startswith("validation_"):
-            stopping.check_column(who, monitor, [*metrics, *_OURS])
+            stopping.check_column(monitor, [*metrics, *_OURS])
         return train_state, metrics
 
     return checked

@@ -10,11 +10,10 @@ from jaxnet.errors import ConfigError
 
 
 @contextlib.contextmanager
-def members_that_fit(who: str, members: int, device: Any, bytes_of: Callable[[int], int | None]) -> Iterator[None]:
+def members_that_fit(members: int, device: Any, bytes_of: Callable[[int], int | None]) -> Iterator[None]:
     """Where the device has no memory left, says how much was needed, and for how many members there is enough.
 
     Args:
-      who: refuses.
       members: how many there are.
       device: where they are.
       bytes_of: what a count of members needs, as `bytes_needed` gives it.
@@ -27,7 +26,7 @@ def members_that_fit(who: str, members: int, device: Any, bytes_of: Callable[[in
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise ConfigError(f"{who}: {_what_fits(members, device, bytes_of)}") from error
+        raise ConfigError(f"{_what_fits(members, device, bytes_of)}") from error
 
 
 def _what_fits(members: int, device: Any, bytes_of: Callable[[int], int | None]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet.training.checkpoints import Checkpoints
 from jaxnet.training.feed import Progress, Resident
 from jaxnet.training.history import line
@@ -25,7 +25,7 @@ class Report:
         self._began = time.perf_counter()
         self._first: int | None = None
         if not callable(progress):
-            checks.flag("fit", "progress", progress)
+            checks.flag("progress", progress)
         if not progress or jax.process_index() > 0:
             return
         self._write = progress if callable(progress) else _print

@@ -57,8 +57,6 @@ class Run:
         """Whether the epoch at hand is the last, if it brings nothing better."""
         last = len(self.history) + 1 >= epochs
         return last or (self.best is not None and self.best.waited + 1 >= self.best.watch.patience)
-            self.best is not None and self.best.waited + 1 >= self.best.watch.patience
-        )
 
     def take(self, done: Progress) -> None:
         """Takes in what a dispatch has done."""
@@ -111,7 +109,7 @@ class Run:
             return
         step = int(self.train_state.step)
         error = NonFiniteError(
-            f"fit: the parameters are not finite after step {step} (epoch {len(self.history) + 1}), although loss and "
+            f"the parameters are not finite after step {step} (epoch {len(self.history) + 1}), although loss and "
             f"gradient were, as far as the step measures them: an update of the optimizer was not. Look at the "
             f"learning rate up to here (does a schedule divide by zero?), at eps, and wrap the optimizer in "
             f"optimizers.skip_nonfinite, which looks at every update. The state in error.train_state is the spoiled one"
@@ -183,20 +181,20 @@ class Run:
         before = metadata.get("settings", {})
         if before != settings and not anyway:
             raise ConfigError(
-                f"fit: the run in {checkpoints.directory} had other settings ({differences(before, settings)}), "
+                f"the run in {checkpoints.directory} had other settings ({differences(before, settings)}), "
                 f"so it would not be the same run going on; restore them; {HOW}"
             )
         if (metadata["best"] is None) != (self.best is None):
             had, has = ("no", "one") if metadata["best"] is None else ("an", "none")
             raise ConfigError(
-                f"fit: the run in {checkpoints.directory} had {had} early_stopping, and this call has {has}; give the "
+                f"the run in {checkpoints.directory} had {had} early_stopping, and this call has {has}; give the "
                 f"same, or another directory"
             )
         if self.best is not None:
             had, has = ((best["monitor"], best["mode"]) for best in (metadata["best"], self.best.save()))
             if had != has:
                 raise ConfigError(
-                    f"fit: the run in {checkpoints.directory} watched {had[0]} ({had[1]}), and this call watches "
+                    f"the run in {checkpoints.directory} watched {had[0]} ({had[1]}), and this call watches "
                     f"{has[0]} ({has[1]}), so its best says nothing; watch the same, or give another directory"
                 )
         try:
@@ -205,7 +203,7 @@ class Run:
             if "does not fit" not in error.message:
                 raise
             raise CheckpointError(
-                f"fit: the run in {checkpoints.directory} is of another network or another kind of optimizer than this "
+                f"the run in {checkpoints.directory} is of another network or another kind of optimizer than this "
                 f"call's, so that it cannot go on; give another directory, and to begin there with its weights, where "
                 f"the network is the same, training.pretrained(net, *training.load_best("
                 f"{str(checkpoints.directory)!r}, net, x)): {error.message}"
@@ -264,7 +262,7 @@ def _history(checkpoints: Checkpoints, seal: dict[str, int]) -> History:
             f"or begin anew from the weights, in another directory: training.pretrained(net, *training.load_best("
             f"{str(checkpoints.directory)!r}, net, x))",
         ]
-        raise CheckpointError(f"fit: {error.message}; {', '.join(cures)}") from error
+        raise CheckpointError(f"{error.message}; {', '.join(cures)}") from error
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, DataError
 from jaxnet.training import pairs
 
@@ -33,10 +33,10 @@ class Source:
 
     def __init__(self, data: Any, steps: int | None, *, who: str = "fit", goes_on: bool = True):
         self.who, self._goes_on = who, goes_on
-        self._data = pairs.iterable(who, data)
+        self._data = pairs.iterable(data)
         if callable(data):
-            _takes_the_epoch(who, data)
-        self.steps = None if steps is None else checks.integer(who, "steps_per_epoch", steps, minimum=1)
+            _takes_the_epoch(data)
+        self.steps = None if steps is None else checks.integer("steps_per_epoch", steps, minimum=1)
         self._running: Iterator[Any] | None = None
         self._first: tuple[Iterator[Any], Any] | None = None
         self._begun = False
@@ -45,7 +45,7 @@ class Source:
         """Refuses, before the first epoch, what a later one will find empty."""
         if epochs > 1 and self.steps is None and hasattr(self._data, "__next__") and not callable(self._data):
             raise DataError(
-                f"{self.who}: the data are an iterator, which is read only once, and there are {epochs} epochs; give a "
+                f"the data are an iterator, which is read only once, and there are {epochs} epochs; give a "
                 f"list, a function from the epoch to an iterable, or training.stream(data, steps_per_epoch=...)"
             )
 
@@ -56,7 +56,7 @@ class Source:
             iterator = self._iterator(0)
             batch = _next(iterator)
             if batch is _END:
-                raise DataError(f"{self.who}: the data held no batch")
+                raise DataError("the data held no batch")
             self._first = (iterator, batch)
         return pairs.batch(self.at(0, 0), self._first[1], {})
 
@@ -104,26 +104,22 @@ class Source:
             which = "the data" if self.who == "evaluate" else f"epoch {epoch + 1}"
             if self.steps is not None:
                 raise DataError(
-                    f"{self.who}: {which} held no batch, and steps_per_epoch={self.steps} were wanted; an iterator is "
+                    f"{which} held no batch, and steps_per_epoch={self.steps} were wanted; an iterator is "
                     f"read on from epoch to epoch, and this one has ended: give one that lasts, a list, or a function "
                     f"from the epoch to an iterable"
                 )
             raise DataError(
-                f"{self.who}: {which} held no batch; an iterator is read only once: give a list, a function from the "
+                f"{which} held no batch; an iterator is read only once: give a list, a function from the "
                 f"epoch to an iterable, or training.stream(data, steps_per_epoch=...)"
             )
         if self.steps is not None and count < self.steps:
-            raise DataError(
-                f"{self.who}: the data ended after {count} batches of an epoch of steps_per_epoch={self.steps}"
-            )
+            raise DataError(f"the data ended after {count} batches of an epoch of steps_per_epoch={self.steps}")
 
     def _iterator(self, epoch: int) -> Any:
         if callable(self._data):
             batches: Any = self._data(epoch)
             if not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
-                raise ConfigError(
-                    f"{self.who}: data({epoch}) must return an iterable of batches, got {type(batches).__name__}"
-                )
+                raise ConfigError(f"data({epoch}) must return an iterable of batches, got {type(batches).__name__}")
             return iter(batches)
         once = hasattr(self._data, "__next__")
         if not once and (self.steps is None or not self._goes_on):
@@ -133,12 +129,12 @@ class Source:
         return self._running
 
 
-def _takes_the_epoch(who: str, data: Any) -> None:
+def _takes_the_epoch(data: Any) -> None:
     try:
         inspect.signature(data).bind(0)
     except TypeError as error:
         raise ConfigError(
-            f"{who}: data that are a function must take the epoch's number, from 0 ({error}); lambda epoch: ..."
+            f"data that are a function must take the epoch's number, from 0 ({error}); lambda epoch: ..."
         ) from None
     except ValueError:  # it has no signature
         pass
@@ -152,7 +148,7 @@ def _next(batches: Iterator[Any]) -> Any:
         if "generator already executing" not in str(error):
             raise
         raise DataError(
-            "fit: the loader is still at work for a run that was stopped while it waited; make a new one"
+            "the loader is still at work for a run that was stopped while it waited; make a new one"
         ) from error
 
 

@@ -1,14 +1,16 @@
 """The training step: a pure function from a state and a batch to the next state and what was measured."""
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
-from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError
+from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError, named
 from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.optimizers._arithmetic import wide, wide_dtype
@@ -27,6 +29,7 @@ COLUMNS = (
 """Names that a run's records have for themselves."""
 
 
+@named("make_step")
 def make_step(
     net: Any,
     loss: Callable[[Any, Any], jax.Array],
@@ -93,40 +96,40 @@ def make_step(
 
     Source: chapter 4.4.1, algorithm 2; Micikevicius et al. 2017, arXiv 1710.03740, for loss scaling.
     """
-    who = "make_step"
-    net = as_layer(net, who)
-    checks.function(who, "loss", loss)
-    optimizer = optimizer_checks.optimizer(who, optimizer)
-    metrics = checked_metrics(who, metrics)
+    net = as_layer(net, "make_step")
+    checks.function("loss", loss)
+    optimizer = optimizer_checks.optimizer("make_step", optimizer)
+    metrics = checked_metrics(metrics)
     if regularizer is not None:
-        checks.function(who, "regularizer", regularizer)
-    accumulate = checks.integer(who, "accumulate", accumulate, minimum=1)
+        checks.function("regularizer", regularizer)
+    accumulate = checks.integer("accumulate", accumulate, minimum=1)
     if guard != "update":
-        checks.flag(who, "guard", guard)
+        checks.flag("guard", guard)
 
     def objective(params, state, batch, key, scale):
         x, target = batch
         prediction, state = net.apply(params, state, x, train=True, key=key)
-        measured = measure(who, loss, metrics, prediction, target)
+        measured = measure(loss, metrics, prediction, target)
         value = measured["loss"]
         if regularizer is not None:
-            measured["penalty"] = scalar(who, "the regularizer", regularizer(params))
+            measured["penalty"] = scalar("the regularizer", regularizer(params))
             value = add(value, measured["penalty"])
         return value * scale.astype(value.dtype) if scale is not None else value, (state, measured, value)
 
     of_batch = jax.value_and_grad(objective, has_aux=True)
 
+    @named("make_step")
     def step(train_state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         if not isinstance(train_state, TrainState):
             raise ConfigError(
-                f"{who}: the step takes a TrainState, got {type(train_state).__name__}; make one with training.init"
+                f"the step takes a TrainState, got {type(train_state).__name__}; make one with training.init"
             )
         scale = None
         if train_state.loss_scale:
-            _check_scalable(who, train_state.params, guard)
+            _check_scalable(train_state.params, guard)
             scale = train_state.loss_scale.value
         params, before = train_state.params, train_state.state
-        batch = pair(who, batch)
+        batch = pair(batch)
         key = jax.random.fold_in(train_state.key, train_state.step)
         if accumulate == 1:
             (_, (state, measured, value)), grads = of_batch(params, before, batch, key, scale)
@@ -139,14 +142,14 @@ def make_step(
                 return (state, jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, grads)), (measured, value)
 
             zeros = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=wide_dtype(p.dtype)), params)
-            parts = (jnp.arange(accumulate), _split(who, batch, accumulate))
+            parts = (jnp.arange(accumulate), _split(batch, accumulate))
             (state, grads), means = jax.lax.scan(part, (before, zeros), parts)
             grads = jax.tree.map(lambda g: g / jnp.asarray(accumulate, g.dtype), grads)
             measured, value = jax.tree.map(jnp.mean, means)
         if scale is not None:
             grads = jax.tree.map(lambda g: wide(g) / scale.astype(wide_dtype(g.dtype)), grads)
         taken = take_step(
-            who, optimizer, measured["loss"], grads, params, train_state.opt_state, (state, before), guard=guard,
+            optimizer, measured["loss"], grads, params, train_state.opt_state, (state, before), guard=guard,
             value=value, value_fn=lambda params: objective(params, before, batch, key, None)[0],
         )  # fmt: skip
         train_state = train_state._replace(
@@ -162,27 +165,39 @@ def make_step(
     return step
 
 
-def checked_metrics(who: str, metrics: Mapping[str, Callable[..., Any]] | None) -> dict[str, Callable[..., Any]]:
+def _either(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Also takes the name of who asks before its arguments, until every package has doors."""
+    count = len(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def either(*args):
+        with named(args[0] if len(args) > count else ""):
+            return function(*args[-count:])
+
+    return either
+
+
+def checked_metrics(metrics: Mapping[str, Callable[..., Any]] | None) -> dict[str, Callable[..., Any]]:
     """A dict of named functions of (prediction, target)."""
     if metrics is None:
         return {}
     if not isinstance(metrics, Mapping):
-        raise ConfigError(f"{who}: metrics must be a dict of name: function, got {metrics!r}")
+        raise ConfigError(f"metrics must be a dict of name: function, got {metrics!r}")
     for name, f in metrics.items():
         if not isinstance(name, str) or name in COLUMNS or name.startswith("validation_"):
             raise ConfigError(
-                f"{who}: a metric needs a name of its own, a string, got {name!r}; call it otherwise: the history has "
+                f"a metric needs a name of its own, a string, got {name!r}; call it otherwise: the history has "
                 f"columns {', '.join(COLUMNS)} and validation_..."
             )
-        checks.function(who, f"metric {name!r}", f)
+        checks.function(f"metric {name!r}", f)
     return dict(metrics)
 
 
-def measure(who: str, loss: Any, metrics: Mapping[str, Any], prediction: Any, target: Any) -> Metrics:
+def measure(loss: Any, metrics: Mapping[str, Any], prediction: Any, target: Any) -> Metrics:
     """The loss and the metrics of a prediction, scalars in at least float32."""
     return {
-        "loss": scalar(who, "the loss", loss(prediction, target)),
-        **{name: scalar(who, f"the metric {name!r}", f(prediction, target)) for name, f in metrics.items()},
+        "loss": scalar("the loss", loss(prediction, target)),
+        **{name: scalar(f"the metric {name!r}", f(prediction, target)) for name, f in metrics.items()},
     }
 
 
@@ -192,19 +207,21 @@ def add(a: jax.Array, b: jax.Array) -> jax.Array:
     return a.astype(wide) + b.astype(wide)
 
 
-def scalar(who: str, what: str, value: Any) -> jax.Array:
+@_either
+def scalar(what: str, value: Any) -> jax.Array:
     """What a loss or a metric returned, which must be one real number, in at least float32."""
     if isinstance(value, tuple):
-        raise ShapeError(f"{who}: {what} must return one scalar, got a tuple of {len(value)}")
-    value = checks.array(who, what, value)
+        raise ShapeError(f"{what} must return one scalar, got a tuple of {len(value)}")
+    value = checks.array(what, value)
     if value.shape != ():
-        raise ShapeError(f"{who}: {what} must be a scalar, got shape {value.shape}; take its mean")
+        raise ShapeError(f"{what} must be a scalar, got shape {value.shape}; take its mean")
     if jnp.iscomplexobj(value):
-        raise DTypeError(f"{who}: {what} must be a real number, got {value.dtype}; take its jnp.abs or .real")
+        raise DTypeError(f"{what} must be a real number, got {value.dtype}; take its jnp.abs or .real")
     return value.astype(at_least_float32(value.dtype))
 
 
-def pair(who: str, batch: Any) -> tuple[Any, Any]:
+@_either
+def pair(batch: Any) -> tuple[Any, Any]:
     """A batch as ``(x, target)``, not empty."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         came = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
@@ -214,30 +231,28 @@ def pair(who: str, batch: Any) -> tuple[Any, Any]:
         elif isinstance(batch, Mapping):
             x, target = [repr(name) for name in (*batch, "x", "target")][:2]
             hint = f"of a loader of dicts, give lambda epoch: ((b[{x}], b[{target}]) for b in loader)"
-        raise ConfigError(f"{who}: a batch is a pair (x, target), got a {came}; {hint}")
+        raise ConfigError(f"a batch is a pair (x, target), got a {came}; {hint}")
     if any(0 in jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tuple(batch))):
-        raise DataError(f"{who}: the batch is empty; the mean of no examples is NaN")
+        raise DataError("the batch is empty; the mean of no examples is NaN")
     return tuple(batch)
 
 
-def _split(who: str, batch: Any, count: int) -> Any:
+def _split(batch: Any, count: int) -> Any:
     def split(leaf):
         if leaf.shape[0] % count:
-            raise DataError(
-                f"{who}: accumulate={count} must divide the batch of {leaf.shape[0]}; the parts have one size"
-            )
+            raise DataError(f"accumulate={count} must divide the batch of {leaf.shape[0]}; the parts have one size")
         return leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:])
 
     return jax.tree.map(split, batch)
 
 
-def _check_scalable(who: str, params: Any, guard: bool | str) -> None:
+def _check_scalable(params: Any, guard: bool | str) -> None:
     if not guard:
-        raise ConfigError(f"{who}: a loss scale changes at steps that are not finite, so it needs guard=True")
+        raise ConfigError("a loss scale changes at steps that are not finite, so it needs guard=True")
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if leaf.dtype == jnp.float16:
             raise ConfigError(
-                f"{who}: the parameter {jax.tree_util.keystr(path)} is float16, in which an unscaled gradient below "
+                f"the parameter {jax.tree_util.keystr(path)} is float16, in which an unscaled gradient below "
                 f"6e-8 is 0; keep the parameters in float32: layers.mixed_precision(net, compute=jnp.float16), with an "
                 f"example x in float32"
             )

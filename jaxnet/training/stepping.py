@@ -1,25 +1,25 @@
 """How the steps of `fit` are made."""
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
+from jaxnet.errors import named
 
 
-@dataclasses.dataclass(frozen=True)
-class Stepping:
+class Stepping(NamedTuple):
     """What `stepping` returns."""
 
-    regularizer: Callable[[Any], jax.Array] | None = None
-    accumulate: int = 1
-    loss_scale: float | None = None
-    guard: bool | str = True
-    max_skipped: int = 20
+    regularizer: Callable[[Any], jax.Array] | None
+    accumulate: int
+    loss_scale: float | None
+    guard: bool | str
+    max_skipped: int
 
 
+@named("stepping")
 def stepping(
     *,
     regularizer: Callable[[Any], jax.Array] | None = None,
@@ -54,13 +54,12 @@ def stepping(
       >>> "penalty" in fit.history.names
       True
     """
-    who = "stepping"
     if regularizer is not None:
-        checks.function(who, "regularizer", regularizer)
+        checks.function("regularizer", regularizer)
     if loss_scale is not None:
-        loss_scale = checks.number(who, "loss_scale", loss_scale, low=0, open_low=True)
+        loss_scale = checks.number("loss_scale", loss_scale, low=0, open_low=True)
     if guard != "update":
-        checks.flag(who, "guard", guard)
-    accumulate = checks.integer(who, "accumulate", accumulate, minimum=1)
-    max_skipped = checks.integer(who, "max_skipped", max_skipped, minimum=1)
+        checks.flag("guard", guard)
+    accumulate = checks.integer("accumulate", accumulate, minimum=1)
+    max_skipped = checks.integer("max_skipped", max_skipped, minimum=1)
     return Stepping(regularizer, accumulate, loss_scale, guard, max_skipped)

@@ -10,8 +10,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from jaxnet import _checks_named as checks
-from jaxnet.errors import ConfigError, DataError
+from jaxnet import _checks as checks
+from jaxnet.errors import ConfigError, DataError, named
 from jaxnet.training import feed, nans, pairs, processes, sharding
 from jaxnet.training.feed import IN_FLIGHT, Progress
 from jaxnet.training.sources import Ahead, Source
@@ -33,7 +33,7 @@ class Streamed:
     ):
         if jax.process_count() > 1 and source.steps is None:
             raise ConfigError(
-                "fit: several processes must train on equally many batches each epoch; give training.stream(data, "
+                "several processes must train on equally many batches each epoch; give training.stream(data, "
                 "steps_per_epoch=...): what the one with the fewest has"
             )
         self.source, self.mesh = source, mesh
@@ -84,7 +84,7 @@ class Streamed:
             try:
                 for batch, position_after in fetched:
                     if narrowed and not self._warned:  # not in the thread, so that it names the caller's line
-                        checks.warn_of_narrowed("fit", narrowed)
+                        checks.warn_of_narrowed(narrowed, "fit")
                         self._warned = True
                     train_state, metrics, seconds = self._step(train_state, batch)
                     compile_seconds += seconds
@@ -139,15 +139,12 @@ class Streamed:
             return
         if self._shapes:
             raise DataError(
-                f"fit: over several processes all batches have the shapes of the first, {next(iter(self._shapes))}, "
+                f"over several processes all batches have the shapes of the first, {next(iter(self._shapes))}, "
                 f"got {shapes}; drop or fill a last smaller batch"
             )
-        processes.agree(
-            "fit", "the shape of the first batch", zlib.crc32(repr(shapes).encode()), f"here it is {shapes}"
-        )
+        processes.agree("the shape of the first batch", zlib.crc32(repr(shapes).encode()), f"here it is {shapes}")
 
     def _placed(self, who: str, batch: Any, narrowed: dict[str, np.dtype]) -> Any:
         batch = pairs.batch(who, batch, narrowed)
-        if self.mesh is None:
-            return jax.device_put(batch)
-        return sharding.place_local_batch(who, batch, self.mesh)
+        with named(who):
+            return jax.device_put(batch) if self.mesh is None else sharding.place_local_batch(batch, self.mesh)

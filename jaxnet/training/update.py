@@ -38,8 +38,7 @@ class Taken(NamedTuple):
     leaf: jax.Array
 
 
-def take_step(
-    who: str, optimizer: Any, loss: jax.Array, grads: Any, params: Any, opt_state: Any, states: tuple[Any, Any], *,
+def take_step(optimizer: Any, loss: jax.Array, grads: Any, params: Any, opt_state: Any, states: tuple[Any, Any], *,
     guard: bool | str, value: jax.Array, value_fn: Callable[[Any], jax.Array],
 ) -> Taken:  # fmt: skip
     """Updates parameters if the loss and the gradient are finite (or without a guard in any case), else keeps all.
@@ -57,7 +56,7 @@ def take_step(
 
     def take():
         extra = {"value": value, "grad": narrow, "value_fn": value_fn}
-        updates, after = optimizer_checks.updated(who, optimizer, narrow, opt_state, params, extra)
+        updates, after = optimizer_checks.updated("make_step", optimizer, narrow, opt_state, params, extra)
         before, now = skipped(opt_state), skipped(after)
         inside = jnp.bool(False) if before is None or now is None else now > before
         taken = apply_updates(params, updates), after, new, inside
