@@ -138,10 +138,14 @@ class Saver:
         if self.checkpoints is None:
             return False
         latest = self.checkpoints.latest()
-        batch = identities.as_before(feed.example, None if latest is None else read_metadata(latest).get("batch"))
+        metadata = {} if latest is None else read_metadata(latest)
+        batch = identities.as_before(feed.example, metadata.get("batch"))
         self.batch = identities.shapes(batch)
         self.identity = start | identities.of_step(step, run.train_state, batch) | dict(self._keep.identity)
-        other = run.restore(self.checkpoints, self.settings, self.identity, anyway=self._keep.resume == "anyway")
+        other = ""
+        if metadata:
+            run.restore(self.checkpoints, metadata, self.settings, anyway=self._keep.resume == "anyway")
+            other = identities.differences(metadata.get("identity", {}), self.identity)
         directory = self.checkpoints.directory
         hint = f"all must see one file system, and {directory} is not on one"
         processes.agree("the checkpoint", int(run.train_state.step), hint)

@@ -13,7 +13,6 @@ import numpy as np
 
 from jaxnet.errors import CheckpointError, ConfigError, NonFiniteError
 from jaxnet.training import early_stopping as stopping
-from jaxnet.training import identity
 from jaxnet.training.checkpoint import read_metadata
 from jaxnet.training.checkpoints import Checkpoints
 from jaxnet.training.feed import Progress, finite, taken
@@ -171,13 +170,9 @@ class Run:
         }
 
     def restore(
-        self, checkpoints: Checkpoints, settings: dict[str, Any], identity_: dict[str, str], *, anyway: bool
-    ) -> str:
-        """Takes up the newest checkpoint, if there is one and it fits; returns what of its identity differs."""
-        latest = checkpoints.latest()
-        if latest is None:
-            return ""
-        metadata = read_metadata(latest)
+        self, checkpoints: Checkpoints, metadata: dict[str, Any], settings: dict[str, Any], *, anyway: bool
+    ) -> None:
+        """Takes up the newest checkpoint, which has this metadata, if it fits."""
         before = metadata.get("settings", {})
         if before != settings and not anyway:
             raise ConfigError(
@@ -224,7 +219,6 @@ class Run:
             self.best.restore(metadata["best"])
             by_callback = self.finished and self.best.waited < metadata["patience"]
             self.finished = by_callback or self.best.patience_ended  # which may be another patience now
-        return identity.differences(metadata.get("identity", {}), identity_)
 
 
 def moments(totals: dict[str, list[float]]) -> tuple[float, float]:

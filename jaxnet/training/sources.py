@@ -187,78 +187,62 @@ def _callers_jax() -> Callable[[], contextlib.AbstractContextManager[Any]]:
     return enter
 
 
-class Ahead:
+@contextlib.contextmanager
+def ahead(
+    batches: Iterator[Any], get_state: Callable[[], Any] | None, skip: int, limit: int | None,
+    place: Callable[[int, Any], Any], stop: Callable[[], bool],
+) -> Iterator[Iterator[Any]]:  # fmt: skip
     """Fetches and places batches in a thread, a few ahead; each with the position of its iterator after it.
 
     The thread sees the caller's settings, JAX's and those in context variables (NumPy's error state).
     """
+    fetched: queue.Queue[Any] = queue.Queue(AHEAD)
+    stopped, ended = threading.Event(), threading.Event()
+    settings = _callers_jax()
 
-    def __init__(
-        self,
-        batches: Iterator[Any],
-        get_state: Callable[[], Any] | None,
-        skip: int,
-        limit: int | None,
-        place: Callable[[int, Any], Any],
-        stop: Callable[[], bool],
-    ):
-        self._queue: queue.Queue[Any] = queue.Queue(AHEAD)
-        self._stop = threading.Event()
-        self._stop_asked = stop
-        self._ended = False
-        self._arguments = (batches, get_state, skip, limit, place)
-        self._settings = _callers_jax()
-        self._thread = threading.Thread(target=contextvars.copy_context().run, args=(self._fetch,), daemon=True)
+    def put(item):
+        """Whether it was put; not, if nobody will take it."""
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                fetched.put(item, timeout=0.1)
+                return True
+        return False
 
-    def _fetch(self) -> None:
-        batches, get_state, skip, limit, place = self._arguments
+    def fetch():
         try:
-            with self._settings():
+            with settings():
                 for _ in range(skip):
-                    if self._stop.is_set():
+                    if stopped.is_set():
                         return
                     _next(batches)
-                for fetched in itertools.count() if limit is None else range(limit):
+                for number in itertools.count() if limit is None else range(limit):
                     batch = _next(batches)
                     if batch is _END:
                         break
-                    if not self._put((place(fetched, batch), get_state() if get_state else None)):
+                    if not put((place(number, batch), get_state() if get_state else None)):
                         return
-            self._put(_END)
+            put(_END)
         except BaseException as error:  # it belongs to the thread that waits
-            self._put(error)
+            put(error)
 
-    def _put(self, item: Any) -> bool:
-        while not self._stop.is_set():
+    def items():
+        while not stop():  # also while a loader keeps the run waiting
             try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
+                item = fetched.get(timeout=0.1)
+            except queue.Empty:
                 continue
-        return False
-
-    def __enter__(self) -> Iterator[Any]:
-        self._thread.start()
-        return self._items()
-
-    def _items(self) -> Iterator[Any]:
-        while (item := self._next()) is not _END:
+            if item is _END:
+                ended.set()
+                return
             if isinstance(item, BaseException):
                 raise item
             yield item
 
-    def _next(self) -> Any:
-        """The next item; the end too, if the run is to stop while a loader keeps it waiting."""
-        while not self._stop_asked():
-            try:
-                item = self._queue.get(timeout=0.1)
-            except queue.Empty:
-                continue
-            self._ended = item is _END
-            return item
-        return _END
-
-    def __exit__(self, *_: Any) -> None:
-        self._stop.set()
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(fetch,), daemon=True)
+    thread.start()
+    try:
+        yield items()
+    finally:
+        stopped.set()
         # A loader that blocks would keep a run from ending; as a daemon, its thread does not keep the process.
-        self._thread.join(None if self._ended else 1.0)
+        thread.join(None if ended.is_set() else 1.0)

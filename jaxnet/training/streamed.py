@@ -14,7 +14,7 @@ from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, DataError, named
 from jaxnet.training import feed, nans, pairs, processes, sharding
 from jaxnet.training.feed import IN_FLIGHT, Progress
-from jaxnet.training.sources import Ahead, Source
+from jaxnet.training.sources import Source, ahead
 from jaxnet.training.state import sound
 from jaxnet.training.step import Step
 from jaxnet.training.update import passed_over
@@ -80,7 +80,7 @@ class Streamed:
             columns = {name: np.array([m[name] for m in measured]) for name in measured[0]}
             return Progress(after, done, columns, np.array([size for _, _, size in window]), compile_seconds, position)
 
-        with Ahead(batches, get_state, skip, limit, place, self.stop) as fetched:
+        with ahead(batches, get_state, skip, limit, place, self.stop) as fetched:
             try:
                 for batch, position_after in fetched:
                     if narrowed and not self._warned:  # not in the thread, so that it names the caller's line

@@ -95,7 +95,7 @@ class TestHistory:
                 assert max((saver.checkpoints.latest() / "manifest.json").stat().st_size, 0) < 4000
         assert len(json.dumps(read_metadata(saver.checkpoints.latest()))) < 600
         resumed = new_run()
-        assert resumed.restore(saver.checkpoints, {}, {}, anyway=False) == ""
+        resumed.restore(saver.checkpoints, read_metadata(saver.checkpoints.latest()), {}, anyway=False)
         assert json.dumps(resumed.history.records) == json.dumps(run.history.records)  # NaN is no NaN's equal
         assert (tmp_path / "log.jsonl").read_bytes() == (tmp_path / "run" / HISTORY).read_bytes()
         assert resumed.history.names == run.history.names
