@@ -84,8 +84,7 @@ def main(argv: list[str] | None = None) -> float:
         validation=validation,
         metrics={"accuracy": accuracy},
         key=args.seed,
-        keep=args.out
-        / f"digits-{args.net}-epochs{args.epochs}-batch{args.batch_size}-rate{args.rate}-seed{args.seed}",
+        keep=args.out / f"digits-{args.net}-epochs{args.epochs}-batch{args.batch_size}-rate{args.rate}-seed{args.seed}",
     )
     evaluate = training.make_evaluate(net, losses.softmax_cross_entropy, metrics={"accuracy": accuracy})
     score = evaluate(fit.params, fit.state, test)["accuracy"]

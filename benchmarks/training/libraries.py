@@ -78,9 +78,7 @@ def accuracy(logits: Any, labels: Any) -> Any:
 def ours(problem: Problem, validate: bool) -> Contestant:
     """jaxnet: `training.fit`, in a thread of its own, held after the epochs that were asked for."""
     net = network(problem.parts)
-    net = training.pretrained(
-        net, arranged(problem.parts, problem.weights()), initial_state(net, problem.train[0][:1])
-    )
+    net = training.pretrained(net, arranged(problem.parts, problem.weights()), initial_state(net, problem.train[0][:1]))
     train_set = training.arrays(*problem.train, batch_size=problem.batch_size, seed=problem.seed)
     asked, records = queue.SimpleQueue(), queue.SimpleQueue()
     last = 0
