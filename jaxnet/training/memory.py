@@ -31,7 +31,10 @@ def members_that_fit(members: int, device: Any, bytes_of: Callable[[int], int | 
 
 def _what_fits(members: int, device: Any, bytes_of: Callable[[int], int | None]) -> str:
     text, hint = f"{members} members do not fit in the memory of {device}", "give fewer, or a smaller batch_size"
-    one, two = bytes_of(1), bytes_of(2)
+    try:
+        one, two = bytes_of(1), bytes_of(2)
+    except jax.errors.JaxRuntimeError:  # there is no room to ask
+        one = two = None
     if one is None or two is None:
         return f"{text}; {hint}"
     each = max(two - one, 1)

@@ -185,7 +185,8 @@ def sweep(
         arguments = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((members, *leaf.shape[1:]), leaf.dtype), (shapes, hyper, orders.shape)
         )
-        return bytes_needed(jax.jit(over_members(functools.partial(epoch, guard=not well))), *arguments)
+        found = bytes_needed(jax.jit(over_members(functools.partial(epoch, guard=not well))), *arguments)
+        return found and found + 2 * nbytes(device)  # the data, and the program's copy of them
 
     records: list[dict[str, np.ndarray]] = []
     where = next(iter(jax.tree.leaves(device)[0].devices()))

@@ -150,7 +150,8 @@ class TestMembersThatDoNotFit:
         memory = sys.modules["jaxnet.training.memory"]
         counts, bytes_needed = [], memory.bytes_needed
         monkeypatch.setattr("jaxnet.training.nans.compiled", out_of_memory(6))
-        monkeypatch.setattr(memory, "_limit", lambda device: counts[0] + 2 * (counts[1] - counts[0]) + 5)
+        data = 2 * sum(a.nbytes for a in TRAIN)
+        monkeypatch.setattr(memory, "_limit", lambda device: data + counts[0] + 2 * (counts[1] - counts[0]) + 5)
         monkeypatch.setattr(
             sys.modules["jaxnet.training.sweep"], "bytes_needed",
             lambda *arguments: counts.append(bytes_needed(*arguments)) or counts[-1],
@@ -164,7 +165,7 @@ class TestMembersThatDoNotFit:
             training.sweep(net, CE, rule, TRAIN, settings={"seed": range(6), "rate": [0.1] * 6}, **options)
         state = 4 * 2 * sum(leaf.size for leaf in jax.tree.leaves(net.init(0, X[:1])[0]))
         assert counts[1] - counts[0] > 2 * state  # what goes in and what comes out
-        needed = (counts[0] + 5 * (counts[1] - counts[0])) / 2**20
+        needed = (data + counts[0] + 5 * (counts[1] - counts[0])) / 2**20
         assert f"they need about {needed:.3g} MiB" in str(e.value)
         assert isinstance(e.value.__cause__, jax.errors.JaxRuntimeError)
         training.sweep(net, CE, rule, TRAIN, settings={"seed": range(3), "rate": [0.1] * 3}, **options)
@@ -175,6 +176,15 @@ class TestMembersThatDoNotFit:
         with pytest.raises(
             ConfigError, match=r"^sweep: 2 members do not fit .* each; give fewer, or a smaller batch_size$"
         ):
+            sweep()
+
+    def test_where_there_is_no_room_to_ask(self, monkeypatch):
+        def compiling(*arguments):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+        monkeypatch.setattr("jaxnet.training.nans.compiled", out_of_memory(2))
+        monkeypatch.setattr(sys.modules["jaxnet.training.sweep"], "bytes_needed", compiling)
+        with pytest.raises(ConfigError, match=r"^sweep: 2 members do not fit in the memory of [^;]*; give fewer"):
             sweep()
 
     def test_any_other_error_stays_what_it_is(self, monkeypatch):
