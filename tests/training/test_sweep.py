@@ -146,7 +146,7 @@ def out_of_memory(at, calls=None):
 
 class TestMembersThatDoNotFit:
     def test_how_many_would_is_said(self, monkeypatch):
-        """A member holds 2,000 float32 of parameters and as much of momentum, beside what a step takes."""
+        """A member holds 8,003 float32 of parameters and as much of momentum, beside what a step takes."""
         memory = sys.modules["jaxnet.training.memory"]
         counts, bytes_needed = [], memory.bytes_needed
         monkeypatch.setattr("jaxnet.training.nans.compiled", out_of_memory(6))
