@@ -378,6 +378,14 @@ def test_a_guard_that_looks_at_the_update():
         training.make_step(NET, losses.mse, optimizer, guard="updates")
 
 
+@pytest.mark.parametrize("entry", [fit_arrays, fit_stream])
+def test_fit_takes_the_guard_that_stepping_names(entry):
+    params, history, state = entry(NET, losses.mse, at_one_step(np.inf), guard="update", epochs=2)
+    assert history["skipped"].tolist() == [1, 8]
+    assert np.isfinite(params["kernel"]).all()
+    assert int(state.guard.total) == 9
+
+
 def test_a_state_of_the_users_own_is_a_named_tuple_or_a_dataclass():
     @jax.tree_util.register_dataclass
     @dataclasses.dataclass
