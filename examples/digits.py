@@ -79,15 +79,12 @@ def main(argv: list[str] | None = None) -> float:
         net,
         losses.softmax_cross_entropy,
         optimizers.adam(optimizers.warmup_cosine_decay_schedule(0.0, args.rate, steps // 20, steps)),
-        (images, labels),
+        training.arrays(images, labels, batch_size=args.batch_size, seed=args.seed),
         epochs=args.epochs,
-        batch_size=args.batch_size,
         validation=validation,
         metrics={"accuracy": accuracy},
         key=args.seed,
-        seed=args.seed,
-        checkpoint=args.out
-        / f"digits-{args.net}-epochs{args.epochs}-batch{args.batch_size}-rate{args.rate}-seed{args.seed}",
+        keep=args.out / f"digits-{args.net}-epochs{args.epochs}-batch{args.batch_size}-rate{args.rate}-seed{args.seed}",
     )
     evaluate = training.make_evaluate(net, losses.softmax_cross_entropy, metrics={"accuracy": accuracy})
     score = evaluate(fit.params, fit.state, test)["accuracy"]

@@ -69,8 +69,7 @@ def train(args: argparse.Namespace, **options) -> training.Fit:
         validation=validation,
         metrics={"accuracy": accuracy},
         mesh=mesh,
-        checkpoint=args.out / "distributed",
-        checkpoint_seconds=args.checkpoint_seconds,
+        keep=training.keep(args.out / "distributed", seconds=args.checkpoint_seconds),
         **options,
     )
     score = training.make_evaluate(net, loss, metrics={"accuracy": accuracy}, mesh=mesh)

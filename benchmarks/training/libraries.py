@@ -78,7 +78,8 @@ def accuracy(logits: Any, labels: Any) -> Any:
 def ours(problem: Problem, validate: bool) -> Contestant:
     """jaxnet: `training.fit`, in a thread of its own, held after the epochs that were asked for."""
     net = network(problem.parts)
-    start = arranged(problem.parts, problem.weights()), initial_state(net, problem.train[0][:1])
+    net = training.pretrained(net, arranged(problem.parts, problem.weights()), initial_state(net, problem.train[0][:1]))
+    train_set = training.arrays(*problem.train, batch_size=problem.batch_size, seed=problem.seed)
     asked, records = queue.SimpleQueue(), queue.SimpleQueue()
     last = 0
 
@@ -93,8 +94,7 @@ def ours(problem: Problem, validate: bool) -> Contestant:
         last = asked.get()
         try:
             training.fit(
-                net, losses.softmax_cross_entropy, optimizers.adam(RATE), problem.train,
-                epochs=10**9, batch_size=problem.batch_size, seed=problem.seed, start=start, callbacks=[hold],
+                net, losses.softmax_cross_entropy, optimizers.adam(RATE), train_set, epochs=10**9, callbacks=[hold],
                 progress=False,
                 **({"validation": problem.held_out, "metrics": {"accuracy": accuracy}} if validate else {}),
             )  # fmt: skip

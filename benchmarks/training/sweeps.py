@@ -53,7 +53,7 @@ def _fit_epoch(train: Any, seconds: float) -> float:
 def _sweep_epoch(problem: Problem, members: int, epochs: int) -> tuple[float, float]:
     """The median of a sweep's epochs after the first, and how long it took to the end of the first.
 
-    A sweep reports no times; that it draws the first member's order says that an epoch begins.
+    A sweep reports no times; it draws the first member's next order while the device computes an epoch.
     """
     begun = []
 
@@ -69,7 +69,7 @@ def _sweep_epoch(problem: Problem, members: int, epochs: int) -> tuple[float, fl
             settings={"seed": range(members), "rate": [RATE] * members}, epochs=epochs, batch_size=problem.batch_size,
         )  # fmt: skip
     laps = [after - before for before, after in itertools.pairwise(begun)]
-    return statistics.median(laps[1:]), begun[1] - called
+    return statistics.median(laps[2:]), begun[2] - called
 
 
 def gain(record: dict[str, Any]) -> float:

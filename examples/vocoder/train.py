@@ -99,13 +99,14 @@ def main(argv: list[str] | None = None) -> dict[str, training.History]:
 
         print(f"{phase.name} phase: {plan.epochs} epochs of {plan.steps_per_epoch} steps")
         return training.train(
-            phase.step, phase.start(), batches(phase.name, plan),
-            epochs=plan.epochs, steps_per_epoch=plan.steps_per_epoch,
+            phase.step, phase.start(), training.stream(batches(phase.name, plan), steps_per_epoch=plan.steps_per_epoch),
+            epochs=plan.epochs,
             evaluate=lambda train_state: validation(phase.generator_params(train_state)),
             callbacks=[after_epoch],
-            log=args.out / f"{phase.name}.jsonl",
-            checkpoint=training.Checkpoints(args.out / "checkpoints" / phase.name, keep=1, keep_best=False),
-            checkpoint_seconds=60.0,
+            keep=training.keep(
+                args.out / "checkpoints" / phase.name, seconds=60.0, last=1, best=False,
+                log=args.out / f"{phase.name}.jsonl",
+            ),
         )  # fmt: skip
 
     def planned(name, make_phase, later, least, spent):

@@ -85,7 +85,7 @@ ACTIONS = {
     "larger_batch": ("batch", "Take a larger batch, of {value:d} samples, or average over several (accumulate)."),
     "regularize": (
         "regularization",
-        "Regularize: layers.dropout, regularizer=regularizers.l2(...), or early_stopping in training.fit.",
+        "Regularize: layers.dropout, regularizers.l2 by training.stepping, or early_stopping in training.fit.",
     ),
     "shrink": ("architecture", "Take a smaller network."),
     "widen": ("architecture", "Take a larger network: more units a layer first, then more layers."),

@@ -2,15 +2,19 @@
 
 from jaxnet.training.checkpoint import load, read_metadata, save
 from jaxnet.training.checkpoints import Checkpoints, load_best
+from jaxnet.training.data import arrays, stream
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluate import make_evaluate
 from jaxnet.training.export import ExportedNet, export, load_exported
 from jaxnet.training.fit import Fit, fit
 from jaxnet.training.gan import GANState, Player, init_gan, make_gan_step
 from jaxnet.training.history import History
+from jaxnet.training.keeping import keep
 from jaxnet.training.loop import Trained, train
-from jaxnet.training.state import Guard, LossScale, TrainState, init
+from jaxnet.training.sharding import sharded
+from jaxnet.training.state import Guard, LossScale, TrainState, init, pretrained
 from jaxnet.training.step import make_step
+from jaxnet.training.stepping import stepping
 from jaxnet.training.sweep import Sweep, grid, sweep
 
 __all__ = [
@@ -26,19 +30,25 @@ __all__ = [
     "Sweep",
     "TrainState",
     "Trained",
+    "arrays",
     "export",
     "fit",
     "grid",
     "init",
     "init_gan",
+    "keep",
     "load",
     "load_best",
     "load_exported",
     "make_evaluate",
     "make_gan_step",
     "make_step",
+    "pretrained",
     "read_metadata",
     "save",
+    "sharded",
+    "stepping",
+    "stream",
     "sweep",
     "train",
 ]

@@ -176,12 +176,12 @@ class Checkpoints:
 
 
 def load_best(directory: str | os.PathLike[str] | Checkpoints, net: Any, x: Any) -> tuple[Params, State]:
-    """Loads the weights of a run of `fit` out of its ``checkpoint`` directory, whether it has ended or not.
+    """Loads the weights of a run of `fit` out of its ``keep`` directory, whether it has ended or not.
 
     They are those of the best epoch if the run had early stopping, else those of the last step that was saved.
 
     Args:
-      directory: what was given to `fit` as ``checkpoint``.
+      directory: what was given to `fit` as ``keep``.
       net: the network that was trained.
       x: an example input, or its `jax.ShapeDtypeStruct`.
 
@@ -198,7 +198,7 @@ def load_best(directory: str | os.PathLike[str] | Checkpoints, net: Any, x: Any)
       >>> directory, x, net = tempfile.TemporaryDirectory(), jnp.ones((8, 3)), layers.dense(1)
       >>> fit = training.fit(
       ...     net, losses.mse, optimizers.sgd(0.1), (x, x[:, :1]), epochs=1, batch_size=4, progress=False,
-      ...     checkpoint=directory.name,
+      ...     keep=directory.name,
       ... )
       >>> params, state = training.load_best(directory.name, net, x)
       >>> bool((params["kernel"] == fit.params["kernel"]).all())
@@ -212,7 +212,7 @@ def load_best(directory: str | os.PathLike[str] | Checkpoints, net: Any, x: Any)
         latest = directory.latest()
         if latest is None:
             raise CheckpointError(
-                f"{directory.directory} holds no checkpoint; wanted the directory that a run of fit had as checkpoint="
+                f"{directory.directory} holds no checkpoint; wanted the directory that a run of fit had as keep="
             )
     params, state = jax.eval_shape(lambda: net.init(jax.random.key(0), x))
     if read_metadata(latest).get("best") is not None:

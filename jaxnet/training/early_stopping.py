@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError
 from jaxnet.training.history import Record
 
@@ -35,55 +35,57 @@ class EarlyStopping(NamedTuple):
     minimum_change: float = 0.0
 
 
-def checked(who: str, value: Any, has_validation: bool) -> EarlyStopping | None:
+def checked(value: Any, has_validation: bool) -> EarlyStopping | None:
     """``early_stopping`` as given by a user: a patience, an `EarlyStopping`, or None."""
     if value is None:
         return None
     if not isinstance(value, EarlyStopping):
         value = EarlyStopping(value)
-    checks.integer(who, "early_stopping: patience", value.patience, minimum=1)
+    checks.integer("early_stopping's patience", value.patience, minimum=1)
     if not isinstance(value.monitor, str):
         raise ConfigError(
-            f"{who}: early_stopping: monitor must be the name of a column of the history, such as 'validation_loss', "
+            f"early_stopping's monitor must be the name of a column of the history, such as 'validation_loss', "
             f"got {value.monitor!r}"
         )
-    checks.choice(who, "early_stopping: mode", value.mode, ("min", "max"))
-    checks.number(who, "early_stopping: minimum_change", value.minimum_change, low=0)
+    checks.choice("early_stopping's mode", value.mode, ("min", "max"))
+    checks.number("early_stopping's minimum_change", value.minimum_change, low=0)
     if value.monitor.startswith("validation_") and not has_validation:
         raise ConfigError(
-            f"{who}: early stopping watches {value.monitor!r}, and there is no validation set; give validation=(x, y), "
+            f"early stopping watches {value.monitor!r}, and there is no validation set; give validation=(x, y), "
             f"or EarlyStopping({value.patience}, monitor='loss')"
         )
     return value
 
 
-def check_column(who: str, monitor: str, columns: Iterable[str]) -> None:
+def check_column(monitor: str, columns: Iterable[str]) -> None:
     """Refuses to watch a column that the records will not have."""
     columns = list(columns)
     if monitor not in columns:
         near = difflib.get_close_matches(monitor, columns, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(
-            f"{who}: early stopping watches {monitor!r}, and the history has only {', '.join(columns)}{hint}"
-        )
+        raise ConfigError(f"early stopping watches {monitor!r}, and the history has only {', '.join(columns)}{hint}")
 
 
 class Best:
     """The best epoch so far by a column of the history, and for how many epochs there was no better."""
 
-    def __init__(self, monitor: str, mode: str = "min", minimum_change: float = 0.0):
-        self.monitor, self.mode, self.minimum_change = monitor, mode, minimum_change
+    def __init__(self, watch: EarlyStopping):
+        self.watch = watch
         self.value, self.epoch, self.waited = math.nan, 0, 0
+
+    @property
+    def patience_ended(self) -> bool:
+        """Whether there was no better for too long."""
+        return self.waited >= self.watch.patience
 
     def improved(self, record: Record) -> bool:
         """Takes in an epoch; whether it is the new best."""
-        if self.monitor not in record:
-            raise ConfigError(
-                f"fit: early stopping watches {self.monitor!r}, and the records have only {', '.join(record)}"
-            )
-        value = record[self.monitor]
-        gain = (self.value - value) if self.mode == "min" else (value - self.value)
-        if not math.isnan(value) and (math.isnan(self.value) or gain > self.minimum_change):
+        monitor, mode = self.watch.monitor, self.watch.mode
+        if monitor not in record:
+            raise ConfigError(f"early stopping watches {monitor!r}, and the records have only {', '.join(record)}")
+        value = record[monitor]
+        gain = (self.value - value) if mode == "min" else (value - self.value)
+        if not math.isnan(value) and (math.isnan(self.value) or gain > self.watch.minimum_change):
             self.value, self.epoch, self.waited = value, int(record["epoch"]), 0
             return True
         self.waited += 1
@@ -91,9 +93,8 @@ class Best:
 
     def save(self) -> dict[str, Any]:
         """What `restore` needs, as JSON."""
-        return {
-            "monitor": self.monitor, "mode": self.mode, "value": self.value, "epoch": self.epoch, "waited": self.waited,
-        }  # fmt: skip
+        watched = {"monitor": self.watch.monitor, "mode": self.watch.mode}
+        return watched | {"value": self.value, "epoch": self.epoch, "waited": self.waited}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Takes up what `save` returned."""

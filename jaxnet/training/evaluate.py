@@ -10,18 +10,19 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import data as data_module
-from jaxnet.errors import ConfigError, DataError
+from jaxnet.errors import DataError, named
 from jaxnet.layers.layer import Layer, as_layer
 from jaxnet.training import nans, pairs, processes, sharding
-from jaxnet.training.sources import Source
+from jaxnet.training.data import Arrays, given
 from jaxnet.training.step import Metrics, checked_metrics, measure
 
 Evaluate = Callable[..., dict[str, float]]
-"""``(params, state, data, *, steps=None, epoch=0) -> {"loss": ..., ...}``."""
+"""``(params, state, data, *, epoch=0) -> {"loss": ..., ...}``."""
 
 
+@named("evaluate")
 def make_evaluate(
     net: Any,
     loss: Callable[[Any, Any], jax.Array],
@@ -48,12 +49,12 @@ def make_evaluate(
         parameters in pieces are put together on every device first.
 
     Returns:
-      ``evaluate(params, state, data, *, steps=None) -> {"loss": float, ...}``, which compiles at its first call. Data
-      are what `fit` takes; ``steps`` is how many batches to read of an iterable, for one that does not end.
+      ``evaluate(params, state, data) -> {"loss": float, ...}``, which compiles at its first call. Data are what `fit`
+      takes as ``data``; of an iterable that does not end, `stream` says how many batches to read.
 
     Raises:
       ConfigError: what is no network, loss, metric or size.
-      DataError: from the function: no data, unequal lengths, NaN or Inf; an iterable that ends before ``steps``.
+      DataError: from the function: no data, unequal lengths, NaN or Inf; a stream that ends too early.
 
     Example:
       >>> import jax.numpy as jnp
@@ -64,13 +65,12 @@ def make_evaluate(
       >>> evaluate(params, state, (jnp.zeros((10, 3)), jnp.ones((10, 1))))
       {'loss': 1.0}
     """
-    who = "evaluate"
-    net = as_layer(net, who)
-    checks.function(who, "loss", loss)
-    metrics = checked_metrics(who, metrics)
-    batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
+    net = as_layer(net, "evaluate")
+    checks.function("loss", loss)
+    metrics = checked_metrics(metrics)
+    batch_size = checks.integer("batch_size", batch_size, minimum=1)
     if mesh is not None:
-        mesh = sharding.automatic(who, mesh)
+        mesh = sharding.automatic(mesh)
         batch_size += -batch_size % mesh.shape[mesh.axis_names[0]]
 
     everywhere: dict[str, Any] = {} if mesh is None else {"out_shardings": sharding.replicated(mesh)}
@@ -84,22 +84,22 @@ def make_evaluate(
     @nans.compiled
     def of_batch(params, state, batch):
         x, target = batch
-        measured = measure(who, loss, metrics, net.apply(params, state, x, train=False)[0], target)
+        measured = measure(loss, metrics, net.apply(params, state, x, train=False)[0], target)
         return measured, _finite(batch)
 
-    def evaluate(params, state, data, *, steps=None, epoch=0):
+    @named("evaluate")
+    def evaluate(params, state, data, *, epoch=0):
         with sharding.in_use(mesh):
-            if isinstance(data, tuple):
-                if steps is not None:
-                    raise ConfigError(f"{who}: arrays are measured whole; steps is for an iterable of batches")
-                return of_whole(params, state, data)
-            source = data if isinstance(data, Source) else Source(data, steps, who=who, bound="steps", goes_on=False)
-            return of_batches(params, state, source, epoch)
+            if isinstance(data, (tuple, Arrays)):
+                return of_whole(params, state, data if isinstance(data, tuple) else data.pair)
+            source: Any = given("evaluate", data, goes_on=False)
+            with named(source.who):
+                return of_batches(params, state, source, epoch)
 
     def of_whole(params, state, data):
-        x, target = pairs.arrays_where_they_are(who, data)
+        x, target = pairs.arrays_where_they_are("evaluate", data)
         measured, finite = jax.device_get(of_arrays(params, state, x, target))
-        _must_be_finite(who, (x, target), finite)
+        _must_be_finite("evaluate", (x, target), finite)
         return {name: float(value) for name, value in measured.items()}
 
     def of_batches(params, state, source, epoch):
@@ -126,9 +126,9 @@ def make_evaluate(
             failure = error
         (failed,) = processes.any_process(failure is not None)
         if failed:
-            raise failure or DataError(f"{source.who}: another process could not measure its part; its error says why")
+            raise failure or DataError("another process could not measure its part; its error says why")
         if not warned:
-            checks.warn_of_narrowed(source.who, narrowed)
+            checks.warn_of_narrowed(narrowed, source.who)
         warned = warned or bool(narrowed)
         return _over_processes({name: total / count for name, total in totals.items()}, count)
 
@@ -155,7 +155,7 @@ def on_arrays(
 
         prediction = jax.lax.map(predict, jnp.asarray(rows))
         prediction = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:n], prediction)
-        return measure("evaluate", loss, metrics, prediction, target)
+        return measure(loss, metrics, prediction, target)
 
     return evaluate
 

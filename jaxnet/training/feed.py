@@ -1,8 +1,7 @@
-"""Where a run's batches come from: arrays that stay on the device, or any iterable of batches."""
+"""How arrays feed a run: they stay on the device, and the program draws batches from them, many steps a dispatch."""
 
 import functools
 import time
-import zlib
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
@@ -11,19 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxnet import _checks_named as checks
 from jaxnet import data as data_module
-from jaxnet.errors import ConfigError, DataError
-from jaxnet.training import nans, pairs, processes, sharding
-from jaxnet.training.sources import Ahead, Source
+from jaxnet.errors import DataError
+from jaxnet.training import nans, sharding
+from jaxnet.training.data import Arrays
 from jaxnet.training.state import sound
-from jaxnet.training.step import Step, passed_over
+from jaxnet.training.step import Step
+from jaxnet.training.update import passed_over
 
 TARGET_SECONDS = 0.1
 """How long one dispatch should compute: long enough to cost nothing, short enough to stop and report at once."""
-
-WINDOW = 32
-"""Steps of a stream after which to look at them, if they do not take `TARGET_SECONDS`."""
 
 IN_FLIGHT = 8
 """Steps dispatched before waiting. With virtual devices on few cores, 40 unawaited steps deadlock in a collective."""
@@ -75,63 +71,37 @@ class Resident:
     """
 
     in_order = False  # a resumed run draws its batches itself
+    stop: Callable[[], bool] = staticmethod(lambda: False)  # nothing here keeps a run waiting
 
     def __init__(
-        self,
-        step: Step,
-        data: Any,
-        *,
-        unguarded: Step | None = None,
-        keeps: bool,
-        watches: bool,
-        batch_size: int,
-        seed: int,
-        shuffle: bool,
-        drop_last: bool,
-        mesh: Mesh | None,
-        placement: Any = None,
-    ):
-        who = "fit"
-        self.batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
-        seed = checks.integer(who, "seed", seed, minimum=0)
-        self.shuffle = checks.flag(who, "shuffle", shuffle)
-        data = pairs.arrays(who, data)
-        self.samples = len(jax.tree.leaves(data)[0])
-        checks.flag(who, "drop_last", drop_last)
-        if drop_last and self.batch_size > self.samples:
-            raise DataError(
-                f"{who}: a batch of {batch_size} from {self.samples} samples would be dropped, so nothing would be "
-                f"trained; use a batch_size of at most {self.samples}, or drop_last=False"
-            )
-        self.full, rest = divmod(self.samples, self.batch_size)
-        self.rest = 0 if drop_last else rest
-        self.dropped = rest if drop_last else 0
+        self, step: Step, arrays: Arrays, *, unguarded: Step | None = None, keeps: bool, watches: bool,
+        mesh: Mesh | None = None, placement: Any = None,
+    ):  # fmt: skip
+        self.arrays, self.mesh, self._undoes = arrays, mesh, keeps and watches
+        self.full, rest = divmod(arrays.samples, arrays.batch_size)
+        self.rest, self.dropped = (0, rest) if arrays.drop_last else (rest, 0)
         self.steps = self.full + bool(self.rest)
-        self.mesh = mesh
+        if not self.steps:
+            raise DataError(
+                f"a batch of {arrays.batch_size} from {arrays.samples} samples would be dropped, so nothing would "
+                f"be trained; use a batch_size of at most {arrays.samples}, or drop_last=False"
+            )
+        data = arrays.pair
         if mesh is not None:
-            for size in {self.batch_size if self.full else 0, self.rest} - {0}:
-                sharding.batch_fits(who, mesh, size)
-            data = sharding.place(who, "the data", data, jax.tree.map(lambda _: sharding.replicated(mesh), data))
+            for size in {arrays.batch_size if self.full else 0, self.rest} - {0}:
+                sharding.batch_fits(mesh, size)
+            data = sharding.place("the data", data, jax.tree.map(lambda _: sharding.replicated(mesh), data))
         self.data = jax.tree.map(jnp.asarray, data)
-        self.description = {
-            "samples": self.samples,
-            "batch_size": self.batch_size,
-            "seed": seed,
-            "shuffle": shuffle,
-            "drop_last": drop_last,
-        }
-        outputs = _outputs(mesh, placement)
-        self._undoes = keeps and watches
-        self.stop: Callable[[], bool] = lambda: False  # nothing here keeps a run waiting
+        outputs = sharding.of_results(mesh, placement)
         self._programs = {"guarded": nans.compiled(self._steps(step), donate_argnums=() if keeps else 0, **outputs)}
         if unguarded is not None and keeps:
             self._programs["unguarded"] = nans.compiled(self._steps(unguarded), **outputs)
         self._compiled: set[tuple[str, int]] = set()
-        self._count = 1
+        self._count, self._epoch = 1, 0
         self._order = functools.lru_cache(maxsize=2)(
-            lambda epoch: data_module.epoch_order(self.samples, seed=seed, epoch=epoch, shuffle=shuffle).astype(
-                np.int32
-            )
+            lambda epoch: data_module.epoch_order(
+                arrays.samples, seed=arrays.seed, epoch=epoch, shuffle=arrays.shuffle
+            ).astype(np.int32)
         )
         self._rows = functools.lru_cache(maxsize=2)(self._place_rows)
 
@@ -159,254 +129,108 @@ class Resident:
     @property
     def example(self) -> Any:
         """Shapes and dtypes of a batch."""
-        size = self.batch_size if self.full else self.rest
+        size = self.arrays.batch_size if self.full else self.rest
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), self.data)
 
     def _place_rows(self, epoch: int) -> tuple[jax.Array, jax.Array]:
         """The order of an epoch on the device, sent once an epoch: a row a batch, and the row of a smaller last one."""
-        order, whole = self._order(epoch), self.full * self.batch_size
-        parts = order[:whole].reshape(self.full, self.batch_size), order[whole : whole + self.rest][None]
+        order, size = self._order(epoch), self.arrays.batch_size
+        whole, last = order[: self.full * size].reshape(self.full, size), order[self.full * size :][None, : self.rest]
         if self.mesh is None:
-            return jnp.asarray(parts[0]), jnp.asarray(parts[1])
+            return jnp.asarray(whole), jnp.asarray(last)
         everywhere = sharding.replicated(self.mesh)
-        return sharding.put(parts[0], everywhere), sharding.put(parts[1], everywhere)
+        return sharding.put(whole, everywhere), sharding.put(last, everywhere)
 
-    def batch(self, epoch: int, step: int) -> np.ndarray:
+    def samples(self, epoch: int, step: int) -> np.ndarray:
         """The indices of the samples in a batch."""
-        return self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+        return self._order(epoch)[step * self.arrays.batch_size : (step + 1) * self.arrays.batch_size]
+
+    def batch(self, epoch: int, step: int) -> tuple[Any, str]:
+        """A batch, and what to call it."""
+        rows = self.samples(epoch, step)
+        batch = jax.tree.map(lambda leaf: np.asarray(leaf[rows]), self.data)
+        return batch, f"samples {rows[:8].tolist()}{'...' if len(rows) > 8 else ''}"
 
     def epoch(self, train_state: Any, epoch: int, start: int, position: Any = None) -> Generator[Progress, None, None]:
         """Trains on an epoch from its step ``start`` on; yields after every dispatch."""
         del position
-        rows, last = self._rows(epoch if self.shuffle else 0)
-        done = start
+        self._epoch, done = epoch, start
+        rows, last = self._rows(epoch if self.arrays.shuffle else 0)
         while done < self.full:
-            progress = self._dispatch(train_state, rows, done, min(done + self._count, self.full), epoch)
+            progress = self._dispatch(train_state, rows, done, min(done + self._count, self.full))
             train_state, done = progress.train_state, progress.steps
             yield progress
         if self.rest and done == self.full:
-            progress = self._dispatch(train_state, last, 0, 1, epoch)
-            yield progress._replace(steps=self.steps)
+            yield self._dispatch(train_state, last, 0, 1)._replace(steps=self.steps)
 
-    def _dispatch(self, train_state: Any, rows: jax.Array, start: int, stop: int, epoch: int) -> Progress:
+    def _dispatch(self, train_state: Any, rows: jax.Array, start: int, stop: int) -> Progress:
         began = time.perf_counter()
         which = "unguarded" if "unguarded" in self._programs else "guarded"
-        after, measured, compiling = self._run(which, train_state, rows, start, stop, epoch)
+        after, measured, compiling = self._run(which, train_state, rows, start, stop)
         if jax.process_count() > 1:
             self._count = IN_FLIGHT  # the same on all processes, whatever their clocks say
-        elif not compiling and rows.shape[1] == self.batch_size:
+        elif not compiling and rows.shape[1] == self.arrays.batch_size:
             faster = TARGET_SECONDS / max(time.perf_counter() - began, 1e-6) * (stop - start)
             self._count = max(1, min(int(faster), 4 * self._count))
         good = finite(measured)
-        parts = [measured]
-        if which == "unguarded" and not good.all():
-            stop, after, parts = self._up_to_a_bad_one(train_state, rows, start, start + int(np.argmin(good)), epoch)
+        redo = which == "unguarded" and not good.all()
+        if redo:
+            bad = start + int(np.argmin(good))
+            after, measured, stop = self._up_to_a_bad_one(train_state, measured, rows, start, bad)
         if self._undoes and not sound(after):
-            return self._without_a_bad_update(which, train_state, rows, start, stop, epoch, measured)._replace(
-                compile_seconds=compiling
-            )
-        if which == "unguarded" and not good.all():
-            after, measured, seconds = self._run("guarded", after, rows, stop, stop + 1, epoch)
-            parts.append(measured)
+            done = self._without_a_bad_update(which, train_state, measured, rows, start, stop)
+            return done._replace(compile_seconds=compiling)
+        if redo:
+            after, last, seconds = self._run("guarded", after, rows, stop, stop + 1)
+            measured = {name: np.concatenate([measured[name], last[name]]) for name in last}
             stop, compiling = stop + 1, compiling + seconds
-            measured = {name: np.concatenate([part[name] for part in parts]) for name in measured}
         return Progress(after, stop, measured, rows.shape[1], compiling)
 
     def _up_to_a_bad_one(
-        self, train_state: Any, rows: jax.Array, start: int, stop: int, epoch: int
-    ) -> tuple[int, Any, list[dict[str, np.ndarray]]]:
-        """The first step that is not finite, the state before it, and what the steps up to there measured."""
-        # It ends this dispatch; the next ones are short until all is well again.
-        self._count = IN_FLIGHT if jax.process_count() > 1 else 1
-        parts = []
+        self, train_state: Any, measured: Any, rows: jax.Array, start: int, stop: int
+    ) -> tuple[Any, dict[str, np.ndarray], int]:
+        """The state before the first step that is not finite, what the steps up to there measured, and its number."""
+        self._be_short()
         while start < stop:
-            after, measured, _ = self._run("unguarded", train_state, rows, start, stop, epoch)
+            after, measured, _ = self._run("unguarded", train_state, rows, start, stop)
             good = finite(measured)
             if good.all():
-                train_state, start = after, stop
-                parts = [measured]
-            else:  # on a device whose sums have no order, another step may be the first bad one now
-                stop = start + int(np.argmin(good))
-        return stop, train_state, parts
+                return after, measured, stop
+            stop = start + int(np.argmin(good))  # on a device whose sums have no order, another may be the first now
+        return train_state, {name: values[:0] for name, values in measured.items()}, stop
 
     def _without_a_bad_update(
-        self, which: str, train_state: Any, rows: jax.Array, start: int, stop: int, epoch: int, measured: Any
+        self, which: str, train_state: Any, measured: Any, rows: jax.Array, start: int, stop: int
     ) -> Progress:
         """The steps from ``start`` up to the one whose update spoils the parameters, which is passed over."""
-        self._count = IN_FLIGHT if jax.process_count() > 1 else 1
+        self._be_short()
         low, high = start, stop  # the parameters are finite after the steps up to low, and not up to high
         while high - low > 1:
             middle = (low + high) // 2
-            after, _, _ = self._run(which, train_state, rows, low, middle, epoch)
+            after, _, _ = self._run(which, train_state, rows, low, middle)
             if sound(after):
                 train_state, low = after, middle
             else:
                 high = middle
-        taken = {name: values[: high - start] for name, values in measured.items()}
-        skipped = np.zeros(high - start, np.float32) if "skipped" not in taken else taken["skipped"].copy()
+        measured = {name: values[: high - start] for name, values in measured.items()}
+        skipped = measured.get("skipped", np.zeros(high - start, np.float32)).copy()
         skipped[-1] = 1
-        return Progress(passed_over(train_state), high, taken | {"skipped": skipped}, rows.shape[1])
+        return Progress(passed_over(train_state), high, measured | {"skipped": skipped}, rows.shape[1])
+
+    def _be_short(self) -> None:
+        """This dispatch ends at a bad step; the next ones are short until all is well again."""
+        self._count = IN_FLIGHT if jax.process_count() > 1 else 1
 
     def _run(
-        self, which: str, train_state: Any, rows: jax.Array, start: int, stop: int, epoch: int
+        self, which: str, train_state: Any, rows: jax.Array, start: int, stop: int
     ) -> tuple[Any, dict[str, np.ndarray], float]:
         """Takes steps; returns also what they measured, and of a program's first call how long it took."""
         began = time.perf_counter()
         train_state, measured = self._programs[which](train_state, self.data, rows, np.int32(start), np.int32(stop))
-        if self.shuffle:
-            self._rows(epoch + 1)  # drawn and sent while the device computes
+        if self.arrays.shuffle:
+            self._rows(self._epoch + 1)  # drawn and sent while the device computes
         measured = {name: np.asarray(values)[start:stop] for name, values in measured.items()}
         program = which, rows.shape[1]
         first = program not in self._compiled
         self._compiled.add(program)
         return train_state, measured, time.perf_counter() - began if first else 0.0
-
-
-class Stream:
-    """Batches from an iterable, fetched ahead, one step a dispatch."""
-
-    in_order = True  # a resumed run relies on the data's own order
-
-    def __init__(
-        self, step: Step, source: Source, *, keeps: bool, watches: bool, mesh: Mesh | None, placement: Any = None
-    ):
-        if jax.process_count() > 1 and source.steps is None:
-            raise ConfigError(
-                "fit: several processes must train on equally many batches each epoch; give steps_per_epoch, which is "
-                "what the one with the fewest has"
-            )
-        self.source, self.mesh = source, mesh
-        self.steps, self.dropped = source.steps, 0
-        self.description = {"steps_per_epoch": source.steps}
-        self.recent: dict[int, Any] = {}
-        self._undoes = keeps and watches
-        self._program = nans.compiled(step, donate_argnums=() if keeps else 0, **_outputs(mesh, placement))
-        self._shapes: set[Any] = set()
-        self._warned = False
-        self.stop: Callable[[], bool] = lambda: False
-
-    @property
-    def example(self) -> Any:
-        """Shapes and dtypes of a batch, of all processes together, which is looked at and not lost."""
-        return jax.tree.map(
-            lambda leaf: (
-                jax.ShapeDtypeStruct((leaf.shape[0] * jax.process_count(), *leaf.shape[1:]), leaf.dtype)
-                if leaf.ndim
-                else leaf
-            ),
-            self.source.example,
-        )
-
-    def epoch(self, train_state: Any, epoch: int, start: int, position: Any = None) -> Generator[Progress, None, None]:
-        """Trains on an epoch from its step ``start`` on; yields after every few steps."""
-        batches, get_state, skip = self.source.epoch(epoch, start, position)
-        done, compile_seconds, began = start, 0.0, time.perf_counter()
-        alone = jax.process_count() == 1  # several processes must yield at the same steps
-        window = _Window(train_state)
-        limit = None if self.steps is None else self.steps - start
-        narrowed: dict[str, np.dtype] = {}
-        failure: Exception | None = None
-
-        def place(number, batch):
-            return self._placed(self.source.at(epoch, start + number), batch, narrowed)
-
-        def finished():
-            train_state, measured = self._sound(window)
-            return Progress(train_state, done, measured, np.array(window.sizes), compile_seconds, position)
-
-        with Ahead(batches, get_state, skip, limit, place, self.stop) as fetched:
-            try:
-                for batch, position_after in fetched:
-                    if narrowed and not self._warned:  # not in the thread, so that it names the caller's line
-                        checks.warn_of_narrowed("fit", narrowed)
-                        self._warned = True
-                    shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(batch))
-                    if shapes not in self._shapes:
-                        self._agree_on(shapes)
-                    clock = time.perf_counter()
-                    train_state, metrics = self._program(train_state, batch)
-                    if shapes not in self._shapes:
-                        self._shapes.add(shapes)
-                        jax.block_until_ready(metrics)
-                        compile_seconds += time.perf_counter() - clock
-                    self.recent[done] = batch
-                    window.add(train_state, metrics, batch if self._undoes else None, pairs.size(batch))
-                    done, position = done + 1, position_after
-                    if len(window.measured) % IN_FLIGHT == 0:
-                        jax.block_until_ready(metrics)
-                    late = time.perf_counter() - began > TARGET_SECONDS
-                    if (alone and late) or len(window.measured) == (WINDOW if alone else IN_FLIGHT):
-                        progress = finished()
-                        train_state = progress.train_state
-                        yield progress
-                        window, began, compile_seconds = _Window(train_state), time.perf_counter(), 0.0
-                        self.recent = {k: v for k, v in self.recent.items() if k > done - 2 * IN_FLIGHT}
-            except Exception as error:  # of the loader; the steps that were taken are not lost with it
-                failure = error
-        if window.measured:
-            yield finished()
-        if failure is not None:
-            raise failure
-        if not self.stop():
-            self.source.must_suffice(epoch, done)
-
-    def _sound(self, window: "_Window") -> tuple[Any, dict[str, np.ndarray]]:
-        """The state after a window of steps, without updates that are not finite, and what the steps measured."""
-        measured = jax.device_get(window.measured)
-        if not self._undoes or sound(window.after):
-            return window.after, _columns(measured)
-        train_state = window.before
-        for i, batch in enumerate(window.batches):
-            after, metrics = self._program(train_state, batch)
-            measured[i] = {"skipped": np.float32(0), **jax.device_get(metrics)}
-            if sound(after):
-                train_state = after
-            else:
-                train_state = passed_over(train_state)
-                measured[i]["skipped"] = np.float32(1)
-        return train_state, _columns(measured)
-
-    def _agree_on(self, shapes: Any) -> None:
-        """Over several processes: refuses batches that are not of one shape, which the others could not know of."""
-        if jax.process_count() == 1:
-            return
-        if self._shapes:
-            raise DataError(
-                f"fit: over several processes all batches have the shapes of the first, {next(iter(self._shapes))}, "
-                f"got {shapes}; drop or fill a last smaller batch"
-            )
-        processes.agree(
-            "fit", "the shape of the first batch", zlib.crc32(repr(shapes).encode()), f"here it is {shapes}"
-        )
-
-    def _placed(self, who: str, batch: Any, narrowed: dict[str, np.dtype]) -> Any:
-        batch = pairs.batch(who, batch, narrowed)
-        if self.mesh is None:
-            return jax.device_put(batch)
-        return sharding.place_local_batch(who, batch, self.mesh)
-
-
-def _outputs(mesh: Mesh | None, placement: Any) -> dict[str, Any]:
-    """Where a program's results live: the state where it was, what was measured on every device."""
-    return {} if mesh is None else {"out_shardings": (placement, sharding.replicated(mesh))}
-
-
-class _Window:
-    """The steps of a stream that are not looked at yet, and what it takes to do them again."""
-
-    def __init__(self, train_state: Any):
-        self.before = self.after = train_state
-        self.measured: list[dict[str, Any]] = []
-        self.batches: list[Any] = []
-        self.sizes: list[int] = []
-
-    def add(self, train_state: Any, measured: dict[str, Any], batch: Any, size: int) -> None:
-        """Takes in a step."""
-        self.after = train_state
-        self.measured.append(measured)
-        self.batches.append(batch)
-        self.sizes.append(size)
-
-
-def _columns(measured: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    return {name: np.array([m[name] for m in measured]) for name in measured[0]}

@@ -7,25 +7,27 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxnet import _checks_named as checks
-from jaxnet.errors import ConfigError, JaxnetError
-from jaxnet.layers.layer import Params, State, as_layer
+from jaxnet import _checks as checks
+from jaxnet.errors import ConfigError, named
+from jaxnet.layers.layer import Layer, Params, State, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.optimizers.master_copy import keeps_master
+from jaxnet.training import data as data_module
 from jaxnet.training import early_stopping as stopping
-from jaxnet.training import loop, sharding
+from jaxnet.training import keeping, loop, sharding
 from jaxnet.training import state as states
-from jaxnet.training.checkpoints import Checkpoints
+from jaxnet.training.data import Arrays
+from jaxnet.training.divergence import what_is_wrong
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluate import check_labels, make_evaluate
 from jaxnet.training.history import History, Record
 from jaxnet.training.identity import of_program
-from jaxnet.training.pairs import arrays
-from jaxnet.training.sources import Source
+from jaxnet.training.keeping import Keep
+from jaxnet.training.sharding import Sharded
 from jaxnet.training.state import TrainState
 from jaxnet.training.step import COLUMNS, make_step
+from jaxnet.training.stepping import Stepping, stepping
 
 
 class Fit(NamedTuple):
@@ -44,6 +46,7 @@ class Fit(NamedTuple):
     train_state: TrainState
 
 
+@named("fit")
 def fit(
     net: Any,
     loss: Callable[[Any, Any], jax.Array],
@@ -53,74 +56,45 @@ def fit(
     epochs: int,
     batch_size: int | None = None,
     validation: Any = None,
-    validation_steps: int | None = None,
-    key: Any = 0,
-    seed: int = 0,
     metrics: Mapping[str, Callable[[Any, Any], jax.Array]] | None = None,
-    regularizer: Callable[[Any], jax.Array] | None = None,
-    accumulate: int = 1,
-    loss_scale: float | None = None,
-    start: tuple[Params, State] | None = None,
+    key: Any = 0,
+    step: Stepping | None = None,
     early_stopping: EarlyStopping | int | None = None,
-    checkpoint: str | os.PathLike[str] | Checkpoints | None = None,
-    checkpoint_seconds: float = 10.0,
+    keep: Keep | str | os.PathLike[str] | None = None,
+    mesh: jax.sharding.Mesh | Sharded | None = None,
     callbacks: Sequence[Callable[[Record, TrainState], Any]] = (),
-    log: str | os.PathLike[str] | None = None,
-    shuffle: bool = True,
-    drop_last: bool = True,
-    steps_per_epoch: int | None = None,
-    mesh: Any = None,
-    shard_parameters: bool = False,
-    max_skipped: int = 20,
     progress: bool | Callable[[str], Any] = True,
-    resume: str = "same",
 ) -> Fit:
     """Trains a network: mini-batches, one compiled program, a line an epoch, and nothing lost when it is interrupted.
 
     Arrays ``(x, target)`` are put on the device once, and batches are sampled inside the program, many steps a
-    dispatch, without compiling again for a last partial batch. With ``checkpoint``, the run is saved every few seconds,
+    dispatch, without compiling again for a last partial batch. With ``keep``, the run is saved every few seconds,
     at Ctrl-C and at SIGTERM, and the same call takes it up where it stopped: with the same bits, on the same machine,
     as if it had never been interrupted.
 
     Args:
-      net: a `Layer` from x to a prediction.
+      net: a `Layer` from x to a prediction; to begin with weights that there are, `pretrained` of it and them.
       loss: ``(prediction, target) -> scalar``.
       optimizer: an ``(init, update)`` pair, ours or optax's.
       data: arrays ``(x, target)`` with one example an entry of their first axes (or trees of such arrays), of any
         library; or an iterable of batches ``(x, target)``, a loader or a list, read anew each epoch; or a function from
-        the epoch's number, from 0, to an iterable. An iterator with ``get_state`` and ``set_state`` (Grain's) resumes
-        without reading again.
+        the epoch's number, from 0, to an iterable. `arrays` and `stream` say more of either.
       epochs: how often to go through the data.
-      batch_size: B, examples a step, of arrays.
+      batch_size: B, examples a step, of arrays ``(x, target)``.
       validation: data to measure after every epoch, as ``data``.
-      validation_steps: of a validation set that is an iterator, or does not end, batches to measure each time. An
-        iterator is read on; anything else begins anew, so that the same examples are measured.
-      key: a PRNG key or a seed: of the parameters, and of dropout, by ``fold_in(key, step)``.
-      seed: of the order of arrays, an integer that gives one order with every version of JAX (`data.epoch_order`).
       metrics: by name, more functions of ``(prediction, target)`` to measure.
-      regularizer: ``params -> scalar``, added to the loss that is minimized.
-      accumulate: parts into which a batch is split to save memory (`make_step`).
-      loss_scale: the first factor on the loss, for float16 (`init`).
-      start: ``(params, state)`` to begin with, instead of drawing them.
+      key: a PRNG key or a seed: of the parameters, and of dropout, by ``fold_in(key, step)``.
+      step: how a step is made, where it is not the usual way: `stepping`, with a regularizer, accumulation, a loss
+        scale, and what becomes of steps that are not finite.
       early_stopping: epochs to wait for a better validation loss, or an `EarlyStopping`; the best weights are returned.
-      checkpoint: a directory, or a `Checkpoints`; it is tried before the first step, and no other run may use it
-        meanwhile.
-      checkpoint_seconds: how much work may be lost when the machine dies. Saving takes at most a twentieth of the time.
+      keep: a directory for checkpoints, to go on from; or a `keep`, which says more, and where to log.
+      mesh: devices, `jax.make_mesh`, over whose first axis to share each batch; or `sharded` of them, to share the
+        parameters and the optimizer's state too. Several processes make the same call, each with the whole arrays, or
+        with a `stream` of its own parts of the batches and steps_per_epoch.
       callbacks: functions ``(record, train_state)`` to call after every epoch; one that returns True (a bool of Python,
         NumPy or JAX) ends the run. The state's arrays are given back to the next step: copy what you keep
         (`jax.device_get`).
-      log: a file to write the history to, a JSON line an epoch.
-      shuffle: draw a new order of arrays each epoch.
-      drop_last: leave out the samples that do not fill a batch, others each epoch; else a smaller last batch is
-        trained on with a second program, and counts by its size in the epoch's means.
-      steps_per_epoch: of an endless iterable, batches an epoch.
-      mesh: devices, `jax.make_mesh`, over whose first axis to share each batch. Several processes make the same call,
-        each with the whole arrays, or with an iterable of its own parts of the batches and steps_per_epoch.
-      shard_parameters: also share parameters and the optimizer's state among them (fully sharded).
-      max_skipped: non-finite steps in a row to skip before giving up.
       progress: whether to print, or a function that takes the lines.
-      resume: "same" goes on only with a run of the same program, optimizer, start, key, batches and order as this
-        call's, and else says what differs; "anyway" with any that fits.
 
     Returns:
       A `Fit`: params, state, history and the train state.
@@ -141,103 +115,92 @@ def fit(
 
     Source: chapter 4.4.1, algorithm 2; 4.6.
     """
-    who = "fit"
-    net = as_layer(net, who)
-    optimizer = optimizer_checks.optimizer(who, optimizer)
-    if isinstance(data, tuple):
-        data = arrays(who, data)
-        x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data[0])
-    else:
-        data = Source(data, steps_per_epoch)
-        data.must_last(checks.integer(who, "epochs", epochs, minimum=1))
-        x = data.example[0]
-    step, unguarded = (
-        make_step(net, loss, optimizer, metrics=metrics, regularizer=regularizer, accumulate=accumulate, guard=guard)
-        for guard in (True, False)
+    net = as_layer(net, "fit")
+    optimizer = optimizer_checks.optimizer("fit", optimizer)
+    epochs = checks.integer("epochs", epochs, minimum=1)
+    data = data_module.given("fit", data, batch_size, epochs=epochs)
+    keep, mesh, options = keeping.given(keep), sharding.given(mesh), step or stepping()
+    if not isinstance(options, Stepping):
+        raise ConfigError(f"step must be what training.stepping returns, got {options!r}")
+
+    make = functools.partial(
+        make_step, net, loss, optimizer, metrics=metrics, regularizer=options.regularizer, accumulate=options.accumulate
     )
-    key = checks.key(who, key)
-    if start is None:
-        train_state = states.init(net, optimizer, x, key, loss_scale=loss_scale)
-    else:
-        begin = functools.partial(states.from_params, optimizer, loss_scale=loss_scale)
-        train_state = jax.jit(lambda params, state, key: begin(params, state, jax.random.split(key)[1]))(*start, key)
-
-    narrow = {p.dtype.name for p in jax.tree.leaves(train_state.params) if p.dtype in (jnp.float16, jnp.bfloat16)}
-    if narrow and not keeps_master(train_state.opt_state):
-        checks.warn(
-            f"{who}: parameters are {' and '.join(sorted(narrow))}, to which a step of less than half a unit in the "
-            f"last place does nothing, so that training comes to a halt early; wrap the optimizer in "
-            f"optimizers.master_copy, or keep them in float32 with layers.mixed_precision(net) and a float32 x"
-        )
-
-    def explain(batch):
-        for name, leaf in zip(("x", "target"), batch, strict=True):
-            for array in jax.tree.leaves(leaf):
-                host = np.asarray(array)
-                narrow = host.dtype == jnp.bfloat16  # which NumPy's isfinite does not know
-                if host.dtype.kind in "fcV" and not np.isfinite(host.astype(np.float32) if narrow else host).all():
-                    return f"The batch's {name} holds NaN or Inf: drop or repair those samples"
-        try:
-            check_labels(net, loss, batch)
-        except JaxnetError as error:
-            return f"The loss refuses the batch's targets: {error}"
-        return ""
-
-    if isinstance(data, tuple):
-        check_labels(net, loss, data)
+    guarded, unguarded = make(guard=options.guard), make(guard=False)
+    x = data.example if isinstance(data, Arrays) else data.first[0]
+    train_state = states.init(net, optimizer, x, checks.key(key), loss_scale=options.loss_scale)
+    _warn_of_narrow(train_state)
+    if isinstance(data, Arrays):
+        check_labels(net, loss, data.pair)
     evaluate = None
     if validation is not None:
-        measure = make_evaluate(net, loss, metrics=metrics, batch_size=2 * (batch_size or 128), mesh=mesh)
-        validation = _validation(net, loss, validation, validation_steps, epochs, mesh)
+        size = 2 * (data.batch_size if isinstance(data, Arrays) else 128)
+        evaluate = _evaluation(net, loss, validation, metrics, size, epochs, mesh and mesh.mesh)
 
-        def measure_all(train_state, epoch):
-            return measure(train_state.params, train_state.state, validation, epoch=epoch)
-
-        evaluate = measure_all
-    elif validation_steps is not None:
-        raise ConfigError(f"{who}: validation_steps={validation_steps} without validation measures nothing")
-
-    stop_early = stopping.checked(who, early_stopping, validation is not None)
+    stop_early = stopping.checked(early_stopping, validation is not None)
     if stop_early is not None:
         measured = ["loss", *(metrics or ())]
         validated = [f"validation_{name}" for name in measured] if validation is not None else []
-        ours = [name for name in COLUMNS if name != "loss" and (name != "penalty" or regularizer is not None)]
-        stopping.check_column(who, stop_early.monitor, [*measured, *validated, *ours])
-    identity = {}
-    if checkpoint is not None:  # by itself, so that a changed rate is told from a changed network
-
-        def update(grads, opt_state, params):
-            extra = {"value": jnp.float32(0), "grad": grads, "value_fn": lambda params: jnp.float32(0)}
-            return optimizer_checks.updated(who, optimizer, grads, opt_state, params, extra)
-
-        identity["optimizer"] = of_program(update, train_state.params, train_state.opt_state, train_state.params)
+        ours = [name for name in COLUMNS if name != "loss" and (name != "penalty" or options.regularizer is not None)]
+        stopping.check_column(stop_early.monitor, [*measured, *validated, *ours])
+    if keep.checkpoints is not None:  # the rule by itself, so that a changed rate is told from a changed network
+        identity = {"optimizer": _identity(optimizer, train_state), **keep.identity}
+        keep = keep._replace(identity=identity)
 
     trained = loop.train(
-        step, train_state, data,
-        epochs=epochs, batch_size=batch_size, steps_per_epoch=steps_per_epoch, seed=seed, shuffle=shuffle,
-        drop_last=drop_last, evaluate=evaluate, early_stopping=stop_early, checkpoint=checkpoint,
-        checkpoint_seconds=checkpoint_seconds, callbacks=callbacks, log=log, mesh=mesh,
-        shard_parameters=shard_parameters, max_skipped=max_skipped, progress=progress, explain=explain,
-        unguarded=unguarded if loss_scale is None else None, resume=resume, identity=identity,
+        guarded, train_state, data, epochs=epochs, evaluate=evaluate, early_stopping=stop_early, keep=keep, mesh=mesh,
+        callbacks=callbacks, progress=progress, max_skipped=options.max_skipped,
+        explain=functools.partial(what_is_wrong, net, loss),
+        unguarded=unguarded if options.loss_scale is None and options.guard is True else None,
     )  # fmt: skip
     params, state = trained.best
     return Fit(params, state, trained.history, trained.train_state)
 
 
-def _validation(net: Any, loss: Any, validation: Any, steps: int | None, epochs: int, mesh: Any) -> Any:
-    """The validation set as `make_evaluate` takes it every epoch, checked before anything is trained."""
-    who = "fit: validation"
-    if not isinstance(validation, tuple):
-        source = Source(validation, steps, who=who, bound="validation_steps", goes_on=False)
-        source.must_last(epochs)
-        check_labels(net, loss, source.first)
-        return source
-    if steps is not None:
-        raise ConfigError(f"{who}: arrays are measured whole; validation_steps is for an iterable of batches")
-    validation = arrays(who, validation)
-    check_labels(net, loss, validation)
-    validation = jax.tree.map(jnp.asarray, validation)
-    if mesh is None:
-        return validation
-    everywhere = sharding.replicated(sharding.automatic("fit", mesh))
-    return sharding.place("fit", "the validation set", validation, jax.tree.map(lambda _: everywhere, validation))
+def _warn_of_narrow(train_state: TrainState) -> None:
+    narrow = {p.dtype.name for p in jax.tree.leaves(train_state.params) if p.dtype in (jnp.float16, jnp.bfloat16)}
+    if narrow and not keeps_master(train_state.opt_state):
+        checks.warn(
+            f"fit: parameters are {' and '.join(sorted(narrow))}, to which a step of less than half a unit in the "
+            f"last place does nothing, so that training comes to a halt early; wrap the optimizer in "
+            f"optimizers.master_copy, or keep them in float32 with layers.mixed_precision(net) and a float32 x"
+        )
+
+
+def _identity(optimizer: Any, train_state: TrainState) -> str:
+    """A fingerprint of the optimizer's rule and its settings."""
+
+    def update(grads, opt_state, params):
+        extra = {"value": jnp.float32(0), "grad": grads, "value_fn": lambda params: jnp.float32(0)}
+        return optimizer_checks.updated("fit", optimizer, grads, opt_state, params, extra)
+
+    return of_program(update, train_state.params, train_state.opt_state, train_state.params)
+
+
+@named("fit: validation")
+def _evaluation(
+    net: Layer, loss: Any, validation: Any, metrics: Any, size: int, epochs: int, mesh: Any
+) -> Callable[..., dict[str, float]]:
+    """Measures the validation set after an epoch; the set is checked, and put in its place, before any training."""
+    validation = data_module.given(
+        "fit: validation", validation, size if isinstance(validation, tuple) else None, epochs=epochs, goes_on=False
+    )
+    if isinstance(validation, Arrays):
+        size = validation.batch_size
+        held_out: Any = validation.pair
+        check_labels(net, loss, held_out)
+        if mesh is None:
+            held_out = jax.tree.map(jnp.asarray, held_out)
+        else:
+            everywhere = sharding.replicated(mesh)
+            placement = jax.tree.map(lambda _: everywhere, held_out)
+            held_out = sharding.place("the validation set", held_out, placement)
+    else:
+        held_out = validation
+        check_labels(net, loss, held_out.first)
+    measure = make_evaluate(net, loss, metrics=metrics, batch_size=size, mesh=mesh)
+
+    def evaluate(train_state, epoch):
+        return measure(train_state.params, train_state.state, held_out, epoch=epoch)
+
+    return evaluate

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
+from jaxnet.errors import named
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.training.state import Guard, new_guard
-from jaxnet.training.step import Step, counted, pair, scalar, take_step
+from jaxnet.training.step import Step, pair, scalar
+from jaxnet.training.update import counted, take_step
 
 
 class Player(NamedTuple):
@@ -56,6 +58,7 @@ class GANState(NamedTuple):
         return {"discriminator": self.discriminator.state, "generator": self.generator.state}
 
 
+@named("init_gan")
 def init_gan(
     generator: Any, discriminator: Any, generator_optimizer: Any, discriminator_optimizer: Any, x: Any, key: Any
 ) -> GANState:
@@ -75,21 +78,21 @@ def init_gan(
     Raises:
       ConfigError: no optimizer or no key.
     """
-    who = "init_gan"
-    generator, discriminator = as_layer(generator, who), as_layer(discriminator, who)
-    first, second, step_key = jax.random.split(checks.key(who, key), 3)
+    generator, discriminator = as_layer(generator, "init_gan"), as_layer(discriminator, "init_gan")
+    first, second, step_key = jax.random.split(checks.key(key), 3)
     params, state = generator.init(first, x)
     made = jax.eval_shape(lambda p, s, v: generator.apply(p, s, v, train=False)[0], params, state, x)
     judging, judging_state = discriminator.init(second, made)
     return GANState(
-        Player(params, state, optimizer_checks.optimizer(who, generator_optimizer).init(params)),
-        Player(judging, judging_state, optimizer_checks.optimizer(who, discriminator_optimizer).init(judging)),
+        Player(params, state, optimizer_checks.optimizer("init_gan", generator_optimizer).init(params)),
+        Player(judging, judging_state, optimizer_checks.optimizer("init_gan", discriminator_optimizer).init(judging)),
         step_key,
         jnp.int32(0),
         new_guard(),
     )
 
 
+@named("make_gan_step")
 def make_gan_step(
     generator: Any,
     discriminator: Any,
@@ -138,18 +141,18 @@ def make_gan_step(
 
     Source: Goodfellow et al. 2014, arXiv 1406.2661, algorithm 1 with k = 1.
     """
-    who = "make_gan_step"
-    generator, discriminator = as_layer(generator, who), as_layer(discriminator, who)
+    generator, discriminator = as_layer(generator, "make_gan_step"), as_layer(discriminator, "make_gan_step")
     for name, f in (("generator_loss", generator_loss), ("discriminator_loss", discriminator_loss)):
-        checks.function(who, name, f)
-    generator_optimizer = optimizer_checks.optimizer(who, generator_optimizer)
-    discriminator_optimizer = optimizer_checks.optimizer(who, discriminator_optimizer)
+        checks.function(name, f)
+    generator_optimizer = optimizer_checks.optimizer("make_gan_step", generator_optimizer)
+    discriminator_optimizer = optimizer_checks.optimizer("make_gan_step", discriminator_optimizer)
 
     def judge(params, state, y, key):
         return discriminator.apply(params, state, y, train=True, key=key)
 
+    @named("make_gan_step")
     def step(gan_state, batch):
-        x, real = pair(who, batch)
+        x, real = pair(batch)
         g, d = gan_state.generator, gan_state.discriminator
         keys = jax.random.split(jax.random.fold_in(gan_state.key, gan_state.step), 4)
 
@@ -162,11 +165,11 @@ def make_gan_step(
         def d_objective(params):
             real_scores, state = judge(params, d.state, real, keys[1])
             made_scores, state = judge(params, state, made, keys[2])
-            return scalar(who, "discriminator_loss", discriminator_loss(real_scores, made_scores)), state
+            return scalar("discriminator_loss", discriminator_loss(real_scores, made_scores)), state
 
         (d_value, d_state), d_grads = jax.value_and_grad(d_objective, has_aux=True)(d.params)
         judged = take_step(
-            who, discriminator_optimizer, d_value, d_grads, d.params, d.opt_state, (d_state, d.state), guard=True,
+            discriminator_optimizer, d_value, d_grads, d.params, d.opt_state, (d_state, d.state), guard=True,
             value=d_value, value_fn=lambda params: d_objective(params)[0],
         )  # fmt: skip
 
@@ -174,12 +177,12 @@ def make_gan_step(
             made_scores, _ = judge(judged.params, judged.state, made, keys[3])
             real_scores, _ = judge(judged.params, judged.state, real, keys[3])
             value = generator_loss(made_scores, jax.lax.stop_gradient(real_scores), made, real)
-            return scalar(who, "generator_loss", value)
+            return scalar("generator_loss", value)
 
         g_value, of_made = jax.value_and_grad(g_objective)(made)
         (g_grads,) = pull_back(of_made)
         generated = take_step(
-            who, generator_optimizer, g_value, g_grads, g.params, g.opt_state, (g_state, g.state), guard=True,
+            generator_optimizer, g_value, g_grads, g.params, g.opt_state, (g_state, g.state), guard=True,
             value=g_value, value_fn=lambda params: g_objective(generate(params)[0]),
         )  # fmt: skip
         behind = len(jax.tree.leaves(d.params))

@@ -6,28 +6,30 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import _incoming as incoming
 from jaxnet import data as data_module
-from jaxnet.errors import ConfigError, DTypeError
+from jaxnet.errors import ConfigError, DTypeError, named
 from jaxnet.training.step import pair
 
 
 def arrays(who: str, data: Any) -> tuple[Any, Any]:
     """``(x, target)``, each an array or a tree of arrays, on the host and checked: finite, and equally many."""
-    if not isinstance(data, (tuple, list)) or len(data) != 2:
-        raise ConfigError(f"{who}: data must be a pair of arrays (x, target), got {_came(data)}")
-    names, leaves, treedef = _flat(who, data)
-    return jax.tree.unflatten(treedef, data_module.usable(who, leaves, names))
+    with named(who):
+        if not isinstance(data, (tuple, list)) or len(data) != 2:
+            raise ConfigError(f"data must be a pair of arrays (x, target), got {_came(data)}")
+        names, leaves, treedef = _flat(data)
+        return jax.tree.unflatten(treedef, data_module.usable(who, leaves, names))
 
 
 def arrays_where_they_are(who: str, data: tuple[Any, ...]) -> tuple[Any, Any]:
     """`arrays`, but JAX's own stay on their device, where nothing has yet looked for NaN and Inf."""
     if len(data) != 2 or not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(data)):
         return arrays(who, data)
-    names, leaves, _ = _flat(who, data)
-    data_module.check_lengths(who, leaves, names)
-    return pair(who, data)
+    with named(who):
+        names, leaves, _ = _flat(data)
+        data_module.check_lengths(who, leaves, names)
+        return pair(data)
 
 
 def batch(who: str, given: Any, narrowed: dict[str, np.dtype]) -> tuple[Any, Any]:
@@ -36,11 +38,12 @@ def batch(who: str, given: Any, narrowed: dict[str, np.dtype]) -> tuple[Any, Any
     Args:
       narrowed: takes the names and dtypes of what is rounded to 32 bits.
     """
-    names, leaves, treedef = _flat(who, given)
-    for i, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
-        leaf = incoming.host(who, name, leaf)
-        leaves[i] = leaf if isinstance(leaf, jax.Array) else checks.host_array(who, name, leaf, narrowed)
-    return pair(who, jax.tree.unflatten(treedef, leaves))
+    with named(who):
+        names, leaves, treedef = _flat(given)
+        for i, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
+            leaf = incoming.host(who, name, leaf)
+            leaves[i] = leaf if isinstance(leaf, jax.Array) else checks.host_array(name, leaf, narrowed)
+        return pair(jax.tree.unflatten(treedef, leaves))
 
 
 def size(batch: Any) -> int:
@@ -49,17 +52,17 @@ def size(batch: Any) -> int:
     return leaves[0].shape[0] if leaves and leaves[0].ndim else 1
 
 
-def _flat(who: str, given: Any) -> tuple[list[str], list[Any], Any]:
+def _flat(given: Any) -> tuple[list[str], list[Any], Any]:
     """The leaves of a pair, nested lists of numbers among them, with their names; and its structure."""
     if not isinstance(given, (tuple, list)) or len(given) != 2:
-        pair(who, given)  # which says what came
+        pair(given)  # which says what came
     given = tuple(given)
     found, treedef = jax.tree_util.tree_flatten_with_path(
         given, is_leaf=lambda node: node is not given and incoming.is_nested_numbers(node)
     )
     names = [leaf_name(path) for path, _ in found]
     if "x" not in (name[:1] for name in names):
-        raise DTypeError(f"{who}: x must be an array or a tree of arrays, got {given[0]!r}")
+        raise DTypeError(f"x must be an array or a tree of arrays, got {given[0]!r}")
     return names, [leaf for _, leaf in found], treedef
 
 
@@ -68,13 +71,13 @@ def leaf_name(path: Any) -> str:
     return ("x", "target")[path[0].idx] + jax.tree_util.keystr(path[1:])
 
 
-def iterable(who: str, data: Any) -> Any:
+def iterable(data: Any) -> Any:
     """``data``, if batches can be read from it: an iterable of them, or a function from the epoch to one."""
     holder = isinstance(data, (str, bytes, Mapping)) or hasattr(data, "__array__") or hasattr(data, "__dlpack__")
     two_arrays = isinstance(data, list) and len(data) == 2 and all(hasattr(part, "shape") for part in data)
     if holder or two_arrays or not (callable(data) or hasattr(data, "__iter__")):
         raise ConfigError(
-            f"{who}: data must be arrays (x, target), an iterable of batches, or a function from the epoch to one; "
+            f"data must be arrays (x, target), an iterable of batches, or a function from the epoch to one; "
             f"got {_came(data)}"
         )
     return data

@@ -1,22 +1,17 @@
 """The state of a run: what changes from dispatch to dispatch, and what of it a checkpoint holds."""
 
 import contextlib
-import functools
 import inspect
 import itertools
 import math
-import os
 import time
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxnet import _checks_named as checks
 from jaxnet.errors import CheckpointError, ConfigError, NonFiniteError
-from jaxnet.training import _atomic, identity, processes, sharding
 from jaxnet.training import early_stopping as stopping
 from jaxnet.training.checkpoint import read_metadata
 from jaxnet.training.checkpoints import Checkpoints
@@ -24,10 +19,7 @@ from jaxnet.training.feed import Progress, finite, taken
 from jaxnet.training.history import History, Log, Record
 from jaxnet.training.state import copied, sound
 
-HOW = "to go on all the same, give resume='anyway'; to begin afresh, another directory"
-
-SAVE_SHARE = 0.05
-"""The most of the time that saving checkpoints may take."""
+HOW = "to go on all the same, give keep=training.keep(..., resume='anyway'); to begin afresh, another directory"
 
 HISTORY = "history.jsonl"
 """The file beside a run's checkpoints to which its records are appended."""
@@ -52,13 +44,8 @@ class Run:
         self._watches = watches
         self._looked, self._look_cost = time.perf_counter(), 0.0
         self.finished = False
-        self.patience = math.inf if early_stopping is None else early_stopping.patience
-        self.best: stopping.Best | None = None
-        self.best_weights: Any = ()
-        if early_stopping is not None:
-            self.best = stopping.Best(early_stopping.monitor, early_stopping.mode, early_stopping.minimum_change)
-        if self.best is not None:
-            self.best_weights = copied(weights(train_state))
+        self.best = None if early_stopping is None else stopping.Best(early_stopping)
+        self.best_weights: Any = () if self.best is None else copied(weights(train_state))
         self._clock = time.perf_counter()
 
     def done(self, epochs: int) -> bool:
@@ -67,7 +54,8 @@ class Run:
 
     def ends_here(self, epochs: int) -> bool:
         """Whether the epoch at hand is the last, if it brings nothing better."""
-        return len(self.history) + 1 >= epochs or (self.best is not None and self.best.waited + 1 >= self.patience)
+        last = len(self.history) + 1 >= epochs
+        return last or (self.best is not None and self.best.waited + 1 >= self.best.watch.patience)
 
     def take(self, done: Progress) -> None:
         """Takes in what a dispatch has done."""
@@ -120,7 +108,7 @@ class Run:
             return
         step = int(self.train_state.step)
         error = NonFiniteError(
-            f"fit: the parameters are not finite after step {step} (epoch {len(self.history) + 1}), although loss and "
+            f"the parameters are not finite after step {step} (epoch {len(self.history) + 1}), although loss and "
             f"gradient were, as far as the step measures them: an update of the optimizer was not. Look at the "
             f"learning rate up to here (does a schedule divide by zero?), at eps, and wrap the optimizer in "
             f"optimizers.skip_nonfinite, which looks at every update. The state in error.train_state is the spoiled one"
@@ -147,13 +135,18 @@ class Run:
         if self.best is not None:
             if self.best.improved(record):
                 self.best_weights = copied(self.weights(self.train_state))
-            self.finished = self.best.waited >= self.patience
+            self.finished = self.best.patience_ended
         self.history.records.append(record)
         # The epoch is over: what the callbacks raise finds a run that can be saved and taken up.
         self.step_of_epoch, self.totals, self.skipped, self.seconds = 0, {}, 0, 0.0
         for callback in callbacks:
             self.finished |= _is_true(callback(record, self.train_state))
         self._clock = time.perf_counter()
+
+    @property
+    def kept(self) -> Any:
+        """The best weights, or the last if nothing was watched."""
+        return copied(self.weights(self.train_state)) if self.best is None else self.best_weights
 
     @property
     def saved(self) -> Any:
@@ -172,35 +165,31 @@ class Run:
             "skipped": self.skipped,
             "seconds": self.seconds,
             "finished": self.finished,
-            "patience": self.patience,
+            "patience": None if self.best is None else self.best.watch.patience,
             "best": None if self.best is None else self.best.save(),
         }
 
-    def restore(self, saver: "Saver", *, anyway: bool) -> str:
-        """Takes up the newest checkpoint, if there is one and it fits; returns what of its identity differs."""
-        checkpoints = saver.checkpoints
-        assert checkpoints is not None
-        latest = checkpoints.latest()
-        if latest is None:
-            return ""
-        metadata = read_metadata(latest)
+    def restore(
+        self, checkpoints: Checkpoints, metadata: dict[str, Any], settings: dict[str, Any], *, anyway: bool
+    ) -> None:
+        """Takes up the newest checkpoint, which has this metadata, if it fits."""
         before = metadata.get("settings", {})
-        if before != saver.settings and not anyway:
+        if before != settings and not anyway:
             raise ConfigError(
-                f"fit: the run in {checkpoints.directory} had other settings ({differences(before, saver.settings)}), "
+                f"the run in {checkpoints.directory} had other settings ({differences(before, settings)}), "
                 f"so it would not be the same run going on; restore them; {HOW}"
             )
         if (metadata["best"] is None) != (self.best is None):
             had, has = ("no", "one") if metadata["best"] is None else ("an", "none")
             raise ConfigError(
-                f"fit: the run in {checkpoints.directory} had {had} early_stopping, and this call has {has}; give the "
+                f"the run in {checkpoints.directory} had {had} early_stopping, and this call has {has}; give the "
                 f"same, or another directory"
             )
         if self.best is not None:
             had, has = ((best["monitor"], best["mode"]) for best in (metadata["best"], self.best.save()))
             if had != has:
                 raise ConfigError(
-                    f"fit: the run in {checkpoints.directory} watched {had[0]} ({had[1]}), and this call watches "
+                    f"the run in {checkpoints.directory} watched {had[0]} ({had[1]}), and this call watches "
                     f"{has[0]} ({has[1]}), so its best says nothing; watch the same, or give another directory"
                 )
         try:
@@ -209,10 +198,10 @@ class Run:
             if "does not fit" not in error.message:
                 raise
             raise CheckpointError(
-                f"fit: the run in {checkpoints.directory} is of another network or another kind of optimizer than this "
+                f"the run in {checkpoints.directory} is of another network or another kind of optimizer than this "
                 f"call's, so that it cannot go on; give another directory, and to begin there with its weights, where "
-                f"the network is the same, start=training.load_best({str(checkpoints.directory)!r}, net, x): "
-                f"{error.message}"
+                f"the network is the same, training.pretrained(net, *training.load_best("
+                f"{str(checkpoints.directory)!r}, net, x)): {error.message}"
             ) from error
         assert restored is not None
         tree = restored[0]
@@ -224,13 +213,12 @@ class Run:
         self.position = _from_json(metadata["position"])
         self.totals = metadata["totals"]
         self.skipped, self.seconds, self.finished = metadata["skipped"], metadata["seconds"], metadata["finished"]
-        if before != saver.settings:  # its place within an epoch says nothing in another order of the data
+        if before != settings:  # its place within an epoch says nothing in another order of the data
             self.step_of_epoch, self.position, self.totals, self.skipped, self.seconds = 0, None, {}, 0, 0.0
         if self.best is not None:
             self.best.restore(metadata["best"])
             by_callback = self.finished and self.best.waited < metadata["patience"]
-            self.finished = by_callback or self.best.waited >= self.patience  # which may be another patience now
-        return identity.differences(metadata.get("identity", {}), saver.identity)
+            self.finished = by_callback or self.best.patience_ended  # which may be another patience now
 
 
 def moments(totals: dict[str, list[float]]) -> tuple[float, float]:
@@ -243,138 +231,10 @@ def moments(totals: dict[str, list[float]]) -> tuple[float, float]:
     return total / count, squares / count
 
 
-class Saver:
-    """When to save, and where; and the files that the run holds while it is entered."""
-
-    def __init__(self, checkpoint: Any, seconds: float, settings: dict[str, Any], log: Any = None):
-        if checkpoint is not None and not isinstance(checkpoint, Checkpoints):
-            checkpoint = Checkpoints(checks.path("fit", "checkpoint", checkpoint))
-        self.checkpoints: Checkpoints | None = checkpoint
-        self.seconds = seconds
-        self.settings = settings
-        self.identity: dict[str, str] = {}
-        self.batch: list[Any] = []
-        self._log = None if log is None else Log(checks.path("fit", "log", log))
-        self._kept = None if checkpoint is None else Log(checkpoint.directory / HISTORY)
-        if self._log and self._kept and os.path.realpath(self._log.path) == os.path.realpath(self._kept.path):
-            self._log = None  # one file is both
-        self._held = contextlib.ExitStack()
-        self._last = time.perf_counter()
-        self._cost = 0.0
-        self._saved: tuple[int, int] | None = None
-
-    def __enter__(self) -> "Saver":
-        """Holds the directory for this run alone; refuses one that another run holds, or that cannot be written."""
-        if self.checkpoints is not None:
-            directory = self.checkpoints.directory
-            _on_the_first(lambda: self._held.enter_context(_atomic.held(directory)), "checkpoint", directory)
-        if self._log is not None:
-            _on_the_first(functools.partial(_atomic.try_file, self._log.path), "log", self._log.path)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._held.close()
-
-    def batch_before(self) -> list[Any] | None:
-        """The shapes of the batch by which the run in the directory has fingerprinted its program, if there is one."""
-        latest = self.checkpoints.latest() if self.checkpoints is not None else None
-        return None if latest is None else read_metadata(latest).get("batch")
-
-    def begin(self, history: History) -> None:
-        """Writes to the files what is restored; from here on `record` appends to them."""
-        for name, log in (("checkpoint", self._kept), ("log", self._log)):
-            if log is not None:
-                self._held.callback(log.close)
-                _on_the_first(functools.partial(log.begin, history), name, log.path)
-
-    def record(self, run: Run) -> None:
-        """Appends the epochs that came since to the files."""
-        for log in (self._kept, self._log):
-            if log is not None:
-                self._attempt(functools.partial(log.append, run.history), run, log.path)
-
-    def _attempt(self, do: Callable[[], Any], run: Run, place: Path) -> None:
-        """Writes in the middle of a run; if a disk refuses, the error says what is left and holds the state."""
-        error: CheckpointError | None = None
-        try:
-            do()
-        except (OSError, CheckpointError) as cause:
-            text = getattr(cause, "message", f"fit: cannot write {place}: {getattr(cause, 'strerror', cause)}")
-            if self.checkpoints is not None:
-                text += ". What was saved before is whole: once that is mended, the same call goes on from the newest"
-            step = int(run.train_state.step)
-            error = CheckpointError(f"{text}. The state after step {step} is in error.train_state")
-            error.train_state = run.train_state  # type: ignore[attr-defined]
-            error.__cause__ = cause
-        _all_or_none(error, place)
-
-    def due(self) -> bool:
-        """Whether the last checkpoint is old enough for another, by this process's clock."""
-        age = time.perf_counter() - self._last
-        return self.checkpoints is not None and age > max(self.seconds, self._cost / SAVE_SHARE)
-
-    def save(self, run: Run) -> None:
-        """Saves now."""
-        step = int(run.train_state.step)
-        if self.checkpoints is None or self._saved == (step, len(run.history)):
-            return
-        run.must_be_sound(self.checkpoints, now=True)
-        began = time.perf_counter()
-        metric = None
-        if run.best is not None and not run.step_of_epoch and len(run.history):
-            value = run.history[-1][run.best.monitor]
-            metric = value if run.best.mode == "min" else -value
-        # Of what every process has whole, the first writes its copy; pieces are written by those who have them.
-        tree = jax.tree.map(sharding.own_copy, run.saved)
-        in_pieces = not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree))
-        checkpoints, kept = self.checkpoints, self._kept
-        assert kept is not None
-        self.record(run)
-        self._attempt(kept.sync, run, kept.path)  # it is on the disk before the checkpoint that stands for a part of it
-
-        def save():
-            if in_pieces or jax.process_index() == 0:
-                metadata = run.metadata(self.settings, self.identity) | {"history": kept.seal, "batch": self.batch}
-                checkpoints.save(step, tree, metadata=metadata, metric=metric)
-
-        self._attempt(save, run, checkpoints.directory)  # once it is there, all may end
-        self._saved = (step, len(run.history))
-        self._last = time.perf_counter()
-        self._cost = self._last - began
-
-
 def _is_true(answer: Any) -> bool:
     """Whether a callback asks to end the run: with True, of Python, NumPy or JAX."""
     truths = isinstance(answer, (bool, np.bool_)) or getattr(answer, "dtype", None) == np.dtype(bool)
     return truths and np.shape(answer) == () and bool(answer)
-
-
-def _on_the_first(do: Callable[[], Any], name: str, place: Path) -> None:
-    """Has the first process open what only one may; where it cannot, all raise, before anything is trained."""
-    error: CheckpointError | ConfigError | None = None
-    if jax.process_index() == 0:
-        try:
-            do()
-        except BlockingIOError as cause:
-            error = CheckpointError(
-                f"fit: another run uses {place}: {cause.strerror}; two would mix their checkpoints: wait for its end, "
-                f"stop it, or give checkpoint= another directory"
-            )
-        except OSError as cause:
-            kind = CheckpointError if name == "checkpoint" else ConfigError
-            error = kind(
-                f"fit: cannot write {place}: {cause.strerror or cause}; nothing was trained yet: mend that, or give "
-                f"{name}= a place on a disk with room, where you may write"
-            )
-            error.__cause__ = cause
-    _all_or_none(error, place)
-
-
-def _all_or_none(error: Exception | None, place: Path) -> None:
-    """Raises on all processes what went wrong on one, so that none waits for it."""
-    (failed,) = processes.any_process(error is not None)
-    if failed:
-        raise error or CheckpointError(f"fit: another process cannot write {place}; its error says why")
 
 
 def _history(checkpoints: Checkpoints, seal: dict[str, int]) -> History:
@@ -393,10 +253,10 @@ def _history(checkpoints: Checkpoints, seal: dict[str, int]) -> History:
         cures = [
             "put a copy of it back (the file of log= has the same lines)",
             *older,
-            f"or begin anew from the weights, in another directory: start=training.load_best("
-            f"{str(checkpoints.directory)!r}, net, x)",
+            f"or begin anew from the weights, in another directory: training.pretrained(net, *training.load_best("
+            f"{str(checkpoints.directory)!r}, net, x))",
         ]
-        raise CheckpointError(f"fit: {error.message}; {', '.join(cures)}") from error
+        raise CheckpointError(f"{error.message}; {', '.join(cures)}") from error
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:

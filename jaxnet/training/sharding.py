@@ -2,21 +2,68 @@
 
 import contextlib
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxnet.errors import ConfigError, DataError
+from jaxnet import _checks as checks
+from jaxnet.errors import ConfigError, DataError, named
 from jaxnet.training import processes
+from jaxnet.training.state import copied
 
 
-def automatic(who: str, mesh: Any) -> Mesh:
+class Sharded(NamedTuple):
+    """What `sharded` returns."""
+
+    mesh: Mesh
+    parameters: bool = False
+
+
+@named("sharded")
+def sharded(mesh: Any, *, parameters: bool = True) -> Sharded:
+    """A mesh among whose devices the parameters and the optimizer's state are shared too, not the batches alone.
+
+    Args:
+      mesh: devices, `jax.make_mesh`; its first axis counts.
+      parameters: whether to; else it is the mesh.
+
+    Returns:
+      What `fit` and `train` take as ``mesh``.
+
+    Raises:
+      ConfigError: what is no mesh.
+
+    Example:
+      >>> import jax
+      >>> from jaxnet import training
+      >>> training.sharded(jax.make_mesh((1,), ("data",))).parameters
+      True
+    """
+    return Sharded(automatic(mesh), checks.flag("parameters", parameters))
+
+
+def given(mesh: Any) -> Sharded | None:
+    """``mesh`` as given by a user: a mesh, a `Sharded`, or None."""
+    return mesh if mesh is None or isinstance(mesh, Sharded) else Sharded(automatic(mesh))
+
+
+def placed(mesh: Any, train_state: Any) -> tuple[Mesh | None, Any, Any]:
+    """The mesh of a run, where its state lives there, and a copy of that state in its place."""
+    found = given(mesh)
+    processes.must_take_part(found and found.mesh)
+    if found is None:
+        return None, None, copied(train_state)
+    placement = of_parameters(found.mesh, train_state, sharded=found.parameters)
+    return found.mesh, placement, copied(place("the state to begin with", train_state, placement))
+
+
+def automatic(mesh: Any) -> Mesh:
     """The mesh with axes along which XLA partitions by itself, whatever kind `jax.make_mesh` gave it."""
     if not isinstance(mesh, Mesh):
-        raise ConfigError(f"{who}: mesh must be a jax.sharding.Mesh, got {mesh!r}; jax.make_mesh((n,), ('data',))")
+        raise ConfigError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}; jax.make_mesh((n,), ('data',))")
     return Mesh(mesh.devices, mesh.axis_names)
 
 
@@ -41,14 +88,14 @@ def over_batch_if_it_fits(mesh: Mesh, batch_size: int) -> NamedSharding:
     return replicated(mesh) if batch_size % mesh.shape[mesh.axis_names[0]] else over_batch(mesh)
 
 
-def batch_fits(who: str, mesh: Mesh, batch_size: int) -> None:
+def batch_fits(mesh: Mesh, batch_size: int) -> None:
     """Refuses a batch that the mesh's first axis does not divide."""
     devices = mesh.shape[mesh.axis_names[0]]
     if batch_size % devices:
         down = batch_size - batch_size % devices
         sizes = f"{down} or {down + devices}" if down else f"{devices}"
         raise DataError(
-            f"{who}: a batch of {batch_size} cannot be shared among {devices} devices; a batch_size of {sizes} can"
+            f"a batch of {batch_size} cannot be shared among {devices} devices; a batch_size of {sizes} can"
         )
 
 
@@ -70,11 +117,11 @@ def of_parameters(mesh: Mesh, tree: Any, *, sharded: bool) -> Any:
     return jax.tree.map(of_leaf, tree)
 
 
-def place(who: str, what: str, tree: Any, shardings: Any) -> Any:
+def place(what: str, tree: Any, shardings: Any) -> Any:
     """Puts a tree of arrays, which must be the same on all processes, where its shardings say."""
     if jax.process_count() > 1:
         hint = "give all processes the same key and the same whole arrays; only of an iterable does each have its part"
-        processes.agree(who, what, _crc32(tree), hint)
+        processes.agree(what, _crc32(tree), hint)
     return jax.tree.map(put, tree, shardings)
 
 
@@ -108,11 +155,11 @@ def _over_processes(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
 
 
-def place_local_batch(who: str, batch: Any, mesh: Mesh) -> Any:
+def place_local_batch(batch: Any, mesh: Mesh) -> Any:
     """A batch, whose first axis is shared among processes, each with its own part of it, on the mesh."""
     over = over_batch(mesh)
     for leaf in jax.tree.leaves(batch):
-        batch_fits(who, mesh.local_mesh, len(leaf))
+        batch_fits(mesh.local_mesh, len(leaf))
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(over, np.asarray(leaf)), batch)
 
 
@@ -133,3 +180,8 @@ def whole_here(tree: Any, mesh: Mesh) -> Any:
         return jax.make_array_from_single_device_arrays(leaf.shape, here, pieces)
 
     return jax.tree.map(copy, tree)
+
+
+def of_results(mesh: Mesh | None, placement: Any) -> dict[str, Any]:
+    """Where a program's results live: the state where it was, what was measured on every device."""
+    return {} if mesh is None else {"out_shardings": (placement, replicated(mesh))}

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, DataError
 from jaxnet.training import pairs
 
@@ -28,24 +28,15 @@ class Source:
     Args:
       steps: batches an epoch, of what does not end or is read on.
       who: speaks in errors.
-      bound: the name of ``steps`` there.
       goes_on: whether an epoch of ``steps`` goes on in a list where the last one stopped, or begins it anew.
     """
 
-    def __init__(
-        self,
-        data: Any,
-        steps: int | None,
-        *,
-        who: str = "fit",
-        bound: str = "steps_per_epoch",
-        goes_on: bool = True,
-    ):
-        self.who, self._bound, self._goes_on = who, bound, goes_on
-        self._data = pairs.iterable(who, data)
+    def __init__(self, data: Any, steps: int | None, *, who: str = "fit", goes_on: bool = True):
+        self.who, self._goes_on = who, goes_on
+        self._data = pairs.iterable(data)
         if callable(data):
-            _takes_the_epoch(who, data)
-        self.steps = None if steps is None else checks.integer(who, bound, steps, minimum=1)
+            _takes_the_epoch(data)
+        self.steps = None if steps is None else checks.integer("steps_per_epoch", steps, minimum=1)
         self._running: Iterator[Any] | None = None
         self._first: tuple[Iterator[Any], Any] | None = None
         self._begun = False
@@ -54,8 +45,8 @@ class Source:
         """Refuses, before the first epoch, what a later one will find empty."""
         if epochs > 1 and self.steps is None and hasattr(self._data, "__next__") and not callable(self._data):
             raise DataError(
-                f"{self.who}: the data are an iterator, which is read only once, and there are {epochs} epochs; give a "
-                f"list, a function from the epoch to an iterable, or {self._bound}"
+                f"the data are an iterator, which is read only once, and there are {epochs} epochs; give a "
+                f"list, a function from the epoch to an iterable, or training.stream(data, steps_per_epoch=...)"
             )
 
     @property
@@ -65,14 +56,14 @@ class Source:
             iterator = self._iterator(0)
             batch = _next(iterator)
             if batch is _END:
-                raise DataError(f"{self.who}: the data held no batch")
+                raise DataError("the data held no batch")
             self._first = (iterator, batch)
         return pairs.batch(self.at(0, 0), self._first[1], {})
 
     @property
-    def example(self) -> Any:
-        """Shapes and dtypes of the first batch."""
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self.first)
+    def settings(self) -> dict[str, Any]:
+        """What makes the batches of a run these ones, as far as it can be said."""
+        return {"steps_per_epoch": self.steps}
 
     def at(self, epoch: int, batch: int) -> str:
         """Who speaks of a batch."""
@@ -113,26 +104,22 @@ class Source:
             which = "the data" if self.who == "evaluate" else f"epoch {epoch + 1}"
             if self.steps is not None:
                 raise DataError(
-                    f"{self.who}: {which} held no batch, and {self._bound}={self.steps} were wanted; an iterator is "
+                    f"{which} held no batch, and steps_per_epoch={self.steps} were wanted; an iterator is "
                     f"read on from epoch to epoch, and this one has ended: give one that lasts, a list, or a function "
                     f"from the epoch to an iterable"
                 )
             raise DataError(
-                f"{self.who}: {which} held no batch; an iterator is read only once: give a list, a function from the "
-                f"epoch to an iterable, or {self._bound}"
+                f"{which} held no batch; an iterator is read only once: give a list, a function from the "
+                f"epoch to an iterable, or training.stream(data, steps_per_epoch=...)"
             )
         if self.steps is not None and count < self.steps:
-            raise DataError(
-                f"{self.who}: the data ended after {count} batches of an epoch of {self._bound}={self.steps}"
-            )
+            raise DataError(f"the data ended after {count} batches of an epoch of steps_per_epoch={self.steps}")
 
     def _iterator(self, epoch: int) -> Any:
         if callable(self._data):
             batches: Any = self._data(epoch)
             if not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
-                raise ConfigError(
-                    f"{self.who}: data({epoch}) must return an iterable of batches, got {type(batches).__name__}"
-                )
+                raise ConfigError(f"data({epoch}) must return an iterable of batches, got {type(batches).__name__}")
             return iter(batches)
         once = hasattr(self._data, "__next__")
         if not once and (self.steps is None or not self._goes_on):
@@ -142,12 +129,12 @@ class Source:
         return self._running
 
 
-def _takes_the_epoch(who: str, data: Any) -> None:
+def _takes_the_epoch(data: Any) -> None:
     try:
         inspect.signature(data).bind(0)
     except TypeError as error:
         raise ConfigError(
-            f"{who}: data that are a function must take the epoch's number, from 0 ({error}); lambda epoch: ..."
+            f"data that are a function must take the epoch's number, from 0 ({error}); lambda epoch: ..."
         ) from None
     except ValueError:  # it has no signature
         pass
@@ -161,7 +148,7 @@ def _next(batches: Iterator[Any]) -> Any:
         if "generator already executing" not in str(error):
             raise
         raise DataError(
-            "fit: the loader is still at work for a run that was stopped while it waited; make a new one"
+            "the loader is still at work for a run that was stopped while it waited; make a new one"
         ) from error
 
 
@@ -200,78 +187,62 @@ def _callers_jax() -> Callable[[], contextlib.AbstractContextManager[Any]]:
     return enter
 
 
-class Ahead:
+@contextlib.contextmanager
+def ahead(
+    batches: Iterator[Any], get_state: Callable[[], Any] | None, skip: int, limit: int | None,
+    place: Callable[[int, Any], Any], stop: Callable[[], bool],
+) -> Iterator[Iterator[Any]]:  # fmt: skip
     """Fetches and places batches in a thread, a few ahead; each with the position of its iterator after it.
 
     The thread sees the caller's settings, JAX's and those in context variables (NumPy's error state).
     """
+    fetched: queue.Queue[Any] = queue.Queue(AHEAD)
+    stopped, ended = threading.Event(), threading.Event()
+    settings = _callers_jax()
 
-    def __init__(
-        self,
-        batches: Iterator[Any],
-        get_state: Callable[[], Any] | None,
-        skip: int,
-        limit: int | None,
-        place: Callable[[int, Any], Any],
-        stop: Callable[[], bool],
-    ):
-        self._queue: queue.Queue[Any] = queue.Queue(AHEAD)
-        self._stop = threading.Event()
-        self._stop_asked = stop
-        self._ended = False
-        self._arguments = (batches, get_state, skip, limit, place)
-        self._settings = _callers_jax()
-        self._thread = threading.Thread(target=contextvars.copy_context().run, args=(self._fetch,), daemon=True)
+    def put(item):
+        """Whether it was put; not, if nobody will take it."""
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                fetched.put(item, timeout=0.1)
+                return True
+        return False
 
-    def _fetch(self) -> None:
-        batches, get_state, skip, limit, place = self._arguments
+    def fetch():
         try:
-            with self._settings():
+            with settings():
                 for _ in range(skip):
-                    if self._stop.is_set():
+                    if stopped.is_set():
                         return
                     _next(batches)
-                for fetched in itertools.count() if limit is None else range(limit):
+                for number in itertools.count() if limit is None else range(limit):
                     batch = _next(batches)
                     if batch is _END:
                         break
-                    if not self._put((place(fetched, batch), get_state() if get_state else None)):
+                    if not put((place(number, batch), get_state() if get_state else None)):
                         return
-            self._put(_END)
+            put(_END)
         except BaseException as error:  # it belongs to the thread that waits
-            self._put(error)
+            put(error)
 
-    def _put(self, item: Any) -> bool:
-        while not self._stop.is_set():
+    def items():
+        while not stop():  # also while a loader keeps the run waiting
             try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
+                item = fetched.get(timeout=0.1)
+            except queue.Empty:
                 continue
-        return False
-
-    def __enter__(self) -> Iterator[Any]:
-        self._thread.start()
-        return self._items()
-
-    def _items(self) -> Iterator[Any]:
-        while (item := self._next()) is not _END:
+            if item is _END:
+                ended.set()
+                return
             if isinstance(item, BaseException):
                 raise item
             yield item
 
-    def _next(self) -> Any:
-        """The next item; the end too, if the run is to stop while a loader keeps it waiting."""
-        while not self._stop_asked():
-            try:
-                item = self._queue.get(timeout=0.1)
-            except queue.Empty:
-                continue
-            self._ended = item is _END
-            return item
-        return _END
-
-    def __exit__(self, *_: Any) -> None:
-        self._stop.set()
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(fetch,), daemon=True)
+    thread.start()
+    try:
+        yield items()
+    finally:
+        stopped.set()
         # A loader that blocks would keep a run from ending; as a daemon, its thread does not keep the process.
-        self._thread.join(None if self._ended else 1.0)
+        thread.join(None if ended.is_set() else 1.0)

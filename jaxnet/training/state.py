@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet import _checks_named as checks
-from jaxnet.layers.layer import Params, State, as_layer
+from jaxnet import _checks as checks
+from jaxnet.errors import named
+from jaxnet.layers.layer import Layer, Params, State, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 
 MOST_BYTES_KEPT = 2**24
@@ -64,6 +65,7 @@ class TrainState(NamedTuple):
     loss_scale: LossScale | tuple[()]
 
 
+@named("training.init")
 def init(net: Any, optimizer: Any, x: Any, key: Any, *, loss_scale: float | None = None) -> TrainState:
     """Draws the parameters of a network and makes the state that `make_step`'s function takes.
 
@@ -88,21 +90,43 @@ def init(net: Any, optimizer: Any, x: Any, key: Any, *, loss_scale: float | None
       >>> train_state.params["kernel"].shape, int(train_state.step)
       ((3, 2), 0)
     """
-    who = "training.init"
-    net = as_layer(net, who)
-    optimizer = optimizer_checks.optimizer(who, optimizer)
-    init_key, step_key = jax.random.split(checks.key(who, key))
+    net = as_layer(net, "training.init")
+    optimizer = optimizer_checks.optimizer("training.init", optimizer)
+    init_key, step_key = jax.random.split(checks.key(key))
     params, state = net.init(init_key, x)
     return from_params(optimizer, params, state, step_key, loss_scale=loss_scale)
 
 
+def pretrained(net: Any, params: Params, state: State) -> Layer:
+    """The same network, that begins with weights which there are instead of drawing them.
+
+    Args:
+      net: a `Layer`.
+      params: its parameters, of `load_best`, of an error's ``train_state``, of PyTorch.
+      state: its state.
+
+    Returns:
+      A `Layer` whose init gives copies of them, to `fit`, `sweep` or `init`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers, training
+      >>> net = training.pretrained(layers.dense(1), {"kernel": jnp.ones((3, 1)), "bias": jnp.zeros(1)}, ())
+      >>> params, state = net.init(0, jnp.ones((1, 3)))
+      >>> params["kernel"].sum()
+      Array(3., dtype=float32)
+    """
+    return as_layer(net, "pretrained")._replace(init=lambda key, x: copied((params, state)))
+
+
+@named("training.init")
 def from_params(
     optimizer: Any, params: Params, state: State, key: jax.Array, *, loss_scale: float | None = None
 ) -> TrainState:
     """A `TrainState` at step 0 with parameters that exist already."""
     scale: LossScale | tuple[()] = ()
     if loss_scale is not None:
-        factor = checks.number("training.init", "loss_scale", loss_scale, low=0, open_low=True)
+        factor = checks.number("loss_scale", loss_scale, low=0, open_low=True)
         scale = LossScale(jnp.float32(factor), jnp.int32(0))
     return TrainState(params, state, optimizer.init(params), key, jnp.int32(0), new_guard(), scale)
 

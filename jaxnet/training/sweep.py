@@ -10,14 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import data as data_module
-from jaxnet.errors import ConfigError, DataError, located
+from jaxnet.errors import ConfigError, DataError, located, named
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
 from jaxnet.training import nans
 from jaxnet.training import state as states
 from jaxnet.training.evaluate import check_labels, on_arrays
+from jaxnet.training.memory import bytes_needed, members_that_fit
 from jaxnet.training.pairs import arrays
 from jaxnet.training.state import MOST_BYTES_KEPT, all_finite, nbytes
 from jaxnet.training.step import checked_metrics, make_step
@@ -47,6 +48,7 @@ class Sweep(NamedTuple):
     settings: dict[str, np.ndarray]
     best: int
 
+    @named("sweep")
     def member(self, m: int) -> tuple[Params, State]:
         """The parameters and the state of one network.
 
@@ -56,10 +58,11 @@ class Sweep(NamedTuple):
         members = len(self.settings["seed"])
         if not 0 <= m < members:
             hint = "; every network diverged" if m == -1 else ""
-            raise ConfigError(f"sweep: member must be from 0 to {members - 1}, got {m}{hint}")
+            raise ConfigError(f"member must be from 0 to {members - 1}, got {m}{hint}")
         return jax.tree.map(lambda leaf: leaf[m], (self.params, self.state))
 
 
+@named("grid")
 def grid(**values: Sequence[Any]) -> dict[str, np.ndarray]:
     """Every combination of some values, as equally long arrays for `sweep`.
 
@@ -73,14 +76,15 @@ def grid(**values: Sequence[Any]) -> dict[str, np.ndarray]:
     """
     for name, several in values.items():
         if isinstance(several, (str, bytes)) or not np.iterable(several):
-            raise ConfigError(f"grid: {name} must be a list of values, got {several!r}; a single one is [{several!r}]")
+            raise ConfigError(f"{name} must be a list of values, got {several!r}; a single one is [{several!r}]")
     lists = {name: list(several) for name, several in values.items()}
     if not lists or not all(lists.values()):
-        raise ConfigError(f"grid: every name needs at least one value, got {lists}")
+        raise ConfigError(f"every name needs at least one value, got {lists}")
     columns = zip(*itertools.product(*lists.values()), strict=True)
     return {name: np.array(column) for name, column in zip(lists, columns, strict=True)}
 
 
+@named("sweep")
 def sweep(
     net: Any,
     loss: Callable[[Any, Any], jax.Array],
@@ -116,7 +120,8 @@ def sweep(
       A `Sweep`.
 
     Raises:
-      ConfigError: settings of unequal lengths, no seeds, or names that ``optimizer`` does not take.
+      ConfigError: settings of unequal lengths, no seeds, or names that ``optimizer`` does not take; members that do not
+        fit in the device's memory, with how many would.
       DataError: data that `fit` refuses.
 
     Example:
@@ -130,33 +135,22 @@ def sweep(
       >>> result.history["loss"].shape, float(result.settings["rate"][result.best])
       ((5, 4), 0.3)
     """
-    who = "sweep"
-    net = as_layer(net, who)
-    checks.function(who, "optimizer", optimizer)
-    epochs = checks.integer(who, "epochs", epochs, minimum=1)
-    batch_size = checks.integer(who, "batch_size", batch_size, minimum=1)
-    settings, seeds, hyper = _settings(who, settings)
-    try:
-        inspect.signature(optimizer).bind(**hyper)
-    except TypeError:
-        takes = ", ".join(inspect.signature(optimizer).parameters) or "nothing"
-        raise ConfigError(
-            f"{who}: the optimizer takes {takes}, not {', '.join(hyper) or 'nothing'}; name the settings as it does"
-        ) from None
-    for m in range(len(seeds)):  # inside the compiled program they are traced, and nothing can look at them
-        one = {name: settings[name][m].item() for name in hyper}
-        with located(f"member {m} ({', '.join(f'{name}={value}' for name, value in one.items())})"):
-            optimizer_checks.optimizer(who, optimizer(**one))
-    data = arrays(who, data)
-    samples = len(jax.tree.leaves(data)[0])
-    steps = samples // batch_size
-    if not steps:
-        raise DataError(f"{who}: a batch of {batch_size} does not fill from {samples} samples; make it smaller")
+    net = as_layer(net, "sweep")
+    checks.function("optimizer", optimizer)
+    epochs = checks.integer("epochs", epochs, minimum=1)
+    batch_size = checks.integer("batch_size", batch_size, minimum=1)
+    settings, seeds, hyper = _settings(settings)
+    _check_rule(optimizer, settings, hyper)
+    data = arrays("sweep", data)
     check_labels(net, loss, data)
+    if validation is not None:
+        validation = arrays("sweep: validation", validation)
+        check_labels(net, loss, validation)
+    orders = _Orders(seeds, len(jax.tree.leaves(data)[0]), batch_size)
+
     device = jax.tree.map(jnp.asarray, data)
     example = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), device[0])
 
-    @jax.jit
     @jax.vmap
     def begin(key, hyper):
         return states.init(net, optimizer(**hyper), example, key)
@@ -174,38 +168,84 @@ def sweep(
         means["skipped"] = jnp.sum(measured["skipped"])
         return train_state, means, jnp.all(finite["loss"] & finite["grad_norm"]) & all_finite(train_state.params)
 
-    train_state = begin(jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)), hyper)
-    first = jax.tree.map(lambda leaf: leaf[0], (train_state, hyper))
+    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+    shapes = jax.eval_shape(begin, keys, hyper)
+    first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (shapes, hyper))
     over_members = _over_members(len(seeds), one_step, *first, jax.ShapeDtypeStruct((batch_size,), jnp.int32))
-    well = nbytes(train_state) <= MOST_BYTES_KEPT
+    well = nbytes(shapes) <= MOST_BYTES_KEPT
     unguarded = nans.compiled(over_members(functools.partial(epoch, guard=False)))
     guarded = nans.compiled(over_members(functools.partial(epoch, guard="update" if well else True)), donate_argnums=0)
     evaluate = None
     if validation is not None:
-        validation = arrays(f"{who}: validation", validation)
-        check_labels(net, loss, validation)
         held_out = jax.tree.map(jnp.asarray, validation)
-        measured_on = on_arrays(net, loss, checked_metrics(who, metrics), 2 * batch_size)
+        measured_on = on_arrays(net, loss, checked_metrics(metrics), 2 * batch_size)
         evaluate = nans.compiled(over_members(lambda params, state: measured_on(params, state, *held_out)))
+
+    def bytes_of(members):
+        arguments = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((members, *leaf.shape[1:]), leaf.dtype), (shapes, hyper, orders.shape)
+        )
+        found = bytes_needed(jax.jit(over_members(functools.partial(epoch, guard=not well))), *arguments)
+        return found and found + 2 * nbytes(device)  # the data, and the program's copy of them
+
     records: list[dict[str, np.ndarray]] = []
-    for number in range(epochs):
-        orders = [data_module.epoch_order(samples, seed=int(seed), epoch=number) for seed in seeds]
-        rows = np.stack([order[: steps * batch_size].reshape(steps, batch_size) for order in orders]).astype(np.int32)
-        after, measured, finite = (unguarded if well else guarded)(train_state, hyper, rows)
-        if well and not finite.all():
-            well = False  # once a member has diverged, this epoch and all that follow are trained with the guard
-            after, measured, _ = guarded(train_state, hyper, rows)
-        train_state = after
-        if evaluate is not None:
-            validated = evaluate(train_state.params, train_state.state)
-            measured |= {f"validation_{name}": values for name, values in validated.items()}
-        records.append(jax.device_get(measured))
+    where = next(iter(jax.tree.leaves(device)[0].devices()))
+    with members_that_fit(len(seeds), where, bytes_of):
+        train_state = jax.jit(begin)(keys, hyper)
+        for number in range(epochs):
+            rows = orders.of(number)
+            after, measured, finite = (unguarded if well else guarded)(train_state, hyper, rows)
+            if number + 1 < epochs:
+                orders.of(number + 1)  # drawn while the device computes
+            if well and not finite.all():
+                well = False  # once a member has diverged, this epoch and all that follow are trained with the guard
+                after, measured, _ = guarded(train_state, hyper, rows)
+            train_state = after
+            if evaluate is not None:
+                validated = evaluate(train_state.params, train_state.state)
+                measured |= {f"validation_{name}": values for name, values in validated.items()}
+            records.append(jax.device_get(measured))
     history = {name: np.stack([record[name] for record in records]) for name in records[0]}
     last = history["validation_loss" if validation is not None else "loss"][-1]
     # A loss can be finite where parameters are not: an infinite bias before a relu.
     usable = np.isfinite(last) & np.asarray(jax.vmap(all_finite)(train_state.params))
     best = int(np.argmin(np.where(usable, last, np.inf))) if usable.any() else -1
     return Sweep(train_state.params, train_state.state, history, settings, best)
+
+
+def _check_rule(rule: Callable[..., Any], settings: Mapping[str, np.ndarray], hyper: Mapping[str, Any]) -> None:
+    """Makes every member's optimizer: inside the compiled program its settings are traced, and nothing can look."""
+    try:
+        inspect.signature(rule).bind(**hyper)
+    except TypeError:
+        takes = ", ".join(inspect.signature(rule).parameters) or "nothing"
+        raise ConfigError(
+            f"the optimizer takes {takes}, not {', '.join(hyper) or 'nothing'}; name the settings as it does"
+        ) from None
+    for m in range(len(settings["seed"])):
+        one = {name: settings[name][m].item() for name in hyper}
+        with located(f"member {m} ({', '.join(f'{name}={value}' for name, value in one.items())})"):
+            optimizer_checks.optimizer("sweep", rule(**one))
+
+
+class _Orders:
+    """The orders of an epoch, ``(members, steps, batch_size)``, on the device; each seed's is drawn once an epoch."""
+
+    def __init__(self, seeds: np.ndarray, samples: int, batch_size: int):
+        steps = samples // batch_size
+        if not steps:
+            raise DataError(f"a batch of {batch_size} does not fill from {samples} samples; make it smaller")
+        self._samples, (self._seeds, self._which) = samples, np.unique(seeds, return_inverse=True)
+        self.shape = jax.ShapeDtypeStruct((len(seeds), steps, batch_size), jnp.int32)
+        self.of = functools.lru_cache(maxsize=2)(self._draw)
+
+    def _draw(self, epoch: int) -> jax.Array:
+        _, steps, batch_size = self.shape.shape
+        orders = np.empty((len(self._seeds), steps, batch_size), np.int32)
+        for order, seed in zip(orders, self._seeds.tolist(), strict=True):
+            drawn = data_module.epoch_order(self._samples, seed=seed, epoch=epoch)
+            order[:] = drawn[: steps * batch_size].reshape(steps, batch_size)
+        return jnp.asarray(orders[self._which])
 
 
 def _over_members(
@@ -221,21 +261,21 @@ def _over_members(
     return jax.vmap
 
 
-def _settings(who: str, given: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, jax.Array]]:
+def _settings(given: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, jax.Array]]:
     """The settings as arrays; of them, the seeds, and the hyperparameters on the device."""
     if not isinstance(given, Mapping) or "seed" not in given:
-        raise ConfigError(f"{who}: settings must be a dict with a 'seed' a member, got {given!r}; try training.grid")
+        raise ConfigError(f"settings must be a dict with a 'seed' a member, got {given!r}; try training.grid")
     settings = {name: np.asarray(values) for name, values in given.items()}
     lengths = {name: values.shape for name, values in settings.items()}
     if len(set(lengths.values())) > 1 or settings["seed"].ndim != 1 or not len(settings["seed"]):
-        raise ConfigError(f"{who}: settings must have one value a member each, got the shapes {lengths}")
-    seeds = np.array([checks.integer(who, "seed", seed, minimum=0) for seed in settings["seed"]])
+        raise ConfigError(f"settings must have one value a member each, got the shapes {lengths}")
+    seeds = np.array([checks.integer("seed", seed, minimum=0) for seed in settings["seed"]])
     hyper = {}
     for name, values in settings.items():
         if name != "seed":
-            numbers = [checks.number(who, name, value) for value in values.tolist()]
+            numbers = [checks.number(name, value) for value in values.tolist()]
             kind = np.float64 if settings[name].dtype.kind == "f" else np.int32
             hyper[name] = jnp.asarray(numbers, jax.dtypes.canonicalize_dtype(kind))
     if any(seed >= 2**32 for seed in seeds.tolist()):
-        raise ConfigError(f"{who}: seeds must be below 2**32, got {max(seeds.tolist())}")
+        raise ConfigError(f"seeds must be below 2**32, got {max(seeds.tolist())}")
     return settings, seeds, hyper

@@ -67,8 +67,10 @@ def test_nothing_of_it_is_learned_clipped_or_guarded(rule):
 
     options = {"epochs": 3, "batch_size": 4, "progress": False}
     head, _ = layers.dense(1).init(7, features)
-    fit = training.fit(net, losses.mse, optimizer, (X, target), start=(((), head), net.init(0, X)[1]), **options)
-    alone = training.fit(layers.dense(1), losses.mse, optimizer, (features, target), start=(head, ()), **options)
+    begun = training.pretrained(net, ((), head), net.init(0, X)[1])
+    fit = training.fit(begun, losses.mse, optimizer, (X, target), **options)
+    begun = training.pretrained(layers.dense(1), head, ())
+    alone = training.fit(begun, losses.mse, optimizer, (features, target), **options)
     assert fit.history["skipped"].sum() == 0
     for name in ("loss", "grad_norm"):
         np.testing.assert_allclose(fit.history[name], alone.history[name], rtol=1e-5)

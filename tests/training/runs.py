@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import activations, layers, losses, optimizers, training
+from jaxnet import activations, layers, losses, optimizers
+from tests.training import calls
 
 
 def sounds(samples, seed=0):
@@ -25,7 +26,7 @@ def network():
 
 def fit(data=None, **options):
     options = {"batch_size": 16, "validation": sounds(19, seed=1), **options} if data is None else options
-    return training.fit(
+    return calls.fit(
         network(), losses.softmax_cross_entropy, optimizers.adam(1e-2), sounds(72) if data is None else data,
         **{"epochs": 2, "progress": False, **options},
     )  # fmt: skip

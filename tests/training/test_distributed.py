@@ -108,7 +108,7 @@ def test_two_processes_train_as_one(quick_compilation, tmp_path):
     # What two processes have saved in pieces, one process takes up in others.
     options = {"features": 256, "shard_parameters": True, "mesh": jax.make_mesh((8,), ("data",))}
     whole = two_processes.small_fit(**options, epochs=3)
-    resumed = two_processes.small_fit(**options, epochs=3, checkpoint=tmp_path / "pieces")
+    resumed = two_processes.small_fit(**options, epochs=3, keep=tmp_path / "pieces")
     np.testing.assert_allclose(resumed.history["loss"], whole.history["loss"], rtol=1e-5)
     assert resumed.history[0]["seconds"] == first["resumed"]["history"][0]["seconds"]
 

@@ -9,6 +9,7 @@ import pytest
 
 from jaxnet import layers, losses, optimizers, training
 from jaxnet.errors import ConfigError, DataError
+from tests.training import calls
 
 RANDOM = np.random.default_rng(7)
 X = RANDOM.standard_normal((12, 2)).astype(np.float32)
@@ -26,7 +27,7 @@ def batches(*values):
 def still(validation, epochs=3, **options):
     """The losses of validation of a network that stays zero."""
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
-    return training.fit(
+    return calls.fit(
         NET, losses.mse, optimizers.sgd(0.0), (X, Y), batch_size=4, epochs=epochs, start=(zero, STATE),
         validation=validation, progress=False, **options,
     ).history["validation_loss"].tolist()  # fmt: skip
@@ -93,12 +94,14 @@ def test_arrays_on_the_device_have_equal_lengths():
 def test_steps_bound_what_is_read_of_an_iterable():
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
     endless = itertools.cycle(batches(1, 3))
-    assert EVALUATE(zero, STATE, endless, steps=2)["loss"] == pytest.approx(5)
-    assert EVALUATE(zero, STATE, endless, steps=1)["loss"] == pytest.approx(1)  # it was read on
-    with pytest.raises(DataError, match="the data ended after 2 batches of an epoch of steps=3"):
-        EVALUATE(zero, STATE, batches(1, 3), steps=3)
-    with pytest.raises(ConfigError, match="steps is for an iterable"):
-        EVALUATE(zero, STATE, (X, Y), steps=3)
+    assert EVALUATE(zero, STATE, training.stream(endless, steps_per_epoch=2))["loss"] == pytest.approx(5)
+    assert EVALUATE(zero, STATE, training.stream(endless, steps_per_epoch=1))["loss"] == pytest.approx(1)  # read on
+    with pytest.raises(DataError, match=r"^evaluate: the data ended after 2 batches of an epoch of steps_per_epoch=3"):
+        EVALUATE(zero, STATE, training.stream(batches(1, 3), steps_per_epoch=3))
+    with pytest.raises(
+        ConfigError, match=r"^stream: data must be an iterable of batches.*got a pair of arrays; .*training.arrays"
+    ):
+        training.stream((X, Y), steps_per_epoch=3)
 
 
 class Loader:
@@ -126,20 +129,17 @@ def test_validation_is_read_as_training_data_are():
 
 def test_what_is_read_on_goes_on_after_a_resume(tmp_path):
     unbroken = still(iter(batches(*range(1, 9))), epochs=4, validation_steps=2)
-    still(iter(batches(*range(1, 9))), epochs=2, validation_steps=2, checkpoint=tmp_path)
-    assert still(iter(batches(*range(1, 9))), epochs=4, validation_steps=2, checkpoint=tmp_path) == unbroken
+    still(iter(batches(*range(1, 9))), epochs=2, validation_steps=2, keep=tmp_path)
+    assert still(iter(batches(*range(1, 9))), epochs=4, validation_steps=2, keep=tmp_path) == unbroken
 
 
 @pytest.mark.parametrize(
     ("error", "message", "validation", "options"),
     [
         (DataError, "validation: the data held no batch", [], {}),
-        (DataError, "validation: the data are an iterator, .* 3 epochs; .*or validation_steps", iter(batches(1)), {}),
-        (DataError, "validation: the data ended after 1 batches of an epoch of validation_steps=2", iter(batches(1)), {"validation_steps": 2}),
+        (DataError, "validation: the data are an iterator, .* 3 epochs; .*or training.stream", iter(batches(1)), {}),
+        (DataError, "validation: the data ended after 1 batches of an epoch of steps_per_epoch=2", iter(batches(1)), {"validation_steps": 2}),
         (DataError, "validation: epoch 2 held no batch", lambda epoch: batches(1)[epoch:], {}),
-        (ConfigError, "validation_steps must be an integer >= 1", batches(1), {"validation_steps": 0}),
-        (ConfigError, "validation_steps is for an iterable", (X, Y), {"validation_steps": 2}),
-        (ConfigError, "validation_steps=2 without validation", None, {"validation_steps": 2}),
     ],
 )  # fmt: skip
 def test_validation_that_cannot_be_is_refused(error, message, validation, options):
@@ -149,7 +149,7 @@ def test_validation_that_cannot_be_is_refused(error, message, validation, option
 
 def test_labels_of_validation_batches_are_looked_at_before_training():
     with pytest.raises(DataError, match="label 5"):
-        training.fit(
+        calls.fit(
             layers.dense(3), losses.softmax_cross_entropy, optimizers.sgd(0.1), (X, np.zeros(12, np.int32)), epochs=1,
             batch_size=4, validation=[(X, np.full(12, 5))], progress=False,
         )  # fmt: skip

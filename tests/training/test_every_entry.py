@@ -12,6 +12,7 @@ import pytest
 from jaxnet import layers, losses, optimizers, training
 from jaxnet.errors import ConfigError, NonFiniteError
 from jaxnet.training.feed import Resident
+from tests.training import calls
 
 X = np.random.default_rng(0).standard_normal((64, 3)).astype(np.float32)
 Y = X @ np.float32([[1.0], [-2.0], [0.5]])
@@ -21,13 +22,13 @@ OPTIONS = {"progress": False}
 
 
 def fit_arrays(net, loss, optimizer, data=(X, Y), **options):
-    fit = training.fit(net, loss, optimizer, data, **{"epochs": 3, "batch_size": 8, **OPTIONS, **options})
+    fit = calls.fit(net, loss, optimizer, data, **{"epochs": 3, "batch_size": 8, **OPTIONS, **options})
     return fit.params, fit.history, fit.train_state
 
 
 def fit_stream(net, loss, optimizer, data=(X, Y), **options):
     batches = [jax.tree.map(lambda a, i=i: a[i : i + 8], data) for i in range(0, len(data[0]), 8)]
-    fit = training.fit(net, loss, optimizer, batches, **{"epochs": 3, **OPTIONS, **options})
+    fit = calls.fit(net, loss, optimizer, batches, **{"epochs": 3, **OPTIONS, **options})
     return fit.params, fit.history, fit.train_state
 
 
@@ -45,7 +46,7 @@ def train_own_step(net, loss, optimizer, data=(X, Y), **options):
         return train_state._replace(params=params, opt_state=opt_state, step=train_state.step + 1), {"loss": value}
 
     begun = training.init(net, optimizer, data[0][:1], 0)
-    trained = training.train(step, begun, data, **{"epochs": 3, "batch_size": 8, **OPTIONS, **options})
+    trained = calls.train(step, begun, data, **{"epochs": 3, "batch_size": 8, **OPTIONS, **options})
     return trained.train_state.params, trained.history, trained.train_state
 
 
@@ -57,7 +58,7 @@ def train_gan(net, loss, optimizer, data=(X, Y), **options):
         optimizer, optimizers.sgd(0.1),
     )  # fmt: skip
     begun = training.init_gan(net, judge, optimizer, optimizers.sgd(0.1), data[0][:1], 0)
-    trained = training.train(step, begun, data, **{"epochs": 3, "batch_size": 8, **OPTIONS, **options})
+    trained = calls.train(step, begun, data, **{"epochs": 3, "batch_size": 8, **OPTIONS, **options})
     return trained.train_state.generator.params, trained.history, trained.train_state
 
 
@@ -166,7 +167,7 @@ def test_one_bad_update_costs_one_step(entry):
 @pytest.mark.parametrize("bad", [0, 1, 4])
 def test_a_stream_goes_on_from_the_state_without_the_bad_update(monkeypatch, bad):
     """Within the epoch: windows of two steps, in one of which an update is infinite."""
-    monkeypatch.setattr("jaxnet.training.feed.WINDOW", 2)
+    monkeypatch.setattr("jaxnet.training.streamed.WINDOW", 2)
 
     def update(grads, state, params=None, **extra):
         return jax.tree.map(lambda g: jnp.where(jnp.abs(g) > 1e3, jnp.inf, -0.05 * g), grads), state
@@ -195,7 +196,7 @@ def test_no_checkpoint_is_written_that_is_not_finite(tmp_path, monkeypatch):
     for entry in (fit_arrays, fit_stream):
         directory = tmp_path / entry.__name__
         with pytest.raises(NonFiniteError, match=r"parameters are not finite.*loss and gradient were") as ended:
-            entry(NET, losses.mse, at_one_step(np.inf), checkpoint=directory, checkpoint_seconds=0)
+            entry(NET, losses.mse, at_one_step(np.inf), keep=directory, seconds=0)
         assert "rate" in str(ended.value)
         for path in directory.glob("*-step-*"):
             step = training.read_metadata(path)["step"]
@@ -287,7 +288,7 @@ def test_a_metric_may_not_take_a_column_of_ours(name):
         begun = training.init(NET, optimizers.sgd(0.1), X[:1], 0)
         for data in ({"data": (X, Y), "batch_size": 8}, {"data": BATCHES}):
             with pytest.raises(ConfigError, match=f"the step measures '{name}'.*use another"):
-                training.train(named, begun, epochs=1, **data, **OPTIONS)
+                calls.train(named, begun, epochs=1, **data, **OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +313,7 @@ def test_a_column_to_watch_is_looked_for_before_the_first_step(monitor, message)
 
 
 def test_what_fit_returns_does_not_die_with_the_state():
-    fit = training.fit(NET, losses.mse, optimizers.sgd(0.1), (X, Y), epochs=1, batch_size=8, progress=False)
+    fit = calls.fit(NET, losses.mse, optimizers.sgd(0.1), (X, Y), epochs=1, batch_size=8, progress=False)
     step = jax.jit(training.make_step(NET, losses.mse, optimizers.sgd(0.1)), donate_argnums=0)
     step(fit.train_state, BATCHES[0])
     assert fit.train_state.params["kernel"].is_deleted()
@@ -323,7 +324,7 @@ def test_what_fit_returns_does_not_die_with_the_state():
 def test_16_bit_parameters_without_a_master_copy_are_warned_of(dtype):
     x, y = jnp.asarray(X, dtype), jnp.asarray(Y, dtype)
     with pytest.warns(UserWarning, match=rf"parameters are {jnp.dtype(dtype).name}.*optimizers.master_copy") as warned:
-        fit_arrays(NET, losses.mse, optimizers.sgd(0.1), (x, y))
+        training.fit(NET, losses.mse, optimizers.sgd(0.1), (x, y), epochs=1, batch_size=8, progress=False)
     assert [w.filename for w in warned] == [__file__]
     fit_arrays(NET, losses.mse, optimizers.master_copy(optimizers.sgd(0.1)), (x, y))
 
@@ -336,7 +337,7 @@ def test_an_update_that_is_not_finite_is_skipped_in_a_sweep():
     )  # fmt: skip
     assert np.isfinite(result.params["kernel"]).all()
     assert result.history["skipped"].tolist() == [[0, 5], [0, 8]]
-    alone = training.fit(
+    alone = calls.fit(
         NET, losses.mse, optimizers.sgd(lambda count: jnp.where(count == 3, jnp.inf, 0.05)), (X, Y), key=1, seed=1,
         epochs=2, batch_size=8, progress=False,
     )  # fmt: skip
@@ -377,6 +378,14 @@ def test_a_guard_that_looks_at_the_update():
         training.make_step(NET, losses.mse, optimizer, guard="updates")
 
 
+@pytest.mark.parametrize("entry", [fit_arrays, fit_stream])
+def test_fit_takes_the_guard_that_stepping_names(entry):
+    params, history, state = entry(NET, losses.mse, at_one_step(np.inf), guard="update", epochs=2)
+    assert history["skipped"].tolist() == [1, 8]
+    assert np.isfinite(params["kernel"]).all()
+    assert int(state.guard.total) == 9
+
+
 def test_a_state_of_the_users_own_is_a_named_tuple_or_a_dataclass():
     @jax.tree_util.register_dataclass
     @dataclasses.dataclass
@@ -393,11 +402,11 @@ def test_a_state_of_the_users_own_is_a_named_tuple_or_a_dataclass():
     guard = training.init(NET, optimizers.sgd(0.1), X[:1], 0).guard
     begun = Mine({"w": jnp.ones((3, 1))}, jnp.int32(0), guard)
     options = {"epochs": 1, "weights": lambda state: state.params, "progress": False}
-    trained = training.train(step, begun, (X, Y), batch_size=8, **options)
+    trained = calls.train(step, begun, (X, Y), batch_size=8, **options)
     assert trained.history["skipped"].tolist() == [1]
     assert np.isfinite(trained.best["w"]).all()
     with pytest.raises(ConfigError, match="a named tuple or a dataclass with the fields step and guard, got dict"):
-        training.train(step, {"step": 1, "guard": guard}, (X, Y), batch_size=8, **options)
+        calls.train(step, {"step": 1, "guard": guard}, (X, Y), batch_size=8, **options)
 
 
 def test_the_skips_of_an_optimizer_cost_no_second_run(monkeypatch):

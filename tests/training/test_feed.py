@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from jaxnet import data, layers, losses, optimizers, training
 from jaxnet.errors import ConfigError, DataError, DTypeError
-from jaxnet.training.feed import Progress, Resident, Stream
+from jaxnet.training.feed import Progress, Resident
 from jaxnet.training.run import Run
 from jaxnet.training.sources import Source
+from jaxnet.training.streamed import Streamed
+from tests.training import calls
 
 RANDOM = np.random.default_rng(3)
 X = RANDOM.standard_normal((20, 3)).astype(np.float32)
@@ -29,7 +31,7 @@ def batches(x=X, y=Y, size=8):
 
 def fit(data=(X, Y), net=NET, loss=losses.mse, optimizer=SGD, **options):
     options = {"epochs": 2, "progress": False} | ({"batch_size": 8} if isinstance(data, tuple) else {}) | options
-    return training.fit(net, loss, optimizer, data, **options)
+    return calls.fit(net, loss, optimizer, data, **options)
 
 
 # --- JAX's settings -------------------------------------------------------------------------------------------------
@@ -42,7 +44,7 @@ def _of_fit(result):
 def _train(net):
     state = training.init(net, SGD, X[:1], 0)
     step = training.make_step(net, losses.mse, SGD)
-    return training.train(step, state, (X, Y), epochs=1, batch_size=8, progress=False).history["loss"]
+    return calls.train(step, state, (X, Y), epochs=1, batch_size=8, progress=False).history["loss"]
 
 
 def _evaluate(net):
@@ -153,7 +155,7 @@ def seen_by_a_loader(see):
             yield batch
 
     with contextlib.closing(
-        Stream(_measure, Source(lambda epoch: loader(), None), keeps=True, watches=True, mesh=None).epoch(0, 0, 0)
+        Streamed(_measure, Source(lambda epoch: loader(), None), keeps=True, watches=True, mesh=None).epoch(0, 0, 0)
     ) as run:
         list(run)
     return seen
@@ -219,9 +221,7 @@ def test_the_order_of_an_epoch_goes_to_the_device_once(mesh, monkeypatch):
     """With the longest run of dispatches, one step each: what a dispatch is given of the order is there already."""
     monkeypatch.setattr("jaxnet.training.feed.TARGET_SECONDS", 0.0)
     mesh = mesh and jax.make_mesh((mesh,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    feed = Resident(
-        _measure, (X, Y), keeps=True, watches=True, batch_size=4, seed=0, shuffle=True, drop_last=False, mesh=mesh
-    )
+    feed = Resident(_measure, training.arrays(X, Y, batch_size=4, drop_last=False), keeps=True, watches=True, mesh=mesh)
     given, program = [], feed._programs["guarded"]
     feed._programs["guarded"] = lambda state, data, rows, *rest: given.append(rows) or program(state, data, rows, *rest)
     for epoch in range(3):
@@ -235,7 +235,7 @@ def test_the_order_of_an_epoch_goes_to_the_device_once(mesh, monkeypatch):
     for epoch in range(3):
         order = data.epoch_order(20, seed=0, epoch=epoch)
         np.testing.assert_array_equal(np.ravel(given[5 * epoch]), order)
-        np.testing.assert_array_equal(feed.batch(epoch, 1), order[4:8])
+        np.testing.assert_array_equal(feed.samples(epoch, 1), order[4:8])
     assert feed._rows.cache_info().currsize <= 2
 
 
@@ -258,12 +258,15 @@ def test_an_uneven_last_batch_counts_by_its_samples():
         assert record["grad_norm"] == pytest.approx(40)
 
 
+BEGUN = training.init(layers.dense(1), SGD, X[:1], 0)
+
+
 @hypothesis.given(
     st.lists(st.tuples(st.integers(1, 9), st.floats(-1e3, 1e3, width=32)), min_size=1, max_size=12), st.data()
 )
 def test_means_are_over_samples_whatever_the_dispatches(steps, draw):
     sizes, values = np.array([size for size, _ in steps]), np.array([value for _, value in steps])
-    run = Run(training.init(layers.dense(1), SGD, X[:1], 0), lambda state: state.params, None)
+    run = Run(BEGUN, lambda state: state.params, None)
     cut = draw.draw(st.integers(0, len(steps)))
     for part in (slice(0, cut), slice(cut, None)):
         run.take(Progress(run.train_state, 0, {"loss": values[part]}, sizes[part]))
@@ -302,7 +305,7 @@ WRONG_BATCHES = {
 def test_a_wrong_batch_is_refused_with_its_place(wrong):
     batch, error, message = WRONG_BATCHES[wrong]
     good = batches()[0]
-    run = Stream(_measure, Source([good, good, batch, good], None), keeps=True, watches=True, mesh=None)
+    run = Streamed(_measure, Source([good, good, batch, good], None), keeps=True, watches=True, mesh=None)
     with pytest.raises(error, match=rf"^fit: epoch 4, batch 2: .*{message}"):
         list(run.epoch(jnp.zeros(()), 3, 0))
     with pytest.raises(error, match=rf"^fit: epoch 1, batch 0: .*{message}"):

@@ -15,6 +15,7 @@ from jaxnet.errors import CheckpointError, ConfigError, DataError, NonFiniteErro
 from jaxnet.training import EarlyStopping
 from jaxnet.training.feed import Resident
 from jaxnet.training.run import Run
+from tests.training import calls
 
 RANDOM = np.random.default_rng(1)
 X = RANDOM.standard_normal((50, 6)).astype(np.float32)
@@ -22,6 +23,7 @@ LABELS = (X[:, 0] > 0).astype(np.int32) + (X[:, 1] > 0)
 TRAIN, VALIDATION = (X[:37], LABELS[:37]), (X[37:], LABELS[37:])
 NET = layers.chain(layers.dense(8), layers.batch_norm(), activations.relu, layers.dropout(0.2), layers.dense(3))
 ADAM = optimizers.adam(1e-2)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 CE = losses.softmax_cross_entropy
 
 
@@ -32,7 +34,7 @@ def accuracy(logits, labels):
 def fit(data=TRAIN, **options):
     options = {"epochs": 3, "progress": False} | ({"batch_size": 8} if isinstance(data, tuple) else {}) | options
     net, loss, optimizer = (options.pop(n, d) for n, d in (("net", NET), ("loss", CE), ("optimizer", ADAM)))
-    return training.fit(net, loss, optimizer, data, **options)
+    return calls.fit(net, loss, optimizer, data, **options)
 
 
 def assert_same(a, b):
@@ -131,7 +133,7 @@ def test_early_stopping_returns_the_best_weights():
 def test_nan_is_never_an_improvement(mode, change, values, best, waited):
     from jaxnet.training.early_stopping import Best
 
-    tracker = Best("loss", mode, change)
+    tracker = Best(EarlyStopping(9, "loss", mode, change))
     improved = [i for i, value in enumerate(values) if tracker.improved({"epoch": i + 1, "loss": value})]
     assert (improved, tracker.waited) == (best, waited)
 
@@ -169,14 +171,14 @@ def test_one_program_for_all_steps(caplog):
 def test_resuming_between_epochs_changes_no_bit(tmp_path, early_stopping):
     options = {"validation": VALIDATION, "early_stopping": early_stopping, "metrics": {"accuracy": accuracy}}
     unbroken = fit(epochs=5, **options)
-    for epochs in (1, 2, 5):
-        resumed = fit(epochs=epochs, checkpoint=tmp_path, **options)
+    for epochs in (2, 5):
+        resumed = fit(epochs=epochs, keep=tmp_path, **options)
     assert_same(resumed[:2], unbroken[:2])
     assert_same(resumed.train_state, unbroken.train_state)
     columns = [name for name in unbroken.history.names if name not in ("seconds", "steps_per_second")]
     for name in columns:
         np.testing.assert_array_equal(resumed.history[name], unbroken.history[name])
-    again = fit(epochs=5, checkpoint=tmp_path, **options)  # nothing is left to do
+    again = fit(epochs=5, keep=tmp_path, **options)  # nothing is left to do
     assert_same(again[:2], unbroken[:2])
 
 
@@ -202,14 +204,14 @@ def test_a_signal_between_two_steps_loses_nothing(tmp_path, monkeypatch, capsys,
     monkeypatch.setattr("jaxnet.training.feed.TARGET_SECONDS", 0)  # one step a dispatch
     callbacks = [lambda record, train_state: interrupt(number) if record["epoch"] == 2 else None]
     assert_left_cleanly(
-        lambda: fit(epochs=4, checkpoint=tmp_path, callbacks=callbacks, early_stopping=9, validation=VALIDATION),
+        lambda: fit(epochs=4, keep=tmp_path, callbacks=callbacks, early_stopping=9, validation=VALIDATION),
         capsys,
         number.name,
     )
     saved = training.read_metadata(training.Checkpoints(tmp_path).latest())
     assert (saved["step"], saved["step_of_epoch"], saved["history"]["records"]) == (9, 1, 2)
     lines = []
-    resumed = fit(epochs=4, checkpoint=tmp_path, early_stopping=9, validation=VALIDATION, progress=lines.append)
+    resumed = fit(epochs=4, keep=tmp_path, early_stopping=9, validation=VALIDATION, progress=lines.append)
     assert "epoch 2 of 4 is done, and 1 steps of the next" in " ".join(lines)
     unbroken = fit(epochs=4, early_stopping=9, validation=VALIDATION)
     assert_same(resumed.train_state, unbroken.train_state)
@@ -231,9 +233,9 @@ def test_a_stream_resumes_in_the_middle_of_an_epoch(tmp_path, capsys, endless):
         return stream(stop_at=stop_at) if endless else lambda epoch: stream([epoch], stop_at)
 
     options = {"steps_per_epoch": 4} if endless else {}
-    assert_left_cleanly(lambda: fit(source(6), checkpoint=tmp_path, **options), capsys)
+    assert_left_cleanly(lambda: fit(source(6), keep=tmp_path, **options), capsys)
     assert 0 < training.read_metadata(training.Checkpoints(tmp_path).latest())["step"] < 12
-    resumed = fit(source(), checkpoint=tmp_path, **options)
+    resumed = fit(source(), keep=tmp_path, **options)
     assert_same(resumed.train_state, fit(source(), **options).train_state)
 
 
@@ -261,18 +263,18 @@ class Positioned:
 
 
 def test_an_iterator_with_a_position_is_not_read_again(tmp_path, capsys):
-    assert_left_cleanly(lambda: fit(Positioned(7), steps_per_epoch=4, checkpoint=tmp_path), capsys)
+    assert_left_cleanly(lambda: fit(Positioned(7), steps_per_epoch=4, keep=tmp_path), capsys)
     step = training.read_metadata(training.Checkpoints(tmp_path).latest())["step"]
     source = Positioned()
-    resumed = fit(source, steps_per_epoch=4, checkpoint=tmp_path)
+    resumed = fit(source, steps_per_epoch=4, keep=tmp_path)
     assert source.read == [0, *range(step, 12)]  # the first, for its shape
     assert_same(resumed.train_state, fit(Positioned(), steps_per_epoch=4).train_state)
 
 
 def test_an_iterator_that_runs_on_is_not_read_again_between_epochs(tmp_path):
-    fit(Positioned(), steps_per_epoch=4, epochs=2, checkpoint=tmp_path)
+    fit(Positioned(), steps_per_epoch=4, epochs=2, keep=tmp_path)
     source = Positioned()
-    resumed = fit(source, steps_per_epoch=4, checkpoint=tmp_path)
+    resumed = fit(source, steps_per_epoch=4, keep=tmp_path)
     assert source.read == [0, 8, 9, 10, 11]
     assert_same(resumed.train_state, fit(Positioned(), steps_per_epoch=4).train_state)
 
@@ -302,33 +304,33 @@ def test_a_signal_in_the_last_callback_ends_the_program_too(tmp_path, capsys):
         if record["epoch"] == 2:
             interrupt()
 
-    assert_left_cleanly(lambda: fit(epochs=2, checkpoint=tmp_path, callbacks=[stop]), capsys)
-    assert len(fit(epochs=2, checkpoint=tmp_path).history) == 2
+    assert_left_cleanly(lambda: fit(epochs=2, keep=tmp_path, callbacks=[stop]), capsys)
+    assert len(fit(epochs=2, keep=tmp_path).history) == 2
 
 
 def test_a_run_that_a_callback_ended_stays_ended(tmp_path):
-    options = {"epochs": 5, "checkpoint": tmp_path, "early_stopping": 4, "validation": VALIDATION}
+    options = {"epochs": 5, "keep": tmp_path, "early_stopping": 4, "validation": VALIDATION}
     assert len(fit(callbacks=[lambda record, _: record["epoch"] == 2], **options).history) == 2
     assert len(fit(**options).history) == 2
 
 
 def test_a_best_by_another_measure_is_refused(tmp_path):
-    options = {"checkpoint": tmp_path, "validation": VALIDATION, "metrics": {"accuracy": accuracy}}
+    options = {"keep": tmp_path, "validation": VALIDATION, "metrics": {"accuracy": accuracy}}
     fit(epochs=2, early_stopping=3, **options)
     with pytest.raises(ConfigError, match=r"watched validation_loss \(min\), and this call watches validation_acc"):
         fit(epochs=4, early_stopping=EarlyStopping(3, "validation_accuracy", "max"), **options)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    fit(checkpoint=tmp_path)
+    fit(keep=tmp_path)
     with pytest.raises(ConfigError, match=r"other settings \(batch_size 8, now 4\).*another directory"):
-        fit(checkpoint=tmp_path, batch_size=4)
+        fit(keep=tmp_path, batch_size=4)
     with pytest.raises(ConfigError, match="had no early_stopping, and this call has one"):
-        fit(checkpoint=tmp_path, early_stopping=2, validation=VALIDATION)
+        fit(keep=tmp_path, early_stopping=2, validation=VALIDATION)
     with pytest.raises(CheckpointError, match="kernel"):
-        fit(checkpoint=tmp_path, net=layers.chain(layers.dense(9), *NET_AFTER))
+        fit(keep=tmp_path, net=layers.chain(layers.dense(9), *NET_AFTER))
     with pytest.raises(CheckpointError, match="opt_state"):
-        fit(checkpoint=tmp_path, optimizer=optimizers.sgd(0.1))
+        fit(keep=tmp_path, optimizer=optimizers.sgd(0.1))
 
 
 NET_AFTER = [layers.batch_norm(), activations.relu, layers.dropout(0.2), layers.dense(3)]
@@ -362,7 +364,7 @@ def with_value(array, value):
         (ConfigError, "epochs must be an integer >= 1", lambda: fit(epochs=0)),
         (ConfigError, "there is no validation set", lambda: fit(early_stopping=3)),
         (ConfigError, "patience must be an integer >= 1", lambda: fit(early_stopping=0, validation=VALIDATION)),
-        (ConfigError, "shard_parameters needs mesh", lambda: fit(shard_parameters=True)),
+        (ConfigError, "step must be what training.stepping returns", lambda: fit(step=3)),
         (ConfigError, "mesh must be a jax.sharding.Mesh", lambda: fit(mesh=8)),
         (ConfigError, "callbacks must be callable", lambda: fit(callbacks=[3])),
         (DataError, "the data held no batch", lambda: fit([])),
@@ -415,9 +417,9 @@ def test_a_run_that_never_took_a_step_is_no_success():
 
 
 def test_a_run_with_nothing_left_says_so(tmp_path):
-    fit(checkpoint=tmp_path)
+    fit(keep=tmp_path)
     lines = []
-    fit(checkpoint=tmp_path, progress=lines.append)
+    fit(keep=tmp_path, progress=lines.append)
     assert any("nothing is left to train: take another directory" in line for line in lines)
 
 
@@ -425,7 +427,7 @@ def test_a_run_with_nothing_left_says_so(tmp_path):
 def test_steps_in_a_row_are_counted_within_a_dispatch(tmp_path, monkeypatch, target_seconds):
     monkeypatch.setattr("jaxnet.training.feed.TARGET_SECONDS", target_seconds)
     x = np.where(np.arange(48)[:, None] // 8 % 6 < 3, X[:48] * np.float32(1e30), X[:48])  # 3 of 6 batches overflow
-    options = {"net": layers.dense(1), "loss": losses.mse, "shuffle": False, "checkpoint": tmp_path}
+    options = {"net": layers.dense(1), "loss": losses.mse, "shuffle": False, "keep": tmp_path}
     with pytest.raises(NonFiniteError, match=r"3 steps in a row .* last was step 2 \(epoch 1, batch 2"):
         fit((x, X[:48, :1]), epochs=3, max_skipped=3, **options)
     assert training.Checkpoints(tmp_path).latest() is not None  # the error says so
@@ -457,8 +459,8 @@ def test_a_repeated_dispatch_may_meet_another_bad_step():
     step, unguarded = (
         training.make_step(layers.dense(1), losses.mse, optimizers.sgd(0.1), guard=guard) for guard in (True, False)
     )
-    feed = Resident(step, (X[:48], X[:48, :1]), unguarded=unguarded, keeps=True, watches=True, batch_size=8, seed=0, shuffle=False,
-                    drop_last=True, mesh=None)  # fmt: skip
+    arrays = training.arrays(X[:48], X[:48, :1], batch_size=8, shuffle=False)
+    feed = Resident(step, arrays, unguarded=unguarded, keeps=True, watches=True)
     program = feed._programs["unguarded"]
 
     def unsteady(train_state, data, rows, start, stop):

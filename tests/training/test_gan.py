@@ -7,6 +7,7 @@ import pytest
 
 from jaxnet import activations, layers, losses, optimizers, training
 from jaxnet.errors import ConfigError, NonFiniteError
+from tests.training import calls
 
 G = layers.chain(layers.dense(8), layers.batch_norm(), activations.leaky_relu, layers.dropout(0.2), layers.dense(2))
 D = layers.parallel(  # scores, and features to be matched
@@ -86,7 +87,7 @@ def test_the_generator_learns_a_distribution():
     noise = random.standard_normal((4096, 2)).astype(np.float32)
     real = (3 + 0.5 * random.standard_normal((4096, 1))).astype(np.float32)
     before, _ = net.apply(state.generator.params, state.generator.state, noise, train=False)
-    result = training.train(step, state, (noise, real), epochs=15, batch_size=64, progress=False)
+    result = calls.train(step, state, (noise, real), epochs=15, batch_size=64, progress=False)
     params, network_state = result.best
     made, _ = net.apply(params["generator"], network_state["generator"], noise, train=False)
     assert abs(float(jnp.mean(before)) - 3) > 1.5
@@ -122,17 +123,17 @@ def test_a_discriminator_that_never_learns_ends_the_run(players):
     step, state, _ = players
     data = Z, REAL * np.float32(1e30)  # finite, so that no check of data refuses it
     with pytest.raises(NonFiniteError, match="3 steps in a row were not finite"):
-        training.train(step, state, data, epochs=9, batch_size=4, max_skipped=3, progress=False)
+        calls.train(step, state, data, epochs=9, batch_size=4, max_skipped=3, progress=False)
 
 
 def test_resumes_as_any_run(tmp_path, players):
     step, state, _ = players
 
     def run(epochs, **options):
-        return training.train(step, state, (Z, REAL), epochs=epochs, batch_size=4, progress=False, **options)
+        return calls.train(step, state, (Z, REAL), epochs=epochs, batch_size=4, progress=False, **options)
 
-    run(1, checkpoint=tmp_path)
-    resumed, unbroken = run(3, checkpoint=tmp_path), run(3)
+    run(1, keep=tmp_path)
+    resumed, unbroken = run(3, keep=tmp_path), run(3)
     for a, b in zip(jax.tree.leaves(resumed.best), jax.tree.leaves(unbroken.best), strict=True):
         np.testing.assert_array_equal(a, b)
 

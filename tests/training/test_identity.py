@@ -7,6 +7,7 @@ import pytest
 
 from jaxnet import activations, layers, losses, optimizers, regularizers, training
 from jaxnet.errors import ConfigError
+from tests.training import calls
 
 X = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
 Y = X[:, :1] ** 2
@@ -20,9 +21,7 @@ def fit(directory, net=None, loss=losses.mse, optimizer=None, data=(X, Y), **opt
     options = {"epochs": 2, "batch_size": 8, "progress": False} | options
     if not isinstance(data, tuple):
         options.pop("batch_size")
-    return training.fit(
-        net or network(), loss, optimizer or optimizers.adam(1e-2), data, checkpoint=directory, **options
-    )
+    return calls.fit(net or network(), loss, optimizer or optimizers.adam(1e-2), data, keep=directory, **options)
 
 
 def start(seed):
@@ -130,8 +129,8 @@ def test_of_train_a_text_of_the_users_counts_too(tmp_path):
 
     def train(**options):
         state = training.init(net, optimizer, X[:1], 0)
-        options = {"epochs": 1, "batch_size": 8, "progress": False, "checkpoint": tmp_path} | options
-        return training.train(step, state, (X, Y), **options)
+        options = {"epochs": 1, "batch_size": 8, "progress": False, "keep": tmp_path} | options
+        return calls.train(step, state, (X, Y), **options)
 
     train(identity={"data": "version 1"})
     train(identity={"data": "version 1"}, epochs=2)

@@ -15,6 +15,7 @@ import pytest
 
 from jaxnet import layers, losses, optimizers, training
 from jaxnet.errors import ConfigError, DataError, ShapeError
+from tests.training import calls
 
 X = np.random.default_rng(0).standard_normal((64, 3)).astype(np.float32)
 Y = X[:, :1]
@@ -23,7 +24,7 @@ BATCHES = [(X[i : i + 16], Y[i : i + 16]) for i in range(0, 64, 16)]
 
 def fit(data=(X, Y), **options):
     options = {"epochs": 3, "progress": False} | ({"batch_size": 16} if isinstance(data, tuple) else {}) | options
-    return training.fit(layers.dense(1), losses.mse, optimizers.sgd(0.01), data, **options)
+    return calls.fit(layers.dense(1), losses.mse, optimizers.sgd(0.01), data, **options)
 
 
 def after(seconds, number=signal.SIGINT):
@@ -46,7 +47,7 @@ def blocked(at, seconds=60.0):
 @pytest.mark.parametrize("at", [0, 1, 6])
 def test_a_blocked_loader_does_not_keep_a_run_from_stopping(tmp_path, keep, at, capsys):
     fit(BATCHES, epochs=1)  # compiled
-    options = {"checkpoint": tmp_path} if keep else {}
+    options = {"keep": tmp_path} if keep else {}
     first = {"at": at}
     if at == 0:  # the first batch is looked at before there is a run, so that an ordinary interrupt ends it
         with pytest.raises(KeyboardInterrupt):
@@ -61,7 +62,7 @@ def test_a_blocked_loader_does_not_keep_a_run_from_stopping(tmp_path, keep, at, 
     assert len(stopped.value.history) == step // 4
     if keep:
         assert f"SIGINT: saved at step {step} (epoch {step // 4 + 1}) in {tmp_path}" in capsys.readouterr().out
-        resumed = fit(iter(BATCHES * 3), steps_per_epoch=4, checkpoint=tmp_path)
+        resumed = fit(iter(BATCHES * 3), steps_per_epoch=4, keep=tmp_path)
         unbroken = fit(iter(BATCHES * 3), steps_per_epoch=4)
         jax.tree.map(np.testing.assert_array_equal, resumed.params, unbroken.params)
     else:
@@ -91,7 +92,7 @@ def test_a_second_ctrl_c_ends_a_run_at_once_and_saves_nothing(tmp_path, capsys):
             pressed.append("went on")
 
     with pytest.raises(KeyboardInterrupt) as stopped:
-        fit(callbacks=[press], checkpoint=tmp_path, checkpoint_seconds=1000)
+        fit(callbacks=[press], keep=tmp_path, seconds=1000)
     assert pressed == [1, 1]
     assert training.Checkpoints(tmp_path).paths() == []
     assert "SIGINT" not in capsys.readouterr().out
@@ -107,9 +108,9 @@ def test_a_validation_that_does_not_end_can_be_stopped(tmp_path):
             yield BATCHES[0]
 
     with pytest.raises(KeyboardInterrupt) as stopped:
-        fit(validation=endless, checkpoint=tmp_path)
+        fit(validation=endless, keep=tmp_path)
     assert int(stopped.value.train_state.step) == 4
-    resumed = fit(validation=[BATCHES[1]], checkpoint=tmp_path)
+    resumed = fit(validation=[BATCHES[1]], keep=tmp_path)
     unbroken = fit(validation=[BATCHES[1]])
     jax.tree.map(np.testing.assert_array_equal, resumed.params, unbroken.params)
     np.testing.assert_array_equal(resumed.history["validation_loss"], unbroken.history["validation_loss"])
@@ -128,8 +129,8 @@ def batches():
             time.sleep(60)
         yield x, x[:, :1]
 try:
-    training.fit(layers.dense(1), losses.mse, optimizers.sgd(.01), batches(), epochs=2, steps_per_epoch=50,
-                 progress=False, {keep})
+    data = training.stream(batches(), steps_per_epoch=50)
+    training.fit(layers.dense(1), losses.mse, optimizers.sgd(.01), data, epochs=2, progress=False, {keep})
 finally:
     print("finally", flush=True)
 """
@@ -145,7 +146,7 @@ finally:
     ],
 )
 def test_the_status_that_a_script_ends_with(tmp_path, number, keep, status):
-    script = SCRIPT.replace("{keep}", f"checkpoint={str(tmp_path / 'run')!r}" if keep else "")
+    script = SCRIPT.replace("{keep}", f"keep={str(tmp_path / 'run')!r}" if keep else "")
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
@@ -196,7 +197,7 @@ def test_an_error_of_the_users_code_loses_nothing(tmp_path, where, keep):
         "loader": {"data": loader},
         "evaluation": {"validation": validation},
     }[where]
-    options |= {"checkpoint": tmp_path} if keep else {}
+    options |= {"keep": tmp_path} if keep else {}
     with pytest.raises(OSError, match="the share is gone") as failed:
         fit(**options)
     assert int(failed.value.train_state.step) == 8
@@ -206,7 +207,7 @@ def test_an_error_of_the_users_code_loses_nothing(tmp_path, where, keep):
     if keep:
         options = {"data": lambda epoch: BATCHES} if where == "loader" else {}
         options |= {"validation": lambda _: [BATCHES[0]]} if where == "evaluation" else {}
-        resumed, unbroken = fit(**options, checkpoint=tmp_path), fit(**options)
+        resumed, unbroken = fit(**options, keep=tmp_path), fit(**options)
         jax.tree.map(np.testing.assert_array_equal, resumed.params, unbroken.params)
 
 
@@ -233,7 +234,7 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path, number):
 
     mine = signal.signal(number, signal.SIG_IGN)
     try:
-        assert len(fit(callbacks=[press], checkpoint=tmp_path).history) == 3
+        assert len(fit(callbacks=[press], keep=tmp_path).history) == 3
     except KeyboardInterrupt:  # which would end the tests
         pytest.fail("it was heard")
     finally:
@@ -246,7 +247,7 @@ def test_a_signal_that_comes_with_the_last_epochs_callbacks_is_heard(tmp_path):
             signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
 
     with pytest.raises(SystemExit) as stopped:
-        fit(callbacks=[press], checkpoint=tmp_path)
+        fit(callbacks=[press], keep=tmp_path)
     assert stopped.value.code == 143
     assert int(stopped.value.train_state.step) == 12
     assert training.read_metadata(training.Checkpoints(tmp_path).latest())["step"] == 12
@@ -258,20 +259,20 @@ def test_a_callback_that_ends_the_program_is_saved_too(tmp_path):
             sys.exit(3)
 
     with pytest.raises(SystemExit) as left:
-        fit(callbacks=[leave], checkpoint=tmp_path, checkpoint_seconds=1000)
+        fit(callbacks=[leave], keep=tmp_path, seconds=1000)
     assert left.value.code == 3
     assert "saved at step 8" in left.value.__notes__[0]
-    assert len(fit(checkpoint=tmp_path).history) == 3
+    assert len(fit(keep=tmp_path).history) == 3
 
 
 def test_a_record_that_cannot_be_written_loses_nothing(tmp_path):
     def note(value):
         return lambda record, _: record.update(mine=value)
 
-    history = fit(callbacks=[note(np.float32(0.5))], checkpoint=tmp_path / "a").history
+    history = fit(callbacks=[note(np.float32(0.5))], keep=tmp_path / "a").history
     assert history["mine"].tolist() == [0.5] * 3
     with pytest.raises(ConfigError, match="cannot be written as JSON") as failed:
-        fit(callbacks=[note(object())], checkpoint=tmp_path / "b")
+        fit(callbacks=[note(object())], keep=tmp_path / "b")
     assert int(failed.value.train_state.step) == 4
     assert "could not be saved, but is in error.train_state" in failed.value.__notes__[0]
 
@@ -288,10 +289,10 @@ def test_a_resume_that_reads_what_it_knows_can_be_stopped(tmp_path):
         raise OSError("enough")
 
     with pytest.raises(OSError, match="enough"):
-        fit(slow(0), steps_per_epoch=36, epochs=1, checkpoint=tmp_path, callbacks=[stopped])
+        fit(slow(0), steps_per_epoch=36, epochs=1, keep=tmp_path, callbacks=[stopped])
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
-        fit(slow(1.0), steps_per_epoch=36, epochs=2, checkpoint=tmp_path)
+        fit(slow(1.0), steps_per_epoch=36, epochs=2, keep=tmp_path)
     assert time.monotonic() - began < 25  # of 36 seconds
 
 

@@ -22,10 +22,9 @@ x = random.standard_normal((60, 6)).astype(np.float32)
 net = layers.chain(layers.dense(8), layers.batch_norm(), activations.relu, layers.dropout(0.2), layers.dense(3))
 data = x[:40], (x[:40, 0] > 0).astype(np.int32)
 validation = x[40:], (x[40:, 0] > 0).astype(np.int32)
-checkpoint = sys.argv[1] if len(sys.argv) > 1 else None
 fit = training.fit(
     net, losses.softmax_cross_entropy, optimizers.adam(1e-2), data, epochs=60, batch_size=8, validation=validation,
-    early_stopping=60, checkpoint=checkpoint, checkpoint_seconds=0.0,
+    early_stopping=60, keep=training.keep(sys.argv[1] if len(sys.argv) > 1 else None, seconds=0.0),
     progress=lambda line: print(line, flush=True), callbacks=[lambda record, train_state: time.sleep(0.03)],
 )
 leaves = jax.tree.leaves((fit.params, fit.state, fit.train_state.params, fit.train_state.opt_state))

@@ -29,7 +29,7 @@ def _evaluate():
 
 
 def _options(given):
-    return {"epochs": 2, "progress": False} | ({"batch_size": 8, "shuffle": False} if isinstance(given, tuple) else {})
+    return {"epochs": 2, "progress": False} | ({"batch_size": 8} if isinstance(given, tuple) else {})
 
 
 def fit(given, validation=None, **options):
@@ -307,14 +307,14 @@ def test_messages_name_what_is_wrong_and_its_cure(tmp_path):
     for tree in ({"tokens": x, "mask": x}, (x, x)):
         with pytest.raises(DTypeError, match=r"array 0 is a (dict|tuple) of arrays; give its arrays one by one"):
             data.split(tree, y)
-    with pytest.raises(DataError, match=r"epoch 3 held no batch, and validation_steps=2 were wanted.*has ended"):
-        fit((x, y), validation=iter([(x, y)] * 4), validation_steps=2)
-    fit((x, y), epochs=1, checkpoint=tmp_path)
+    with pytest.raises(DataError, match=r"epoch 3 held no batch, and steps_per_epoch=2 were wanted.*has ended"):
+        fit((x, y), validation=training.stream(iter([(x, y)] * 4), steps_per_epoch=2))
+    fit((x, y), epochs=1, keep=tmp_path)
     for net in (layers.chain(layers.dense(2), layers.dense(1)), layers.dense(1, bias=False)):
         with pytest.raises(CheckpointError, match=r"fit: the run in .* is of another network.*training.load_best\("):
             training.fit(
-                net, losses.mse, optimizers.sgd(0.1), (x, y), epochs=2, batch_size=4, checkpoint=tmp_path,
-                resume="anyway", progress=False,
+                net, losses.mse, optimizers.sgd(0.1), (x, y), epochs=2, batch_size=4,
+                keep=training.keep(tmp_path, resume="anyway"), progress=False,
             )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from benchmarks.checkpoints import damage
 from jaxnet import activations, layers, losses, optimizers, training
 from jaxnet.errors import CheckpointError, ConfigError
 from jaxnet.training import Checkpoints, checkpoint, load, save
-from tests.training import runs
+from tests.training import calls, runs
 from tests.training.test_checkpoint import TREES, assert_same, end_of_header
 
 X, Y = np.random.default_rng(0).standard_normal((64, 3)).astype(np.float32), np.ones((64, 1), np.float32)
@@ -23,7 +23,7 @@ def backbone():
 
 def fit(net, targets=Y, **options):
     options = {"epochs": 3, "batch_size": 16, "progress": False, **options}
-    return training.fit(net, losses.mse, optimizers.adam(0.1), (X, targets), **options)
+    return calls.fit(net, losses.mse, optimizers.adam(0.1), (X, targets), **options)
 
 
 @given(tree=TREES, other=TREES)
@@ -106,7 +106,7 @@ class TestRuns:
     def test_the_weights_of_a_run(self, sharded, stopping, tmp_path, quick_compilation):
         net = layers.chain(backbone(), layers.dense(1))
         mesh = {"mesh": jax.make_mesh((8,), ("data",)), "shard_parameters": True} if sharded else {}
-        run = fit(net, checkpoint=tmp_path, early_stopping=stopping, **mesh)
+        run = fit(net, keep=tmp_path, early_stopping=stopping, **mesh)
         for x in (X, jax.ShapeDtypeStruct((1, 3), jnp.float32)):
             for directory in (tmp_path, Checkpoints(tmp_path)):
                 params, state = training.load_best(directory, net, x)
@@ -117,27 +117,27 @@ class TestRuns:
         assert all(jax.tree.leaves(same)) == (stopping is None)
 
     def test_a_network_without_state_or_parameters(self, tmp_path, quick_compilation):
-        run = fit(layers.dense(1), checkpoint=tmp_path)
+        run = fit(layers.dense(1), keep=tmp_path)
         params, state = training.load_best(tmp_path, layers.dense(1), X)
         np.testing.assert_array_equal(params["bias"], run.params["bias"])
         assert state == ()
 
     def test_another_network(self, tmp_path, quick_compilation):
-        fit(layers.dense(1), checkpoint=tmp_path)
+        fit(layers.dense(1), keep=tmp_path)
         with pytest.raises(
             CheckpointError, match=r"'train_state/params/kernel' is float32 \(3, 1\) in the file, .*2\)"
         ):
             training.load_best(tmp_path, layers.dense(2), X)
 
     def test_parameters_alone_say_where_they_are(self, tmp_path, quick_compilation):
-        run = fit(layers.dense(1), checkpoint=tmp_path)
+        run = fit(layers.dense(1), keep=tmp_path)
         latest = Checkpoints(tmp_path).latest()
         with pytest.raises(CheckpointError, match="but it fits a part: give under='train_state/params'"):
             load(latest, run.params)
 
     def test_a_backbone_under_a_new_head(self, tmp_path, quick_compilation):
         old = layers.chain(backbone(), layers.dense(1))
-        run = fit(old, checkpoint=tmp_path)
+        run = fit(old, keep=tmp_path)
         new = layers.chain(backbone(), layers.dense(2))
         params, state = new.init(1, X)
         latest = Checkpoints(tmp_path).latest()
@@ -149,6 +149,6 @@ class TestRuns:
 
 
 def test_the_weights_of_a_run_over_convolutions(tmp_path, quick_compilation):
-    run = runs.fit(epochs=1, checkpoint=tmp_path)
+    run = runs.fit(epochs=1, keep=tmp_path)
     params, state = training.load_best(tmp_path, runs.network(), runs.sounds(1)[0])
     jax.tree.map(np.testing.assert_array_equal, (params, state), (run.params, run.state))

@@ -14,6 +14,7 @@ from jaxnet import backprop, diagnostics, layers, losses, optimizers, training
 from jaxnet.diagnostics import pictures
 from jaxnet.errors import CheckpointError, ConfigError, DTypeError
 from jaxnet.training import Checkpoints, History, load, read_metadata, save
+from tests.training import calls
 
 NET, SGD, X = layers.dense(1), optimizers.sgd(0.1), np.ones((8, 3), np.float32)
 PARAMS, STATE = NET.init(0, X)
@@ -23,12 +24,12 @@ NOTHING = types.SimpleNamespace()
 
 
 def fit(**where):
-    return training.fit(NET, losses.mse, SGD, (X, X[:, :1]), epochs=1, batch_size=8, progress=False, **where)
+    return calls.fit(NET, losses.mse, SGD, (X, X[:, :1]), epochs=1, batch_size=8, progress=False, **where)
 
 
 def train(**where):
     step, state = training.make_step(NET, losses.mse, SGD), training.init(NET, SGD, X, 0)
-    return training.train(step, state, (X, X[:, :1]), epochs=1, batch_size=8, progress=False, **where)
+    return calls.train(step, state, (X, X[:, :1]), epochs=1, batch_size=8, progress=False, **where)
 
 
 def draw(path):
@@ -40,10 +41,10 @@ WRITERS = {
     "training.Checkpoints.directory": lambda path: Checkpoints(path).save(1, {"x": np.ones(2)}),
     "training.History.save.path": HISTORY.save,
     "training.History.plot.path": HISTORY.plot,
-    "training.fit.checkpoint": lambda path: fit(checkpoint=path),
-    "training.fit.log": lambda path: fit(log=path),
-    "training.train.checkpoint": lambda path: train(checkpoint=path),
-    "training.train.log": lambda path: train(log=path),
+    "training.fit.keep": lambda path: fit(keep=path),
+    "training.train.keep": lambda path: train(keep=path),
+    "training.keep.directory": lambda path: fit(keep=training.keep(path)),
+    "training.keep.log": lambda path: train(keep=training.keep(log=path)),
     "training.export.path": lambda path: training.export(NET, PARAMS, STATE, X, path=path),
     "backprop.Trace.draw.path": draw,
     "diagnostics.RateRange.plot.path": RATES.plot,
@@ -64,7 +65,7 @@ OTHERS = {
     "diagnostics.pictures.weights_over_time.path",
 }  # fmt: skip
 DOORS = WRITERS | READERS | {"diagnostics.Diagnosis.html.path": lambda path: diagnostics.Diagnosis.html(NOTHING, path)}
-OPTIONAL = {"training.fit.checkpoint", "training.fit.log", "training.train.checkpoint", "training.train.log",
+OPTIONAL = {"training.fit.keep", "training.train.keep", "training.keep.directory", "training.keep.log",
             "training.export.path"}  # fmt: skip
 
 NO_PATHS = {
@@ -129,7 +130,7 @@ def test_what_was_saved_at_home_is_read_from_there(at_home):
     assert read_metadata("~/run") == {"a": 1}
     HISTORY.save("~/log")
     assert History.load("~/log").records == HISTORY.records
-    kept = fit(checkpoint="~/fit")
+    kept = fit(keep="~/fit")
     np.testing.assert_array_equal(training.load_best("~/fit", NET, X)[0]["kernel"], kept.params["kernel"])
     assert Checkpoints("~/fit").latest().parent == at_home / "fit"
     with pytest.raises(CheckpointError, match=r"load_best: .*home/none holds no checkpoint; wanted the directory that"):
@@ -143,7 +144,7 @@ def test_local_paths_stay_what_they_are(path):
 
 def test_no_door_is_forgotten():
     """Whatever public function has an argument named as paths are, is in the table above."""
-    names = {"path", "paths", "directory", "folder", "file", "filename", "checkpoint", "log", "source"}
+    names = {"path", "paths", "directory", "folder", "file", "filename", "keep", "log", "source"}
     found = set()
 
     def look(where, thing):
@@ -164,4 +165,5 @@ def test_no_door_is_forgotten():
                 if not issubclass(thing, tuple):
                     look(f"{module_name}.{name}", thing)
     of_trees = {"layers.watched.path", "regularizers.weights.path", "backprop.Trace.open.paths"}
+    of_trees |= {"training.Checkpoints.keep"}  # a number
     assert found - of_trees == DOORS.keys() | OTHERS

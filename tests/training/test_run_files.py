@@ -21,7 +21,9 @@ from jaxnet.errors import CheckpointError, ConfigError, DataError
 from jaxnet.training import Checkpoints, History, _atomic, load, read_metadata, save
 from jaxnet.training import history as histories
 from jaxnet.training.history import Log
-from jaxnet.training.run import HISTORY, Run, Saver
+from jaxnet.training.keeping import Saver
+from jaxnet.training.run import HISTORY, Run
+from tests.training import calls
 
 X, Y = np.random.default_rng(0).standard_normal((64, 3)).astype(np.float32), np.ones((64, 1), np.float32)
 NET, SGD = layers.dense(1), optimizers.sgd(0.01)
@@ -30,12 +32,12 @@ pytestmark = pytest.mark.usefixtures("quick_compilation", "save_after_every_disp
 
 @pytest.fixture
 def save_after_every_dispatch(monkeypatch):
-    monkeypatch.setattr("jaxnet.training.run.SAVE_SHARE", np.inf)
+    monkeypatch.setattr("jaxnet.training.keeping.SAVE_SHARE", np.inf)
 
 
 def fit(epochs=3, **options):
-    options = {"batch_size": 32, "progress": False, "checkpoint_seconds": 0.0, **options}
-    return training.fit(NET, losses.mse, SGD, (X, Y), epochs=epochs, **options)
+    options = {"batch_size": 32, "progress": False, "seconds": 0.0, **options}
+    return calls.fit(NET, losses.mse, SGD, (X, Y), epochs=epochs, **options)
 
 
 def lines(path):
@@ -69,7 +71,7 @@ class TestHistory:
                 file.seek(0)
                 assert len(file.readlines()) == record["epoch"] - 1
 
-        result = fit(log=log, checkpoint=tmp_path / "run", callbacks=[look])
+        result = fit(log=log, keep=tmp_path / "run", callbacks=[look])
         for file in seen:
             file.seek(0)
             assert [json.loads(line) for line in file] == result.history.records
@@ -81,7 +83,7 @@ class TestHistory:
         run.history = fake(100_000)
         line = histories._line
         monkeypatch.setattr(histories, "_line", lambda record: written.append(1) or line(record))
-        with Saver(tmp_path / "run", 0.0, {}, tmp_path / "log.jsonl") as saver:
+        with Saver(training.keep(tmp_path / "run", seconds=0.0, log=tmp_path / "log.jsonl"), {}) as saver:
             saver.begin(run.history)
             assert len(written) == 200_000
             for i in range(2):
@@ -93,7 +95,7 @@ class TestHistory:
                 assert saver.checkpoints.latest().stat().st_size < 6000
         assert len(json.dumps(read_metadata(saver.checkpoints.latest()))) < 600
         resumed = new_run()
-        assert resumed.restore(saver, anyway=False) == ""
+        resumed.restore(saver.checkpoints, read_metadata(saver.checkpoints.latest()), {}, anyway=False)
         assert json.dumps(resumed.history.records) == json.dumps(run.history.records)  # NaN is no NaN's equal
         assert (tmp_path / "log.jsonl").read_bytes() == (tmp_path / "run" / HISTORY).read_bytes()
         assert resumed.history.names == run.history.names
@@ -103,7 +105,7 @@ class TestHistory:
     def test_every_flipped_bit_and_every_truncation_is_found(self, tmp_path):
         found, tried = damage.history_flips(10**6, tmp_path)
         assert found == tried > 2000
-        with Saver(tmp_path / "run", 0.0, {}) as saver:
+        with Saver(training.keep(tmp_path / "run", seconds=0.0), {}) as saver:
             saver.begin(fake(2))
             seal, path = saver._kept.seal, saver._kept.path
         whole = path.read_bytes()
@@ -122,7 +124,7 @@ class TestHistory:
             os, "fsync", lambda file: (done.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file))[1]
         )
         monkeypatch.setattr(os, "replace", lambda a, b: (done.append(str(b)), replace(a, b))[1])
-        with Saver(tmp_path, 0.0, {}) as saver:
+        with Saver(training.keep(tmp_path, seconds=0.0), {}) as saver:
             saver.begin(run.history)
             run.history.records.append({"epoch": 1})
             del done[:]
@@ -132,10 +134,10 @@ class TestHistory:
 
     @pytest.mark.parametrize("tail", [b"", b'{"epoch": 4, "loss": 0.', b'{"epoch": 4}\n{"epoch": 5}\n', b"\0" * 99])
     def test_what_came_after_the_checkpoint_is_cut_off(self, tail, tmp_path):
-        fit(epochs=2, checkpoint=tmp_path)
+        fit(epochs=2, keep=tmp_path)
         with open(tmp_path / HISTORY, "ab") as file:
             file.write(tail)
-        resumed, unbroken = fit(epochs=4, checkpoint=tmp_path), fit(epochs=4)
+        resumed, unbroken = fit(epochs=4, keep=tmp_path), fit(epochs=4)
         for name in ("epoch", "step", "loss", "grad_norm"):
             np.testing.assert_array_equal(resumed.history[name], unbroken.history[name])
         np.testing.assert_array_equal(resumed.params["kernel"], unbroken.params["kernel"])
@@ -143,32 +145,32 @@ class TestHistory:
 
     @pytest.mark.parametrize("place", ["first line", "last line"])
     def test_damage_says_what_helps(self, place, tmp_path):
-        whole = fit(epochs=3, checkpoint=tmp_path)
+        whole = fit(epochs=3, keep=tmp_path)
         newest, before = reversed([path.name for path in Checkpoints(tmp_path).paths()][-2:])
         text = lines(tmp_path / HISTORY)
         damaged = 0 if place == "first line" else 2
         text[damaged] = text[damaged].replace(b"loss", b"lose")
         (tmp_path / HISTORY).write_bytes(b"".join(text))
         with pytest.raises(CheckpointError, match=r"put a copy of it back .* begin anew from the weights") as caught:
-            fit(epochs=4, checkpoint=tmp_path)
+            fit(epochs=4, keep=tmp_path)
         back = f"or delete {newest} to fall back to {before}"
         assert (back in str(caught.value)) == (place == "last line")
         params, state = training.load_best(tmp_path, NET, X)  # as the message says
         np.testing.assert_array_equal(params["kernel"], whole.params["kernel"])
-        fit(epochs=1, start=(params, state), checkpoint=tmp_path / "another")
+        fit(epochs=1, start=(params, state), keep=tmp_path / "another")
 
     def test_falling_back_to_an_older_checkpoint(self, tmp_path):
-        fit(epochs=3, checkpoint=tmp_path)
+        fit(epochs=3, keep=tmp_path)
         for path in Checkpoints(tmp_path).paths()[1:]:
             path.unlink()
-        resumed, unbroken = fit(epochs=4, checkpoint=tmp_path), fit(epochs=4)
+        resumed, unbroken = fit(epochs=4, keep=tmp_path), fit(epochs=4)
         np.testing.assert_array_equal(resumed.history["loss"], unbroken.history["loss"])
         np.testing.assert_array_equal(resumed.params["kernel"], unbroken.params["kernel"])
         assert len(lines(tmp_path / HISTORY)) == 4
 
     def test_a_log_beside_the_checkpoints_is_the_history_itself(self, tmp_path):
         for epochs in (2, 3):
-            fit(epochs=epochs, checkpoint=tmp_path, log=tmp_path / "." / HISTORY)
+            fit(epochs=epochs, keep=tmp_path, log=tmp_path / "." / HISTORY)
             assert len(lines(tmp_path / HISTORY)) == epochs
 
     def test_a_half_last_line_is_dropped_and_any_other_is_refused(self, tmp_path):
@@ -200,12 +202,12 @@ class Untrained:
 
 def train(**options):
     step, state = Untrained(), training.init(NET, SGD, X[:1], 0)
-    return training.train(step, state, (X, Y), epochs=1, batch_size=32, progress=False, **options)
+    return calls.train(step, state, (X, Y), epochs=1, batch_size=32, progress=False, **options)
 
 
 class TestRefusedBeforeTheFirstStep:
     @pytest.mark.parametrize("where", ["below a file", "no right", "read-only", "a full disk"])
-    @pytest.mark.parametrize("argument", ["checkpoint", "log"])
+    @pytest.mark.parametrize("argument", ["keep", "log"])
     def test_what_cannot_be_written(self, argument, where, tmp_path, monkeypatch):
         place = tmp_path / "there" / "run"
         if where == "below a file":
@@ -219,7 +221,7 @@ class TestRefusedBeforeTheFirstStep:
                 raise OSError(code, wanted)
 
             monkeypatch.setattr(os, "mkdir", refuse)
-        kind = CheckpointError if argument == "checkpoint" else ConfigError
+        kind = CheckpointError if argument == "keep" else ConfigError
         with pytest.raises(
             kind, match=rf"fit: cannot write .*run: ({wanted}); nothing was trained yet: .* give {argument}= a place"
         ):
@@ -236,7 +238,7 @@ class TestRefusedBeforeTheFirstStep:
 
         monkeypatch.setattr(os, "open", refuse)
         with pytest.raises(CheckpointError, match=r"fit: cannot write .*run: Read-only file system"):
-            train(checkpoint=tmp_path / "run")
+            train(keep=tmp_path / "run")
 
     def test_a_log_that_is_a_directory(self, tmp_path):
         with pytest.raises(ConfigError, match=r"fit: cannot write .*: (Is a directory|.*not empty)"):
@@ -244,7 +246,7 @@ class TestRefusedBeforeTheFirstStep:
 
     def test_missing_directories_are_made(self, tmp_path):
         with pytest.raises(AssertionError, match="a step was taken"):
-            train(log=tmp_path / "a" / "b.jsonl", checkpoint=tmp_path / "c" / "d")
+            train(log=tmp_path / "a" / "b.jsonl", keep=tmp_path / "c" / "d")
         assert not list((tmp_path / "a").iterdir())  # it was tried, and nothing is left of that
         assert {path.name for path in (tmp_path / "c" / "d").iterdir()} == {".lock"}
 
@@ -310,12 +312,12 @@ class TestADiskThatBecomesFull:
         with pytest.raises(
             CheckpointError, match=r"cannot write .*No space left.* saved before is whole: .* after step 6 is in error"
         ) as caught:
-            fit(epochs=4, checkpoint=tmp_path, callbacks=[fill])
+            fit(epochs=4, keep=tmp_path, callbacks=[fill])
         assert int(caught.value.train_state.step) == 6
         assert caught.value.__cause__ is not None
         full[0] = False
         assert read_metadata(Checkpoints(tmp_path).latest())["step"] in (4, 5)
-        resumed, unbroken = fit(epochs=4, checkpoint=tmp_path), fit(epochs=4)
+        resumed, unbroken = fit(epochs=4, keep=tmp_path), fit(epochs=4)
         np.testing.assert_array_equal(resumed.history["loss"], unbroken.history["loss"])
         np.testing.assert_array_equal(resumed.params["kernel"], unbroken.params["kernel"])
 
@@ -339,7 +341,7 @@ class TestFileSystemsThatCannotSyncDirectories:
         assert load(path, {"x": np.zeros(2)})["x"].sum() == 2
         Checkpoints(tmp_path / "many").save(1, {"x": np.ones(2)})
         fake(2).save(tmp_path / "c" / "log.jsonl")
-        with Saver(tmp_path / "run", 0.0, {}) as saver:
+        with Saver(training.keep(tmp_path / "run", seconds=0.0), {}) as saver:
             saver.begin(History())
             saver.save(new_run())
 
@@ -374,20 +376,20 @@ class TestOneRunADirectory:
 
         def second(record, train_state):
             with pytest.raises(CheckpointError) as caught:
-                train(checkpoint=tmp_path)
+                train(keep=tmp_path)
             messages.append(str(caught.value))
 
-        fit(epochs=1, checkpoint=tmp_path, callbacks=[second])
+        fit(epochs=1, keep=tmp_path, callbacks=[second])
         assert messages[0].startswith(f"fit: another run uses {tmp_path}: process {os.getpid()} on ")
-        assert messages[0].endswith("wait for its end, stop it, or give checkpoint= another directory")
-        fit(epochs=2, checkpoint=tmp_path)  # it has ended
+        assert messages[0].endswith("wait for its end, stop it, or give keep= another directory")
+        fit(epochs=2, keep=tmp_path)  # it has ended
 
     def test_two_threads(self, tmp_path):
         results = []
 
         def work():
             try:
-                results.append(fit(epochs=200, checkpoint=tmp_path))
+                results.append(fit(epochs=200, keep=tmp_path))
             except CheckpointError as error:
                 results.append(str(error))
 
@@ -400,19 +402,19 @@ class TestOneRunADirectory:
         assert all("another run uses" in result for result in results)
 
     def test_a_process_that_is_killed(self, tmp_path):
-        fit(epochs=1, checkpoint=tmp_path)
+        fit(epochs=1, keep=tmp_path)
         holder = alone("with atomic.held(directory):\n print('held', flush=True)\n time.sleep(60)", tmp_path)
         try:
             assert holder.stdout.readline() == "held\n"
             with pytest.raises(CheckpointError, match=f"another run uses .*: process {holder.pid} on "):
-                train(checkpoint=tmp_path)
+                train(keep=tmp_path)
             training.load_best(tmp_path, NET, X)  # to read, no lock is needed
             Checkpoints(tmp_path).restore(jax.eval_shape(lambda: new_run().saved))
             Checkpoints(tmp_path / "own").save(1, {"x": np.ones(1)})
         finally:
             holder.kill()
             holder.communicate()
-        fit(epochs=2, checkpoint=tmp_path)
+        fit(epochs=2, keep=tmp_path)
 
     def test_a_child_that_was_forked_does_not_hold_it_on(self, tmp_path):
         code = """
@@ -434,15 +436,15 @@ os.kill(child, 9)
             raise error
 
         with pytest.raises(error) as kept:
-            fit(checkpoint=tmp_path, callbacks=[end])
-        fit(epochs=1, checkpoint=tmp_path)
+            fit(keep=tmp_path, callbacks=[end])
+        fit(epochs=1, keep=tmp_path)
         del kept
 
     def test_what_is_refused_is_given_back(self, tmp_path):
-        fit(epochs=1, checkpoint=tmp_path)
+        fit(epochs=1, keep=tmp_path)
         with pytest.raises(ConfigError, match="other settings"):
-            fit(epochs=2, checkpoint=tmp_path, seed=1)
-        fit(epochs=2, checkpoint=tmp_path)
+            fit(epochs=2, keep=tmp_path, seed=1)
+        fit(epochs=2, keep=tmp_path)
 
     def test_where_files_cannot_be_locked(self, tmp_path, monkeypatch):
         import fcntl
@@ -451,12 +453,12 @@ os.kill(child, 9)
             raise OSError(errno.ENOTSUP, "no locks")
 
         monkeypatch.setattr(fcntl, "flock", refuse)
-        fit(epochs=1, checkpoint=tmp_path)
+        fit(epochs=1, keep=tmp_path)
 
     def test_of_several_processes_the_first_alone_holds_and_writes(self, tmp_path, monkeypatch):
         monkeypatch.setattr(jax, "process_index", lambda: 1)
         run = new_run()
-        with contextlib.nullcontext(Saver(tmp_path / "run", 0.0, {}, tmp_path / "log")) as saver, saver:
+        with contextlib.nullcontext(Saver(training.keep(tmp_path / "run", log=tmp_path / "log"), {})) as saver, saver:
             saver.begin(run.history)
             run.history.records.append({"epoch": 1})
             saver.record(run)

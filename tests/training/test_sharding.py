@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from jaxnet import layers, losses, optimizers, training
 from jaxnet.errors import ConfigError, DataError
+from tests.training import calls
 from tests.training.runs import batches, close, fit, identical, network, sounds
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +96,7 @@ def test_parameters_in_pieces_stay_in_pieces(alone, in_pieces):
 def test_accumulation_over_a_mesh(alone):
     def steps(**options):
         net = layers.chain(layers.flatten(), layers.dense(3))
-        return training.fit(
+        return calls.fit(
             net, losses.softmax_cross_entropy, optimizers.adam(1e-2), sounds(64), epochs=1, batch_size=32,
             progress=False, mesh=MESHES["make_mesh"](), **options,
         )  # fmt: skip
@@ -107,15 +108,15 @@ def test_accumulation_over_a_mesh(alone):
 @pytest.mark.devices(8)
 def test_an_interrupted_run_goes_on_with_the_same_bits(pieces, shared, in_pieces, interrupted):
     mesh = MESHES["make_mesh"]()
-    result = fit(checkpoint=interrupted(mesh=mesh, shard_parameters=pieces), mesh=mesh, shard_parameters=pieces)
+    result = fit(keep=interrupted(mesh=mesh, shard_parameters=pieces), mesh=mesh, shard_parameters=pieces)
     identical(result, in_pieces[0] if pieces else shared)
 
 
 @pytest.mark.devices(8)
 def test_an_interrupted_run_goes_on_with_other_devices(alone, interrupted):
     on_eight = interrupted(mesh=MESHES["make_mesh"](), shard_parameters=True)
-    close(fit(checkpoint=on_eight, mesh=MESHES["some devices"]()), alone)
-    close(fit(checkpoint=interrupted(), mesh=MESHES["make_mesh"](), shard_parameters=True), alone)
+    close(fit(keep=on_eight, mesh=MESHES["some devices"]()), alone)
+    close(fit(keep=interrupted(), mesh=MESHES["make_mesh"](), shard_parameters=True), alone)
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def interrupted(tmp_path):
 
         directory = tmp_path / str(len(list(tmp_path.iterdir())))
         with pytest.raises(SystemExit) as left:
-            fit(checkpoint=directory, callbacks=[stop], **options)
+            fit(keep=directory, callbacks=[stop], **options)
         assert left.value.code == 143
         (saved,) = training.Checkpoints(directory).paths()
         assert training.read_metadata(saved)["step"] in (5, 6, 7, 8)
@@ -172,8 +173,8 @@ def test_a_batch_that_does_not_divide():
 def test_what_is_no_mesh():
     with pytest.raises(ConfigError, match=r"mesh must be a jax.sharding.Mesh, got 8; jax.make_mesh\(\(n,\)"):
         fit(mesh=8)
-    with pytest.raises(ConfigError, match="shard_parameters needs mesh"):
-        fit(shard_parameters=True)
+    with pytest.raises(ConfigError, match=r"sharded: mesh must be a jax.sharding.Mesh, got None"):
+        training.sharded(None)
 
 
 # A step that takes longer than it takes to dispatch it: with 1,000 in flight instead of 8, this hangs.
@@ -183,9 +184,9 @@ from jaxnet import layers, losses, optimizers, training
 x, many = jnp.ones((64, 256)), jnp.ones((6400, 256))
 net = layers.chain(layers.dense(256), layers.batch_norm(), layers.dense(256))
 adam, mesh = optimizers.adam(1e-3), jax.make_mesh((8,), ("data",))
-arrays = {"data": (many, many), "batch_size": 64, "epochs": 3}
-for options in (arrays, {"data": [(x, x)], "steps_per_epoch": 300, "epochs": 1}):
-    fit = training.fit(net, losses.mse, adam, mesh=mesh, progress=False, **options)
+arrays, stream = training.arrays(many, many, batch_size=64), training.stream([(x, x)], steps_per_epoch=300)
+for data, epochs in ((arrays, 3), (stream, 1)):
+    fit = training.fit(net, losses.mse, adam, data, epochs=epochs, mesh=mesh, progress=False)
     print(int(fit.train_state.step))
 """
 

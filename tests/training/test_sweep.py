@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import activations, layers, losses, optimizers, training
+from jaxnet import activations, data, layers, losses, optimizers, training
 from jaxnet.errors import ConfigError, DataError, DTypeError
+from tests.training import calls
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((40, 8, 2)).astype(np.float32)
@@ -41,7 +42,7 @@ def test_each_member_is_what_fit_trains(monkeypatch, most_flops):
     result = training.sweep(NET, CE, momentum_and_rate, TRAIN, settings=settings, **options)
     for m in range(3):
         seed, rate, momentum = (settings[name][m] for name in ("seed", "rate", "momentum"))
-        alone = training.fit(
+        alone = calls.fit(
             NET, CE, momentum_and_rate(rate, momentum), TRAIN, key=seed, seed=seed, progress=False, **options
         )
         for name in ("loss", "accuracy", "grad_norm", "validation_loss", "validation_accuracy"):
@@ -75,7 +76,7 @@ def test_skipped_steps_count_as_in_fit():
                             settings={"seed": [0, 0], "rate": rates}, **options)  # fmt: skip
     assert result.best == 1
     for m, rate in enumerate(rates):
-        alone = training.fit(layers.dense(1), losses.mse, optimizers.sgd(rate), data, progress=False, **options)
+        alone = calls.fit(layers.dense(1), losses.mse, optimizers.sgd(rate), data, progress=False, **options)
         assert alone.history["skipped"].tolist() == [1, 1, 1]
         np.testing.assert_allclose(result.history["loss"][:, m], alone.history["loss"], rtol=1e-4)
 
@@ -124,3 +125,93 @@ def sweep(settings=None, train=TRAIN, **options):
 def test_bad_input_is_refused(error, message, call):
     with pytest.raises(error, match=message):
         call()
+
+
+def out_of_memory(at, calls=None):
+    """What stands in the place of a compiled program on a device that has too little memory for so many members."""
+
+    def compiled(f, **options):
+        program = jax.jit(f, **options)
+
+        def call(train_state, *arguments):
+            members = len(jax.tree.leaves(train_state)[0])
+            if members >= at:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+            return program(train_state, *arguments)
+
+        return call
+
+    return compiled
+
+
+class TestMembersThatDoNotFit:
+    def test_how_many_would_is_said(self, monkeypatch):
+        """A member holds 8,003 float32 of parameters and as much of momentum, beside what a step takes."""
+        memory = sys.modules["jaxnet.training.memory"]
+        counts, bytes_needed = [], memory.bytes_needed
+        monkeypatch.setattr("jaxnet.training.nans.compiled", out_of_memory(6))
+        data = 2 * sum(a.nbytes for a in TRAIN)
+        monkeypatch.setattr(memory, "_limit", lambda device: data + counts[0] + 2 * (counts[1] - counts[0]) + 5)
+        monkeypatch.setattr(
+            sys.modules["jaxnet.training.sweep"], "bytes_needed",
+            lambda *arguments: counts.append(bytes_needed(*arguments)) or counts[-1],
+        )  # fmt: skip
+        net = layers.chain(layers.flatten(), layers.dense(400), layers.dense(3))
+        options = {"epochs": 1, "batch_size": 8}
+        rule = lambda rate: optimizers.sgd(rate, momentum=0.9)  # noqa: E731
+        with pytest.raises(
+            ConfigError, match=r"^sweep: 6 members do not fit in the memory of .*: at most about 3 fit"
+        ) as e:
+            training.sweep(net, CE, rule, TRAIN, settings={"seed": range(6), "rate": [0.1] * 6}, **options)
+        state = 4 * 2 * sum(leaf.size for leaf in jax.tree.leaves(net.init(0, X[:1])[0]))
+        assert counts[1] - counts[0] > 2 * state  # what goes in and what comes out
+        needed = (data + counts[0] + 5 * (counts[1] - counts[0])) / 2**20
+        assert f"they need about {needed:.3g} MiB" in str(e.value)
+        assert isinstance(e.value.__cause__, jax.errors.JaxRuntimeError)
+        training.sweep(net, CE, rule, TRAIN, settings={"seed": range(3), "rate": [0.1] * 3}, **options)
+
+    def test_where_the_device_does_not_say_what_it_has(self, monkeypatch):
+        monkeypatch.setattr("jaxnet.training.nans.compiled", out_of_memory(2))
+        monkeypatch.setattr(sys.modules["jaxnet.training.memory"], "_limit", lambda device: None)
+        with pytest.raises(
+            ConfigError, match=r"^sweep: 2 members do not fit .* each; give fewer, or a smaller batch_size$"
+        ):
+            sweep()
+
+    def test_where_there_is_no_room_to_ask(self, monkeypatch):
+        def compiling(*arguments):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+        monkeypatch.setattr("jaxnet.training.nans.compiled", out_of_memory(2))
+        monkeypatch.setattr(sys.modules["jaxnet.training.sweep"], "bytes_needed", compiling)
+        with pytest.raises(ConfigError, match=r"^sweep: 2 members do not fit in the memory of [^;]*; give fewer"):
+            sweep()
+
+    def test_any_other_error_stays_what_it_is(self, monkeypatch):
+        def compiled(f, **options):
+            def call(*arguments):
+                raise jax.errors.JaxRuntimeError("INTERNAL: the bus is gone")
+
+            return call
+
+        monkeypatch.setattr("jaxnet.training.nans.compiled", compiled)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="the bus is gone"):
+            sweep()
+
+
+def test_the_next_orders_are_drawn_once_and_while_the_device_computes(monkeypatch):
+    done = []
+    draw = data.epoch_order
+
+    def order(samples, *, seed, epoch):
+        done.append((epoch, seed))
+        return draw(samples, seed=seed, epoch=epoch)
+
+    def compiled(f, **options):
+        program = jax.jit(f, **options)
+        return lambda *arguments: done.append("dispatched") or program(*arguments)
+
+    monkeypatch.setattr(data, "epoch_order", order)
+    monkeypatch.setattr("jaxnet.training.nans.compiled", compiled)
+    sweep({"seed": [5, 2, 5], "rate": [0.1, 0.1, 0.2]}, epochs=3)
+    assert done == [(0, 2), (0, 5), "dispatched", (1, 2), (1, 5), "dispatched", (2, 2), (2, 5), "dispatched"]

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from examples import distributed
-from jaxnet import layers, losses, optimizers, training
+from jaxnet import layers, losses, optimizers
 from jaxnet.errors import JaxnetError
-from tests.training import runs
+from tests.training import calls, runs
 
 
 def digest(train_state):
@@ -48,7 +48,7 @@ def small_fit(data=None, features=4, **options):
         data, options = (np.eye(16, 4), np.eye(16, features)), {"batch_size": 8, **options}
     if isinstance(data, (list, tuple)):
         data = jax.tree.map(np.float32, data)
-    return training.fit(layers.dense(features), losses.mse, optimizers.adam(0.1), data, **options)
+    return calls.fit(layers.dense(features), losses.mse, optimizers.adam(0.1), data, **options)
 
 
 def refused(**calls):
@@ -80,8 +80,8 @@ def main(port, process, folder):
         if not first:
             signal.raise_signal(signal.SIGTERM)
 
-    pieces = {"features": 256, "shard_parameters": True, "checkpoint": folder / "pieces"}
-    results["unbroken"] = measured(small_fit(**{**pieces, "checkpoint": None}))
+    pieces = {"features": 256, "shard_parameters": True, "keep": folder / "pieces"}
+    results["unbroken"] = measured(small_fit(**{**pieces, "keep": None}))
     try:
         small_fit(**pieces, callbacks=[stop])
     except SystemExit as left:
@@ -98,17 +98,17 @@ def main(port, process, folder):
             yield np.eye(4, 4, dtype=np.float32), np.eye(4, 4, dtype=np.float32)
 
     try:
-        small_fit(until(15), steps_per_epoch=40, epochs=1, checkpoint=folder / "iterable")
+        small_fit(until(15), steps_per_epoch=40, epochs=1, keep=folder / "iterable")
     except SystemExit as left:
         results["left the iterable"] = left.code
-    resumed = small_fit(until(99), steps_per_epoch=40, epochs=1, checkpoint=folder / "iterable")
+    resumed = small_fit(until(99), steps_per_epoch=40, epochs=1, keep=folder / "iterable")
     results["step of the iterable"] = int(resumed.train_state.step)
 
     # What only one process wants or has.
     stopped = small_fit(callbacks=[lambda record, train_state: record["epoch"] == 3 and not first], epochs=9)
     results["epochs"] = len(stopped.history)
     ones = np.ones((4 if first else 2, 4))
-    small_fit(checkpoint=folder / "disk")  # which the first process writes
+    small_fit(keep=folder / "disk")  # which the first process writes
     results["refused"] = refused(
         key={"key": process},
         data={"data": (np.full((16, 4), process),) * 2, "batch_size": 8},
@@ -122,7 +122,7 @@ def main(port, process, folder):
              "max_skipped": 3},
         overflow={"data": (np.full((16, 4), 1e30),) * 2, "batch_size": 8, "max_skipped": 2},
         validation={"validation": [(ones[:2], ones[:2]), (np.full((2, 4), 1.0 if first else np.nan), ones[:2])]},
-        disk={"checkpoint": folder / ("disk" if first else "another")},
+        disk={"keep": folder / ("disk" if first else "another")},
     )  # fmt: skip
     (folder / f"results-{process}.json").write_text(json.dumps(results))
 
