@@ -50,9 +50,9 @@ def x64():
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def full_compilation():
-    """For what is said of a program as XLA optimizes it: its instructions, its bits beside another's, its memory."""
+    """For a file of what is said of programs as XLA optimizes them: their bits beside another's, their last digits."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1")

@@ -63,8 +63,8 @@ class Raveled:
             size = sum(map(math.prod, shapes))
             if jnp.shape(self.vectors[dtype]) != (size,):
                 raise ShapeError(
-                    f"unravel: the vector of {dtype} must have the shape ({size},), as many numbers as the tree that it "
-                    f"was made from, got {jnp.shape(self.vectors[dtype])}"
+                    f"unravel: the vector of {dtype} must have the shape ({size},), as many numbers as the tree it was "
+                    f"made from, got {jnp.shape(self.vectors[dtype])}"
                 )
             # lax.split, not slices: its transpose is one concatenation, theirs a sum of padded vectors.
             parts = jax.lax.split(self.vectors[dtype], [math.prod(shape) for shape in shapes])

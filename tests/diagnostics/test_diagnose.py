@@ -1,4 +1,4 @@
-"""Planted pathologies are found, and the first remedy heals: four of a kind each of `python -m benchmarks diagnosis`."""
+"""Planted pathologies are found, and the first remedy heals: one of a kind of `python -m benchmarks diagnosis`."""
 
 import jax.numpy as jnp
 import numpy as np
