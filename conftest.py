@@ -1,5 +1,6 @@
-"""The conditions all tests run under: strict promotion, warnings as errors, 8 virtual devices."""
+"""The conditions all tests run under: strict promotion, warnings as errors, 8 virtual devices, quick compilation."""
 
+import importlib.metadata
 import os
 
 # Before jax starts: virtual devices for sharding tests, and a thread pool wide enough that their
@@ -19,6 +20,15 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Their programs run once. With few optimizations, by the emitters that jaxlib 0.11 no longer has (an unknown flag would
+# end the process) and without dividing a program for several threads, compiling one takes a third to a seventh of the
+# processor's time. It changes what XLA does to a program, not which program the library writes.
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 has them as users do.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and "parallel_codegen" not in os.environ["XLA_FLAGS"]:
+    os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
+    if importlib.metadata.version("jaxlib").startswith("0.10."):
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 import hypothesis
 import jax
@@ -38,6 +48,14 @@ def x64():
     """Runs a test with 64-bit types enabled."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def full_compilation():
+    """For a file of what is said of programs as XLA optimizes them: their bits beside another's, their last digits."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,6 +1,5 @@
 """Fixtures that many tests share."""
 
-import os
 import signal
 
 import jax
@@ -22,14 +21,4 @@ def on_the_cpu():
 
 @pytest.fixture(scope="module")
 def quick_compilation():
-    """Compiles with few optimizations: these programs run once, so that compiling is nearly all they cost.
-
-    It changes what XLA does to a program, not which program the library writes. With
-    ``JAX_DISABLE_MOST_OPTIMIZATIONS=0`` in the environment, tests run as users do.
-    """
-    asked = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS")
-    if asked is None:
-        jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    if asked is None:
-        jax.config.update("jax_disable_most_optimizations", False)
+    """What all tests have by default."""

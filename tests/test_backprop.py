@@ -20,7 +20,6 @@ from jaxnet.backprop.layout import Item, layout
 from jaxnet.errors import ConfigError, DTypeError, ShapeError
 from tests.layers.test_layers_table import TABLE, start
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROOT = Path(__file__).parents[1]
 F = jnp.float32
 
@@ -362,7 +361,7 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def traced(quick_compilation):
+def traced():
     """A network, its parameters and input, and the trace of its loss."""
     net, x, y = network(), jax.random.normal(jax.random.key(1), (5, 6, 2)), jnp.arange(5) % 3
     params, state = net.init(jax.random.key(0), x)

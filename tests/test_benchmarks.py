@@ -20,11 +20,6 @@ from benchmarks.training import picture as training_picture
 from benchmarks.vocoder_step import libraries, networks
 
 
-@pytest.fixture(autouse=True)
-def _quickly(quick_compilation):
-    """None of this needs fast programs."""
-
-
 def test_names_have_dashes_and_no_helpers(capsys):
     assert set(benchmarks.names()) >= {"kernels", "optimizers", "parity", "training", "vocoder-step"}
     assert "timing" not in benchmarks.names()

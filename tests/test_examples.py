@@ -26,7 +26,7 @@ def test_digits_reach_97_percent(net, seed, tmp_path, capsys):
     assert len(picture) > 10_000
 
 
-def test_diagnosis_finds_what_is_planted_and_heals_it(tmp_path, capsys, quick_compilation):
+def test_diagnosis_finds_what_is_planted_and_heals_it(tmp_path, capsys):
     before, after = diagnosis.main(["--steps", "400", "--out", str(tmp_path)])
     assert before.verdicts[0].name == "vanishing_gradient"
     assert after.healthy, str(after)

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from jaxnet import activations, diagnostics, interop, layers, losses, optimizers, sizes
 from jaxnet.errors import CheckpointError, ConfigError, DTypeError, ShapeError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 X = np.random.default_rng(0).standard_normal((3, 20, 4)).astype(np.float32)
 
 

@@ -22,7 +22,6 @@ from jaxnet._made import made
 from jaxnet.errors import ConfigError
 from tests.layers.test_layers_table import IN_FLOAT64, TABLE
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(1)
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from jaxnet import layers, testing
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 X = jax.random.normal(jax.random.key(7), (3, 6, 4))
 
 

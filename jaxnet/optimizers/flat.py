@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.errors import ConfigError, named
+from jaxnet.errors import ConfigError, ShapeError, named
 from jaxnet.optimizers import _trees as trees
 from jaxnet.optimizers._arithmetic import promoted
 from jaxnet.optimizers._members import member, updated
@@ -61,6 +61,12 @@ class Raveled:
         leaves: list[Any] = [None] * len(layout.shapes)
         for dtype, indices in layout.groups.items():
             shapes = [layout.shapes[i] for i in indices]
+            size = sum(map(math.prod, shapes))
+            if jnp.shape(self.vectors[dtype]) != (size,):
+                raise ShapeError(
+                    f"unravel: the vector of {dtype} must have the shape ({size},), as many numbers as the tree it was "
+                    f"made from, got {jnp.shape(self.vectors[dtype])}"
+                )
             # lax.split, not slices: its transpose is one concatenation, theirs a sum of padded vectors.
             parts = jax.lax.split(self.vectors[dtype], [math.prod(shape) for shape in shapes])
             for i, part, shape in zip(indices, parts, shapes, strict=True):

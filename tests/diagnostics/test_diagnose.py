@@ -1,4 +1,4 @@
-"""Planted pathologies are found, and the first remedy heals: one seed and size of `python -m benchmarks diagnosis`."""
+"""Planted pathologies are found, and the first remedy heals: one of a kind of `python -m benchmarks diagnosis`."""
 
 from types import ModuleType, SimpleNamespace
 
@@ -18,12 +18,13 @@ from jaxnet.errors import ConfigError, DataError
 from jaxnet.training import History
 
 
-@pytest.fixture(autouse=True)
-def _quickly(quick_compilation):
-    """None of this needs fast programs."""
+def planted(*names):
+    found = {case.name: case for case in cases.CASES}
+    return pytest.mark.parametrize("case", [found[name] for name in names], ids=names)
 
 
-@pytest.mark.parametrize("case", cases.PATHOLOGIES, ids=lambda case: case.name)
+# Of the units, of the rate, of the scale of the weights, of the data.
+@planted("relu killed by bias", "rate x 100", "initialization x 0.01", "40 % wrong labels")
 def test_a_pathology_comes_first_and_its_first_remedy_heals(case):
     record = report.run(case, size=0, seed=0, steps=400)
     assert record["first"] == case.verdict, record
@@ -31,7 +32,16 @@ def test_a_pathology_comes_first_and_its_first_remedy_heals(case):
     assert case.name in report.confusion([record])
 
 
-@pytest.mark.parametrize("case", cases.HEALTHY, ids=lambda case: case.name)
+@planted("20 sigmoid layers", "exploding linear stack", "initialization x 10", "tanh on raw input")
+def test_a_pathology_is_seen_before_the_first_step(case):
+    setup = cases.setup(case.plans[0], 0)
+    params, state = setup.net.init(0, setup.data[0])
+    report = diagnostics.layer_report(setup.net, setup.loss, params, state, setup.data)
+    found = [verdict.name for verdict in _at_the_start(setup.data, report, False)]
+    assert case.verdict in found
+
+
+@planted("healthy: relu, Adam", "healthy: conv, batch norm")
 def test_healthy_runs_are_called_healthy(case):
     found = report.diagnosed(cases.setup(case.plans[0], 0), 0, steps=400)
     assert [verdict.name for verdict in found.verdicts] == ["healthy"], str(found)

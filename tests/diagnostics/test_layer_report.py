@@ -20,11 +20,6 @@ Y = RANDOM.standard_normal((16, 3)).astype(np.float32)
 LABELS = RANDOM.integers(0, 3, 16).astype(np.int32)
 
 
-@pytest.fixture(autouse=True)
-def _quickly(quick_compilation):
-    """None of this needs fast programs."""
-
-
 def test_every_column_is_the_written_out_one():
     bias = initializers.constant(-1.0)
     net = layers.chain(layers.dense(6, bias_init=bias), activations.relu, layers.dense(4), jnp.tanh, layers.dense(3))

@@ -10,7 +10,6 @@ import pytest
 
 from jaxnet import activations, backprop, diagnostics, interop, layers, losses, optimizers, testing, training
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 RANDOM = np.random.default_rng(2)
 X = RANDOM.standard_normal((64, 3)).astype(np.float32)
 Y = (X[:, :1] > 0).astype(np.float32)

@@ -14,11 +14,6 @@ RANDOM = np.random.default_rng(1)
 X = RANDOM.standard_normal((40, 6)).astype(np.float32)
 
 
-@pytest.fixture(autouse=True)
-def _quickly(quick_compilation):
-    """None of this needs fast programs."""
-
-
 class TestDeadUnits:
     def test_over_a_whole_set_with_indices(self):
         bias = np.zeros(8, np.float32)

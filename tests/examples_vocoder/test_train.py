@@ -91,7 +91,7 @@ def test_seconds_of_training_teach_it_to_speak(tmp_path, capsys):
     np.testing.assert_allclose(made[:16000], np.clip(vocoder(log_mel), -1, 1)[:16000], atol=1e-4)
 
 
-def test_a_run_that_was_stopped_goes_on_exactly(quick_compilation, tiny, tmp_path, capsys, monkeypatch):
+def test_a_run_that_was_stopped_goes_on_exactly(tiny, tmp_path, capsys, monkeypatch):
     arguments = ["--data", str(SPEECH), *BRIEF, "--steps", "50", "50", "--out"]
     unbroken = train.main([*arguments, str(tmp_path / "unbroken")])
 
@@ -117,7 +117,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(quick_compilation, tiny, tmp_pat
             np.testing.assert_array_equal(broken[phase][name], unbroken[phase][name])
 
 
-def test_minutes_become_a_plan_that_is_kept(quick_compilation, tiny, tmp_path, capsys):
+def test_minutes_become_a_plan_that_is_kept(tiny, tmp_path, capsys):
     arguments = ["--data", str(SPEECH), *BRIEF, "--minutes", "0.15", "--adversarial", "0.5", "--out", str(tmp_path)]
     histories = train.main(arguments)
     assert capsys.readouterr().out.count("ms a step") == 2

@@ -12,7 +12,6 @@ from jaxnet import kernels, sizes
 from tests import oracles
 from tests.strategies import AWKWARD, Conv, convolutions
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 TOLERANCE = {"float32": {"rtol": 3e-5, "atol": 3e-5}, "float64": {"rtol": 1e-11, "atol": 1e-11}}
 FUNCTIONS = {
     "conv": (kernels.conv, oracles.conv),

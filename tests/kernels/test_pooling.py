@@ -11,7 +11,6 @@ from jaxnet import kernels, sizes
 from tests import oracles
 from tests.strategies import Pool, poolings
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KINDS = {"avg": kernels.avg_pool, "max": kernels.max_pool}
 BOTH = pytest.mark.parametrize("kind", KINDS)
 TOLERANCE = {"float32": {"rtol": 1e-5, "atol": 1e-6}, "float64": {"rtol": 1e-12, "atol": 1e-13}}

@@ -18,7 +18,6 @@ from jaxnet.kernels.pooling_forms import Forms, Stops
 from tests import oracles
 from tests.strategies import PoolND, poolings_nd
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KINDS = {"avg": kernels.avg_pool, "max": kernels.max_pool}
 BOTH = pytest.mark.parametrize("kind", KINDS)
 FORMS = [(value, tangent) for value in ("window", "slices") for tangent in ("window", "gathered", "shifted")]
@@ -84,7 +83,9 @@ def derivatives(f, x, dx):
 def test_every_form_is_reduce_window_and_the_literal_sum(kind, forms, case):
     if not allowed(kind, case):
         return
-    with jax.enable_x64(True):
+    # On a GPU, JAX's second derivatives of a maximum are of reduced precision, and say so: no oracle.
+    where = jax.devices("cpu")[0] if kind == "max" else None
+    with jax.default_device(where), jax.enable_x64(True):
         x, dx = (draw(1, *case.lengths, 2, seed=seed) for seed in (0, 1))
 
         @jax.jit

@@ -16,7 +16,6 @@ from tests import oracles
 from tests.strategies import Form
 from tests.strategies import forms as drawn_forms
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
 
 # Strides that leave inputs unread, crops, padding beyond the window, an even kernel, several members and groups.

@@ -15,7 +15,6 @@ from jaxnet.kernels.pooling_forms import Stops
 from jaxnet.kernels.slots import OPERANDS
 from tests import oracles
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 DTYPES = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 POOLS = {"plain": pooling_forms.plain, "separable": pooling_forms.separable}
 

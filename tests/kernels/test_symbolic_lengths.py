@@ -14,8 +14,6 @@ from jaxnet.errors import ShapeError
 from tests.layers.test_layers_table import TABLE
 from tests.strategies import AWKWARD, convolutions
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def draw(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
@@ -35,7 +33,10 @@ def with_gradients(f):
     return run
 
 
-def assert_exported_is_direct(f, symbolic, shapes, others=(), platforms=("cpu",)):
+HERE = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())  # as an export names its platforms
+
+
+def assert_exported_is_direct(f, symbolic, shapes, others=(), platforms=(HERE,)):
     """Exports ``f(x, *others)`` with x of symbolic axes, and calls it with x of each shape."""
     x = jax.ShapeDtypeStruct(jax.export.symbolic_shape(symbolic), jnp.float32)
     run = with_gradients(f)
@@ -106,7 +107,7 @@ def test_half_precision_and_members(platform):
     w = draw(3, 3, 2, 4).astype(jnp.bfloat16)
     run = with_gradients(f)
     exported = jax.export.export(jax.jit(run), platforms=(platform,))(x, w)
-    if platform == "cpu":
+    if platform == HERE:
         x = draw(3, 2, 9, 4).astype(jnp.bfloat16)
         got, expected = (jax.tree.map(lambda a: a.astype("float32"), g(x, w)) for g in (exported.call, jax.jit(run)))
         chex.assert_trees_all_close(got, expected, rtol=2e-2, atol=2e-2)

@@ -16,7 +16,6 @@ from jax.test_util import check_grads
 from jaxnet import kernels
 from tests import oracles
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 
 
@@ -171,9 +170,14 @@ def test_more_members_than_are_unrolled(case):
 
 
 def training_step(case, x, kernel):
-    """A step of gradient descent by both, so that loops have something to carry."""
+    """A step of gradient descent by both, so that loops have something to carry.
+
+    The rate is a power of two, which every type has exactly. With 0.1, on a GPU and in float64, the eager steps of
+    "transposed, filled" were 1e-8 from the compiled ones, as if one of both had rounded the rate to float32. Its
+    gradient by x alone is a forward convolution with nothing behind, into which XLA can pull what scales and adds it.
+    """
     gradient = jax.grad(lambda x, w: jnp.sum(jnp.tanh(case(x, w))), (0, 1))
-    return tuple(a - 0.1 * g for a, g in zip((x, kernel), gradient(x, kernel), strict=True))
+    return tuple(a - 0.125 * g for a, g in zip((x, kernel), gradient(x, kernel), strict=True))
 
 
 @some("dense", "strided", "strided, grouped", "depthwise", "one filter", "transposed, grouped", "transposed, filled")
@@ -437,7 +441,7 @@ def test_export_for_three_platforms(case):
 
 # The padding is spelled out, for the oracle. Not here, because on a CPU it does spread there (it meets zeros that a
 # rewrite put into the kernel): groups that `packed` joins, outputs that `folded` computes together, kernels that
-# `polyphase` fills to a multiple of the stride.
+# `polyphase` fills to a multiple of the stride. A GPU packs the groups of "strided, grouped".
 LOCAL = {
     "dense": Case(kernels.conv, (2, 8, 3), (3, 3, 4), {"padding": (1, 1)}),
     "strided": Case(kernels.conv, (2, 9, 3), (4, 3, 2), {"strides": 2, "padding": (1, 2)}),
@@ -466,4 +470,9 @@ def test_what_is_not_finite_stays_where_windows_see_it(case, value):
     y = np.asarray(jax.jit(case)(x, kernel))
     assert seen.any()
     assert not seen.all()
-    np.testing.assert_array_equal(~np.isfinite(y), seen)
+    reached = ~np.isfinite(y)
+    if jax.default_backend() == "gpu" and case is LOCAL["strided, grouped"]:
+        assert (seen <= reached).all()
+        assert (reached <= seen.any(-1, keepdims=True)).all()  # never more than the groups that are packed with its own
+    else:
+        np.testing.assert_array_equal(reached, seen)

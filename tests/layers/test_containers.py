@@ -8,7 +8,6 @@ import pytest
 
 from jaxnet import initializers, layers
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(11)
 X = jax.random.normal(KEY, (4, 6))
 

@@ -11,7 +11,6 @@ from jaxnet.errors import ShapeError
 from tests import oracles
 from tests.strategies import AWKWARD, convolutions
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 MAKE = {"conv": layers.conv, "conv_transpose": layers.conv_transpose}
 ORACLE = {"conv": oracles.conv, "conv_transpose": oracles.conv_transpose}
 

@@ -18,8 +18,6 @@ from jaxnet.diagnostics import _rows
 from jaxnet.errors import JaxnetError
 from tests.strategies import convolutions, poolings
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 class Case(NamedTuple):
     """A layer, the shape of an input for it, and whether training it draws random numbers."""
@@ -127,7 +125,7 @@ TABLE = {
     ),
     "frozen": Case(lambda: layers.frozen(layers.chain(layers.dense(3), layers.batch_norm(), layers.prelu())), (4, 5)),
     "frozen-given": Case(lambda: layers.frozen(layers.dense(3), GIVEN), (4, 5)),
-    "raveled": Case(lambda: layers.raveled(layers.chain(layers.dense(3), jnp.tanh)), (4, 3)),
+    "raveled": Case(lambda: layers.raveled(layers.chain(layers.dense(3), layers.batch_norm(), layers.prelu())), (4, 5)),
     "watched": Case(lambda: layers.watched(layers.chain(layers.dense(3), jnp.tanh), watch_nothing), (4, 3)),
 }
 
@@ -320,7 +318,7 @@ def test_init_from_a_shape_is_init_from_an_array_and_follows_its_key(case):
     assert not any(np.array_equal(a, b) for a, b in kernels)
 
 
-@every(without=(*FIXED_DTYPE, TABLE["raveled"]))
+@every(without=(*FIXED_DTYPE, TABLE["raveled"]))  # whose vectors have their dtypes' names
 def test_leaves_have_full_names(case):
     layer, params, state, _ = abstract(case)
     params, state = apart(layer, params, state)
@@ -368,7 +366,7 @@ def takes(layer, params, state, x):
 
 
 def description(tree):
-    return jax.tree.map(lambda a: (a.shape, str(a.dtype)), tree), jax.tree.structure(tree)
+    return [(a.shape, str(a.dtype)) for a in jax.tree.leaves(tree)], jax.tree.structure(tree)
 
 
 # What a user's own function does with other params is the user's own; one vector fits any network of its length.

@@ -8,7 +8,6 @@ import pytest
 from jaxnet import layers
 from jaxnet.errors import ShapeError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 TOLERANCE = {"float32": {"rtol": 2e-5, "atol": 2e-5}, "float64": {"rtol": 1e-11, "atol": 1e-11}}
 SHAPES = {"rank-2": (6, 3), "rank-3": (3, 5, 3)}
 STEPS = (0, 1, 10, 100)

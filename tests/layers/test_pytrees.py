@@ -13,7 +13,6 @@ from jaxnet import activations, backprop, diagnostics, interop, layers, losses, 
 from jaxnet.errors import DTypeError, JaxnetError, ShapeError
 from jaxnet.training import History
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(3)
 RANDOM = np.random.default_rng(0)
 F = jnp.float32

@@ -8,7 +8,6 @@ import pytest
 from jaxnet import activations, layers
 from jaxnet.errors import DTypeError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SHAPE = (3, 40, 40, 4)
 LAYERS = {
     "dense": lambda: layers.dense(4),

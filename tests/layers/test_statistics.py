@@ -12,7 +12,6 @@ from jax.sharding import PartitionSpec as P
 from jaxnet import layers, losses, optimizers, training
 from jaxnet.errors import ConfigError, ShapeError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 EPSILON = 1e-5
 MAKE = {"batch_norm": layers.batch_norm, "layer_norm": layers.layer_norm}
 

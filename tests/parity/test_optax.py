@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from jaxnet import optimizers
 
+pytestmark = pytest.mark.usefixtures("full_compilation")
 STEPS = 1000
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxnet
-from jaxnet import _checks_named as checks
+from jaxnet import _checks as checks
 from jaxnet import backprop, diagnostics, layers, losses, optimizers, training
 from jaxnet.diagnostics import pictures
 from jaxnet.errors import CheckpointError, ConfigError, DTypeError
@@ -139,7 +139,7 @@ def test_what_was_saved_at_home_is_read_from_there(at_home):
 
 @pytest.mark.parametrize("path", ["C:/run", "a:b", ".", "x~/../y", "/a//b"])
 def test_local_paths_stay_what_they_are(path):
-    assert checks.path("save", "path", path) == Path(path)
+    assert checks.path("path", path) == Path(path)
 
 
 def test_no_door_is_forgotten():
