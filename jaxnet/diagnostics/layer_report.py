@@ -14,17 +14,13 @@ from jaxnet import _checks as checks
 from jaxnet._tables import table
 from jaxnet.diagnostics import _rows
 from jaxnet.diagnostics._arrays import Loss, is_floating, widest
+from jaxnet.diagnostics._columns import of_outputs, of_parameters, slope
 from jaxnet.errors import ConfigError, named
 from jaxnet.layers.inside import Watched, looked_into, rebuilt
 from jaxnet.layers.layer import Layer, as_layer
 from jaxnet.optimizers import _checks as optimizer_checks
-from jaxnet.optimizers._arithmetic import abs_squared, wide
 from jaxnet.optimizers.base import conjugate
 from jaxnet.training.step import pair, scalar
-
-SATURATED_DISTANCE = 0.025
-"""A value this close to a bound, in units of the distance between the two, is saturated: of tanh beyond +-0.95 and of
-sigmoid outside 0.025..0.975, where the derivative has fallen to a tenth of its largest."""
 
 
 @jax.tree_util.register_dataclass
@@ -158,11 +154,11 @@ def _tapped(net: Layer) -> Layer:
         y, state = net.apply(params.params, state, x, train=train, key=key)
         leaves, structure = jax.tree.flatten(y)
         floating = [leaf for leaf in leaves if is_floating(leaf)]
-        columns = _of_outputs(floating, kind(y.dtype) if is_floating(y) else _rows.Kind())
+        filled = of_outputs(floating, kind(y.dtype) if is_floating(y) else _rows.Kind())
         if floating:
             probed = iter(_probe(floating, params.tap))
             y = structure.unflatten([next(probed) if is_floating(leaf) else leaf for leaf in leaves])
-        return y, Watched(state, columns)
+        return y, Watched(state, filled)
 
     return net._replace(init=init, apply=apply, rebuild=None)
 
@@ -275,7 +271,7 @@ def _report(net, loss, optimizer, params, state, batch, opt_state, key):
     )  # fmt: skip
     found = [
         # What has no floating-point output has no gradient of it.
-        outputs | ({"activation_gradient": norm} if outputs else {}) | _of_parameters(layer, tap.ndim, w, g, u)
+        outputs | ({"activation_gradient": norm} if outputs else {}) | of_parameters(layer, tap.ndim, w, g, u)
         for (_, layer), tap, outputs, norm, w, g, u in each
     ]
     rows = _rows.expanded(net, taps)
@@ -291,67 +287,7 @@ def _report(net, loss, optimizer, params, state, batch, opt_state, key):
         tuple(label for label, _, _ in rows),
         tuple(parts[leaf][1].normalizes for _, leaf, _ in rows),
         **columns,
-        slope=_slope(columns["activation_gradient"][np.array(has_kernel, int)]),
+        slope=slope(columns["activation_gradient"][np.array(has_kernel, int)]),
         first_nonfinite=jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32),
         loss=value,
     )
-
-
-def _of_outputs(outputs: list[jax.Array], kind: _rows.Kind) -> dict[str, jax.Array]:
-    """The columns that a layer's outputs fill; none if there is no floating-point one."""
-    if not outputs:
-        return {}
-    dtype = widest(outputs)
-    outputs = [jax.lax.stop_gradient(y).astype(dtype) for y in outputs]
-    y = outputs[0] if len(outputs) == 1 else jnp.concatenate([y.ravel() for y in outputs])
-    mean = jnp.mean(y)
-    found = {
-        "mean": mean,
-        "deviation": jnp.sqrt(jnp.mean(jnp.square(y - mean))),
-        "nonfinite": jnp.sum((~jnp.isfinite(y)).astype(dtype)),
-    }
-    if kind.bounds is not None:
-        low, high = kind.bounds
-        near = SATURATED_DISTANCE * (high - low)
-        found["saturated"] = jnp.mean(((y < low + near) | (y > high - near)).astype(dtype))
-    if kind.rectifier:
-        found["dead"] = jnp.mean(jnp.all(y == 0, axis=tuple(range(y.ndim - 1))).astype(dtype))
-    return found
-
-
-def _of_parameters(layer: Layer, repeats: int, params: Any, grads: Any, updates: Any) -> dict[str, jax.Array]:
-    """The columns that a layer's parameters fill, with an entry a copy on the first axes; none if it has none."""
-    dtype = widest((params, grads, updates))
-
-    def norm(tree):
-        squares = [
-            jnp.sum(abs_squared(wide(leaf)).astype(dtype), axis=tuple(range(repeats, leaf.ndim)))
-            for leaf in jax.tree.leaves(tree)
-        ]
-        return jnp.sqrt(sum(squares[1:], squares[0]))
-
-    if not jax.tree.leaves(params):
-        return {}
-    weight = norm(params)
-    found = {"parameter_gradient": norm(grads), "weight_norm": weight}
-    if updates is not None:
-        smallest = float(np.finfo(np.float32).tiny)
-        found["update_ratio"] = jnp.where(weight > 0, norm(updates) / jnp.maximum(weight, smallest), np.nan)
-    if layer.fan_in is not None and isinstance(params, dict) and "kernel" in params:
-        w = params["kernel"]
-        square = jnp.mean(jnp.square(w.astype(dtype)), axis=tuple(range(repeats, w.ndim)))
-        found["gain"] = jnp.sqrt(jnp.asarray(layer.fan_in(w.shape[repeats:]), dtype) * square)
-    return found
-
-
-def _slope(norms: jax.Array) -> jax.Array:
-    """The least-squares slope of ln(norms) over their numbers, of those that are positive and finite."""
-    usable = (norms > 0) & jnp.isfinite(norms)
-    y = jnp.where(usable, jnp.log(jnp.where(usable, norms, 1)), 0)
-    weight = usable.astype(norms.dtype)
-    x = jnp.arange(norms.shape[0], dtype=norms.dtype)
-    n = jnp.sum(weight)
-    x = x - jnp.sum(weight * x) / n
-    y = y - jnp.sum(weight * y) / n
-    spread = jnp.sum(weight * x * x)
-    return jnp.where(n >= 2, jnp.sum(weight * x * y) / spread, np.nan)
