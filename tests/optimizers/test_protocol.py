@@ -1,5 +1,7 @@
 """The contract of every optimizer: pure, stable in structure and dtype, and transparent to transformations."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnet import optimizers
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def gradients_of(params):
     return jax.tree.map(lambda p: (0.3 * p + 0.1).astype(p.dtype), params)
@@ -19,25 +23,54 @@ def struct(tree):
     return [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
 
 
-def run(optimizer, params, steps, compiled=True):
-    def step(params, state):
+def stepped(optimizer):
+    def step(carry, _=None):
+        params, state = carry
         updates, state = optimizer.update(gradients_of(params), state, params)
-        return optimizers.apply_updates(params, updates), state
+        return (optimizers.apply_updates(params, updates), state), None
 
-    step = jax.jit(step) if compiled else step
-    state = optimizer.init(params)
+    return step
+
+
+def run(optimizer, params, steps):
+    """Outside jit, where the operations of one rule are compiled for all."""
+    carry = params, optimizer.init(params)
     for _ in range(steps):
-        params, state = step(params, state)
-    return params, state
+        carry, _ = stepped(optimizer)(carry)
+    return carry
 
 
-def test_structure_and_dtypes_are_kept(optimizer, params):
-    new, state = run(optimizer, params, 2)
-    assert struct(new) == struct(params)
+def scan(optimizer, params, steps):
+    return jax.lax.scan(stepped(optimizer), (params, optimizer.init(params)), None, length=steps)[0]
+
+
+def assert_close(compiled, eager):
+    chex.assert_trees_all_close(compiled, eager, rtol=2e-2, atol=1e-4)  # bfloat16 leaf; fusion rounds less often
+    # AdaBelief divides by |g - m|, a difference of nearly equal numbers, so it amplifies a rounding.
+    chex.assert_trees_all_close(compiled["kernel"], eager["kernel"], rtol=1e-3, atol=1e-6)
+
+
+def test_a_compiled_step(optimizer, params):
+    """It keeps structure and dtypes, compiles once, takes donated parameters and state, and is that outside jit."""
+    traces = []
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(carry):
+        traces.append(1)
+        return stepped(optimizer)(carry)[0]
+
     first = optimizer.init(params)
+    assert not any(x.weak_type for x in jax.tree.leaves(first))
+    copied = jax.tree.map(jnp.array, params)
+    jitted, state = copied, optimizer.init(copied)
+    for _ in range(4):
+        jitted, state = step((jitted, state))
+    assert len(traces) == 1
+    assert copied["kernel"].is_deleted()
+    assert struct(jitted) == struct(params)
     assert jax.tree.structure(state) == jax.tree.structure(first)
     assert struct(state) == struct(first)
-    assert not any(x.weak_type for x in jax.tree.leaves(first))
+    assert_close(jitted, run(optimizer, params, 4)[0])
 
 
 def test_descends(optimizer):
@@ -53,50 +86,14 @@ def test_descends(optimizer):
     assert loss(params) < start
 
 
-def test_jit_equals_eager_and_compiles_once(optimizer, params):
-    traces = []
-
-    @jax.jit
-    def step(params, state):
-        traces.append(1)
-        updates, state = optimizer.update(gradients_of(params), state, params)
-        return optimizers.apply_updates(params, updates), state
-
-    jitted, state = params, optimizer.init(params)
-    for _ in range(4):
-        jitted, state = step(jitted, state)
-    assert len(traces) == 1
-    eager, _ = run(optimizer, params, 4, compiled=False)
-    chex.assert_trees_all_close(jitted, eager, rtol=2e-2, atol=1e-4)  # bfloat16 leaf; fusion rounds less often
-    # AdaBelief divides by |g - m|, a difference of nearly equal numbers, so it amplifies a rounding.
-    chex.assert_trees_all_close(jitted["kernel"], eager["kernel"], rtol=1e-3, atol=1e-6)
-
-
-def test_state_is_donatable_together_with_the_parameters(optimizer, params):
-    def step(params, state):
-        updates, state = optimizer.update(gradients_of(params), state, params)
-        return optimizers.apply_updates(params, updates), state
-
-    copied = jax.tree.map(jnp.array, params)
-    state = optimizer.init(copied)
-    result, _ = jax.jit(step, donate_argnums=(0, 1))(copied, state)
-    assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(result))
-
-
 def test_scan_and_cond(optimizer, params):
     def step(carry, _):
-        params, state = carry
-
-        def take():
-            updates, new = optimizer.update(gradients_of(params), state, params)
-            return optimizers.apply_updates(params, updates), new
-
-        return jax.lax.cond(jnp.array(True), take, lambda: (params, state)), None
+        return jax.lax.cond(jnp.array(True), lambda: stepped(optimizer)(carry)[0], lambda: carry), None
 
     scanned, _ = jax.lax.scan(step, (params, optimizer.init(params)), None, length=3)
-    looped, state = run(optimizer, params, 3)
-    assert jax.tree.structure(scanned) == jax.tree.structure((looped, state))
-    chex.assert_trees_all_close(scanned[0]["kernel"], looped["kernel"], rtol=1e-3, atol=1e-6)
+    looped = run(optimizer, params, 3)
+    assert jax.tree.structure(scanned) == jax.tree.structure(looped)
+    assert_close(scanned[0], looped[0])
 
 
 @pytest.mark.devices(8)
@@ -139,7 +136,7 @@ def test_init_keeps_the_sharding_of_the_parameters():
 def test_vmap_over_learning_rates(make):
     params = {"w": jnp.array([1.0, -2.0]), "half": jnp.ones(2, jnp.bfloat16)}
     rates = jnp.array([0.1, 0.01, 0.0])
-    many = jax.jit(jax.vmap(lambda rate: run(make(rate), params, 3, compiled=False)[0]))(rates)
+    many = jax.vmap(lambda rate: scan(make(rate), params, 3)[0])(rates)
     for i, rate in enumerate(rates):
         one, _ = run(make(float(rate)), params, 3)
         chex.assert_trees_all_close(many["w"][i], one["w"], rtol=1e-5)
@@ -151,8 +148,8 @@ def test_every_hyperparameter_may_be_a_schedule_as_with_inject_hyperparams():
     b1, rate = (lambda step: 0.9 - 0.1 * (step == 1)), (lambda step: 0.1 / (step + 1))
     theirs = optax.inject_hyperparams(optax.adam)(rate, b1=b1)
     with jax.numpy_dtype_promotion("standard"):
-        ours, _ = run(optimizers.adam(rate, b1=b1), params, 4)
-        expected, _ = run(theirs, params, 4)
+        ours, _ = scan(optimizers.adam(rate, b1=b1), params, 4)
+        expected, _ = scan(theirs, params, 4)
     np.testing.assert_allclose(ours, expected, rtol=2e-5)  # theirs takes 1 - b1 in float32
 
 
@@ -182,7 +179,7 @@ def test_masks_of_adamw_agree_with_masking_by_optax():
     mask = {"layer": {"kernel": True, "bias": False}, "last": True}
     prefix = {"layer": False, "last": True}
     for m in (mask, prefix, lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree)):
-        ours, _ = run(optimizers.adamw(0.1, weight_decay=0.3, mask=m), params, 3)
+        ours, _ = scan(optimizers.adamw(0.1, weight_decay=0.3, mask=m), params, 3)
         with jax.numpy_dtype_promotion("standard"):
-            theirs, _ = run(optax.adamw(0.1, weight_decay=0.3, mask=m), params, 3)
+            theirs, _ = scan(optax.adamw(0.1, weight_decay=0.3, mask=m), params, 3)
         chex.assert_trees_all_equal(ours, theirs)

@@ -25,8 +25,14 @@ def widened(tree):
     return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
 
 
-def start(dtype):
-    return {"half": jnp.linspace(-1, 1, SIZE, dtype=dtype), "single": jnp.linspace(-1, 1, SIZE)}
+def start():
+    """Both kinds of 16 bits beside float32, so that one program tests all."""
+    return {dtype.__name__: jnp.linspace(-1, 1, SIZE, dtype=dtype) for dtype in (*DTYPES, jnp.float32)}
+
+
+def as_in(params, grads):
+    """The same gradients for every parameter, in its dtype."""
+    return jax.tree.map(lambda p: grads.astype(p.dtype), params)
 
 
 def finite(tree):
@@ -47,7 +53,7 @@ def gradients(draw):
 
 
 @functools.cache
-def beside_float32(name, dtype):
+def beside_float32(name):
     """The rule on 16-bit trees, and on the same values in float32, in one compiled scan."""
     optimizer = RULES[name]()
 
@@ -60,20 +66,19 @@ def beside_float32(name, dtype):
 
     @jax.jit
     def run(grads):
-        params = start(dtype)
+        params = start()
         carry = (params, optimizer.init(params), optimizer.init(widened(params)))
-        return jax.lax.scan(step, carry, {"half": grads.astype(dtype), "single": grads})
+        return jax.lax.scan(step, carry, as_in(params, grads))
 
     return run
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", RULES)
 @settings(max_examples=4, phases=[Phase.generate])
 @given(grads=gradients())
-def test_every_rule_is_the_float32_rule(name, dtype, grads):
-    (params, state, state32), (updates, updates32) = beside_float32(name, dtype)(jnp.asarray(grads, jnp.float32))
-    assert params["half"].dtype == dtype
+def test_every_rule_is_the_float32_rule(name, grads):
+    (params, state, state32), (updates, updates32) = beside_float32(name)(jnp.asarray(grads, jnp.float32))
+    assert {name: p.dtype.name for name, p in params.items()} == {name: name for name in params}
     assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(jnp.float32)}
     assert finite((params, state, updates))
     assert_close(updates, updates32)
@@ -108,10 +113,9 @@ def test_the_accumulators_dtype_that_was_asked_for_is_kept(dtype):
         assert updates.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_float32_gradients_are_taken_as_they_are(optimizer, dtype):
-    params = start(dtype)
-    small = {"half": jnp.full(SIZE, 1e-9), "single": jnp.full(SIZE, 1e-9)}  # 0 in float16
+def test_float32_gradients_are_taken_as_they_are(optimizer):
+    params = start()
+    small = as_in(widened(params), jnp.full(SIZE, 1e-9))  # 0 in float16
     updates, state = optimizer.update(small, optimizer.init(params), params)
     expected, _ = optimizer.update(small, optimizer.init(widened(params)), widened(params))
     if not keeps_master(state):
@@ -217,21 +221,22 @@ def test_where_the_update_needs_a_25th_bit_the_master_gives_way(dtype):
     assert abs(float(state.master[0]) + 3 * unit) <= unit
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", RULES)
 @settings(max_examples=3, phases=[Phase.generate])
 @given(grads=gradients())
-def test_a_master_copy_is_float32_training(name, dtype, grads):
-    params, state, params32 = mastered(name, dtype)(jnp.asarray(grads, jnp.float32))
-    np.testing.assert_array_equal(np.asarray(params["half"]), np.asarray(state.master["half"].astype(dtype)))
-    assert state.master["single"] is None
+def test_a_master_copy_is_float32_training(name, grads):
+    params, state, params32 = mastered(name)(jnp.asarray(grads, jnp.float32))
+    assert state.master["float32"] is None
     assert finite(state)
-    for ours, theirs in ((state.master["half"], params32["half"]), (params["single"], params32["single"])):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    for dtype in DTYPES:
+        master = state.master[dtype.__name__]
+        np.testing.assert_array_equal(np.asarray(params[dtype.__name__]), np.asarray(master.astype(dtype)))
+        np.testing.assert_allclose(master, params32[dtype.__name__], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(params["float32"], params32["float32"], rtol=1e-5, atol=1e-6)
 
 
 @functools.cache
-def mastered(name, dtype):
+def mastered(name):
     inner = RULES[name]()
     optimizer = optimizers.master_copy(inner)
 
@@ -248,9 +253,9 @@ def mastered(name, dtype):
 
     @jax.jit
     def run(grads):
-        params = start(dtype)
+        params = start()
         carry = (params, optimizer.init(params), widened(params), inner.init(widened(params)))
-        return jax.lax.scan(step, carry, {"half": grads.astype(dtype), "single": grads})[0][:3]
+        return jax.lax.scan(step, carry, as_in(params, grads))[0][:3]
 
     return run
 
