@@ -132,3 +132,11 @@ def test_a_clip_of_no_dtype(x64):
     clip = o.clip_by_global_norm(np.asarray(0.5))
     clipped, _ = clip.update({"a": jnp.ones(2, jnp.float32)}, EmptyState())
     assert clipped["a"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", ["sgd momentum", "adam", "adagrad", "rmsprop", "adabelief"])
+def test_wider_gradients_leave_the_state_as_narrow_as_it_was(name, x64):
+    optimizer = RULES[name](0.25)
+    state = optimizer.init(jnp.ones(2, jnp.float32))
+    _, after = jax.eval_shape(optimizer.update, jnp.ones(2, jnp.float64), state)
+    assert described(after) == described(state)
