@@ -37,8 +37,7 @@ def test_a_pathology_is_seen_before_the_first_step(case):
     setup = cases.setup(case.plans[0], 0)
     params, state = setup.net.init(0, setup.data[0])
     report = diagnostics.layer_report(setup.net, setup.loss, params, state, setup.data)
-    found = [verdict.name for verdict in _at_the_start(setup.data, report, False)]
-    assert case.verdict in found
+    assert case.verdict in [verdict.name for verdict in at_the_start(report, *setup.data)]
 
 
 @planted("healthy: relu, Adam", "healthy: conv, batch norm")
@@ -185,9 +184,14 @@ def before_training(net, x, target, trained=False):
     """The verdicts before the first step."""
     params, state = net.init(0, x)
     report = diagnostics.layer_report(net, CROSS_ENTROPY, params, state, (x, target))
+    return report, at_the_start(report, x, target, trained)
+
+
+def at_the_start(report, x, target, trained=False):
+    """What the rules say that look at nothing later."""
     facts = SimpleNamespace(x=x, target=target, before=report, trained=trained)
     rules = [rule for rule in OF_RUNS if rule.place <= Place.GRADIENT or rule is units.born_dead]
-    return report, [verdict for rule in rules if (verdict := rule(facts))]
+    return [verdict for rule in rules if (verdict := rule(facts))]
 
 
 class TestWhatDoesNoHarm:
