@@ -55,7 +55,7 @@ REFUSED = {
     "epochs": r"ConfigError: fit: the call of process 1 is not that of process 0; all must make the same, here: ",
     "mesh": "ConfigError: fit: 2 processes must train together, and there is no mesh; give mesh=jax.make_mesh",
     "local": "ConfigError: fit: 2 processes must train together, and the mesh has devices of 1 of them",
-    "steps": "ConfigError: fit: several processes must train on equally many batches each epoch; give steps_per_epoch",
+    "steps": "ConfigError: fit: several processes must train on equally many batches each epoch; give training.stream",
     "shape": "ConfigError: fit: the shape of the first batch of process 1 is not that of process 0",
     "divide": "DataError: fit: epoch 1, batch 0: a batch of 3 cannot be shared among 2 devices; a batch_size of 2 or 4",
     "nan": "NonFiniteError: .* first value that was not finite is .* The batch's x holds NaN or Inf",
