@@ -59,8 +59,8 @@ def test_it_trains_inside_other_layers(around):
 def test_a_run_of_it_is_taken_up_where_it_was(tmp_path):
     net, optimizer = layers.raveled(network()), optimizers.adam(0.02)
     unbroken = fit(net, optimizer, epochs=3)
-    fit(net, optimizer, epochs=1, checkpoint=tmp_path / "run")
-    resumed = fit(net, optimizer, epochs=3, checkpoint=tmp_path / "run")
+    fit(net, optimizer, epochs=1, keep=tmp_path / "run")
+    resumed = fit(net, optimizer, epochs=3, keep=tmp_path / "run")
     for got, expected in (resumed.params, unbroken.params), (resumed.state, unbroken.state):
         jax.tree.map(np.testing.assert_array_equal, got, expected)
     training.save(tmp_path / "params", resumed.params)
