@@ -304,7 +304,8 @@ def _captured(step: Callable[[], Any], net: Any, optimizer: Any) -> Callable[[],
     with torch.cuda.graph(graph):
         loss = step()
 
-    def replay():
+    def replay(held: Any = (step, net, optimizer)):  # with them would go the arrays that the graph reads and writes
+        del held
         graph.replay()
         return loss
 

@@ -204,7 +204,8 @@ class Stored:
                         f"types with jax.config.update('jax_enable_x64', True), or have a NumPy array there"
                     )
         if under:
-            leaves = {f"{under}/{name}" if name else under: leaf for name, leaf in leaves.items()}
+            alone = jax.tree_util.treedef_is_leaf(jax.tree.structure(like))  # a key can be "" too
+            leaves = {under if alone else f"{under}/{name}": leaf for name, leaf in leaves.items()}
         wanted = {name: _leaves.entry(leaf) for name, leaf in leaves.items()}
         entries, places = self._entries, _leaves.places(self._entries)
         part = {name: entry for name, entry in entries.items() if f"{name}/".startswith(under and f"{under}/")}

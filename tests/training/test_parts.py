@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from benchmarks.checkpoints import damage
@@ -27,6 +27,7 @@ def fit(net, targets=Y, **options):
 
 
 @given(tree=TREES, other=TREES)
+@example(tree=[], other={"": jnp.ones(2)})
 def test_every_part_of_any_tree(tree, other, tmp_path_factory):
     path = save(tmp_path_factory.mktemp("any") / "run", {"part": tree, "deep": {"part": [other, tree]}, "par": other})
     assert_same(load(path, tree, under="part"), tree)
