@@ -391,6 +391,13 @@ def test_a_gpu_gets_narrow_groups_as_fewer():
     assert [conv.feature_groups for conv in convolutions_of(text)] == [8]
 
 
+@pytest.mark.parametrize(("platform", "groups", "apart"), [("cuda", 2, 1), ("cuda", 1, 0), ("tpu", 2, 0)])
+def test_on_a_gpu_a_bias_stays_out_of_a_grouped_convolution(platform, groups, apart):
+    x, kernel = (2, 16, 128), (3, 128 // groups, 128)
+    text = lowered(lambda x, w: kernels.conv(x, w, groups=groups) + 1.0, x, kernel, platform=platform)
+    assert text.count("optimization_barrier") == apart
+
+
 @pytest.mark.parametrize(("taps", "convolutions"), [(9, 0), (10, 1)])
 def test_a_gpu_gets_members_as_one_batched_product_up_to_nine_taps(taps, convolutions):
     text = lowered(jax.vmap(kernels.conv), (3, 2, 16, 8), (3, taps, 8, 8), platform="cuda")

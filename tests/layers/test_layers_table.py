@@ -36,8 +36,13 @@ def scale_layer():
 
 
 def own_average(params, state, x, *, train, key):
-    average = 0.9 * state + 0.1 * jnp.mean(x) if train else state
-    return x - average, average
+    wide = state["mean"].dtype
+    mean = jnp.mean(x.astype(wide)) if train else state["mean"]
+    return x - mean.astype(x.dtype), {"mean": 0.9 * state["mean"] + 0.1 * mean} if train else state
+
+
+def own_start(key, x):
+    return (), {"mean": jnp.zeros((), jnp.float64 if x.dtype == jnp.float64 else jnp.float32)}
 
 
 GIVEN = {"kernel": np.linspace(-1.0, 1.0, 15).reshape(5, 3), "bias": np.ones(3)}
@@ -87,7 +92,7 @@ TABLE = {
     "flatten": Case(layers.flatten, (2, 3, 2)),
     "reshape": Case(lambda: layers.reshape(-1, 2), (3, 8)),
     "stateless": Case(scale_layer, (2, 3)),
-    "layer": Case(lambda: layers.layer("own", lambda key, x: ((), jnp.zeros((), x.dtype)), own_average), (2, 3)),
+    "layer": Case(lambda: layers.layer("own", own_start, own_average), (2, 3)),
     "chain": Case(
         lambda: layers.chain(
             layers.conv(4, 3, padding="same"),
