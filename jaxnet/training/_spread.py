@@ -39,8 +39,10 @@ def write(path: Path, arrays: dict[str, jax.Array], here: dict[str, np.ndarray],
       OSError: a file system refused, on any of the processes.
     """
     first = jax.process_index() == 0
-    mine = np.frombuffer(secrets.token_hex(8).encode(), np.uint8)
-    token = np.asarray(multihost_utils.broadcast_one_to_all(mine)).tobytes().decode()
+    # The name too is the first process's: what another one lists of the directory may be older.
+    mine = np.frombuffer((secrets.token_hex(8) + path.name).encode().ljust(300, b"\0"), np.uint8)
+    sent = np.asarray(multihost_utils.broadcast_one_to_all(mine)).tobytes().rstrip(b"\0").decode()
+    token, path = sent[:16], path.with_name(sent[16:])
     pieces, leaves = _pieces(arrays)
     part = {"leaves": leaves, "metadata": {}, "token": token, "part": jax.process_index()}
     index = {"parts": {"token": token, "count": jax.process_count()}}

@@ -15,8 +15,8 @@ from jaxnet.training.sources import Source
 class Arrays:
     """What `arrays` returns: checked arrays on the host, and how they are made into batches."""
 
-    x: Any
-    target: Any
+    x: Any = dataclasses.field(repr=False)
+    target: Any = dataclasses.field(repr=False)
     batch_size: int
     seed: int
     shuffle: bool
@@ -72,7 +72,8 @@ def arrays(
 
     Raises:
       ConfigError: a size, a seed or a flag that is none.
-      DataError: empty or non-finite data, unequal lengths, a batch larger than the data.
+      DataError: empty or non-finite data, unequal lengths; from `fit`, a batch larger than data of which the rest is
+        dropped.
 
     Example:
       >>> import jax.numpy as jnp
@@ -149,8 +150,8 @@ def given(who: str, data: Any, batch_size: Any = None, *, epochs: int = 1, goes_
         )
         raise ConfigError(f"{what}, so batch_size must not be given")
     if not isinstance(data, (Arrays, Source)):
-        given = data if isinstance(data, Stream) else Stream(data, None)
-        data = Source(given.batches, given.steps_per_epoch, who=who, goes_on=goes_on)
+        source = data if isinstance(data, Stream) else Stream(data, None)
+        data = Source(source.batches, source.steps_per_epoch, who=who, goes_on=goes_on)
     if isinstance(data, Source):
         data.must_last(epochs)
     return data

@@ -38,6 +38,11 @@ def must_learn(
         return
     guard = run.train_state.guard
     last = int(guard.step)
+    if last < 0 and not run.spoiled_by_update:
+        raise NonFiniteError(
+            f"{run.longest_row} steps in a row were not finite, and the step has no guard, so that they were taken; "
+            f"give it one: make_step(guard=True)"
+        )
     step_of_epoch = run.step_of_epoch - (int(run.train_state.step) - last)
     batch, which = feed.batch(len(run.history), step_of_epoch)
     leaf, params = int(guard.leaf), jax.tree_util.tree_leaves_with_path(getattr(run.train_state, "params", ()))

@@ -128,6 +128,7 @@ def fit(
     )
     guarded, unguarded = make(guard=options.guard), make(guard=False)
     x = data.example if isinstance(data, Arrays) else data.first[0]
+    x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x)
     train_state = states.init(net, optimizer, x, checks.key(key), loss_scale=options.loss_scale)
     _warn_of_narrow(train_state)
     if isinstance(data, Arrays):
@@ -144,7 +145,7 @@ def fit(
         ours = [name for name in COLUMNS if name != "loss" and (name != "penalty" or options.regularizer is not None)]
         stopping.check_column(stop_early.monitor, [*measured, *validated, *ours])
     if keep.checkpoints is not None:  # the rule by itself, so that a changed rate is told from a changed network
-        identity = {"optimizer": _identity(optimizer, train_state), **keep.identity}
+        identity = {**keep.identity, "optimizer": _identity(optimizer, train_state)}
         keep = keep._replace(identity=identity)
 
     trained = loop.train(

@@ -16,15 +16,18 @@ import numpy as np
 _ADDRESS = re.compile(r'(custom_call @\w*callback[^\n]*?backend_config = ")\d+(?=")')
 
 NAMES = {
-    "program": "the step's program (network, loss, metrics, regularizer, accumulate)",
+    "program": "the step's program (network, loss, metrics, regularizer, accumulate, guard)",
     "optimizer": "the optimizer or its settings",
     "key": "the key",
-    "params": "the parameters to begin with (key, start or initializers)",
+    "params": "the parameters to begin with (key, pretrained weights or initializers)",
     "state": "the network's state to begin with",
     "opt_state": "the optimizer's state to begin with",
     "loss_scale": "the loss scale",
 }
 """What a person calls the parts of an identity."""
+
+MADE = ("jax", "platform")
+"""What a program is made by, which is part of it too."""
 
 
 def of_start(train_state: Any) -> dict[str, str]:
@@ -35,7 +38,7 @@ def of_start(train_state: Any) -> dict[str, str]:
 
 def of_step(step: Any, train_state: Any, batch: Any) -> dict[str, str]:
     """The identity of what a run computes on a batch, of all processes together, of which shapes and dtypes count."""
-    made = {"jax": jax.__version__, "platform": jax.default_backend()}
+    made = dict(zip(MADE, (jax.__version__, jax.default_backend()), strict=True))
     return {"program": of_program(step, train_state, batch), **made}
 
 

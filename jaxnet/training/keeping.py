@@ -65,7 +65,7 @@ def keep(
       What `fit` and `train` take as ``keep``.
 
     Raises:
-      ConfigError: what is no path, number or choice.
+      ConfigError: what is no path, number, choice or text.
 
     Example:
       >>> import os, tempfile
@@ -86,7 +86,14 @@ def keep(
     seconds = checks.number("seconds", seconds, low=0)
     checks.choice("resume", resume, ("same", "anyway"))
     log = None if log is None else checks.path("log", log)
-    return Keep(checkpoints, seconds, resume, dict(identity or {}), log)
+    identity = {} if identity is None else identity
+    if not isinstance(identity, Mapping) or not all(
+        isinstance(text, str) for item in identity.items() for text in item
+    ):
+        raise ConfigError(f"identity must be texts by name, such as {{'data': checksum}}, got {identity!r}")
+    if found := sorted({*identities.NAMES, *identities.MADE} & {*identity}):
+        raise ConfigError(f"identity names {', '.join(found)}, which are found out by themselves; use other names")
+    return Keep(checkpoints, seconds, resume, dict(identity), log)
 
 
 def given(value: Any) -> Keep:
@@ -280,7 +287,7 @@ def _on_the_first(do: Callable[[], Any], name: str, place: Path) -> None:
             kind = CheckpointError if name == "keep" else ConfigError
             error = kind(
                 f"cannot write {place}: {cause.strerror or cause}; nothing was trained yet: mend that, or give "
-                f"{name}= a place on a disk with room, where you may write"
+                f"{name if name == 'keep' else 'keep(log)'}= a place on a disk with room, where you may write"
             )
             error.__cause__ = cause
     _all_or_none(error, place)

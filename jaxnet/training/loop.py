@@ -77,7 +77,7 @@ def train(
       evaluate: ``train_state -> {name: number}``, called after every epoch; its columns get ``validation_`` before
         their names. One that has an argument ``epoch`` is given the epoch's number, from 0.
       weights: ``train_state -> tree``, what is kept of the best epoch; ``(params, state)`` unless given.
-      max_skipped: steps in a row that may be skipped because they are not finite.
+      max_skipped: non-finite steps in a row at which the run ends.
       explain: ``batch -> str``, called with a batch that gave NaN, to say what is wrong with it.
       unguarded: the same step without its guard (``make_step(..., guard=False)``), which arrays are trained with where
         the state is small; from the first step of a dispatch that is not finite on, ``step`` does it again. A guarded

@@ -173,6 +173,8 @@ class Run:
         self, checkpoints: Checkpoints, metadata: dict[str, Any], settings: dict[str, Any], *, anyway: bool
     ) -> None:
         """Takes up the newest checkpoint, which has this metadata, if it fits."""
+        if "best" not in metadata:
+            raise CheckpointError(f"{checkpoints.directory} holds checkpoints of no run of fit; give another directory")
         before = metadata.get("settings", {})
         if before != settings and not anyway:
             raise ConfigError(
@@ -251,7 +253,7 @@ def _history(checkpoints: Checkpoints, seal: dict[str, int]) -> History:
                 break
             newer.append(path.name)
         cures = [
-            "put a copy of it back (the file of log= has the same lines)",
+            "put a copy of it back (the file of keep's log= has the same lines)",
             *older,
             f"or begin anew from the weights, in another directory: training.pretrained(net, *training.load_best("
             f"{str(checkpoints.directory)!r}, net, x))",

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, DataError, named
 from jaxnet.training import processes
 from jaxnet.training.state import copied
@@ -23,12 +22,11 @@ class Sharded(NamedTuple):
 
 
 @named("sharded")
-def sharded(mesh: Any, *, parameters: bool = True) -> Sharded:
+def sharded(mesh: Any) -> Sharded:
     """A mesh among whose devices the parameters and the optimizer's state are shared too, not the batches alone.
 
     Args:
       mesh: devices, `jax.make_mesh`; its first axis counts.
-      parameters: whether to; else it is the mesh.
 
     Returns:
       What `fit` and `train` take as ``mesh``.
@@ -42,7 +40,7 @@ def sharded(mesh: Any, *, parameters: bool = True) -> Sharded:
       >>> training.sharded(jax.make_mesh((1,), ("data",))).parameters
       True
     """
-    return Sharded(automatic(mesh), checks.flag("parameters", parameters))
+    return Sharded(automatic(mesh), parameters=True)
 
 
 def given(mesh: Any) -> Sharded | None:

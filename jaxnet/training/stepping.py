@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxnet import _checks as checks
-from jaxnet.errors import named
+from jaxnet.errors import ConfigError, named
 
 
 class Stepping(NamedTuple):
@@ -34,7 +34,7 @@ def stepping(
       regularizer: ``params -> scalar``, added to the loss that is minimized.
       accumulate: parts into which a batch is split to save memory (`make_step`).
       loss_scale: the first factor on the loss, for float16 (`init`); 2.0**15 is usual.
-      guard: what becomes of steps that are not finite (`make_step`).
+      guard: True, or "update" to look at the updated parameters too (`make_step`).
       max_skipped: non-finite steps in a row to skip before giving up.
 
     Returns:
@@ -58,8 +58,11 @@ def stepping(
         checks.function("regularizer", regularizer)
     if loss_scale is not None:
         loss_scale = checks.number("loss_scale", loss_scale, low=0, open_low=True)
-    if guard != "update":
-        checks.flag("guard", guard)
+    if guard is not True and guard != "update":
+        raise ConfigError(
+            f"guard must be True or 'update', got {guard!r}; a step without one is make_step(guard=False), for a loop "
+            f"of your own"
+        )
     accumulate = checks.integer("accumulate", accumulate, minimum=1)
     max_skipped = checks.integer("max_skipped", max_skipped, minimum=1)
     return Stepping(regularizer, accumulate, loss_scale, guard, max_skipped)

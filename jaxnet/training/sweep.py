@@ -99,9 +99,9 @@ def sweep(
 ) -> Sweep:
     """Trains one network many times, with other seeds and hyperparameters, all in one compiled program.
 
-    Member m is trained as ``fit(net, loss, optimizer(**its settings), data, key=its seed, seed=its seed, ...)`` would,
-    to within rounding. (Of members of more than 16 MB together, updates that are not finite although the gradient is
-    are taken, and the member is never the best.)
+    Member m is trained as ``fit(net, loss, optimizer(**its settings), data, key=its seed)`` would, with
+    ``data = arrays(x, target, batch_size=..., seed=its seed)``, to within rounding. (Of members of more than 16 MB
+    together, updates that are not finite although the gradient is are taken, and the member is never the best.)
 
     Args:
       net: a `Layer`.
@@ -172,7 +172,7 @@ def sweep(
     shapes = jax.eval_shape(begin, keys, hyper)
     first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (shapes, hyper))
     over_members = _over_members(len(seeds), one_step, *first, jax.ShapeDtypeStruct((batch_size,), jnp.int32))
-    well = nbytes(shapes) <= MOST_BYTES_KEPT
+    begins_unguarded = well = nbytes(shapes) <= MOST_BYTES_KEPT
     unguarded = nans.compiled(over_members(functools.partial(epoch, guard=False)))
     guarded = nans.compiled(over_members(functools.partial(epoch, guard="update" if well else True)), donate_argnums=0)
     evaluate = None
@@ -185,8 +185,9 @@ def sweep(
         arguments = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((members, *leaf.shape[1:]), leaf.dtype), (shapes, hyper, orders.shape)
         )
-        found = bytes_needed(jax.jit(over_members(functools.partial(epoch, guard=not well))), *arguments)
-        return found and found + 2 * nbytes(device)  # the data, and the program's copy of them
+        found = bytes_needed(jax.jit(over_members(functools.partial(epoch, guard=not begins_unguarded))), *arguments)
+        # The data, the program's copy of them, and the orders of the next epoch.
+        return found and found + 2 * nbytes(device) + nbytes(arguments[2])
 
     records: list[dict[str, np.ndarray]] = []
     where = next(iter(jax.tree.leaves(device)[0].devices()))

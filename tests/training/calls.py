@@ -29,7 +29,7 @@ def _grouped(data, options, parts):
         steps = options.pop("validation_steps")
         options["validation"] = training.stream(options["validation"], steps_per_epoch=steps)
     if "shard_parameters" in options:
-        options["mesh"] = training.sharded(options["mesh"], parameters=options.pop("shard_parameters"))
+        options["mesh"] = training.sharded(options["mesh"]) if options.pop("shard_parameters") else options["mesh"]
     for part in parts:
         own = {name: options.pop(name) for name in PARTS[part] if name in options}
         if own:

@@ -41,7 +41,7 @@ CHANGES = {
     "regularizer": ({"regularizer": regularizers.l2(1e-3)}, "the step's program"),
     "accumulate": ({"accumulate": 2}, "the step's program"),
     "key": ({"key": 5}, "the key, the parameters to begin with"),
-    "start": ({"start": start(3)}, r"the parameters to begin with \(key, start or initializers\)"),
+    "start": ({"start": start(3)}, r"the parameters to begin with \(key, pretrained weights or initializers\)"),
     "batch size": ({"batch_size": 10}, "batch_size 8, now 10"),
     "order": ({"seed": 3}, "seed 0, now 3"),
     "shuffle": ({"shuffle": False}, "shuffle True, now False"),
@@ -136,6 +136,11 @@ def test_of_train_a_text_of_the_users_counts_too(tmp_path):
     train(identity={"data": "version 1"}, epochs=2)
     with pytest.raises(ConfigError, match="what differs is data"):
         train(identity={"data": "version 2"}, epochs=3)
+    with pytest.raises(ConfigError, match=r"^keep: identity names optimizer, which are found out by themselves"):
+        train(identity={"optimizer": "mine"})
+    for wrong in ("version 1", {"data": b"1"}, {"data": None}, [("data", "1")]):
+        with pytest.raises(ConfigError, match=r"^keep: identity must be texts by name, such as .*, got"):
+            train(identity=wrong)
     with pytest.raises(ConfigError, match="resume must be one of 'same', 'anyway'"):
         train(resume="yes")
 
