@@ -160,9 +160,9 @@ def _make(slot: Slot) -> Any:
     primitive.def_abstract_eval(abstract)
     ad.defbilinear(primitive, _transpose(slot, 0), _transpose(slot, 1))
     batching.primitive_batchers[primitive] = functools.partial(_batch, slot)
-    mlir.register_lowering(primitive, _rule(slot, lowering.vendor))
-    mlir.register_lowering(primitive, _rule(slot, lowering.cpu), platform="cpu")
-    mlir.register_lowering(primitive, _rule(slot, lowering.gpu), platform="cuda")
+    mlir.register_lowering(primitive, _rule(slot, lowering.vendor.solve))
+    mlir.register_lowering(primitive, _rule(slot, lowering.cpu.solve), platform="cpu")
+    mlir.register_lowering(primitive, _rule(slot, lowering.gpu.solve), platform="cuda")
     return primitive
 
 

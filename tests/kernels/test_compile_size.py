@@ -77,14 +77,14 @@ def test_a_large_image_takes_no_memory_aside():
         return f.lower(x, w).compile().memory_analysis().temp_size_in_bytes
 
     assert aside(jax.jit(conv)) <= 2**20
-    assert aside(trained(conv)) <= aside(trained(plain)) + 2 * lowering.MOST_JOINED
+    assert aside(trained(conv)) <= aside(trained(plain)) + 2 * lowering.cpu.MOST_JOINED
 
 
 @pytest.mark.parametrize("most", [1, 2000, 5000, 10**9])
 @pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("strides", [1, 2])
 def test_a_kernels_gradient_in_pieces_is_the_plain_one(monkeypatch, strides, dilation, most):
-    monkeypatch.setattr(lowering, "MOST_JOINED", most)
+    monkeypatch.setattr(lowering.cpu, "MOST_JOINED", most)
     lengths, size, before = (11, 6), (3, 2), (1, 1)
     outputs = tuple((n + 2 - dilation * (k - 1) - 1) // strides + 1 for n, k in zip(lengths, size, strict=True))
     geometry = Geometry(lengths, size, outputs, (strides,) * 2, (dilation,) * 2, before, 1)
@@ -94,6 +94,6 @@ def test_a_kernels_gradient_in_pieces_is_the_plain_one(monkeypatch, strides, dil
     for slot in OPERANDS:
         got, expected = (
             jax.jit(lambda a, b, f=f, slot=slot: f(slot, a, b, geometry))(*(arrays[name] for name in OPERANDS[slot]))
-            for f in (lowering.cpu, forms.plain)
+            for f in (lowering.cpu.solve, forms.plain)
         )
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)

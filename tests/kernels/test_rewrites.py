@@ -146,9 +146,9 @@ FORMS = {
     "dense": (forms.dense, "yw", {"groups": 1, "members": 1}),
     "shifted": (forms.shifted, "yw", {"members": 1}),
     "dot": (forms.dot, "yxw", {"groups": 1, "strides": 1, "kernel_size": 1, "bare": True}),
-    "cpu": (lowering.cpu, "yxw", {}),
-    "gpu": (lowering.gpu, "yxw", {}),
-    "vendor": (lowering.vendor, "yxw", {}),
+    "cpu": (lowering.cpu.solve, "yxw", {}),
+    "gpu": (lowering.gpu.solve, "yxw", {}),
+    "vendor": (lowering.vendor.solve, "yxw", {}),
 }
 
 
@@ -226,7 +226,7 @@ CHOICES = {
 }
 
 
-@pytest.mark.parametrize("solver", [lowering.cpu, lowering.gpu], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("solver", [lowering.cpu.solve, lowering.gpu.solve], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("form", CHOICES.values(), ids=CHOICES)
 @pytest.mark.usefixtures("x64")
 def test_every_choice_by_size_is_the_plain_form(form, solver):
@@ -248,7 +248,9 @@ EMPTY = {
 }
 
 
-@pytest.mark.parametrize("solver", [lowering.cpu, lowering.gpu, lowering.vendor], ids=["cpu", "gpu", "vendor"])
+@pytest.mark.parametrize(
+    "solver", [lowering.cpu.solve, lowering.gpu.solve, lowering.vendor.solve], ids=["cpu", "gpu", "vendor"]
+)
 @pytest.mark.parametrize("members", [1, 2, 17])
 @pytest.mark.parametrize("case", EMPTY.values(), ids=EMPTY)
 def test_empty_signals_give_nothing_or_zeros(case, members, solver):
@@ -272,7 +274,7 @@ def test_on_a_cpu_sums_are_single_precisions_and_rounded_once(dtype, tolerance, 
     """From the same numbers in float64, bfloat16's result is one rounding away: u = 2^-8."""
     with jax.default_device(jax.devices("cpu")[0]):
         arrays = draw_arrays(form, dtype)
-        got = solved(lowering.cpu, form, arrays=arrays)
+        got = solved(lowering.cpu.solve, form, arrays=arrays)
     assert all(value.dtype == dtype for value in got.values())
     with jax.enable_x64(True):
         exact = solved(forms.plain, form, arrays={name: np.asarray(v, np.float64) for name, v in arrays.items()})
@@ -282,7 +284,7 @@ def test_on_a_cpu_sums_are_single_precisions_and_rounded_once(dtype, tolerance, 
 def test_on_a_gpu_the_16_bit_terms_of_overlapping_patches_are_added_in_single_precision():
     form = a_form(64, 9, members=2, channels=16, filters=16, before=4, after=4)
     arrays = draw_arrays(form, "bfloat16")
-    got = solved(lowering.gpu, form, "x", arrays=arrays)
+    got = solved(lowering.gpu.solve, form, "x", arrays=arrays)
     with jax.enable_x64(True):
         exact = solved(forms.plain, form, "x", arrays={n: np.asarray(v, np.float64) for n, v in arrays.items()})
     assert got["x"].dtype == jnp.bfloat16

@@ -46,7 +46,7 @@ def test_every_platforms_form_of_every_slot(case, dtype):
         "w": (members, *numbers.size, channels, filters * numbers.groups),
         "y": (members, 1, *numbers.outputs, filters * numbers.groups),
     }
-    solvers = {"vendor": lowering.vendor, "gpu": lowering.gpu, "cpu": lowering.cpu}
+    solvers = {"vendor": lowering.vendor.solve, "gpu": lowering.gpu.solve, "cpu": lowering.cpu.solve}
 
     @jax.jit
     def run(arrays):

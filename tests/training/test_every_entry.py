@@ -389,7 +389,7 @@ def test_fit_takes_the_guard_that_stepping_names(entry):
 
 
 def test_a_step_without_a_guard_says_so_where_it_is_needed():
-    step = training.make_step(NET, lambda p, y: jnp.nan * jnp.mean(p - y), optimizers.sgd(0.1), guard=False)
+    step = training.make_step(NET, lambda p, y: losses.mse(p, y) + jnp.nan, optimizers.sgd(0.1), guard=False)
     state = training.init(NET, optimizers.sgd(0.1), X, 0)
     with pytest.raises(NonFiniteError, match="the step has no guard, so that they were taken; give it one"):
         training.train(step, state, (X, Y), epochs=9, batch_size=8, max_skipped=3, progress=False)

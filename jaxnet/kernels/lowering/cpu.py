@@ -58,11 +58,11 @@ def _unit_strides(p: Problem, inner: Solver) -> jax.Array:
 
 def _stride_1(p: Problem) -> jax.Array:
     """The gradient by the input, of an elementwise form."""
-    return _unit_strides(p, cpu) if p.strided else p.through(rewrites.mirrored(p.geometry), cpu)
+    return _unit_strides(p, solve) if p.strided else p.through(rewrites.mirrored(p.geometry), solve)
 
 
 def _apart(p: Problem) -> jax.Array:
-    return jnp.concatenate([cpu(p.slot, p.a[i : i + 1], p.b[i : i + 1], p.geometry) for i in range(p.members)])
+    return jnp.concatenate([solve(p.slot, p.a[i : i + 1], p.b[i : i + 1], p.geometry) for i in range(p.members)])
 
 
 def _in_turn(p: Problem, solver: Solver) -> jax.Array:
@@ -74,9 +74,9 @@ _members = table(
         lambda p: p.members <= MOST_MEMBERS and (p.elementwise() or p.members * p.groups <= MOST_GROUPS),
         _apart,
     ),
-    Rule(lambda p: p.elementwise(), lambda p: p.through(rewrites.merged(p.geometry, p.members), cpu)),
-    Rule(lambda p: p.groups > 1, lambda p: p.through(rewrites.ungrouped(p.geometry), cpu)),
-    Rule(lambda p: p.taps > MOST_TAPS, lambda p: _in_turn(p, cpu)),  # the patches would be too large
+    Rule(lambda p: p.elementwise(), lambda p: p.through(rewrites.merged(p.geometry, p.members), solve)),
+    Rule(lambda p: p.groups > 1, lambda p: p.through(rewrites.ungrouped(p.geometry), solve)),
+    Rule(lambda p: p.taps > MOST_TAPS, lambda p: _in_turn(p, solve)),  # the patches would be too large
     otherwise(lambda p: p.through(rewrites.patches(p.geometry), forms.dot)),
 )
 
@@ -88,8 +88,8 @@ def _fewer_groups(p: Problem) -> jax.Array:
     fewest = -(-p.groups // MOST_GROUPS)
     pack = next(n for n in range(fewest, p.groups + 1) if p.groups % n == 0)
     if pack > 4 * fewest:  # a block has ``pack`` times the arithmetic
-        return p.through(rewrites.ungrouped(p.geometry), cpu)
-    return p.through(rewrites.packed(p.geometry, pack), cpu)
+        return p.through(rewrites.ungrouped(p.geometry), solve)
+    return p.through(rewrites.packed(p.geometry, pack), solve)
 
 
 def _packed_and_folded(p: Problem) -> jax.Array:
@@ -209,7 +209,7 @@ def _fold(p: Problem) -> int:
 def _strided_input(p: Problem) -> jax.Array:
     # 10 to 30 times: XLA's own gradient of a strided convolution dilates its input.
     if not _wastes_phases(p):
-        return _unit_strides(p, cpu)
+        return _unit_strides(p, solve)
     # 8x512, 256 to 256, K 5, S 4: 1.15 times, all three slots together.
     longer = p.geometry.size[0] % p.geometry.strides[0] * p.channels
     return p.through(rewrites.polyphase(p.geometry), partial(_shorter_phases, longer=longer))
@@ -225,8 +225,8 @@ def _wastes_phases(p: Problem) -> bool:
 
 def _shorter_phases(slot: Slot, y: jax.Array, w: jax.Array, geometry: Geometry, *, longer: int) -> jax.Array:
     """Solves what polyphase makes of x, where the last tap of all channels but the first ``longer`` is zero."""
-    full = cpu(slot, y, w[:, :, :longer], geometry)
-    rest = cpu(slot, y, w[:, :-1, longer:], geometry._replace(size=(geometry.size[0] - 1,)))
+    full = solve(slot, y, w[:, :, :longer], geometry)
+    rest = solve(slot, y, w[:, :-1, longer:], geometry._replace(size=(geometry.size[0] - 1,)))
     return jnp.concatenate([full, rest], axis=-1)
 
 
@@ -250,7 +250,7 @@ def _convolution(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> 
         row = a.dtype.itemsize * geometry.size[0] * a.size // geometry.lengths[0]
         most = max(1, MOST_JOINED // row) if small else geometry.outputs[0]
         if most >= geometry.outputs[0]:
-            return rewrites.solve(rewrites.rows(geometry), slot, a, b, geometry, cpu)
+            return rewrites.solve(rewrites.rows(geometry), slot, a, b, geometry, solve)
         if slot == "w":
             # 2x224x224, 64 to 64, K 3: 2.3 times as fast as all rows at once, 7 times as XLA's; 16x56x56: 1.8 times.
             count = next(n for n in range(most, 0, -1) if geometry.outputs[0] % n == 0)
@@ -265,7 +265,7 @@ def _no_longer(geometry: Geometry) -> bool:
 _dense = table(
     Rule(
         lambda p: p.slot != "w" and not p.strided and 1 < p.taps <= MOST_TAPS and 1 in (p.channels, p.filters),
-        lambda p: p.by(one_channel(cpu)),
+        lambda p: p.by(one_channel(solve)),
     ),
     # The inputs that are read, and a product: 1.3 times (1-D), 2.2 (2-D), all three slots together. y alone loses.
     Rule(
@@ -273,7 +273,7 @@ _dense = table(
         lambda p: p.through(rewrites.patches(p.geometry), forms.dot),
     ),
     Rule(lambda p: p.slot == "x" and p.strided, _strided_input),
-    Rule(lambda p: p.slot == "x", lambda p: p.through(rewrites.mirrored(p.geometry), cpu)),
+    Rule(lambda p: p.slot == "x", lambda p: p.through(rewrites.mirrored(p.geometry), solve)),
     # Strided too: space-to-depth would be slower here, 0.6 to 0.9.
     Rule(lambda p: p.slot == "y", lambda p: p.by(_convolution)),
     Rule(lambda p: p.pointwise, _product_for_w),
@@ -286,14 +286,14 @@ _dense = table(
     otherwise(lambda p: p.by(_convolution)),
 )
 
-cpu = table(
+solve = table(
     EMPTY,
-    Rule(lambda p: p.narrow, lambda p: p.by(in_float32(cpu))),
+    Rule(lambda p: p.narrow, lambda p: p.by(in_float32(solve))),
     MANY_SIZES,
     # 8x32x32, 64 to 64: 2 times for y and x, 2.5 for w.
     Rule(
         lambda p: p.geometry.ndim > 1 and p.pointwise,
-        lambda p: p.through(rewrites.flattened(p.geometry), cpu),
+        lambda p: p.through(rewrites.flattened(p.geometry), solve),
     ),
     # XLA's fast convolution ends at two dimensions; and strides and dilation at once are rewritten by zeros between the
     # taps, more than which would be worse than a scalar loop.

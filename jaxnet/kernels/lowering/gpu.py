@@ -41,12 +41,12 @@ def _all_or_16_filters(p: Problem) -> jax.Array:
     # filters: 8x512, 256 to 256, K 41, S 4, g 64: y 619 / 136, x 151 / 153, w 141 / 133.
     most = p.groups if p.groups * p.widest <= 64 else max(1, min(16 // p.filters, 64 // p.channels))
     pack = max(n for n in range(1, most + 1) if p.groups % n == 0)
-    return p.through(rewrites.packed(p.geometry, pack), gpu) if pack > 1 else p.by(forms.plain)
+    return p.through(rewrites.packed(p.geometry, pack), solve) if pack > 1 else p.by(forms.plain)
 
 
 def _phases(p: Problem) -> jax.Array:
     # Of the gradient by the input, strides become channels; without them it is a convolution with the mirrored kernel.
-    return p.through(rewrites.polyphase(p.geometry) if p.strided else rewrites.mirrored(p.geometry), gpu)
+    return p.through(rewrites.polyphase(p.geometry) if p.strided else rewrites.mirrored(p.geometry), solve)
 
 
 # The vendor's convolution runs one group after another, and XLA stuffs the gradient by the input with zeros.
@@ -62,12 +62,12 @@ _grouped = table(
     otherwise(_all_or_16_filters),
 )
 
-gpu = table(
+solve = table(
     EMPTY,
     MANY_SIZES,
     Rule(
         lambda p: p.members > 1 and (p.groups > 1 or p.taps > MOST_COPIES * math.prod(p.geometry.strides)),
-        lambda p: p.through(rewrites.merged(p.geometry, p.members), gpu),
+        lambda p: p.through(rewrites.merged(p.geometry, p.members), solve),
     ),
     # 8x8192, a MelGAN's generator step 10.2 / 8.8 ms: no copies of kernels in the vendor's layout, and XLA fuses what
     # follows.
@@ -76,7 +76,7 @@ gpu = table(
     # As the next but one. Without strides, 16x56x56, 64 to 64, K 3, d 2: 1537 / 125.
     Rule(
         lambda p: p.strided and 1 < p.dilation <= MOST_DILATION and p.slot == "w",
-        lambda p: p.through(rewrites.stuffed_kernel(p.geometry), gpu),
+        lambda p: p.through(rewrites.stuffed_kernel(p.geometry), solve),
     ),
     Rule(lambda p: p.strided and p.dilation > 1, lambda p: p.by(forms.plain)),
     # XLA takes the vendor's gradient for a convolution with a kernel as long as the signal. 16x8192, 32 to 32, K 3, d
@@ -87,7 +87,7 @@ gpu = table(
     ),
     Rule(
         lambda p: p.slot == "w" and p.dilation > 1 and not p.elementwise(),
-        lambda p: p.through(rewrites.phases_apart(p.geometry), gpu),
+        lambda p: p.through(rewrites.phases_apart(p.geometry), solve),
     ),
     # XLA would pull a bias that is added next into the vendor's convolution, which with that runs group after group in
     # float32, without tensor cores: a discriminator's step of three such convolutions 1640 / 960.
@@ -95,7 +95,7 @@ gpu = table(
     # 16x8192, 32 to 1, K 7: y 80 / 50, x 73 / 48. 8x8192, 1 to 16, K 15: y 45 / 40, x 55 / 41.
     Rule(
         lambda p: p.slot != "w" and not p.strided and 1 < p.taps <= MOST_TAPS and 1 in (p.channels, p.filters),
-        lambda p: p.by(in_float32(one_channel(gpu))),
+        lambda p: p.by(in_float32(one_channel(solve))),
     ),
     otherwise(lambda p: p.by(forms.plain)),
 )

@@ -3,4 +3,4 @@
 from jaxnet.kernels import forms
 from jaxnet.kernels.lowering.table import EMPTY, MANY_SIZES, otherwise, table
 
-vendor = table(EMPTY, MANY_SIZES, otherwise(lambda p: p.by(forms.plain)))
+solve = table(EMPTY, MANY_SIZES, otherwise(lambda p: p.by(forms.plain)))
