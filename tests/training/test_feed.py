@@ -91,7 +91,7 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def usual(quick_compilation):
+def usual():
     return {name: entry(NET) for name, entry in ENTRIES.items()}
 
 
@@ -108,7 +108,7 @@ def test_every_entry_gives_the_same_under_every_setting_of_jax(setting, usual):
 @pytest.mark.parametrize(
     ("setting", "layer", "names"), [("debug_nans", jnp.log, "log"), ("debug_infs", jnp.exp, "exp")]
 )
-def test_where_jax_looks_for_nan_the_error_names_the_primitive(entry, setting, layer, names, quick_compilation):
+def test_where_jax_looks_for_nan_the_error_names_the_primitive(entry, setting, layer, names):
     if (setting, entry) == ("debug_infs", "sweep"):
         pytest.skip("a sweep gives means over finite steps, and parameters that are NaN: JAX sees no Inf")
     net = layers.chain(layers.dense(1), lambda x: layer((x + 100) * (1 if names == "exp" else -1)))
