@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from jaxnet import data, layers, losses, optimizers, training
-from jaxnet.errors import ConfigError, DataError, DTypeError
+from jaxnet.errors import ConfigError, DataError, DTypeError, named
 from jaxnet.training.feed import Progress, Resident
 from jaxnet.training.run import Run
 from jaxnet.training.sources import Source
@@ -305,7 +305,8 @@ WRONG_BATCHES = {
 def test_a_wrong_batch_is_refused_with_its_place(wrong):
     batch, error, message = WRONG_BATCHES[wrong]
     good = batches()[0]
-    run = Streamed(_measure, Source([good, good, batch, good], None), keeps=True, watches=True, mesh=None)
+    source = named("fit")(Source)([good, good, batch, good], None)
+    run = Streamed(_measure, source, keeps=True, watches=True, mesh=None)
     with pytest.raises(error, match=rf"^fit: epoch 4, batch 2: .*{message}"):
         list(run.epoch(jnp.zeros(()), 3, 0))
     with pytest.raises(error, match=rf"^fit: epoch 1, batch 0: .*{message}"):
