@@ -214,16 +214,15 @@ def host_array(name: str, value: np.ndarray | np.generic, narrowed: dict[str, np
     return np.asarray(value).astype(canonical)
 
 
-def warn_of_narrowed(narrowed: dict[str, np.dtype], who: str = "") -> None:
-    """Warns once of all arrays that are rounded to JAX's 32 bits, in the name of ``who``, or of the innermost door."""
+def warn_of_narrowed(narrowed: dict[str, np.dtype]) -> None:
+    """Warns once of all arrays that are rounded to JAX's 32 bits."""
     if not narrowed:
         return
     dtypes = sorted({str(dtype) for dtype in narrowed.values()})
     canonical = " and ".join(sorted({jax.dtypes.canonicalize_dtype(dtype).name for dtype in narrowed.values()}))
     which = f"{' and '.join(narrowed)} {'is' if len(narrowed) == 1 else 'are'} {' and '.join(dtypes)}"
-    who = who or innermost()
     warn(
-        f"{f'{who}: ' * bool(who)}{which}, and JAX computes in {canonical} here; convert it yourself with "
+        f"{which}, and JAX computes in {canonical} here; convert it yourself with "
         f".astype({canonical!r}), or enable 64-bit types with jax.config.update('jax_enable_x64', True)"
     )
 
@@ -232,11 +231,12 @@ _LIBRARIES = tuple(os.path.dirname(os.path.abspath(file)) + os.sep for file in (
 
 
 def warn(message: str) -> None:
-    """A `UserWarning` at the line of the user's program: the innermost one that is neither ours nor JAX's."""
+    """A `UserWarning` in the name of the innermost door, at the innermost line that is neither ours nor JAX's."""
     level, frame = 1, sys._getframe()
     while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level)
+    who = innermost()
+    warnings.warn(f"{who}: {message}" if who else message, stacklevel=level)
 
 
 def unmasked(name: str, value: np.ndarray | np.generic) -> np.ndarray:

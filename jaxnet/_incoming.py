@@ -1,9 +1,7 @@
 """What users hold numbers in, arrays, tables, tensors and lists, as NumPy arrays: asked once, at the door."""
 
-import functools
 import numbers
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +9,7 @@ import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet._tables import few
-from jaxnet.errors import DTypeError, named
-
-T = TypeVar("T")
-
-
-def takes_who(function: Callable[..., T]) -> Callable[..., T]:
-    """Also takes the name of who asks before its arguments, which must be two: until every package has doors."""
-
-    @functools.wraps(function)
-    def either(*args: Any) -> T:
-        with named(args[0] if len(args) > 2 else ""):
-            return function(*args[-2:])
-
-    return either
+from jaxnet.errors import DTypeError
 
 
 def is_nested_numbers(value: Any) -> bool:
@@ -36,7 +21,6 @@ def is_nested_numbers(value: Any) -> bool:
     return all(isinstance(entry, (numbers.Number, np.generic)) or is_nested_numbers(entry) for entry in value)
 
 
-@takes_who
 def host(name: str, value: Any) -> np.ndarray | jax.Array:
     """An array of any library, a table or nested lists, in a dtype of numbers; JAX's arrays stay as they are.
 

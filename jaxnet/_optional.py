@@ -9,11 +9,11 @@ PACKAGES = {"matplotlib": "matplotlib", "flatbuffers": "flatbuffers"}
 """By the library's first name in Python, what pip calls it."""
 
 
-def load(who: str, module: str) -> Any:
+def load(what: str, module: str) -> Any:
     """Imports a module of an optional library.
 
     Args:
-      who: what needs it; the error begins with it.
+      what: what needs it, as the error says.
       module: its full name.
 
     Raises:
@@ -21,7 +21,7 @@ def load(who: str, module: str) -> Any:
 
     Example:
       >>> from jaxnet import _optional
-      >>> _optional.load("history", "json").dumps([1])
+      >>> _optional.load("a picture", "json").dumps([1])
       '[1]'
     """
     try:
@@ -30,5 +30,5 @@ def load(who: str, module: str) -> Any:
         first = module.partition(".")[0]
         package = PACKAGES.get(first, first)
         raise DependencyError(
-            f"{who} needs {first}, which cannot be imported ({error}); pip install {package}"
+            f"{what} needs {first}, which cannot be imported ({error}); pip install {package}"
         ) from error

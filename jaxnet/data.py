@@ -135,7 +135,7 @@ def batches(
             f"a batch of {batch_size} from {n} samples would be dropped, so nothing would be trained; "
             f"use a batch_size of at most {n}, or drop_last=False"
         )
-    columns = usable("batches", columns)
+    columns = usable(columns)
     stop = n - n % batch_size if drop_last else n
 
     def generate():
@@ -167,10 +167,8 @@ def epoch_order(
     return generator.permutation(samples) if shuffle else np.arange(samples)
 
 
-def usable(who: str, arrays: Sequence[Any], names: Sequence[str] | None = None) -> list[np.ndarray]:
+def usable(arrays: Sequence[Any], names: Sequence[str] | None = None) -> list[np.ndarray]:
     """The arrays on the host, ready to train on: equally many and finite, in dtypes that JAX keeps.
-
-    ``who`` begins the warning, which knows no door.
 
     Raises:
       DataError: no samples, arrays of different lengths, a NaN, an Inf, or a mask.
@@ -181,14 +179,11 @@ def usable(who: str, arrays: Sequence[Any], names: Sequence[str] | None = None) 
     """
     names = names or [f"array {i}" for i in range(len(arrays))]
     narrowed: dict[str, np.dtype] = {}
-    with named(who):
-        columns = [
-            checks.host_array(name, column, narrowed)
-            for name, column in zip(names, _columns(arrays, names), strict=True)
-        ]
-        for name, column in zip(names, columns, strict=True):
-            check_finite(name, column)
-    checks.warn_of_narrowed(narrowed, who)
+    given = _columns(arrays, names)
+    columns = [checks.host_array(name, column, narrowed) for name, column in zip(names, given, strict=True)]
+    for name, column in zip(names, columns, strict=True):
+        check_finite(name, column)
+    checks.warn_of_narrowed(narrowed)
     return columns
 
 
@@ -210,7 +205,6 @@ def _columns(arrays: Sequence[Any], names: Sequence[str] | None = None, *, call:
     return columns
 
 
-@incoming.takes_who
 def check_lengths(columns: Sequence[Any], names: Sequence[str]) -> None:
     """Refuses arrays without samples, or of different numbers of them."""
     for name, column in zip(names, columns, strict=True):
@@ -225,7 +219,6 @@ def check_lengths(columns: Sequence[Any], names: Sequence[str]) -> None:
         raise DataError(f"the data are empty, shape {columns[0].shape}")
 
 
-@incoming.takes_who
 def check_finite(name: str, column: np.ndarray) -> None:
     """Refuses a NaN and an Inf, and says where it is."""
     if column.dtype.kind in "iub":

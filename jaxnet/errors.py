@@ -6,7 +6,6 @@ of a layer deep inside a network begins with the path to it.
 """
 
 import functools
-import re
 import sys
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -96,11 +95,7 @@ class named:
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if isinstance(error, JaxnetError):
-            self._mark(error)
-
-    def _mark(self, error: JaxnetError) -> None:
-        # Until every package has doors, a message from a body of the old kind begins with its name.
-        error.who = error.who or ("" if re.match(r"[\w.]+: ", error.message) else self.who)
+            error.who = error.who or self.who
 
     # Not contextlib's: a call costs a fifth, and `_checks.warn` finds the user's line, past no frames but ours.
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
@@ -109,7 +104,7 @@ class named:
             try:
                 return function(*args, **kwargs)
             except JaxnetError as error:
-                self._mark(error)
+                error.who = error.who or self.who
                 raise
 
         return door

@@ -17,8 +17,3 @@ def on_the_cpu():
     """For what is said of XLA's program for a CPU: another backend's has other instructions, and memory of its own."""
     with jax.default_device(jax.devices("cpu")[0]):
         yield
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """What all tests have by default."""

@@ -70,7 +70,7 @@ def dead_units(net: Any, params: Any, state: Any, data: Any, *, batch_size: int 
 
     Source: chapter 4.2.1; Lu et al. 2019, [74].
     """
-    net = as_layer(net, "dead_units")
+    net = as_layer(net)
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
     if isinstance(data, (np.ndarray, jax.Array, dict)):
         whole, samples = data, len(jax.tree.leaves(data)[0]) if jax.tree.leaves(data) else 0

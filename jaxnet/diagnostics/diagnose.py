@@ -20,7 +20,7 @@ from jaxnet.diagnostics.trial import EVALUATED, LOOKS, PROBE, Task
 from jaxnet.diagnostics.verdict import Verdict
 from jaxnet.errors import named
 from jaxnet.layers.layer import as_layer
-from jaxnet.optimizers import _checks as optimizer_checks
+from jaxnet.optimizers import _members
 from jaxnet.training.history import History
 
 
@@ -139,20 +139,19 @@ def diagnose(
 
     Source: chapter 4.2.1, 4.6.2, 4.6.3.
     """
-    who = "diagnose"
-    net = as_layer(net, who)
+    net = as_layer(net)
     checks.function("loss", loss)
-    optimizer = optimizer_checks.optimizer(who, optimizer)
+    optimizer = _members.member(optimizer)
     steps = checks.integer("steps", steps, minimum=3 * LOOKS)
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
     if regularizer is not None:
         checks.function("regularizer", regularizer)
-    train = given = usable(who, data)
+    train = given = usable(data)
     if validation is None:
         count = max(len(given.numbers) // 5, 1)
         held_out, train = given.part(slice(count)), given.part(slice(count, None))
     else:
-        held_out = usable(who, validation, " of validation")
+        held_out = usable(validation, " of validation")
     baseline = constant_loss(net, loss, train.pair)  # asks the loss about the labels, outside of any compiled program
     positive(np.array(untrained_loss(net, loss, *train.part(slice(PROBE)).pair)))
     of_a_step = min(batch_size, len(train.numbers))

@@ -18,7 +18,7 @@ from jaxnet.diagnostics._columns import of_outputs, of_parameters, slope
 from jaxnet.errors import ConfigError, named
 from jaxnet.layers.inside import Watched, looked_into, rebuilt
 from jaxnet.layers.layer import Layer, as_layer
-from jaxnet.optimizers import _checks as optimizer_checks
+from jaxnet.optimizers import _members
 from jaxnet.optimizers.base import conjugate
 from jaxnet.training.step import pair, scalar
 
@@ -210,12 +210,11 @@ def layer_report(
 
     Source: chapter 4.2.1 and 4.6.3; Glorot and Bengio 2010, [29], for activations and gradients by layer.
     """
-    who = "layer_report"
-    net = as_layer(net, who)
+    net = as_layer(net)
     checks.function("loss", loss)
-    batch = jax.tree.map(lambda leaf: checks.array("batch", leaf), pair(who, batch))
+    batch = jax.tree.map(lambda leaf: checks.array("batch", leaf), pair(batch))
     if optimizer is not None:
-        optimizer = optimizer_checks.optimizer(who, optimizer)
+        optimizer = _members.member(optimizer)
         opt_state = optimizer.init(params) if opt_state is None else opt_state
     arguments = (params, state, batch, opt_state, None if key is None else checks.key(key))
     report = functools.partial(_report, net, loss, optimizer)
@@ -256,7 +255,7 @@ def _report(net, loss, optimizer, params, state, batch, opt_state, key):
     def objective(params, taps):
         both = [_Tapped(*layer) for layer in zip(of_layers(params), taps, strict=True)]
         prediction, after = tapped.apply(treedef.unflatten(both), state, x, train=True, key=key)
-        return scalar("layer_report", "the loss", loss(prediction, target)), _rows.seen(net, after)
+        return scalar("the loss", loss(prediction, target)), _rows.seen(net, after)
 
     taps = [jnp.zeros(place.tap.shape, place.tap.dtype) for place in places]
     (value, forward), (grads, norms) = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(params, taps)
@@ -264,7 +263,7 @@ def _report(net, loss, optimizer, params, state, batch, opt_state, key):
     if optimizer is not None:
         ascent = conjugate(grads)
         extra = {"value": value, "grad": ascent, "value_fn": lambda params: objective(params, taps)[0]}
-        updates, _ = optimizer_checks.updated("layer_report", optimizer, ascent, opt_state, params, extra)
+        updates, _ = _members.updated(optimizer, ascent, opt_state, params, extra)
     each = zip(
         parts, taps, forward, norms, of_layers(params), of_layers(grads),
         [None] * len(taps) if updates is None else of_layers(updates), strict=True,

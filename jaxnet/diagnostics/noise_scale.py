@@ -72,11 +72,10 @@ def noise_scale(
 
     Source: McCandlish et al. 2018, arXiv 1812.06162, eq. 2.9 and appendix A.1; chapter 4.6.2, [58].
     """
-    who = "noise_scale"
-    net = as_layer(net, who)
+    net = as_layer(net)
     checks.function("loss", loss)
     parts = checks.integer("parts", parts, minimum=2)
-    batch = jax.tree.map(lambda leaf: checks.array("batch", leaf), pair(who, batch))
+    batch = jax.tree.map(lambda leaf: checks.array("batch", leaf), pair(batch))
     size = jax.tree.leaves(batch)[0].shape[0]
     if size < parts:
         raise DataError(f"parts={parts} need a batch of at least {parts} samples, got {size}; cut it into fewer")

@@ -140,7 +140,7 @@ def activation_histograms(path: Any, net: Any, params: Any, state: Any, x: Any, 
     Returns:
       The picture's path.
     """
-    net = as_layer(net, "activation_histograms")
+    net = as_layer(net)
     values = _rows.evaluated(net, lambda layer, y: y if hasattr(y, "dtype") else jnp.zeros(0))(params, state, x)
     rows = [row for row in _rows.expanded(net, values) if values[row[1]].size]
     chosen = _spread(rows, most)

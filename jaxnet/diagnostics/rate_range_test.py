@@ -12,7 +12,7 @@ from jaxnet.diagnostics._arrays import Loss
 from jaxnet.diagnostics.trial import Task
 from jaxnet.errors import ConfigError, DataError, named
 from jaxnet.layers.layer import as_layer
-from jaxnet.optimizers import _checks as optimizer_checks
+from jaxnet.optimizers import _members
 from jaxnet.training.evaluate import check_labels
 from jaxnet.training.pairs import arrays
 
@@ -90,15 +90,14 @@ def rate_range_test(
 
     Source: Smith 2017, Cyclical learning rates, arXiv 1506.01186, section 3.3; chapter 4.6.2.
     """
-    who = "rate_range_test"
-    net = as_layer(net, who)
+    net = as_layer(net)
     checks.function("loss", loss)
-    optimizer = optimizer_checks.optimizer(who, optimizer)
+    optimizer = _members.member(optimizer)
     steps = checks.integer("steps", steps, minimum=2)
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
     low = checks.number("low", low, low=0, open_low=True)
     high = checks.number("high", high, low=low, open_low=True)
-    data = arrays(who, data)
+    data = arrays(data)
     check_labels(net, loss, data)
     samples = len(jax.tree.leaves(data)[0])
     if samples < batch_size:

@@ -31,14 +31,14 @@ class Samples(NamedTuple):
         return Samples(jax.tree.map(lambda leaf: leaf[which], self.pair), self.numbers[which], np.array([], int))
 
 
-def usable(who: str, data: Any, which: str = "") -> Samples:
+def usable(data: Any, which: str = "") -> Samples:
     """Sorts out what is not finite.
 
     Raises:
       DataError: arrays of different lengths, or fewer than four finite samples.
     """
-    leaves, treedef = jax.tree.flatten(pair(who, data))
-    leaves = [checks.host_array("data", np.asarray(incoming.host(who, "data", leaf))) for leaf in leaves]
+    leaves, treedef = jax.tree.flatten(pair(data))
+    leaves = [checks.host_array("data", np.asarray(incoming.host("data", leaf))) for leaf in leaves]
     lengths = {len(leaf) if leaf.ndim else 0 for leaf in leaves}
     if len(lengths) != 1:
         raise DataError(f"x and target must hold one entry a sample, got lengths {sorted(lengths)}")

@@ -11,8 +11,9 @@ import numpy as np
 from jaxnet import data as data_module
 from jaxnet.diagnostics._arrays import Loss
 from jaxnet.diagnostics.layer_report import LayerReport, layer_report
+from jaxnet.errors import named
 from jaxnet.layers.layer import Layer
-from jaxnet.optimizers import _checks as optimizer_checks
+from jaxnet.optimizers import _members
 from jaxnet.optimizers.base import Optimizer
 from jaxnet.training import state as states
 from jaxnet.training.history import History
@@ -121,7 +122,7 @@ class Task:
         params, state = train_state.params, train_state.state
 
         def evaluated(x, target):
-            return scalar("diagnose", "the loss", self.loss(self._apply(params, state, x), target))
+            return scalar("the loss", self.loss(self._apply(params, state, x), target))
 
         report = layer_report(
             self.net, self.loss, params, state, probe, optimizer=_scaled(self.optimizer, factor),
@@ -136,8 +137,9 @@ class Task:
 def _scaled(optimizer: Any, factor: Any) -> Optimizer:
     """``optimizer`` with its updates multiplied by ``factor``, which may be traced: so its rate is."""
 
+    @named("the diagnostics")
     def update(updates, state, params=None, **extra):
-        updates, state = optimizer_checks.updated("the diagnostics", optimizer, updates, state, params, extra)
+        updates, state = _members.updated(optimizer, updates, state, params, extra)
         return jax.tree.map(lambda u: u * jnp.asarray(factor, u.dtype), updates), state
 
     return Optimizer(optimizer.init, update)

@@ -82,7 +82,7 @@ def _arrays(name: str, tree: Any) -> Any:
         return checks.array(name, checks.host_array(name, leaf, narrowed) if on_host else leaf)
 
     arrays = jax.tree.map(array, tree)
-    checks.warn_of_narrowed(narrowed, "frozen")
+    checks.warn_of_narrowed(narrowed)
     return arrays
 
 

@@ -188,17 +188,16 @@ def parameterless(f: Callable[..., Any], name: str | None = None) -> Layer:
     return stateless(None, lambda params, x: f(x), name=name or _name_of(f))
 
 
-def as_layer(part: Layer | Callable[..., Any], who: str = "") -> Layer:
-    """``part`` as a layer; a bare callable becomes one without parameters. ``who`` is for errors, where no door is."""
+def as_layer(part: Layer | Callable[..., Any]) -> Layer:
+    """``part`` as a layer; a bare callable becomes one without parameters."""
     if isinstance(part, Layer):
         return part
-    with named(who):
-        if not callable(part):
-            hint = "; unpack the list: chain(*layers)" if isinstance(part, (list, tuple)) else ""
-            raise ConfigError(f"a part must be a layer or a function of its input, got {part!r}{hint}")
-        if (getattr(part, "__module__", None) or "").startswith("jaxnet.layers."):
-            name = _name_of(part)
-            raise ConfigError(f"{name} is what makes the layer, not the layer: call it, layers.{name}(...)")
+    if not callable(part):
+        hint = "; unpack the list: chain(*layers)" if isinstance(part, (list, tuple)) else ""
+        raise ConfigError(f"a part must be a layer or a function of its input, got {part!r}{hint}")
+    if (getattr(part, "__module__", None) or "").startswith("jaxnet.layers."):
+        name = _name_of(part)
+        raise ConfigError(f"{name} is what makes the layer, not the layer: call it, layers.{name}(...)")
     return parameterless(part)
 
 

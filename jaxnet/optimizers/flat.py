@@ -51,6 +51,7 @@ class Raveled:
         self.vectors = vectors
         self._layout = layout
 
+    @named("unravel")
     def unravel(self) -> Any:
         """The tree, with the structure, shapes and dtypes that it was made from.
 
@@ -64,7 +65,7 @@ class Raveled:
             size = sum(map(math.prod, shapes))
             if jnp.shape(self.vectors[dtype]) != (size,):
                 raise ShapeError(
-                    f"unravel: the vector of {dtype} must have the shape ({size},), as many numbers as the tree it was "
+                    f"the vector of {dtype} must have the shape ({size},), as many numbers as the tree it was "
                     f"made from, got {jnp.shape(self.vectors[dtype])}"
                 )
             # lax.split, not slices: its transpose is one concatenation, theirs a sum of padded vectors.

@@ -93,10 +93,10 @@ def places(names: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda place: place.count("/"))
 
 
-def listed(what: str, items: list[str], separator: str = ", ", most: int = 10) -> list[str]:
+def listed(what: str, items: list[str], separator: str = ", ") -> list[str]:
     """One line of how many there are and which, or none."""
-    more = f"{separator}and {len(items) - most} more" if len(items) > most else ""
-    return [f"{len(items)} {what}: {separator.join(items[:most])}{more}"] if items else []
+    more = f"{separator}and {len(items) - 10} more" if len(items) > 10 else ""
+    return [f"{len(items)} {what}: {separator.join(items[:10])}{more}"] if items else []
 
 
 def _text(leaf: dict[str, Any]) -> str:

@@ -175,6 +175,7 @@ class Checkpoints:
             ) from error
 
 
+@named("load_best")
 def load_best(directory: str | os.PathLike[str] | Checkpoints, net: Any, x: Any) -> tuple[Params, State]:
     """Loads the weights of a run of `fit` out of its ``keep`` directory, whether it has ended or not.
 
@@ -205,15 +206,14 @@ def load_best(directory: str | os.PathLike[str] | Checkpoints, net: Any, x: Any)
       True
       >>> directory.cleanup()
     """
-    net = as_layer(net, "load_best")
-    with named("load_best"):
-        if not isinstance(directory, Checkpoints):
-            directory = Checkpoints(checks.path("directory", directory))
-        latest = directory.latest()
-        if latest is None:
-            raise CheckpointError(
-                f"{directory.directory} holds no checkpoint; wanted the directory that a run of fit had as keep="
-            )
+    net = as_layer(net)
+    if not isinstance(directory, Checkpoints):
+        directory = Checkpoints(checks.path("directory", directory))
+    latest = directory.latest()
+    if latest is None:
+        raise CheckpointError(
+            f"{directory.directory} holds no checkpoint; wanted the directory that a run of fit had as keep="
+        )
     params, state = jax.eval_shape(lambda: net.init(jax.random.key(0), x))
     if read_metadata(latest).get("best") is not None:
         return load(latest, (params, state), under="best")

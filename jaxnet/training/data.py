@@ -84,14 +84,14 @@ def arrays(
       >>> fit.history[0]["step"]
       4
     """
-    return _arrays("arrays", (x, target), batch_size, seed, shuffle, drop_last)
+    return _arrays((x, target), batch_size, seed, shuffle, drop_last)
 
 
-def _arrays(who: str, data: Any, batch_size: Any, seed: Any = 0, shuffle: Any = True, drop_last: Any = True) -> Arrays:
+def _arrays(data: Any, batch_size: Any, seed: Any = 0, shuffle: Any = True, drop_last: Any = True) -> Arrays:
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
     seed = checks.integer("seed", seed, minimum=0)
     shuffle, drop_last = checks.flag("shuffle", shuffle), checks.flag("drop_last", drop_last)
-    return Arrays(*pairs.arrays(who, data), batch_size, seed, shuffle, drop_last)
+    return Arrays(*pairs.arrays(data), batch_size, seed, shuffle, drop_last)
 
 
 @named("stream")
@@ -126,11 +126,11 @@ def stream(batches: Any, *, steps_per_epoch: int | None = None) -> Stream:
             "data must be an iterable of batches (x, target), or a function from the epoch to one, got a pair "
             "of arrays; give (x, target) in its place, or training.arrays"
         )
-    source = Source(batches, steps_per_epoch, who="stream")
+    source = Source(batches, steps_per_epoch)
     return Stream(batches, source.steps)
 
 
-def given(who: str, data: Any, batch_size: Any = None, *, epochs: int = 1, goes_on: bool = True) -> Arrays | Source:
+def given(data: Any, batch_size: Any = None, *, epochs: int = 1, goes_on: bool = True) -> Arrays | Source:
     """What stands at a door as data, checked: arrays, or batches as they are read.
 
     Args:
@@ -141,7 +141,7 @@ def given(who: str, data: Any, batch_size: Any = None, *, epochs: int = 1, goes_
     if isinstance(data, tuple):
         if batch_size is None:
             raise ConfigError("arrays are trained on in batches: give batch_size")
-        return _arrays(who, data, batch_size)
+        return _arrays(data, batch_size)
     if batch_size is not None:
         what = (
             "training.arrays has a batch_size of its own"
@@ -151,7 +151,7 @@ def given(who: str, data: Any, batch_size: Any = None, *, epochs: int = 1, goes_
         raise ConfigError(f"{what}, so batch_size must not be given")
     if not isinstance(data, (Arrays, Source)):
         source = data if isinstance(data, Stream) else Stream(data, None)
-        data = Source(source.batches, source.steps_per_epoch, who=who, goes_on=goes_on)
+        data = Source(source.batches, source.steps_per_epoch, goes_on=goes_on)
     if isinstance(data, Source):
         data.must_last(epochs)
     return data

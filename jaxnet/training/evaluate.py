@@ -65,7 +65,7 @@ def make_evaluate(
       >>> evaluate(params, state, (jnp.zeros((10, 3)), jnp.ones((10, 1))))
       {'loss': 1.0}
     """
-    net = as_layer(net, "evaluate")
+    net = as_layer(net)
     checks.function("loss", loss)
     metrics = checked_metrics(metrics)
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
@@ -92,14 +92,13 @@ def make_evaluate(
         with sharding.in_use(mesh):
             if isinstance(data, (tuple, Arrays)):
                 return of_whole(params, state, data if isinstance(data, tuple) else data.pair)
-            source: Any = given("evaluate", data, goes_on=False)
-            with named(source.who):
-                return of_batches(params, state, source, epoch)
+            source: Any = given(data, goes_on=False)
+            return named(source.who)(of_batches)(params, state, source, epoch)
 
     def of_whole(params, state, data):
-        x, target = pairs.arrays_where_they_are("evaluate", data)
+        x, target = pairs.arrays_where_they_are(data)
         measured, finite = jax.device_get(of_arrays(params, state, x, target))
-        _must_be_finite("evaluate", (x, target), finite)
+        _must_be_finite((x, target), finite)
         return {name: float(value) for name, value in measured.items()}
 
     def of_batches(params, state, source, epoch):
@@ -113,12 +112,14 @@ def make_evaluate(
         try:
             for number, batch in enumerate(source.whole_epoch(epoch)):
                 place = source.at(epoch, number)
-                batch = pairs.batch(place, batch, narrowed)
+                with place:
+                    batch = pairs.batch(batch, narrowed)
                 size = pairs.size(batch)
                 if mesh is not None:
                     batch = jax.device_put(batch, sharding.over_batch_if_it_fits(mesh.local_mesh, size))
                 measured, finite = jax.device_get(of_batch(params, state, batch))
-                _must_be_finite(place, batch, finite)
+                with place:
+                    _must_be_finite(batch, finite)
                 for name, value in measured.items():
                     totals[name] = totals.get(name, 0.0) + size * float(value)
                 count += size
@@ -128,7 +129,7 @@ def make_evaluate(
         if failed:
             raise failure or DataError("another process could not measure its part; its error says why")
         if not warned:
-            checks.warn_of_narrowed(narrowed, source.who)
+            checks.warn_of_narrowed(narrowed)
         warned = warned or bool(narrowed)
         return _over_processes({name: total / count for name, total in totals.items()}, count)
 
@@ -174,10 +175,10 @@ def _finite(data: Any) -> list[jax.Array]:
     return [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(data) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
 
-def _must_be_finite(who: str, data: Any, finite: list[Any]) -> None:
+def _must_be_finite(data: Any, finite: list[Any]) -> None:
     if not all(finite):
         for path, leaf in jax.tree_util.tree_leaves_with_path(data):
-            data_module.check_finite(who, pairs.leaf_name(path), np.asarray(sharding.own_copy(leaf)))
+            data_module.check_finite(pairs.leaf_name(path), np.asarray(sharding.own_copy(leaf)))
 
 
 def check_labels(net: Layer, loss: Any, data: Any) -> None:

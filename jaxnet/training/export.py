@@ -25,6 +25,7 @@ _MAGIC = b"\njaxnet.export 1\n"
 _TAIL = hashlib.sha256().digest_size + len(_MAGIC)
 
 
+@named("export")
 def export(
     net: Layer,
     params: Params,
@@ -72,21 +73,18 @@ def export(
       >>> training.load_exported(artifact)(jnp.ones((5, 4))).shape
       (5, 3)
     """
-    with named("export"):
-        jax_export = _jax_export()
-        platforms = _checked_platforms(platforms)
-        if path is not None:  # before the work, not after it
-            path = checks.path("path", path)
-            _atomic.try_file(path)
-        structs = checks.structs(x)
-        leaves = jax.tree.leaves(structs)
-        if not all(struct.shape for struct in leaves):
-            raise ShapeError("x must have the axes (batch, ...), got a scalar")
-        # By way of the host: the program is for one device, however the arrays are spread.
-        params, state = jax.tree.map(
-            lambda leaf: jnp.asarray(np.asarray(checks.array("params", leaf))), (params, state)
-        )
-    net = as_layer(net, "export")
+    jax_export = _jax_export()
+    platforms = _checked_platforms(platforms)
+    if path is not None:  # before the work, not after it
+        path = checks.path("path", path)
+        _atomic.try_file(path)
+    structs = checks.structs(x)
+    leaves = jax.tree.leaves(structs)
+    if not all(struct.shape for struct in leaves):
+        raise ShapeError("x must have the axes (batch, ...), got a scalar")
+    # By way of the host: the program is for one device, however the arrays are spread.
+    params, state = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(checks.array("params", leaf))), (params, state))
+    net = as_layer(net)
 
     def with_batch(size):
         return jax.tree.map(lambda struct: jax.ShapeDtypeStruct((size, *struct.shape[1:]), struct.dtype), structs)
@@ -106,7 +104,7 @@ def export(
         raise
     except Exception as error:
         raise ConfigError(
-            f"export: the network {net.name} cannot be exported for every batch size: "
+            f"the network {net.name} cannot be exported for every batch size: "
             f"{(str(error).strip() or type(error).__name__).splitlines()[0]}; x.shape[0] "
             f"{'and every symbolic size stand' if scopes else 'stands'} for any number here, so no branch, loop or "
             f"float() in Python can depend on it, and the outputs must be "

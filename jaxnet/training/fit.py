@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, named
 from jaxnet.layers.layer import Layer, Params, State, as_layer
-from jaxnet.optimizers import _checks as optimizer_checks
+from jaxnet.optimizers import _members
 from jaxnet.optimizers.master_copy import keeps_master
 from jaxnet.training import data as data_module
 from jaxnet.training import early_stopping as stopping
@@ -115,10 +115,10 @@ def fit(
 
     Source: chapter 4.4.1, algorithm 2; 4.6.
     """
-    net = as_layer(net, "fit")
-    optimizer = optimizer_checks.optimizer("fit", optimizer)
+    net = as_layer(net)
+    optimizer = _members.member(optimizer)
     epochs = checks.integer("epochs", epochs, minimum=1)
-    data = data_module.given("fit", data, batch_size, epochs=epochs)
+    data = data_module.given(data, batch_size, epochs=epochs)
     keep, mesh, options = keeping.given(keep), sharding.given(mesh), step or stepping()
     if not isinstance(options, Stepping):
         raise ConfigError(f"step must be what training.stepping returns, got {options!r}")
@@ -162,7 +162,7 @@ def _warn_of_narrow(train_state: TrainState) -> None:
     narrow = {p.dtype.name for p in jax.tree.leaves(train_state.params) if p.dtype in (jnp.float16, jnp.bfloat16)}
     if narrow and not keeps_master(train_state.opt_state):
         checks.warn(
-            f"fit: parameters are {' and '.join(sorted(narrow))}, to which a step of less than half a unit in the "
+            f"parameters are {' and '.join(sorted(narrow))}, to which a step of less than half a unit in the "
             f"last place does nothing, so that training comes to a halt early; wrap the optimizer in "
             f"optimizers.master_copy, or keep them in float32 with layers.mixed_precision(net) and a float32 x"
         )
@@ -173,7 +173,7 @@ def _identity(optimizer: Any, train_state: TrainState) -> str:
 
     def update(grads, opt_state, params):
         extra = {"value": jnp.float32(0), "grad": grads, "value_fn": lambda params: jnp.float32(0)}
-        return optimizer_checks.updated("fit", optimizer, grads, opt_state, params, extra)
+        return _members.updated(optimizer, grads, opt_state, params, extra)
 
     return of_program(update, train_state.params, train_state.opt_state, train_state.params)
 
@@ -184,7 +184,7 @@ def _evaluation(
 ) -> Callable[..., dict[str, float]]:
     """Measures the validation set after an epoch; the set is checked, and put in its place, before any training."""
     validation = data_module.given(
-        "fit: validation", validation, size if isinstance(validation, tuple) else None, epochs=epochs, goes_on=False
+        validation, size if isinstance(validation, tuple) else None, epochs=epochs, goes_on=False
     )
     if isinstance(validation, Arrays):
         size = validation.batch_size

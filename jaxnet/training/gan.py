@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxnet import _checks as checks
 from jaxnet.errors import named
 from jaxnet.layers.layer import Params, State, as_layer
-from jaxnet.optimizers import _checks as optimizer_checks
+from jaxnet.optimizers import _members
 from jaxnet.training.state import Guard, new_guard
 from jaxnet.training.step import Step, pair, scalar
 from jaxnet.training.update import counted, take_step
@@ -78,14 +78,14 @@ def init_gan(
     Raises:
       ConfigError: no optimizer or no key.
     """
-    generator, discriminator = as_layer(generator, "init_gan"), as_layer(discriminator, "init_gan")
+    generator, discriminator = as_layer(generator), as_layer(discriminator)
     first, second, step_key = jax.random.split(checks.key(key), 3)
     params, state = generator.init(first, x)
     made = jax.eval_shape(lambda p, s, v: generator.apply(p, s, v, train=False)[0], params, state, x)
     judging, judging_state = discriminator.init(second, made)
     return GANState(
-        Player(params, state, optimizer_checks.optimizer("init_gan", generator_optimizer).init(params)),
-        Player(judging, judging_state, optimizer_checks.optimizer("init_gan", discriminator_optimizer).init(judging)),
+        Player(params, state, _members.member(generator_optimizer).init(params)),
+        Player(judging, judging_state, _members.member(discriminator_optimizer).init(judging)),
         step_key,
         jnp.int32(0),
         new_guard(),
@@ -141,11 +141,11 @@ def make_gan_step(
 
     Source: Goodfellow et al. 2014, arXiv 1406.2661, algorithm 1 with k = 1.
     """
-    generator, discriminator = as_layer(generator, "make_gan_step"), as_layer(discriminator, "make_gan_step")
+    generator, discriminator = as_layer(generator), as_layer(discriminator)
     for name, f in (("generator_loss", generator_loss), ("discriminator_loss", discriminator_loss)):
         checks.function(name, f)
-    generator_optimizer = optimizer_checks.optimizer("make_gan_step", generator_optimizer)
-    discriminator_optimizer = optimizer_checks.optimizer("make_gan_step", discriminator_optimizer)
+    generator_optimizer = _members.member(generator_optimizer)
+    discriminator_optimizer = _members.member(discriminator_optimizer)
 
     def judge(params, state, y, key):
         return discriminator.apply(params, state, y, train=True, key=key)

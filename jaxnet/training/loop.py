@@ -117,7 +117,7 @@ def train(
     stop_early = stopping.checked(early_stopping, evaluate is not None)
     monitor = None if stop_early is None else stop_early.monitor
     step, unguarded = _checked(step, monitor), unguarded and _checked(unguarded, monitor)
-    keep, data = keeping.given(keep), data_module.given("fit", data, batch_size, epochs=epochs)
+    keep, data = keeping.given(keep), data_module.given(data, batch_size, epochs=epochs)
 
     # Where everything lives, and from where batches come.
     start = {} if keep.checkpoints is None else identities.of_start(train_state)  # before it is spread over processes

@@ -9,41 +9,38 @@ import numpy as np
 from jaxnet import _checks as checks
 from jaxnet import _incoming as incoming
 from jaxnet import data as data_module
-from jaxnet.errors import ConfigError, DTypeError, named
+from jaxnet.errors import ConfigError, DTypeError
 from jaxnet.training.step import pair
 
 
-def arrays(who: str, data: Any) -> tuple[Any, Any]:
+def arrays(data: Any) -> tuple[Any, Any]:
     """``(x, target)``, each an array or a tree of arrays, on the host and checked: finite, and equally many."""
-    with named(who):
-        if not isinstance(data, (tuple, list)) or len(data) != 2:
-            raise ConfigError(f"data must be a pair of arrays (x, target), got {_came(data)}")
-        names, leaves, treedef = _flat(data)
-        return jax.tree.unflatten(treedef, data_module.usable(who, leaves, names))
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise ConfigError(f"data must be a pair of arrays (x, target), got {_came(data)}")
+    names, leaves, treedef = _flat(data)
+    return jax.tree.unflatten(treedef, data_module.usable(leaves, names))
 
 
-def arrays_where_they_are(who: str, data: tuple[Any, ...]) -> tuple[Any, Any]:
+def arrays_where_they_are(data: tuple[Any, ...]) -> tuple[Any, Any]:
     """`arrays`, but JAX's own stay on their device, where nothing has yet looked for NaN and Inf."""
     if len(data) != 2 or not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(data)):
-        return arrays(who, data)
-    with named(who):
-        names, leaves, _ = _flat(data)
-        data_module.check_lengths(who, leaves, names)
-        return pair(data)
+        return arrays(data)
+    names, leaves, _ = _flat(data)
+    data_module.check_lengths(leaves, names)
+    return pair(data)
 
 
-def batch(who: str, given: Any, narrowed: dict[str, np.dtype]) -> tuple[Any, Any]:
+def batch(given: Any, narrowed: dict[str, np.dtype]) -> tuple[Any, Any]:
     """A batch ``(x, target)``, as loaders of any library yield it, in dtypes that JAX keeps.
 
     Args:
       narrowed: takes the names and dtypes of what is rounded to 32 bits.
     """
-    with named(who):
-        names, leaves, treedef = _flat(given)
-        for i, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
-            leaf = incoming.host(who, name, leaf)
-            leaves[i] = leaf if isinstance(leaf, jax.Array) else checks.host_array(name, leaf, narrowed)
-        return pair(jax.tree.unflatten(treedef, leaves))
+    names, leaves, treedef = _flat(given)
+    for i, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
+        leaf = incoming.host(name, leaf)
+        leaves[i] = leaf if isinstance(leaf, jax.Array) else checks.host_array(name, leaf, narrowed)
+    return pair(jax.tree.unflatten(treedef, leaves))
 
 
 def size(batch: Any) -> int:

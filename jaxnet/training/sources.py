@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from jaxnet import _checks as checks
-from jaxnet.errors import ConfigError, DataError
+from jaxnet.errors import ConfigError, DataError, innermost, named
 from jaxnet.training import pairs
 
 AHEAD = 2
@@ -27,12 +27,12 @@ class Source:
 
     Args:
       steps: batches an epoch, of what does not end or is read on.
-      who: speaks in errors.
       goes_on: whether an epoch of ``steps`` goes on in a list where the last one stopped, or begins it anew.
     """
 
-    def __init__(self, data: Any, steps: int | None, *, who: str = "fit", goes_on: bool = True):
-        self.who, self._goes_on = who, goes_on
+    def __init__(self, data: Any, steps: int | None, *, goes_on: bool = True):
+        self.who = innermost()  # by the time that a batch is read, it may be another
+        self._goes_on = goes_on
         self._data = pairs.iterable(data)
         if callable(data):
             _takes_the_epoch(data)
@@ -58,18 +58,18 @@ class Source:
             if batch is _END:
                 raise DataError("the data held no batch")
             self._first = (iterator, batch)
-        return pairs.batch(self.at(0, 0), self._first[1], {})
+        with self.at(0, 0):
+            return pairs.batch(self._first[1], {})
 
     @property
     def settings(self) -> dict[str, Any]:
         """What makes the batches of a run these ones, as far as it can be said."""
         return {"steps_per_epoch": self.steps}
 
-    def at(self, epoch: int, batch: int) -> str:
-        """Who speaks of a batch."""
-        return (
-            f"{self.who}: batch {batch}" if self.who == "evaluate" else f"{self.who}: epoch {epoch + 1}, batch {batch}"
-        )
+    def at(self, epoch: int, batch: int) -> named:
+        """The door of a batch."""
+        of = "" if self.who == "evaluate" else f"epoch {epoch + 1}, "
+        return named(f"{self.who}: {of}batch {batch}")
 
     def epoch(self, epoch: int, start: int, position: Any) -> tuple[Iterator[Any], Callable[[], Any] | None, int]:
         """The batches of an epoch, what tells the iterator's position, if it can, and how many to skip to ``start``."""

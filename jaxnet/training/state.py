@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxnet import _checks as checks
 from jaxnet.errors import named
 from jaxnet.layers.layer import Layer, Params, State, as_layer
-from jaxnet.optimizers import _checks as optimizer_checks
+from jaxnet.optimizers import _members
 
 MOST_BYTES_KEPT = 2**24
 """Up to this size of the state, dispatches keep the one they began with, and run without the guard."""
@@ -90,13 +90,14 @@ def init(net: Any, optimizer: Any, x: Any, key: Any, *, loss_scale: float | None
       >>> train_state.params["kernel"].shape, int(train_state.step)
       ((3, 2), 0)
     """
-    net = as_layer(net, "training.init")
-    optimizer = optimizer_checks.optimizer("training.init", optimizer)
+    net = as_layer(net)
+    optimizer = _members.member(optimizer)
     init_key, step_key = jax.random.split(checks.key(key))
     params, state = net.init(init_key, x)
     return from_params(optimizer, params, state, step_key, loss_scale=loss_scale)
 
 
+@named("pretrained")
 def pretrained(net: Any, params: Params, state: State) -> Layer:
     """The same network, that begins with weights which there are instead of drawing them.
 
@@ -116,7 +117,7 @@ def pretrained(net: Any, params: Params, state: State) -> Layer:
       >>> params["kernel"].sum()
       Array(3., dtype=float32)
     """
-    return as_layer(net, "pretrained")._replace(init=lambda key, x: copied((params, state)))
+    return as_layer(net)._replace(init=lambda key, x: copied((params, state)))
 
 
 @named("training.init")

@@ -1,7 +1,5 @@
 """The training step: a pure function from a state and a batch to the next state and what was measured."""
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +10,7 @@ from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
 from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError, named
 from jaxnet.layers.layer import as_layer
-from jaxnet.optimizers import _checks as optimizer_checks
+from jaxnet.optimizers import _members
 from jaxnet.optimizers._arithmetic import wide, wide_dtype
 from jaxnet.training.state import TrainState
 from jaxnet.training.update import counted, rescaled, take_step
@@ -96,9 +94,9 @@ def make_step(
 
     Source: chapter 4.4.1, algorithm 2; Micikevicius et al. 2017, arXiv 1710.03740, for loss scaling.
     """
-    net = as_layer(net, "make_step")
+    net = as_layer(net)
     checks.function("loss", loss)
-    optimizer = optimizer_checks.optimizer("make_step", optimizer)
+    optimizer = _members.member(optimizer)
     metrics = checked_metrics(metrics)
     if regularizer is not None:
         checks.function("regularizer", regularizer)
@@ -165,18 +163,6 @@ def make_step(
     return step
 
 
-def _either(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Also takes the name of who asks before its arguments, until every package has doors."""
-    count = len(inspect.signature(function).parameters)
-
-    @functools.wraps(function)
-    def either(*args):
-        with named(args[0] if len(args) > count else ""):
-            return function(*args[-count:])
-
-    return either
-
-
 def checked_metrics(metrics: Mapping[str, Callable[..., Any]] | None) -> dict[str, Callable[..., Any]]:
     """A dict of named functions of (prediction, target)."""
     if metrics is None:
@@ -207,7 +193,6 @@ def add(a: jax.Array, b: jax.Array) -> jax.Array:
     return a.astype(wide) + b.astype(wide)
 
 
-@_either
 def scalar(what: str, value: Any) -> jax.Array:
     """What a loss or a metric returned, which must be one real number, in at least float32."""
     if isinstance(value, tuple):
@@ -220,7 +205,6 @@ def scalar(what: str, value: Any) -> jax.Array:
     return value.astype(at_least_float32(value.dtype))
 
 
-@_either
 def pair(batch: Any) -> tuple[Any, Any]:
     """A batch as ``(x, target)``, not empty."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:

@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxnet import _checks as checks
-from jaxnet.errors import ConfigError, DataError, named
+from jaxnet.errors import ConfigError, DataError
 from jaxnet.training import feed, nans, pairs, processes, sharding
 from jaxnet.training.feed import IN_FLIGHT, Progress
 from jaxnet.training.sources import Source, ahead
@@ -73,7 +73,9 @@ class Streamed:
         failure: Exception | None = None
 
         def place(number, batch):
-            return self._placed(self.source.at(epoch, start + number), batch, narrowed)
+            with self.source.at(epoch, start + number):
+                batch = pairs.batch(batch, narrowed)
+                return jax.device_put(batch) if self.mesh is None else sharding.place_local_batch(batch, self.mesh)
 
         def look():
             after, measured = self._without_bad_updates(before, train_state, window)
@@ -84,7 +86,7 @@ class Streamed:
             try:
                 for batch, position_after in fetched:
                     if narrowed and not self._warned:  # not in the thread, so that it names the caller's line
-                        checks.warn_of_narrowed(narrowed, "fit")
+                        checks.warn_of_narrowed(narrowed)
                         self._warned = True
                     train_state, metrics, seconds = self._step(train_state, batch)
                     compile_seconds += seconds
@@ -143,8 +145,3 @@ class Streamed:
                 f"got {shapes}; drop or fill a last smaller batch"
             )
         processes.agree("the shape of the first batch", zlib.crc32(repr(shapes).encode()), f"here it is {shapes}")
-
-    def _placed(self, who: str, batch: Any, narrowed: dict[str, np.dtype]) -> Any:
-        batch = pairs.batch(who, batch, narrowed)
-        with named(who):
-            return jax.device_put(batch) if self.mesh is None else sharding.place_local_batch(batch, self.mesh)

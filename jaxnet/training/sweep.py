@@ -14,7 +14,7 @@ from jaxnet import _checks as checks
 from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, DataError, located, named
 from jaxnet.layers.layer import Params, State, as_layer
-from jaxnet.optimizers import _checks as optimizer_checks
+from jaxnet.optimizers import _members
 from jaxnet.training import nans
 from jaxnet.training import state as states
 from jaxnet.training.evaluate import check_labels, on_arrays
@@ -135,16 +135,16 @@ def sweep(
       >>> result.history["loss"].shape, float(result.settings["rate"][result.best])
       ((5, 4), 0.3)
     """
-    net = as_layer(net, "sweep")
+    net = as_layer(net)
     checks.function("optimizer", optimizer)
     epochs = checks.integer("epochs", epochs, minimum=1)
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
     settings, seeds, hyper = _settings(settings)
     _check_rule(optimizer, settings, hyper)
-    data = arrays("sweep", data)
+    data = arrays(data)
     check_labels(net, loss, data)
     if validation is not None:
-        validation = arrays("sweep: validation", validation)
+        validation = named("sweep: validation")(arrays)(validation)
         check_labels(net, loss, validation)
     orders = _Orders(seeds, len(jax.tree.leaves(data)[0]), batch_size)
 
@@ -226,7 +226,7 @@ def _check_rule(rule: Callable[..., Any], settings: Mapping[str, np.ndarray], hy
     for m in range(len(settings["seed"])):
         one = {name: settings[name][m].item() for name in hyper}
         with located(f"member {m} ({', '.join(f'{name}={value}' for name, value in one.items())})"):
-            optimizer_checks.optimizer("sweep", rule(**one))
+            _members.member(rule(**one))
 
 
 class _Orders:

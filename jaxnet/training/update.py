@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet._dtypes import at_least_float32
-from jaxnet.optimizers import _checks as optimizer_checks
+from jaxnet.optimizers import _members
 from jaxnet.optimizers.base import apply_updates, conjugate
 from jaxnet.optimizers.skip_nonfinite import skipped
 from jaxnet.training.state import Guard, LossScale, all_finite
@@ -56,7 +56,7 @@ def take_step(optimizer: Any, loss: jax.Array, grads: Any, params: Any, opt_stat
 
     def take():
         extra = {"value": value, "grad": narrow, "value_fn": value_fn}
-        updates, after = optimizer_checks.updated("make_step", optimizer, narrow, opt_state, params, extra)
+        updates, after = _members.updated(optimizer, narrow, opt_state, params, extra)
         before, now = skipped(opt_state), skipped(after)
         inside = jnp.bool(False) if before is None or now is None else now > before
         taken = apply_updates(params, updates), after, new, inside

@@ -12,8 +12,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnet import optimizers
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def gradients_of(params):
     return jax.tree.map(lambda p: (0.3 * p + 0.1).astype(p.dtype), params)

@@ -15,7 +15,6 @@ from jaxnet.errors import ConfigError, DTypeError
 from jaxnet.optimizers.master_copy import keeps_master
 from tests.optimizers.conftest import OPTIMIZERS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 DTYPES = [jnp.float16, jnp.bfloat16]
 RULES = {name: make for name, make in OPTIMIZERS.items() if name != "master copy"}
 STEPS, SIZE = 20, 6

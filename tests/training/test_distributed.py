@@ -66,7 +66,7 @@ REFUSED = {
 
 
 @pytest.mark.devices(8)
-def test_two_processes_train_as_one(quick_compilation, tmp_path):
+def test_two_processes_train_as_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

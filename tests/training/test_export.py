@@ -16,8 +16,6 @@ from jaxnet import layers, training
 from jaxnet.errors import CheckpointError, ConfigError, DependencyError, DTypeError, ShapeError
 from tests.layers.test_layers_table import IN_FLOAT64, TABLE
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def inputs(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)

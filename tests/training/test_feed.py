@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from jaxnet import data, layers, losses, optimizers, training
-from jaxnet.errors import ConfigError, DataError, DTypeError
+from jaxnet.errors import ConfigError, DataError, DTypeError, named
 from jaxnet.training.feed import Progress, Resident
 from jaxnet.training.run import Run
 from jaxnet.training.sources import Source
@@ -91,7 +91,7 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def usual(quick_compilation):
+def usual():
     return {name: entry(NET) for name, entry in ENTRIES.items()}
 
 
@@ -108,7 +108,7 @@ def test_every_entry_gives_the_same_under_every_setting_of_jax(setting, usual):
 @pytest.mark.parametrize(
     ("setting", "layer", "names"), [("debug_nans", jnp.log, "log"), ("debug_infs", jnp.exp, "exp")]
 )
-def test_where_jax_looks_for_nan_the_error_names_the_primitive(entry, setting, layer, names, quick_compilation):
+def test_where_jax_looks_for_nan_the_error_names_the_primitive(entry, setting, layer, names):
     if (setting, entry) == ("debug_infs", "sweep"):
         pytest.skip("a sweep gives means over finite steps, and parameters that are NaN: JAX sees no Inf")
     net = layers.chain(layers.dense(1), lambda x: layer((x + 100) * (1 if names == "exp" else -1)))
@@ -305,7 +305,8 @@ WRONG_BATCHES = {
 def test_a_wrong_batch_is_refused_with_its_place(wrong):
     batch, error, message = WRONG_BATCHES[wrong]
     good = batches()[0]
-    run = Streamed(_measure, Source([good, good, batch, good], None), keeps=True, watches=True, mesh=None)
+    source = named("fit")(Source)([good, good, batch, good], None)
+    run = Streamed(_measure, source, keeps=True, watches=True, mesh=None)
     with pytest.raises(error, match=rf"^fit: epoch 4, batch 2: .*{message}"):
         list(run.epoch(jnp.zeros(()), 3, 0))
     with pytest.raises(error, match=rf"^fit: epoch 1, batch 0: .*{message}"):

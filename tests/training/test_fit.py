@@ -23,7 +23,6 @@ LABELS = (X[:, 0] > 0).astype(np.int32) + (X[:, 1] > 0)
 TRAIN, VALIDATION = (X[:37], LABELS[:37]), (X[37:], LABELS[37:])
 NET = layers.chain(layers.dense(8), layers.batch_norm(), activations.relu, layers.dropout(0.2), layers.dense(3))
 ADAM = optimizers.adam(1e-2)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 CE = losses.softmax_cross_entropy
 
 

@@ -55,7 +55,6 @@ def begun(tmp_path_factory):
     return directory
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_was_changed_is_named_and_how_to_go_on(begun, change):
     options, named = CHANGES[change]

@@ -119,7 +119,7 @@ holder = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def usual(quick_compilation):
+def usual():
     batches = [(X[i : i + 8], Y[i : i + 8]) for i in (0, 8, 16)]
     return {door: (take((X, Y)), None if door == "sweep" else take(batches)) for door, take in DOORS.items()}
 

@@ -104,7 +104,7 @@ class TestParts:
 class TestRuns:
     @pytest.mark.parametrize("stopping", [None, training.EarlyStopping(9, "loss", "max")])  # the first is the best
     @pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.devices(8))])
-    def test_the_weights_of_a_run(self, sharded, stopping, tmp_path, quick_compilation):
+    def test_the_weights_of_a_run(self, sharded, stopping, tmp_path):
         net = layers.chain(backbone(), layers.dense(1))
         mesh = {"mesh": jax.make_mesh((8,), ("data",)), "shard_parameters": True} if sharded else {}
         run = fit(net, keep=tmp_path, early_stopping=stopping, **mesh)
@@ -117,26 +117,26 @@ class TestRuns:
         same = jax.tree.map(lambda a, b: bool((a == b).all()), params, last)
         assert all(jax.tree.leaves(same)) == (stopping is None)
 
-    def test_a_network_without_state_or_parameters(self, tmp_path, quick_compilation):
+    def test_a_network_without_state_or_parameters(self, tmp_path):
         run = fit(layers.dense(1), keep=tmp_path)
         params, state = training.load_best(tmp_path, layers.dense(1), X)
         np.testing.assert_array_equal(params["bias"], run.params["bias"])
         assert state == ()
 
-    def test_another_network(self, tmp_path, quick_compilation):
+    def test_another_network(self, tmp_path):
         fit(layers.dense(1), keep=tmp_path)
         with pytest.raises(
             CheckpointError, match=r"'train_state/params/kernel' is float32 \(3, 1\) in the file, .*2\)"
         ):
             training.load_best(tmp_path, layers.dense(2), X)
 
-    def test_parameters_alone_say_where_they_are(self, tmp_path, quick_compilation):
+    def test_parameters_alone_say_where_they_are(self, tmp_path):
         run = fit(layers.dense(1), keep=tmp_path)
         latest = Checkpoints(tmp_path).latest()
         with pytest.raises(CheckpointError, match="but it fits a part: give under='train_state/params'"):
             load(latest, run.params)
 
-    def test_a_backbone_under_a_new_head(self, tmp_path, quick_compilation):
+    def test_a_backbone_under_a_new_head(self, tmp_path):
         old = layers.chain(backbone(), layers.dense(1))
         run = fit(old, keep=tmp_path)
         new = layers.chain(backbone(), layers.dense(2))
@@ -149,7 +149,7 @@ class TestRuns:
         assert went_on.history["loss"][-1] < went_on.history["loss"][0]
 
 
-def test_the_weights_of_a_run_over_convolutions(tmp_path, quick_compilation):
+def test_the_weights_of_a_run_over_convolutions(tmp_path):
     run = runs.fit(epochs=1, keep=tmp_path)
     params, state = training.load_best(tmp_path, runs.network(), runs.sounds(1)[0])
     jax.tree.map(np.testing.assert_array_equal, (params, state), (run.params, run.state))

@@ -84,7 +84,7 @@ NO_PATHS = {
 
 
 @pytest.fixture(autouse=True)
-def at_home(tmp_path, monkeypatch, quick_compilation):
+def at_home(tmp_path, monkeypatch):
     """An empty current directory, and a home elsewhere."""
     for name in ("here", "home"):
         (tmp_path / name).mkdir()

@@ -27,7 +27,7 @@ from tests.training import calls
 
 X, Y = np.random.default_rng(0).standard_normal((64, 3)).astype(np.float32), np.ones((64, 1), np.float32)
 NET, SGD = layers.dense(1), optimizers.sgd(0.01)
-pytestmark = pytest.mark.usefixtures("quick_compilation", "save_after_every_dispatch")
+pytestmark = pytest.mark.usefixtures("save_after_every_dispatch")
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from tests.training import calls
 from tests.training.runs import batches, close, fit, identical, network, sounds
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 MESHES = {
     "make_mesh": lambda: jax.make_mesh((8,), ("data",)),  # its axes are Explicit
@@ -28,12 +27,12 @@ MESHES = {
 
 
 @pytest.fixture(scope="module")
-def alone(quick_compilation):
+def alone():
     return fit()
 
 
 @pytest.fixture(scope="module")
-def shared(quick_compilation):
+def shared():
     return fit(mesh=MESHES["make_mesh"]())
 
 
@@ -69,7 +68,7 @@ def test_iterables_give_what_one_device_gives():
 
 
 @pytest.fixture(scope="module")
-def in_pieces(quick_compilation):
+def in_pieces():
     """A fully sharded run, and after each epoch the shapes that one device holds of each tree."""
     pieces = []
 

@@ -74,7 +74,6 @@ def test_equals_the_loop_written_by_hand(optimizer):
     assert_close(train_state.state, state)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @given(parts=st.sampled_from([2, 3, 4, 6, 12]))
 def test_accumulated_parts_equal_the_whole_batch(parts):
     net, optimizer = network(noise=False), optimizers.sgd(0.1)
@@ -249,7 +248,6 @@ def test_parts_of_16_bits_are_summed_in_float32(dtype, accumulate):
     assert after.params["kernel"].dtype == dtype
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("dtype", SIXTEEN)
 @given(accumulate=st.sampled_from([2, 3, 8, 24]), scale=st.sampled_from([None, 2.0**6]), seed=st.integers(0, 9))
 def test_16_bit_gradients_against_a_sum_in_float64(dtype, accumulate, scale, seed):
