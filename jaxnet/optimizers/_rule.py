@@ -19,13 +19,12 @@ P = ParamSpec("P")
 
 def door(constructor: Callable[P, Optimizer]) -> Callable[P, Optimizer]:
     """A constructor whose name stands in the errors of the call, of ``init`` and of ``update``; they can be pickled."""
-    who = constructor.__name__
+    one = named(constructor.__name__)
 
     @functools.wraps(constructor)
     def call(*args: P.args, **kwargs: P.kwargs) -> Optimizer:
-        with named(who):
-            init, update = constructor(*args, **kwargs)
-            return Optimizer(named(who)(init), named(who)(update))
+        init, update = constructor(*args, **kwargs)
+        return Optimizer(one(init), one(update))
 
     return made(call)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxnet import _checks as checks
 from jaxnet._made import made
-from jaxnet.errors import ConfigError, named
+from jaxnet.errors import ConfigError
 from jaxnet.optimizers._hyperparameters import scalar
 from jaxnet.optimizers.base import Schedule
 
@@ -18,12 +18,11 @@ number = functools.partial(scalar, schedule=False)
 
 
 def _door(constructor: Callable[P, Schedule]) -> Callable[P, Schedule]:
-    """A constructor whose name stands in its errors. Its schedule works also where implicit promotion is off."""
+    """A constructor, `made`, whose schedule works also where implicit promotion is off."""
 
     @functools.wraps(constructor)
     def call(*args: P.args, **kwargs: P.kwargs) -> Schedule:
-        with named(constructor.__name__):
-            schedule = constructor(*args, **kwargs)
+        schedule = constructor(*args, **kwargs)
 
         @functools.wraps(schedule)
         def at(count):
