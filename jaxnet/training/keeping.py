@@ -284,10 +284,10 @@ def _on_the_first(do: Callable[[], Any], name: str, place: Path) -> None:
                 f"stop it, or give keep= another directory"
             )
         except OSError as cause:
-            kind = CheckpointError if name == "keep" else ConfigError
+            kind, argument = (CheckpointError, "keep=") if name == "keep" else (ConfigError, "training.keep(log=...)")
             error = kind(
                 f"cannot write {place}: {cause.strerror or cause}; nothing was trained yet: mend that, or give "
-                f"{name if name == 'keep' else 'keep(log)'}= a place on a disk with room, where you may write"
+                f"{argument} a place on a disk with room, where you may write"
             )
             error.__cause__ = cause
     _all_or_none(error, place)

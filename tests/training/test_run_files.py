@@ -221,10 +221,9 @@ class TestRefusedBeforeTheFirstStep:
                 raise OSError(code, wanted)
 
             monkeypatch.setattr(os, "mkdir", refuse)
-        kind = CheckpointError if argument == "keep" else ConfigError
-        with pytest.raises(
-            kind, match=rf"fit: cannot write .*run: ({wanted}); nothing was trained yet: .* give {argument}= a place"
-        ):
+        kind, cure = (CheckpointError, "keep=") if argument == "keep" else (ConfigError, r"training.keep\(log=...\)")
+        untrained = "nothing was trained yet: mend that"
+        with pytest.raises(kind, match=rf"fit: cannot write .*run: ({wanted}); {untrained}, or give {cure} a place"):
             train(**{argument: place})
 
     def test_a_directory_that_is_there_and_takes_no_files(self, tmp_path, monkeypatch):
