@@ -298,6 +298,8 @@ def structs(value: Any) -> Any:
     for path, leaf in flat:
         if not _is_array(leaf):
             raise DTypeError(f"x{jax.tree_util.keystr(path)} must be an array, got {_kind(leaf)}; {_to_array(leaf)}")
+    if type(value) is dict:  # in the user's order, which a tree's map does not keep
+        return {name: jax.tree.map(shape_struct, part) for name, part in value.items()}
     return jax.tree.map(shape_struct, value)
 
 

@@ -70,7 +70,7 @@ class Curves:
         )
         self.left, self.gap = self.end / self.start, (self.validation_end - self.end) / self.start
         before = self.loss[-max(len(history) // 3, 1) - 1 :][:2]
-        self.fall = (np.median(before) - self.end) / self.start
+        self.fall = (float(np.median(before)) - self.end) / self.start  # of Python's floats: Inf - Inf is no warning
         self.deviation = column("loss_deviation", [0.0])[-1] / self.start
         of = "the best constant prediction" if baseline else "its start"
         self.ending = f"the loss ends at {self.left:.0%} of {of} ({self.end:.3g})"

@@ -11,7 +11,6 @@ import numpy as np
 from jaxnet import data as data_module
 from jaxnet.diagnostics._arrays import Loss
 from jaxnet.diagnostics.layer_report import LayerReport, layer_report
-from jaxnet.errors import named
 from jaxnet.layers.layer import Layer
 from jaxnet.optimizers import _members
 from jaxnet.optimizers.base import Optimizer
@@ -137,7 +136,6 @@ class Task:
 def _scaled(optimizer: Any, factor: Any) -> Optimizer:
     """``optimizer`` with its updates multiplied by ``factor``, which may be traced: so its rate is."""
 
-    @named("the diagnostics")
     def update(updates, state, params=None, **extra):
         updates, state = _members.updated(optimizer, updates, state, params, extra)
         return jax.tree.map(lambda u: u * jnp.asarray(factor, u.dtype), updates), state

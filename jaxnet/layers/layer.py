@@ -109,7 +109,7 @@ def layer(name: str, init: Callable[..., Any] | None, apply: Callable[..., Any],
       **description: what tools are told of it, the other fields of `Layer`, such as ``torch``.
 
     Raises:
-      ConfigError: ``init`` or ``apply`` is not callable.
+      ConfigError: ``init`` or ``apply`` is not callable, or the name is no string.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -122,6 +122,8 @@ def layer(name: str, init: Callable[..., Any] | None, apply: Callable[..., Any],
       >>> centered.apply(params, state, jnp.ones((2, 3)), train=True)[1]
       Array(0.1, dtype=float32)
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"name must be a string, got {name!r}")
     draw = checks.function("init", _nothing if init is None else init)
     checks.function("apply", apply)
 
@@ -136,6 +138,7 @@ def layer(name: str, init: Callable[..., Any] | None, apply: Callable[..., Any],
             checks.nothing("state", state)
         return apply(params, state, x, train=train, key=key)
 
+    del applying.__wrapped__  # whose signature has no default for the key
     return Layer(named(name)(initialize), named(name)(applying), name, **description)
 
 

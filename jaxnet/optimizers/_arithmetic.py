@@ -23,8 +23,10 @@ def wide(x: Any) -> jax.Array:
 
 def promoted(*arrays: Any) -> list[jax.Array]:
     """The arrays in their common dtype, also where implicit promotion is switched off."""
-    values = [jnp.asarray(a) for a in arrays]
-    if len({(v.dtype, v.weak_type) for v in values}) == 1:
+    # Outside jit, asarray costs as much as the sum of two arrays.
+    values = [a if isinstance(a, jax.Array) else jnp.asarray(a) for a in arrays]
+    first = values[0]
+    if all(v.dtype == first.dtype and v.weak_type == first.weak_type for v in values[1:]):
         return values
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.result_type(*values)

@@ -73,8 +73,8 @@ def rule(
         del extra_args
         trees.state_is(state, state_type)
         old = [getattr(state, name) for name in kept]
-        for tree, one in zip(kept.values(), old, strict=True):
-            _as_configured(tree, one)
+        for (name, tree), one in zip(kept.items(), old, strict=True):
+            _as_configured(tree.called or name, tree.wanted, one)
         if needs_params:
             trees.need_params(params, needs_params)
         trees.gradients(updates, params, next((one for one in old if one is not None), None))
@@ -110,12 +110,12 @@ def stateless(change: Callable[[Vector], Vector]) -> Optimizer:
     return Optimizer(init, update)
 
 
-def _as_configured(tree: Kept, value: Any) -> None:
+def _as_configured(called: str, wanted: bool, value: Any) -> None:
     """Refuses a state that was made by the same rule in another configuration."""
-    if (value is not None) != tree.wanted:
+    if (value is not None) != wanted:
         raise ConfigError(
-            f"this state holds {'no' if tree.wanted else 'a'} {tree.called}, and this optimizer "
-            f"{'keeps one' if tree.wanted else 'keeps none'}; make the state with this optimizer's init"
+            f"this state holds {'no' if wanted else 'a'} {called}, and this optimizer "
+            f"{'keeps one' if wanted else 'keeps none'}; make the state with this optimizer's init"
         )
 
 

@@ -287,6 +287,12 @@ def test_a_gradient_of_exactly_0_has_vanished(tmp_path, monkeypatch):
         pictures.gradient_flow(tmp_path / "flow.png", [report] * 21, [str(i) for i in range(21)])
 
 
+@pytest.mark.parametrize("end", [np.inf, np.nan])
+def test_a_run_that_ended_in_no_number_is_told_without_a_warning(end):
+    found = diagnostics.curves_report(curves([1.0, 0.5, *[end] * 4]))
+    assert [verdict.name for verdict in found] == ["divergence"]
+
+
 def curves(loss, validation=None, deviation=0.0, skipped=0):
     """A history with these columns."""
     records = []

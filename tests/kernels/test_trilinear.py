@@ -391,9 +391,13 @@ def test_a_gpu_gets_narrow_groups_as_fewer():
     assert [conv.feature_groups for conv in convolutions_of(text)] == [8]
 
 
-@pytest.mark.parametrize(("platform", "groups", "apart"), [("cuda", 2, 1), ("cuda", 1, 0), ("tpu", 2, 0)])
-def test_on_a_gpu_a_bias_stays_out_of_a_grouped_convolution(platform, groups, apart):
-    x, kernel = (2, 16, 128), (3, 128 // groups, 128)
+@pytest.mark.parametrize(
+    ("platform", "channels", "groups", "apart"),
+    [("cuda", 128, 2, 1), ("cuda", 128, 1, 0), ("cuda", 64, 4, 0), ("tpu", 128, 2, 0)],
+    ids=["grouped", "dense", "packed into one", "elsewhere"],
+)
+def test_on_a_gpu_a_bias_stays_out_of_a_grouped_convolution(platform, channels, groups, apart):
+    x, kernel = (2, 16, channels), (3, channels // groups, channels)
     text = lowered(lambda x, w: kernels.conv(x, w, groups=groups) + 1.0, x, kernel, platform=platform)
     assert text.count("optimization_barrier") == apart
 

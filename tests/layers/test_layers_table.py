@@ -1,5 +1,6 @@
 """The contract every layer keeps, driven by one table of all layers."""
 
+import inspect
 from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxnet import activations, diagnostics, initializers, layers, sizes
 from jaxnet.diagnostics import _rows
-from jaxnet.errors import JaxnetError
+from jaxnet.errors import ConfigError, JaxnetError
 from tests.strategies import convolutions, poolings
 
 
@@ -478,3 +479,10 @@ def test_a_layer_is_two_functions_and_a_name(case):
     assert callable(apply)
     assert isinstance(name, str)
     hash(layer)  # so that it can be a static argument of jax.jit
+
+
+def test_a_layer_of_ones_own_has_a_name_and_a_key_that_can_be_left_out():
+    for wrong in (3, None):
+        with pytest.raises(ConfigError, match=f"^layer: name must be a string, got {wrong}"):
+            layers.layer(wrong, None, own_average)
+    assert inspect.signature(layers.layer("own", None, own_average).apply).parameters["key"].default is None

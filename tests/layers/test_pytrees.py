@@ -325,7 +325,7 @@ REFUSED = {
     "a tuple to dense": (lambda: layers.dense(2).init(0, (Y, Y)), r"^dense: x must be an array, got a tuple of 2; take a part .*lambda x: x\[0\]; a parallel gives one array with combine='concatenate'"),
     "a parallel before dense": (lambda: layers.chain(PAIR, layers.dense(1)).init(0, STRUCT), r"^chain\[1\]: dense: x must be an array, got a tuple of 2; .*combine='concatenate'"),
     "inside a residual": (lambda: layers.chain(jnp.tanh, layers.residual(layers.chain(PAIR, layers.flatten()))).init(0, STRUCT), r"^chain\[1\]/residual\.branch/chain\[1\]: flatten: x must be an array, got a tuple of 2"),
-    "a dict to conv": (lambda: layers.conv(2, 3).init(0, X), r"^conv: x must be an array, got a dict of mask, tokens; take a part with a function before it, such as lambda x: x\['mask'\]"),
+    "a dict to conv": (lambda: layers.conv(2, 3).init(0, X), r"^conv: x must be an array, got a dict of tokens, mask; take a part with a function before it, such as lambda x: x\['tokens'\]"),
     "what apply returned": (lambda: layers.dense(2).apply({"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, (), (Y, ()), train=False), r"a layer's apply returns two things: output, state = net\.apply"),
     "tokens to dense": (lambda: layers.chain(layers.dense(2)).init(0, X["tokens"]), r"^chain\[0\]: dense: x must be floating point, got int32; .* of tokens, look their rows up in a table"),
     "a key to dense": (lambda: layers.dense(2).init(0, KEY), r"a PRNG key is passed as key="),

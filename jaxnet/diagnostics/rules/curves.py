@@ -66,9 +66,11 @@ def _untrained(curves: Curves) -> bool:
 @rule(Place.RATE, 0.5, curves_alone=True)
 def rate_too_small(curves: Curves) -> Verdict | None:
     """Next to nothing was learned, along a line that is straight to the end."""
+    if not _untrained(curves) or not curves.left > limits.STUCK:
+        return None
     loss, middle = curves.loss, len(curves.loss) // 2
     first_half, second_half = loss[0] - loss[middle], loss[middle] - loss[-1]
-    if not _untrained(curves) or not (curves.left > limits.STUCK and second_half > 0.5 * first_half > 0):
+    if not second_half > 0.5 * first_half > 0:
         return None
     return verdict(
         "rate_too_small",

@@ -36,12 +36,18 @@ def _members(p: Problem) -> jax.Array:
     return p.through(rewrites.patches(p.geometry), partial(forms.dot, dtype=dtype)).astype(p.a.dtype)
 
 
+def _group_after_group(p: Problem) -> jax.Array:
+    # XLA would pull a bias that is added next into the vendor's convolution, which then runs in float32 without tensor
+    # cores, a launch a group: a discriminator's step of three such convolutions 1640 / 960.
+    return jax.lax.optimization_barrier(p.by(forms.plain))
+
+
 def _all_or_16_filters(p: Problem) -> jax.Array:
     # All in one if that is narrow: 8x2048, 64 to 64, K 3, g 4: 49 / 50, 51 / 50, 163 / 58. Else so that a group has 16
     # filters: 8x512, 256 to 256, K 41, S 4, g 64: y 619 / 136, x 151 / 153, w 141 / 133.
     most = p.groups if p.groups * p.widest <= 64 else max(1, min(16 // p.filters, 64 // p.channels))
     pack = max(n for n in range(1, most + 1) if p.groups % n == 0)
-    return p.through(rewrites.packed(p.geometry, pack), solve) if pack > 1 else p.by(forms.plain)
+    return p.through(rewrites.packed(p.geometry, pack), solve) if pack > 1 else _group_after_group(p)
 
 
 def _phases(p: Problem) -> jax.Array:
@@ -58,7 +64,7 @@ _grouped = table(
     # 108, 278 / 121.
     Rule(lambda p: p.strided, _phases),
     # Not measured, and packing would be mostly zeros.
-    Rule(lambda p: min(p.channels, p.filters) < 4, lambda p: p.by(forms.plain)),
+    Rule(lambda p: min(p.channels, p.filters) < 4, _group_after_group),
     otherwise(_all_or_16_filters),
 )
 
@@ -89,9 +95,7 @@ solve = table(
         lambda p: p.slot == "w" and p.dilation > 1 and not p.elementwise(),
         lambda p: p.through(rewrites.phases_apart(p.geometry), solve),
     ),
-    # XLA would pull a bias that is added next into the vendor's convolution, which with that runs group after group in
-    # float32, without tensor cores: a discriminator's step of three such convolutions 1640 / 960.
-    Rule(lambda p: p.groups > 1, lambda p: jax.lax.optimization_barrier(p.by(_grouped))),
+    Rule(lambda p: p.groups > 1, lambda p: p.by(_grouped)),
     # 16x8192, 32 to 1, K 7: y 80 / 50, x 73 / 48. 8x8192, 1 to 16, K 15: y 45 / 40, x 55 / 41.
     Rule(
         lambda p: p.slot != "w" and not p.strided and 1 < p.taps <= MOST_TAPS and 1 in (p.channels, p.filters),
