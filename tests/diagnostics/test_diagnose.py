@@ -321,6 +321,7 @@ TIME = np.arange(20)
         (curves(np.exp(-TIME / 4), np.where(TIME < 19, 0.1, np.nan)), "divergence"),
         (curves([np.nan, 1.0, 0.4, 0.1]), "healthy"),
         (curves([1.0, 0.3, 0.1, 0.12, 0.3, 0.32, 0.35, 0.34, 0.36]), "rate_too_large"),
+        (curves([1.0, 0.1, 0.01, 1e-4, *[1e-3] * 5]), "healthy"),  # ten times its minimum, and next to nothing
         (curves(0.8 + 0.2 * np.exp(-TIME), deviation=0.5), "noisy_gradient"),
     ],
 )
@@ -343,8 +344,13 @@ def test_curves_need_positive_losses():
 
 
 def test_what_is_worse_than_a_constant_does_not_overfit():
-    found = diagnostics.curves_report(curves(np.full(9, 4.8), np.full(9, 5.6)), baseline=4.0)
+    found = diagnostics.curves_report(curves(np.full(9, 4.8), np.full(9, 6.4)), baseline=4.0)
     assert "overfitting" not in [verdict.name for verdict in found]
+
+
+def test_a_loss_that_rose_before_it_fell_is_no_straight_line():
+    found = diagnostics.curves_report(curves(0.95 + 0.03 * np.sin(np.pi * TIME / 19)))
+    assert [verdict.name for verdict in found] == ["plateau"]
 
 
 def test_every_remedy_is_a_sentence_with_a_topic_of_the_chapter():

@@ -69,6 +69,19 @@ def test_what_xla_has_to_compile(x, w, groups, most):
 
 
 @pytest.mark.usefixtures("on_the_cpu")
+@pytest.mark.parametrize("groups", [128, 192, 256])
+def test_more_groups_than_are_unrolled_are_packed_into_as_few_as_need_be(groups):
+    """A block of n groups has n times the arithmetic: here 2 to 4 times, and not what all groups as one would have."""
+
+    def arithmetic(groups):
+        f = trained(lambda x, w: kernels.conv(x, w, padding="same", groups=groups))
+        program = f.lower(struct(2, 16, 8 * groups), struct(3, 8, 8 * groups))
+        return program.cost_analysis()["flops"] / groups
+
+    assert arithmetic(groups) < 1.5 * -(-groups // 64) * arithmetic(64)
+
+
+@pytest.mark.usefixtures("on_the_cpu")
 def test_a_large_image_takes_no_memory_aside():
     """2 x 224 x 224, 64 to 64 channels, 3 x 3: joined rows would be 103 MB; a convolution alone needs nothing."""
     x, w = struct(2, 224, 224, 64), struct(3, 3, 64, 64)

@@ -69,12 +69,32 @@ def test_keys_decide():
     assert not np.array_equal(train(0.5, x), train(0.5, x, jax.random.key(12)))
 
 
+@pytest.mark.parametrize(
+    "around",
+    [
+        layers.raveled, layers.mixed_precision, layers.chain, layers.residual, layers.parallel,
+        lambda net: layers.repeat(net, 1), lambda net: layers.watched(net, lambda *seen: ()),
+    ],
+)  # fmt: skip
+def test_the_key_reaches_dropout_inside(around):
+    """A layer around it that handed none on would have it refuse to train."""
+    net = around(layers.dropout(0.5))
+    params, state = net.init(0, jnp.ones((2, 500)))
+    y, _ = net.apply(params, state, jnp.ones((2, 500)), train=True, key=KEY)
+    other, _ = net.apply(params, state, jnp.ones((2, 500)), train=True, key=jax.random.key(12))
+    assert 400 < np.sum(np.asarray(y) == np.min(y)) < 600
+    assert not np.array_equal(y, other)
+
+
 def test_training_needs_a_key_and_says_how():
     call = r"net\.apply\(params, state, x, train=True, key=jax\.random\.key\(seed\)\)"
     with pytest.raises(ConfigError, match=call):
         train(0.5, jnp.ones(3), key=None)
     with pytest.raises(ConfigError, match=r"^chain\[1\]: dropout: .*no key came"):
         layers.chain(jnp.tanh, layers.dropout(0.5)).apply(((), ()), ((), ()), jnp.ones(3), train=True)
+    net = layers.chain(layers.residual(layers.chain(jnp.tanh, layers.dropout(0.5))))
+    with pytest.raises(ConfigError, match=r"^chain\[0\]/residual\.branch/chain\[1\]: dropout: "):  # outermost first
+        net.apply(*net.init(0, jnp.ones((1, 3))), jnp.ones((1, 3)), train=True)
 
 
 @pytest.mark.parametrize("rate", [1.5, -0.1, float("nan"), "0.5", None, True])

@@ -21,6 +21,16 @@ def test_round_trip(params):
     assert optimizers.ravel({}).unravel() == {}
 
 
+def test_leaves_of_one_shape_come_back_to_their_own_places():
+    """Shapes could not tell two of them apart."""
+    params = {name: jnp.full((2, 2), value) for name, value in {"b": 1.0, "a": 2.0, "c": 3.0}.items()}
+    params["half"] = [jnp.full((2, 2), value, jnp.bfloat16) for value in (4.0, 5.0)]
+    for back in (optimizers.ravel(params).unravel(), jax.jit(lambda p: optimizers.ravel(p).unravel())(params)):
+        assert jax.tree.map(lambda leaf: float(leaf[0, 0]), back) == {"a": 2, "b": 1, "c": 3, "half": [4, 5]}
+    gradient = jax.grad(lambda p: jnp.sum(p.unravel()["b"] * 7))(optimizers.ravel(params)).unravel()
+    assert jax.tree.map(lambda leaf: float(leaf[0, 0]), gradient) == {"a": 0, "b": 7, "c": 0, "half": [0, 0]}
+
+
 @pytest.mark.parametrize(
     "inner",
     [

@@ -681,6 +681,18 @@ class TestWholeOrAbsent:
         assert size == path.stat().st_size
         assert (moved, directory) == (f"{new} to run", str(tmp_path))
 
+    def test_a_directory_that_is_made_is_forced_to_disk_too(self, tmp_path, monkeypatch):
+        """Else the file is safe in a directory that is gone after the machine stops."""
+        done, fsync = [], os.fsync
+        monkeypatch.setattr(
+            os, "fsync", lambda file: (done.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file))[1]
+        )
+        path = save(tmp_path / "a" / "b" / "run", [np.zeros(3)])
+        *made, new, directory = done
+        assert made == [str(tmp_path), str(tmp_path / "a")]
+        assert Path(new).name.startswith(".run.")
+        assert directory == str(path.parent)
+
     def test_temporaries_of_the_dead_are_removed_and_those_of_the_living_are_not(self, tmp_path):
         dead = tmp_path / f".run.{'0' * 16}.jaxnet-new"
         dead.write_text("half")

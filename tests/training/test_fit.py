@@ -218,6 +218,23 @@ def test_a_signal_between_two_steps_loses_nothing(tmp_path, monkeypatch, capsys,
     np.testing.assert_array_equal(resumed.history["loss"], unbroken.history["loss"])
 
 
+def test_steps_skipped_before_a_stop_count_after_it(tmp_path, monkeypatch, capsys):
+    """In the epoch's record, and in the row at which the run ends."""
+    monkeypatch.setattr("jaxnet.training.feed.TARGET_SECONDS", 0)  # one step a dispatch
+    bad = np.isin(np.arange(32) // 8, [0, 1, 3])[:, None]  # of 4 batches the first two and the last overflow
+    x, y = np.where(bad, X[:32] * np.float32(1e30), X[:32]), X[:32, :1]
+    options = {"net": layers.dense(1), "loss": losses.mse, "shuffle": False}
+    options |= {"early_stopping": 9, "validation": (X[:8], X[:8, :1])}
+    callbacks = [lambda record, train_state: interrupt() if record["epoch"] == 2 else None]
+    for directory in (tmp_path / "counted", tmp_path / "in a row"):
+        assert_left_cleanly(lambda at=directory: fit((x, y), keep=at, callbacks=callbacks, **options), capsys)
+        saved = training.read_metadata(training.Checkpoints(directory).latest())
+        assert (saved["step"], saved["step_of_epoch"], saved["skipped"]) == (9, 1, 1)
+    assert fit((x, y), keep=tmp_path / "counted", **options).history["skipped"].tolist() == [3, 3, 3]
+    with pytest.raises(NonFiniteError, match=r"3 steps in a row .* last was step 9 \(epoch 3, batch 1"):
+        fit((x, y), keep=tmp_path / "in a row", max_skipped=3, **options)
+
+
 def stream(epochs=range(3), stop_at=None):
     for epoch in epochs:
         for i, batch in enumerate(data.batches(*TRAIN, batch_size=8, first_epoch=epoch, drop_last=True)):

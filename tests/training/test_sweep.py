@@ -171,6 +171,13 @@ class TestMembersThatDoNotFit:
         assert isinstance(e.value.__cause__, jax.errors.JaxRuntimeError)
         training.sweep(net, CE, rule, TRAIN, settings={"seed": range(3), "rate": [0.1] * 3}, **options)
 
+    def test_of_all_that_did_not_fit_it_never_says_that_they_would(self, monkeypatch):
+        """A device may have room for all and yet have refused: what else lies there counts too."""
+        monkeypatch.setattr("jaxnet.training.nans.compiled", out_of_memory(2))
+        monkeypatch.setattr(sys.modules["jaxnet.training.memory"], "_limit", lambda device: 2**40)
+        with pytest.raises(ConfigError, match=r"^sweep: 2 members do not fit .* at most about 1 fit; give fewer"):
+            sweep()
+
     def test_where_the_device_does_not_say_what_it_has(self, monkeypatch):
         monkeypatch.setattr("jaxnet.training.nans.compiled", out_of_memory(2))
         monkeypatch.setattr(sys.modules["jaxnet.training.memory"], "_limit", lambda device: None)
