@@ -112,6 +112,8 @@ def main(argv: list[str]) -> None:
     except ImportError:
         print("optax is not installed; nothing to compare with (pip install optax)")
         return
-    rows = [[f"`{r['optimizer']}({r['arguments']})`", *(f"{r[d]:g}" if d in r else "-" for d in DTYPES)] for r in records]
+    rows = [
+        [f"`{r['optimizer']}({r['arguments']})`", *(f"{r[d]:g}" if d in r else "-" for d in DTYPES)] for r in records
+    ]
     print(timing.table(["optimizer", *DTYPES], rows))
     print(f"\nwritten to {timing.save('parity', records).name}")
