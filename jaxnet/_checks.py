@@ -298,9 +298,8 @@ def structs(value: Any) -> Any:
     for path, leaf in flat:
         if not _is_array(leaf):
             raise DTypeError(f"x{jax.tree_util.keystr(path)} must be an array, got {_kind(leaf)}; {_to_array(leaf)}")
-    if type(value) is dict:  # in the user's order, which a tree's map does not keep
-        return {name: jax.tree.map(shape_struct, part) for name, part in value.items()}
-    return jax.tree.map(shape_struct, value)
+    mapped = jax.tree.map(shape_struct, value)
+    return {name: mapped[name] for name in value} if type(value) is dict else mapped  # in the user's order
 
 
 def describe(tree: Any) -> str:
@@ -323,9 +322,8 @@ def same_dtype(**arrays: jax.Array) -> None:
     """Refuses arrays of different dtypes: under mixed precision the policy casts, nothing else does."""
     if len({a.dtype for a in arrays.values()}) > 1:
         listing = ", ".join(f"{name} {a.dtype}" for name, a in arrays.items())
-        raise DTypeError(
-            f"dtypes differ: {listing}; cast the input, or let layers.mixed_precision cast for the whole network"
-        )
+        hint = "cast the input, or let layers.mixed_precision cast for the whole network"
+        raise DTypeError(f"dtypes differ: {listing}; {hint}")
 
 
 def rank(name: str, value: Any, wanted: int, layout: str) -> None:
