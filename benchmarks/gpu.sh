@@ -1,5 +1,5 @@
 #!/bin/sh
-# All that docs/kernels.md is to say of a GPU, in ten minutes on one card and 16 cores: `sh benchmarks/gpu.sh`.
+# What is to be measured on a GPU, cut off after ten minutes, for one card and 16 cores: `sh benchmarks/gpu.sh`.
 # Needs jax with CUDA, PyTorch, Flax and the packages of `jaxnet[test]`. What was measured lies in benchmarks/results,
 # what the tests said in gpu-tests.txt.
 export XLA_PYTHON_CLIENT_PREALLOCATE=false PYTHONUNBUFFERED=1

@@ -117,6 +117,7 @@ def passed_over(train_state: Any) -> Any:
 
 
 def rescaled(scale: LossScale | tuple[()], finite: jax.Array) -> LossScale | tuple[()]:
+    """The loss scale after a step: half of it where that was not finite, twice it after `GROWTH_INTERVAL` that were."""
     if not scale:
         return ()
     grown = finite & (scale.good_steps + 1 >= GROWTH_INTERVAL)
