@@ -23,7 +23,7 @@ from benchmarks.vocoder_step.picture import draw
 
 NAME = "vocoder_step"
 STEPS = 20
-"""Of a dispatch that takes many."""
+"""That are waited for at once, where a library can take many so."""
 
 NETWORKS: dict[str, Callable[[], list[Task]]] = {
     "MelGAN-size": partial(melgan, batch=8, frames=32),
@@ -74,7 +74,7 @@ def measure(tasks: list[Task], libraries_named: list[str], dtype: str, quick: bo
         runs = {name: (contestant.run, 1) for name, contestant in contestants.items()}
         for name, contestant in contestants.items():
             if contestant.many is not None:
-                runs[f"{name}, {STEPS} a dispatch"] = partial(contestant.many, STEPS), STEPS
+                runs[f"{name}, {STEPS} at once"] = partial(contestant.many, STEPS), STEPS
         # On a GPU a step takes milliseconds, and a second has hundreds of them.
         seconds = 1.0 if quick or jax.default_backend() == "gpu" else 8.0
         budget = {"seconds": seconds, "minimum": 3 if quick else 10}
