@@ -1,21 +1,26 @@
 """Layers (4.1): pairs of pure functions, and how they compose."""
 
 from jaxnet.layers.as_matrix import as_matrix
+from jaxnet.layers.batch_norm import batch_norm
 from jaxnet.layers.containers import chain, parallel, residual
 from jaxnet.layers.conv import conv, conv_transpose
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.frozen import frozen
+from jaxnet.layers.group_norm import group_norm, instance_norm
 from jaxnet.layers.inside import Watched, watched
 from jaxnet.layers.layer import About, Layer, Stream, layer, stateless
-from jaxnet.layers.normalization import batch_norm, layer_norm
+from jaxnet.layers.layer_norm import layer_norm
 from jaxnet.layers.pooling import avg_pool, global_avg_pool, max_pool
 from jaxnet.layers.precision import mixed_precision
 from jaxnet.layers.prelu import prelu
 from jaxnet.layers.raveled import raveled
 from jaxnet.layers.repeat import repeat
+from jaxnet.layers.rms_norm import rms_norm
 from jaxnet.layers.shape import flatten, reshape
+from jaxnet.layers.spectral_norm import spectral_norm
 from jaxnet.layers.summary import Row, Summary, summary
+from jaxnet.layers.weight_norm import weight_norm
 
 __all__ = [
     "About",
@@ -35,6 +40,8 @@ __all__ = [
     "flatten",
     "frozen",
     "global_avg_pool",
+    "group_norm",
+    "instance_norm",
     "layer",
     "layer_norm",
     "max_pool",
@@ -45,7 +52,10 @@ __all__ = [
     "repeat",
     "reshape",
     "residual",
+    "rms_norm",
+    "spectral_norm",
     "stateless",
     "summary",
     "watched",
+    "weight_norm",
 ]
