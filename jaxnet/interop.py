@@ -188,7 +188,12 @@ def _in_torchs_layouts(net: Layer, params: Params, state: State, path: str = "")
 
 
 def _leaves(place: str, layer: Layer, params: Params, state: State, path: str) -> dict[str, jax.Array]:
-    leaves = {name: leaf for tree in (params, state) if isinstance(tree, dict) for name, leaf in tree.items()}
+    leaves = {
+        "/".join(str(getattr(key, "key", key)) for key in path): leaf
+        for tree in (params, state)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if path
+    }
     if not layer.torch and jax.tree.leaves((params, state)):
         raise ConfigError(
             f"{place} is a layer {layer.name!r}, which does not say how PyTorch keeps its arrays; say it with "

@@ -6,18 +6,22 @@ from jaxnet.layers.conv import conv, conv_transpose
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.frozen import frozen
+from jaxnet.layers.gru import gru
 from jaxnet.layers.inside import Watched, watched
 from jaxnet.layers.layer import Layer, layer, stateless
+from jaxnet.layers.lstm import lstm
 from jaxnet.layers.normalization import batch_norm, layer_norm
 from jaxnet.layers.pooling import avg_pool, global_avg_pool, max_pool
 from jaxnet.layers.precision import mixed_precision
 from jaxnet.layers.prelu import prelu
 from jaxnet.layers.raveled import raveled
+from jaxnet.layers.recurrent import Cell, elman, rnn
 from jaxnet.layers.repeat import repeat
 from jaxnet.layers.shape import flatten, reshape
 from jaxnet.layers.summary import Row, Summary, summary
 
 __all__ = [
+    "Cell",
     "Layer",
     "Row",
     "Summary",
@@ -30,11 +34,14 @@ __all__ = [
     "conv_transpose",
     "dense",
     "dropout",
+    "elman",
     "flatten",
     "frozen",
     "global_avg_pool",
+    "gru",
     "layer",
     "layer_norm",
+    "lstm",
     "max_pool",
     "mixed_precision",
     "parallel",
@@ -43,6 +50,7 @@ __all__ = [
     "repeat",
     "reshape",
     "residual",
+    "rnn",
     "stateless",
     "summary",
     "watched",

@@ -90,6 +90,11 @@ TABLE = {
     "batch_norm-bare": Case(lambda: layers.batch_norm(scale=False, offset=False), (6, 3)),
     "layer_norm": Case(layers.layer_norm, (3, 5)),
     "layer_norm-bare": Case(lambda: layers.layer_norm(scale=False, offset=False, epsilon=1e-2), (2, 3, 5)),
+    "lstm": Case(lambda: layers.lstm(3), (2, 4, 3)),
+    "lstm-both": Case(lambda: layers.lstm(2, direction="both", bias_init=initializers.normal(1.0)), (2, 3, 4)),
+    "gru": Case(lambda: layers.gru(3), (2, 4, 3)),
+    "gru-backward": Case(lambda: layers.gru(2, direction="backward", bias=False), (2, 3, 4)),
+    "rnn": Case(lambda: layers.rnn(layers.elman(3)), (2, 4, 3)),
     "flatten": Case(layers.flatten, (2, 3, 2)),
     "reshape": Case(lambda: layers.reshape(-1, 2), (3, 8)),
     "stateless": Case(scale_layer, (2, 3)),
@@ -174,7 +179,7 @@ def start(case, dtype=jnp.float64, copies=()):
 
 
 def test_the_table_holds_every_layer():
-    no_layers = {"Layer", "Row", "Summary", "Watched", "as_matrix", "summary"}
+    no_layers = {"Cell", "Layer", "Row", "Summary", "Watched", "as_matrix", "elman", "summary"}
     tested = {name.split("-")[0] for name in TABLE}
     assert tested == set(layers.__all__) - no_layers
 
@@ -329,7 +334,7 @@ def test_leaves_have_full_names(case):
     layer, params, state, _ = abstract(case)
     params, state = apart(layer, params, state)
     names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
-    assert names <= {"kernel", "bias", "scale", "offset", "slope"}
+    assert names <= {"kernel", "bias", "recurrent_kernel", "recurrent_bias", "scale", "offset", "slope"}
     assert {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(state)} <= {"mean", "variance"}
 
 
