@@ -8,7 +8,7 @@ from jaxnet.layers.dropout import dropout
 from jaxnet.layers.frozen import frozen
 from jaxnet.layers.gru import gru
 from jaxnet.layers.inside import Watched, watched
-from jaxnet.layers.layer import Layer, layer, stateless
+from jaxnet.layers.layer import About, Layer, Stream, layer, stateless
 from jaxnet.layers.lstm import lstm
 from jaxnet.layers.normalization import batch_norm, layer_norm
 from jaxnet.layers.pooling import avg_pool, global_avg_pool, max_pool
@@ -21,9 +21,11 @@ from jaxnet.layers.shape import flatten, reshape
 from jaxnet.layers.summary import Row, Summary, summary
 
 __all__ = [
+    "About",
     "Cell",
     "Layer",
     "Row",
+    "Stream",
     "Summary",
     "Watched",
     "as_matrix",
