@@ -188,18 +188,13 @@ def _in_torchs_layouts(net: Layer, params: Params, state: State, path: str = "")
 
 
 def _leaves(place: str, layer: Layer, params: Params, state: State, path: str) -> dict[str, jax.Array]:
-<<<<<<< HEAD
     leaves = {
         "/".join(str(getattr(key, "key", key)) for key in path): leaf
         for tree in (params, state)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         if path
     }
-    if not layer.torch and jax.tree.leaves((params, state)):
-=======
-    leaves = {name: leaf for tree in (params, state) if isinstance(tree, dict) for name, leaf in tree.items()}
     if not layer.about.torch and jax.tree.leaves((params, state)):
->>>>>>> main
         raise ConfigError(
             f"{place} is a layer {layer.name!r}, which does not say how PyTorch keeps its arrays; say it with "
             f"layer.described(torch=((leaf, name, f), ...)), for example ('kernel', 'weight', jnp.transpose), and None "

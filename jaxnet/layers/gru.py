@@ -73,9 +73,9 @@ def gru(
 
     def run(params: Any, carry: Any, x: jax.Array, mask: Any, reverse: bool) -> Any:
         kernel, recurrent_kernel, *biases = weights(params, units, 3, bias, x)
-        recurrent_bias = biases[1] if bias else jnp.zeros((3 * units,), x.dtype)
+        recurrent_bias = wide(biases[1]) if bias else jnp.zeros((3 * units,), at_least_float32(x.dtype))
         inputs = gates(x, kernel, *biases[:1])
-        hs = kernels.gru(inputs, wide(recurrent_kernel), wide(recurrent_bias), carry, mask, reverse=reverse)
-        return (hs[0 if reverse else -1] if len(hs) else carry), hs
+        y, last = kernels.gru(inputs, wide(recurrent_kernel), recurrent_bias, carry, mask, reverse=reverse)
+        return last, y
 
     return recurrent("gru", draw, begin, run, direction=direction, carry=carry, torch=TORCH)

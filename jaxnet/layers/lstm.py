@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxnet import initializers, kernels
 from jaxnet._dtypes import at_least_float32, wide
@@ -73,8 +74,9 @@ def lstm(
 
     def run(params: Any, carry: Any, x: jax.Array, mask: Any, reverse: bool) -> Any:
         kernel, recurrent_kernel, *biases = weights(params, units, 4, bias, x)
-        hs, cs = kernels.lstm(gates(x, kernel, *biases), wide(recurrent_kernel), *carry, mask, reverse=reverse)
-        last = 0 if reverse else -1
-        return ((hs[last], cs[last]) if len(hs) else carry), hs
+        total = sum(map(wide, biases), jnp.zeros((4 * units,), at_least_float32(x.dtype)))
+        h, c = carry
+        y, last = kernels.lstm(gates(x, kernel), wide(recurrent_kernel), total, h, c, mask, reverse=reverse)
+        return last, y
 
     return recurrent("lstm", draw, begin, run, direction=direction, carry=carry, torch=TORCH)

@@ -13,7 +13,8 @@ from jaxnet._dtypes import at_least_float32, wide
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, DTypeError, ShapeError
 from jaxnet.initializers import Initializer
-from jaxnet.layers.layer import Layer, Params, layer
+from jaxnet.kernels.recurrent import product
+from jaxnet.layers.layer import Layer, Params, Stream, layer
 
 DIRECTIONS = ("forward", "backward", "both")
 
@@ -207,32 +208,46 @@ def recurrent(
         drawn = [draw(key, _one_step(x)) for key in keys]
         return (dict(zip(ways, drawn, strict=True)) if both else drawn[0]), ()
 
-    def apply(params, state, entries, *, train, key):
-        del train, key
-        checks.nothing("state", state)
-        x, mask, given = _entries(entries, carry, start)
+    def along(params, x, mask, first):
+        """The output, and what is carried after the last step in the dtype that `start` gives."""
         if both and (not isinstance(params, dict) or params.keys() != set(ways)):
             raise ConfigError("params must be a dict of forward and backward; pass what this layer's init returned")
         if mask is not None:
             x = jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
-        zeros = start(x)
-        given = given if carry else zeros
-        first = jax.tree.map(lambda leaf, zero: leaf.astype(zero.dtype), given, zeros)
-        along = (jnp.swapaxes(x, 0, 1), None if mask is None else mask.T)
+        now = (jnp.swapaxes(x, 0, 1), None if mask is None else mask.T)
         if both:
-            runs = [run(params[way], first[i], *along, way == "backward") for i, way in enumerate(ways)]
+            runs = [run(params[way], first[i], *now, way == "backward") for i, way in enumerate(ways)]
             last, y = tuple(last for last, _ in runs), jnp.concatenate([y for _, y in runs], -1)
         else:
-            last, y = run(params, first, *along, direction == "backward")
+            last, y = run(params, first, *now, direction == "backward")
         y = jnp.swapaxes(y.astype(x.dtype), 0, 1)
-        if mask is not None:
-            y = jnp.where(_like(mask, y), y, jnp.zeros((), y.dtype))
-        if not isinstance(entries, tuple):
-            return y, state
-        last = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), last, given)
-        return (y, *entries[1 : len(entries) - carry], *(last,) * carry), state
+        return last, y if mask is None else jnp.where(_like(mask, y), y, jnp.zeros((), y.dtype))
 
-    return layer(name, initialize, apply, torch=_each_way(torch) if both else torch)
+    def apply(params, state, entries, *, train, key):
+        del train, key
+        checks.nothing("state", state)
+        x, mask, given = _entries(entries, carry, start)
+        zeros = start(x)
+        given = given if carry else zeros
+        first = jax.tree.map(lambda leaf, zero: jnp.asarray(leaf, zero.dtype), given, zeros)
+        last, y = along(params, x, mask, first)
+        last = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), last, given)
+        y = (y, *entries[1 : len(entries) - carry], *(last,) * carry) if isinstance(entries, tuple) else y
+        return y, state
+
+    def step(params, state, memory, entries):
+        x, mask, _ = _entries(entries, False, start)
+        _fits(memory, start, x)
+        memory, y = along(params, x, mask, memory)
+        return (y, *entries[1:]) if isinstance(entries, tuple) else y, memory
+
+    if direction != "forward":
+        stream = f"it reads the sequence from its end (direction={direction!r}); direction='forward' does not"
+    elif carry:
+        stream = "what it remembers is in its input and output (carry=True) already; carry=False has it remembered"
+    else:
+        stream = Stream(lambda params, state, x, capacity: start(_entries(x, False, start)[0]), step)
+    return layer(name, initialize, apply, torch=_each_way(torch) if both else torch, stream=stream)
 
 
 def _one_step(x: Any) -> jax.ShapeDtypeStruct:
@@ -261,10 +276,17 @@ def _entries(x: Any, carry: bool, start: Callable[..., Any]) -> tuple[Any, Any, 
         if mask.shape != x.shape[:2]:
             raise ShapeError(f"the mask must have the shape (batch, time) = {x.shape[:2]}, got {mask.shape}")
     if carry:
-        wanted = jax.eval_shape(start, x)
-        if _shapes(given) != _shapes(wanted):
-            raise ShapeError(f"the carry must be {checks.describe(wanted)}, got {checks.describe(given)}")
+        _fits(given, start, x)
     return x, mask, given
+
+
+def _fits(carry: Any, start: Callable[..., Any], x: Any) -> None:
+    wanted = jax.eval_shape(start, x)
+    if _shapes(carry) != _shapes(wanted):
+        raise ShapeError(
+            f"the carry must be {checks.describe(wanted)} for the input {x.shape}, got {checks.describe(carry)}; a "
+            f"sequence goes on with as many examples as it began with"
+        )
 
 
 def starting(
@@ -311,7 +333,7 @@ def weights(params: Params, units: int, n: int, bias: bool, x: jax.Array) -> tup
 
 def gates(x: jax.Array, kernel: jax.Array, *biases: jax.Array) -> jax.Array:
     """What the input and the biases give to the gates at all steps, in at least float32: one product for all."""
-    y = wide(x.reshape(-1, x.shape[-1]) @ kernel)
+    y = wide(product(x.reshape(-1, x.shape[-1]), kernel))
     if biases:
         y = y + sum(map(wide, biases[1:]), wide(biases[0]))[None]
     return y.reshape(*x.shape[:-1], y.shape[-1])

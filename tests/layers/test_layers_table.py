@@ -179,7 +179,7 @@ def start(case, dtype=jnp.float64, copies=()):
 
 
 def test_the_table_holds_every_layer():
-    no_layers = {"Cell", "Layer", "Row", "Summary", "Watched", "as_matrix", "elman", "summary"}
+    no_layers = {"About", "Cell", "Layer", "Row", "Stream", "Summary", "Watched", "as_matrix", "elman", "summary"}
     tested = {name.split("-")[0] for name in TABLE}
     assert tested == set(layers.__all__) - no_layers
 
