@@ -19,6 +19,10 @@ batch_norm      ``scale``, ``offset``             ``weight``, ``bias``
 its state       ``mean``, ``variance``            ``running_mean``, ``running_var``, ``num_batches_tracked``
 layer_norm      ``scale``, ``offset``             ``weight``, ``bias``
 prelu           ``slope ()`` or ``(C,)``          ``weight (1,)`` or ``(C,)``
+lstm, gru, rnn  ``kernel (C, G H)``               ``weight_ih_l0 (G H, C)``, with gates in PyTorch's order
+their state's   ``recurrent_kernel (H, G H)``     ``weight_hh_l0 (G H, H)``
+their biases    ``bias``, ``recurrent_bias``      ``bias_ih_l0``, ``bias_hh_l0``
+of ``"both"``   ``backward/kernel`` and so on     ``weight_ih_l0_reverse`` and so on
 ==============  ================================  ==========================================================
 
 A layer says its own layout in the field ``torch`` of `layers.About`, which is how one of yours gets in here; its name

@@ -15,7 +15,7 @@ from benchmarks import kernels, sequence, timing, training, vocoder_step
 from benchmarks.kernels import picture, programs, report
 from benchmarks.kernels.cases import CASES, FAMILIES
 from benchmarks.sequence import contestants as sequence_contestants
-from benchmarks.sequence import norms, recurrent
+from benchmarks.sequence import gpt, norms, recurrent
 from benchmarks.training import depth, loops, problems, processes, sweeps
 from benchmarks.training import libraries as training_libraries
 from benchmarks.training import picture as training_picture
@@ -279,7 +279,14 @@ def _loop_record():
     }
 
 
-SMALL = {work.name: work for work in (*recurrent.works(2, 3, 4), *norms.works((6, 8), (2, 3, 3, 8), (64, 512)))}
+SMALL = {
+    work.name: work
+    for work in (
+        *gpt.works(gpt.Size(1, 8, 2, 4, 2, 16)),
+        *recurrent.works(2, 3, 4),
+        *norms.works((6, 8), (2, 3, 3, 8), (64, 512)),
+    )
+}
 
 
 class TestSequence:
