@@ -5,6 +5,7 @@ from jaxnet.layers.containers import chain, parallel, residual
 from jaxnet.layers.conv import conv, conv_transpose
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
+from jaxnet.layers.elman import elman
 from jaxnet.layers.frozen import frozen
 from jaxnet.layers.gru import gru
 from jaxnet.layers.inside import Watched, watched
@@ -15,7 +16,7 @@ from jaxnet.layers.pooling import avg_pool, global_avg_pool, max_pool
 from jaxnet.layers.precision import mixed_precision
 from jaxnet.layers.prelu import prelu
 from jaxnet.layers.raveled import raveled
-from jaxnet.layers.recurrent import Cell, elman, rnn
+from jaxnet.layers.recurrent import Cell, rnn
 from jaxnet.layers.repeat import repeat
 from jaxnet.layers.shape import flatten, reshape
 from jaxnet.layers.summary import Row, Summary, summary

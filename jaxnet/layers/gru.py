@@ -9,8 +9,9 @@ from jaxnet import initializers, kernels
 from jaxnet._dtypes import at_least_float32, wide
 from jaxnet._made import made
 from jaxnet.initializers import Initializer
+from jaxnet.layers.elman import TORCH, starting, weights
 from jaxnet.layers.layer import Layer
-from jaxnet.layers.recurrent import TORCH, gates, recurrent, starting, weights
+from jaxnet.layers.recurrent import recurrent
 
 
 @made
@@ -31,7 +32,7 @@ def gru(
         r, z = s(x_r + p_r), s(x_z + p_z);    n = tanh(x_n + r p_n);    y_t = h_t = (1 - z) n + z h_{t-1}
 
     from h = 0. The reset gate r multiplies after the product with R, as in PyTorch and cuDNN; in the paper, before.
-    W x_t is one matrix product for all steps. The state is in float32, or wider if x is.
+    W x_t is one matrix product for all steps. It computes in float32, or wider if x is.
 
     Several layers are a `chain` of them; of PyTorch's names for their arrays `lstm` tells.
 
@@ -72,10 +73,9 @@ def gru(
         return jax.ShapeDtypeStruct((x.shape[0], units), at_least_float32(x.dtype))
 
     def run(params: Any, carry: Any, x: jax.Array, mask: Any, reverse: bool) -> Any:
-        kernel, recurrent_kernel, *biases = weights(params, units, 3, bias, x)
-        recurrent_bias = wide(biases[1]) if bias else jnp.zeros((3 * units,), at_least_float32(x.dtype))
-        inputs = gates(x, kernel, *biases[:1])
-        y, last = kernels.gru(inputs, wide(recurrent_kernel), recurrent_bias, carry, mask, reverse=reverse)
+        kernel, recurrent_kernel, *biases = map(wide, weights(params, units, 3, bias, x))
+        both = biases or [jnp.zeros((3 * units,), kernel.dtype)] * 2
+        y, last = kernels.gru(wide(x), kernel, recurrent_kernel, both[0], both[1], carry, mask, reverse=reverse)
         return last, y
 
     return recurrent("gru", draw, begin, run, direction=direction, carry=carry, torch=TORCH)

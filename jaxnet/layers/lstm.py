@@ -9,8 +9,9 @@ from jaxnet import initializers, kernels
 from jaxnet._dtypes import at_least_float32, wide
 from jaxnet._made import made
 from jaxnet.initializers import Initializer
+from jaxnet.layers.elman import TORCH, starting, weights
 from jaxnet.layers.layer import Layer
-from jaxnet.layers.recurrent import TORCH, gates, recurrent, starting, weights
+from jaxnet.layers.recurrent import recurrent
 
 
 @made
@@ -30,7 +31,7 @@ def lstm(
 
         c_t = s(f) c_{t-1} + s(i) tanh(g);    y_t = h_t = s(o) tanh(c_t)
 
-    from h = c = 0. W x_t is one matrix product for all steps. The states are in float32, or wider if x is.
+    from h = c = 0. W x_t is one matrix product for all steps. It computes in float32, or wider if x is.
 
     Several layers are a `chain` of them. PyTorch's ``nn.LSTM(num_layers=2)`` calls the arrays of the second layer
     ``weight_ih_l1``, so `interop` takes for it a ``rename=lambda name: name[2:].replace("l0", f"l{name[0]}")``.
@@ -73,10 +74,9 @@ def lstm(
         return (jax.ShapeDtypeStruct((x.shape[0], units), at_least_float32(x.dtype)),) * 2
 
     def run(params: Any, carry: Any, x: jax.Array, mask: Any, reverse: bool) -> Any:
-        kernel, recurrent_kernel, *biases = weights(params, units, 4, bias, x)
-        total = sum(map(wide, biases), jnp.zeros((4 * units,), at_least_float32(x.dtype)))
-        h, c = carry
-        y, last = kernels.lstm(gates(x, kernel), wide(recurrent_kernel), total, h, c, mask, reverse=reverse)
+        kernel, recurrent_kernel, *biases = map(wide, weights(params, units, 4, bias, x))
+        total = sum(biases, jnp.zeros((4 * units,), kernel.dtype))
+        y, last = kernels.lstm(wide(x), kernel, recurrent_kernel, total, *carry, mask=mask, reverse=reverse)
         return last, y
 
     return recurrent("lstm", draw, begin, run, direction=direction, carry=carry, torch=TORCH)

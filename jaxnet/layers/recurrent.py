@@ -8,12 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet import _checks as checks
-from jaxnet import initializers
-from jaxnet._dtypes import at_least_float32, wide
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, DTypeError, ShapeError
-from jaxnet.initializers import Initializer
-from jaxnet.kernels.recurrent import product
 from jaxnet.layers.layer import Layer, Params, Stream, layer
 
 DIRECTIONS = ("forward", "backward", "both")
@@ -112,62 +108,12 @@ def rnn(cell: Cell, *, direction: str = "forward", carry: bool = False) -> Layer
         return lax.scan(step, carry, (x, mask), reverse=reverse)
 
     def begin(x):
-        return jax.eval_shape(lambda key: cell.init(key, x)[1], jax.random.key(0))
+        return jax.eval_shape(lambda key, x: cell.init(key, x)[1], jax.random.key(0), x)
 
     def draw(key, x):
         return cell.init(key, x)[0]
 
     return recurrent("rnn", draw, begin, run, direction=direction, carry=carry, torch=cell.torch)
-
-
-@made
-def elman(
-    units: int,
-    *,
-    activation: Callable[..., Any] = jnp.tanh,
-    bias: bool = True,
-    kernel_init: Initializer = initializers.lecun_normal(),  # noqa: B008, a pure function
-    recurrent_init: Initializer = jax.nn.initializers.orthogonal(),  # noqa: B008
-    bias_init: Initializer = initializers.zeros,
-) -> Cell:
-    """The simple recurrent cell for `rnn`: h_t = f(W x_t + b + R h_{t-1} + b_R), and y_t = h_t.
-
-    Args:
-      units: the size of h.
-      activation: f.
-      bias: whether to learn b and b_R: two, as in PyTorch, though one would do.
-      kernel_init: for W.
-      recurrent_init: for R; orthogonal unless given, which keeps the length of h.
-      bias_init: for both biases.
-
-    Returns:
-      A cell with the params ``kernel`` (features, units), ``recurrent_kernel`` (units, units), ``bias`` and
-      ``recurrent_bias``.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxnet import layers
-      >>> params, state = layers.rnn(layers.elman(4)).init(0, jnp.ones((1, 5, 3)))
-      >>> {name: value.shape for name, value in params.items()}
-      {'kernel': (3, 4), 'recurrent_kernel': (4, 4), 'bias': (4,), 'recurrent_bias': (4,)}
-
-    Source: Elman 1990; as `torch.nn.RNN`.
-    """
-    checks.function("activation", activation)
-    init = starting(units, 1, bias, kernel_init, recurrent_init, bias_init)
-
-    def begin(key, x):
-        return init(key, x), jax.ShapeDtypeStruct((x.shape[0], units), at_least_float32(x.dtype))
-
-    def inputs(params, x):
-        kernel, _, *biases = weights(params, units, 1, bias, x)
-        return gates(x, kernel, *biases)
-
-    def step(params, h, x):
-        h = activation(x + h @ params["recurrent_kernel"].astype(h.dtype))
-        return h, h
-
-    return Cell(begin, step, inputs, TORCH)
 
 
 def recurrent(
@@ -287,68 +233,6 @@ def _fits(carry: Any, start: Callable[..., Any], x: Any) -> None:
             f"the carry must be {checks.describe(wanted)} for the input {x.shape}, got {checks.describe(carry)}; a "
             f"sequence goes on with as many examples as it began with"
         )
-
-
-def starting(
-    units: int, n: int, bias: bool, kernel_init: Initializer, recurrent_init: Initializer, bias_init: Initializer
-) -> Callable[[Any, Any], dict[str, jax.Array]]:
-    """``(key, x) -> params`` of a cell with ``n`` gates; each gate's recurrent kernel is drawn by itself."""
-    units = checks.integer("units", units, minimum=1)
-    checks.flag("bias", bias)
-    for name, f in (("kernel_init", kernel_init), ("recurrent_init", recurrent_init), ("bias_init", bias_init)):
-        checks.function(name, f)
-
-    def init(key, x):
-        kernel_key, recurrent_key, *bias_keys = jax.random.split(key, 4)
-        fans = (x.shape[-1], units)
-        squares = [
-            initializers.draw(recurrent_init, key, (units, units), x.dtype, (units, units))
-            for key in jax.random.split(recurrent_key, n)
-        ]
-        params = {
-            "kernel": initializers.draw(kernel_init, kernel_key, (x.shape[-1], n * units), x.dtype, fans),
-            "recurrent_kernel": jnp.concatenate(squares, -1),
-        }
-        for name, key in zip(("bias", "recurrent_bias") if bias else (), bias_keys, strict=False):
-            params[name] = initializers.draw(bias_init, key, (n * units,), x.dtype, fans)
-        return params
-
-    return init
-
-
-def weights(params: Params, units: int, n: int, bias: bool, x: jax.Array) -> tuple[jax.Array, ...]:
-    """A cell's kernel, recurrent kernel and biases, if they are this cell's."""
-    names = ("kernel", "recurrent_kernel", *("bias", "recurrent_bias") * bias)
-    found = checks.leaves(params, *names)
-    shapes = ((x.shape[-1], n * units), (units, n * units), *((n * units,),) * 2 * bias)
-    for name, value, shape in zip(names, found, shapes, strict=False):
-        if value.shape != shape:
-            raise ShapeError(
-                f"{name} must have the shape {shape} for the input {x.shape}, got {value.shape}; pass what this "
-                f"layer's init returned, and features last"
-            )
-    checks.same_dtype(x=x, **dict(zip(names, found, strict=True)))
-    return found
-
-
-def gates(x: jax.Array, kernel: jax.Array, *biases: jax.Array) -> jax.Array:
-    """What the input and the biases give to the gates at all steps, in at least float32: one product for all."""
-    y = wide(product(x.reshape(-1, x.shape[-1]), kernel))
-    if biases:
-        y = y + sum(map(wide, biases[1:]), wide(biases[0]))[None]
-    return y.reshape(*x.shape[:-1], y.shape[-1])
-
-
-def _transposed(kernel: jax.Array) -> jax.Array:
-    return kernel.T
-
-
-TORCH = (
-    ("kernel", "weight_ih_l0", _transposed),
-    ("recurrent_kernel", "weight_hh_l0", _transposed),
-    ("bias", "bias_ih_l0", None),
-    ("recurrent_bias", "bias_hh_l0", None),
-)
 
 
 def _each_way(torch: tuple[Any, ...]) -> tuple[Any, ...]:
