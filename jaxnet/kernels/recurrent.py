@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnet._mesh import varying
+from jaxnet._mesh import spread
 
 
 def lstm(
@@ -334,5 +334,4 @@ def _where(kept: jax.Array | None, new: jax.Array, old: Any) -> jax.Array:
 
 def _everywhere(*values: jax.Array) -> tuple[jax.Array, ...]:
     """The values, inside shard_map, as varying over the mesh axes over which any of them does."""
-    every = frozenset().union(*map(varying, values))
-    return tuple(lax.pcast(v, tuple(every - varying(v)), to="varying") if every - varying(v) else v for v in values)
+    return tuple(spread(value, *values) for value in values)

@@ -9,6 +9,7 @@ from jax import lax
 
 from jaxnet import _checks as checks
 from jaxnet._made import made
+from jaxnet._mesh import spread
 from jaxnet.errors import ConfigError, DTypeError, ShapeError
 from jaxnet.layers.layer import Layer, Params, Stream, layer
 
@@ -92,6 +93,7 @@ def rnn(cell: Cell, *, direction: str = "forward", carry: bool = False) -> Layer
     def run(params, carry, x, mask, reverse):
         if cell.inputs is not None:
             x = cell.inputs(params, x)
+        carry = jax.tree.map(lambda leaf: spread(leaf, *jax.tree.leaves((params, carry, x, mask))), carry)
 
         def step(carry, now):
             x, kept = now
