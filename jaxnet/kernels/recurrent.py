@@ -146,7 +146,7 @@ def _lstm_rule(reverse, primals, tangents):
     b_c = di + df + dg + forget * _at_first(dc.T, len(x), reverse)
     dhs, dcs = _lstm_linear(recurrent_kernel, slopes, b_h, b_c, reverse)
     dgates = given + _recur(recurrent_kernel, dhs, reverse)
-    return (hs, cs, bent), (_turned(dhs), dcs, (1 - bent * bent) * _halves(recurrent_kernel) * dgates)
+    return (hs, cs, bent), (_turned(dhs), dcs, (1 - bent * bent) * _halves(recurrent_kernel)[None] * dgates)
 
 
 def _lstm_gates(bent):
