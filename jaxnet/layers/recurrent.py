@@ -219,6 +219,7 @@ def _entries(x: Any, carry: bool, start: Callable[..., Any]) -> tuple[Any, Any, 
         raise ShapeError(f"x must have at least one feature, got shape {x.shape}")
     mask = masks[0] if masks else None
     if mask is not None:
+        mask = mask if isinstance(mask, jax.ShapeDtypeStruct) else checks.array("the mask", mask)
         if mask.dtype != jnp.bool_:
             raise DTypeError(f"the mask must be boolean, True for what is there, got {mask.dtype}")
         if mask.shape != x.shape[:2]:
