@@ -7,7 +7,7 @@ from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.frozen import frozen
 from jaxnet.layers.inside import Watched, watched
-from jaxnet.layers.layer import About, Layer, Stream, layer, stateless
+from jaxnet.layers.layer import About, Layer, Memory, Stream, layer, stateless
 from jaxnet.layers.normalization import batch_norm, layer_norm
 from jaxnet.layers.pooling import avg_pool, global_avg_pool, max_pool
 from jaxnet.layers.precision import mixed_precision
@@ -15,11 +15,13 @@ from jaxnet.layers.prelu import prelu
 from jaxnet.layers.raveled import raveled
 from jaxnet.layers.repeat import repeat
 from jaxnet.layers.shape import flatten, reshape
+from jaxnet.layers.streaming import stream_state, streaming
 from jaxnet.layers.summary import Row, Summary, summary
 
 __all__ = [
     "About",
     "Layer",
+    "Memory",
     "Row",
     "Stream",
     "Summary",
@@ -46,6 +48,8 @@ __all__ = [
     "reshape",
     "residual",
     "stateless",
+    "stream_state",
+    "streaming",
     "summary",
     "watched",
 ]
