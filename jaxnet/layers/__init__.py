@@ -9,7 +9,7 @@ from jaxnet.layers.elman import elman
 from jaxnet.layers.frozen import frozen
 from jaxnet.layers.gru import gru
 from jaxnet.layers.inside import Watched, watched
-from jaxnet.layers.layer import About, Layer, Stream, layer, stateless
+from jaxnet.layers.layer import About, Layer, Memory, Stream, layer, stateless
 from jaxnet.layers.lstm import lstm
 from jaxnet.layers.normalization import batch_norm, layer_norm
 from jaxnet.layers.pooling import avg_pool, global_avg_pool, max_pool
@@ -19,12 +19,14 @@ from jaxnet.layers.raveled import raveled
 from jaxnet.layers.recurrent import Cell, rnn
 from jaxnet.layers.repeat import repeat
 from jaxnet.layers.shape import flatten, reshape
+from jaxnet.layers.streaming import stream_state, streaming
 from jaxnet.layers.summary import Row, Summary, summary
 
 __all__ = [
     "About",
     "Cell",
     "Layer",
+    "Memory",
     "Row",
     "Stream",
     "Summary",
@@ -55,6 +57,8 @@ __all__ = [
     "residual",
     "rnn",
     "stateless",
+    "stream_state",
+    "streaming",
     "summary",
     "watched",
 ]
