@@ -2,9 +2,9 @@
 
 **Names** follow the tree of params: each chain and each parallel is a `torch.nn.Sequential` (or `ModuleList`), whose
 indices count every part, those without parameters too; the parts of a residual are ``branch`` and ``shortcut``; the
-copies in a repeat are ``0`` to ``n - 1``; mixed_precision and frozen are no modules, and add nothing. So the kernel of
-the second layer of the branch of a residual that is fourth in a chain is ``3.branch.1.weight``. From there, ``rename``
-takes it to a model's own names.
+copies in a repeat are ``0`` to ``n - 1``; the parts of a tied are ``embedding`` and ``body``; mixed_precision, frozen
+and on_first are no modules, and add nothing. So the kernel of the second layer of the branch of a residual that is
+fourth in a chain is ``3.branch.1.weight``. From there, ``rename`` takes it to a model's own names.
 
 **Layouts**, ours on the left:
 
@@ -19,6 +19,7 @@ batch_norm      ``scale``, ``offset``             ``weight``, ``bias``
 its state       ``mean``, ``variance``            ``running_mean``, ``running_var``, ``num_batches_tracked``
 layer_norm      ``scale``, ``offset``             ``weight``, ``bias``
 prelu           ``slope ()`` or ``(C,)``          ``weight (1,)`` or ``(C,)``
+embedding       ``table``                         ``weight``
 ==============  ================================  ==========================================================
 
 A layer says its own layout in the field ``torch`` of `layers.About`, which is how one of yours gets in here; its name

@@ -5,10 +5,12 @@ from jaxnet.layers.containers import chain, parallel, residual
 from jaxnet.layers.conv import conv, conv_transpose
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
+from jaxnet.layers.embedding import embedding, tied
 from jaxnet.layers.frozen import frozen
 from jaxnet.layers.inside import Watched, watched
 from jaxnet.layers.layer import About, Layer, Stream, layer, stateless
 from jaxnet.layers.normalization import batch_norm, layer_norm
+from jaxnet.layers.on_first import on_first
 from jaxnet.layers.pooling import avg_pool, global_avg_pool, max_pool
 from jaxnet.layers.precision import mixed_precision
 from jaxnet.layers.prelu import prelu
@@ -32,6 +34,7 @@ __all__ = [
     "conv_transpose",
     "dense",
     "dropout",
+    "embedding",
     "flatten",
     "frozen",
     "global_avg_pool",
@@ -39,6 +42,7 @@ __all__ = [
     "layer_norm",
     "max_pool",
     "mixed_precision",
+    "on_first",
     "parallel",
     "prelu",
     "raveled",
@@ -47,5 +51,6 @@ __all__ = [
     "residual",
     "stateless",
     "summary",
+    "tied",
     "watched",
 ]
