@@ -6,12 +6,14 @@ from jaxnet.layers.conv import conv, conv_transpose
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.elman import elman
+from jaxnet.layers.embedding import embedding, tied
 from jaxnet.layers.frozen import frozen
 from jaxnet.layers.gru import gru
 from jaxnet.layers.inside import Watched, watched
 from jaxnet.layers.layer import About, Layer, Memory, Stream, layer, stateless
 from jaxnet.layers.lstm import lstm
 from jaxnet.layers.normalization import batch_norm, layer_norm
+from jaxnet.layers.on_first import on_first
 from jaxnet.layers.pooling import avg_pool, global_avg_pool, max_pool
 from jaxnet.layers.precision import mixed_precision
 from jaxnet.layers.prelu import prelu
@@ -40,6 +42,7 @@ __all__ = [
     "dense",
     "dropout",
     "elman",
+    "embedding",
     "flatten",
     "frozen",
     "global_avg_pool",
@@ -49,6 +52,7 @@ __all__ = [
     "lstm",
     "max_pool",
     "mixed_precision",
+    "on_first",
     "parallel",
     "prelu",
     "raveled",
@@ -60,5 +64,6 @@ __all__ = [
     "stream_state",
     "streaming",
     "summary",
+    "tied",
     "watched",
 ]
