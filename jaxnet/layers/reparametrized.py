@@ -22,8 +22,7 @@ def every_kernel(net: Layer, wrap: Callable[[Layer], Layer], name: str) -> Layer
 
 def _inside(net: Layer, wrap: Callable[[Layer], Layer], name: str) -> tuple[Layer, int]:
     if not net.about.parts:
-        has_kernel = net.about.fan_in is not None or any(leaf == "kernel" for leaf, _, _ in net.about.torch)
-        return (wrap(net), 1) if has_kernel else (net, 0)
+        return (wrap(net), 1) if net.about.fan_in is not None else (net, 0)
     if net.about.trees == "state":  # what is frozen stays as it was
         return net, 0
     parts = looked_into(net)
