@@ -83,6 +83,12 @@ FED = {
     "dropout": Case(lambda: layers.dropout(0.5)),
     "batch_norm": Case(layers.batch_norm),
     "layer_norm": Case(layers.layer_norm),
+    "rms_norm": Case(layers.rms_norm),
+    "weight_norm": Case(lambda: layers.weight_norm(causal(dilation=2))),
+    "weight_norm-network": Case(
+        lambda: layers.weight_norm(layers.chain(up(2, 4, strides=2), layers.residual(causal(2)), layers.dense(3)))
+    ),
+    "spectral_norm": Case(lambda: layers.spectral_norm(layers.chain(causal(3), layers.residual(causal(3, 2))))),
     "layer": Case(running_sum),
     "stateless": Case(
         lambda: layers.stateless(lambda key, x: jnp.ones((), x.dtype), lambda p, x: x + p, stream="pointwise")
@@ -119,6 +125,8 @@ REFUSED = {
     "max_pool": (lambda: layers.max_pool(3, padding=1), "pads the signal by 1 at its end"),
     "flatten": (layers.flatten, "all positions of an example .* stream the network up to it"),
     "reshape": (lambda: layers.reshape(-1, 2), "all positions of an example .* stream the network up to it"),
+    "group_norm": (lambda: layers.group_norm(2), "statistics are of all positions, those to come too; layer_norm"),
+    "instance_norm": (layers.instance_norm, "statistics are of all positions, those to come too; layer_norm"),
     "global_avg_pool": (layers.global_avg_pool, "mean is over all positions.* stream the network up to it"),
     "watched": (lambda: layers.watched(layers.dense(3), lambda *seen: ()), r"watched\(streaming\(net\), watch\)"),
     "streaming": (lambda: layers.streaming(layers.dense(3)), "it is a stream already"),
