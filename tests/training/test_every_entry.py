@@ -266,9 +266,11 @@ def test_a_callback_ends_the_run_with_any_true(answer):
     assert len(fit_arrays(NET, losses.mse, optimizers.sgd(0.1), callbacks=[lambda record, _: answer])[1]) == 1
 
 
-@pytest.mark.parametrize("answer", [False, None, np.False_, 1, 7.5, "yes", [True], np.ones(3, bool), {"a": 1}])
-def test_a_callback_goes_on_with_anything_else(answer):
-    assert len(fit_arrays(NET, losses.mse, optimizers.sgd(0.1), callbacks=[lambda record, _: answer])[1]) == 3
+def test_a_callback_goes_on_with_anything_else():
+    answers = [False, None, np.False_, 1, 7.5, "yes", [True], np.ones(3, bool), {"a": 1}]
+    left = iter(answers)
+    options = {"epochs": len(answers), "callbacks": [lambda record, _: next(left)]}
+    assert len(fit_arrays(NET, losses.mse, optimizers.sgd(0.1), **options)[1]) == len(answers)
 
 
 OURS = ["epoch", "step", "loss", "penalty", "grad_norm", "loss_deviation", "skipped", "seconds", "steps_per_second"]
