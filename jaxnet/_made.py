@@ -38,12 +38,22 @@ def made(constructor: Callable[P, T]) -> Callable[P, T]:
         result: Any = inside(*args, **kwargs)
         if not isinstance(result, tuple):
             return Made(result, Call(call, args, kwargs, {}), None)  # type: ignore[return-value]
-        fields = result._asdict()  # type: ignore[attr-defined]
-        how = Call(call, args, kwargs, {name: value for name, value in fields.items() if not callable(value)})
-        functions = {name: Made(value, how, name) for name, value in fields.items() if callable(value)}
-        return result._replace(**functions)  # type: ignore[attr-defined]
+        how = Call(call, args, kwargs, {})
+        made_of = _belonging(result, how, "")
+        how.plain.update({name: value for name, value in made_of._asdict().items() if not callable(value)})
+        return made_of
 
     return call
+
+
+def _belonging(value: Any, how: "Call", place: str) -> Any:
+    """``value`` with each function in it, at any depth of named tuples, pickled as a place in what ``how`` returns."""
+    if callable(value):
+        return Made(value, how, place)
+    if not hasattr(value, "_fields"):
+        return value
+    dot = f"{place}." * bool(place)
+    return type(value)(*(_belonging(one, how, dot + name) for name, one in value._asdict().items()))
 
 
 class Call(NamedTuple):
@@ -85,7 +95,7 @@ class Made:
     def __reduce__(self) -> Any:
         if not _takes_functions(sys._getframe(1)):
             check(self)
-        return (_itself, (self._how,)) if self._field is None else (getattr, (self._how, self._field))
+        return (_itself, (self._how,)) if self._field is None else (_field_of, (self._how, self._field))
 
     def __repr__(self) -> str:
         return repr(self.__wrapped__)
@@ -205,3 +215,7 @@ def _call(constructor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
 
 def _itself(value: Any) -> Any:
     return value
+
+
+def _field_of(value: Any, place: str) -> Any:
+    return functools.reduce(getattr, place.split("."), value)

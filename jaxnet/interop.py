@@ -21,7 +21,7 @@ layer_norm      ``scale``, ``offset``             ``weight``, ``bias``
 prelu           ``slope ()`` or ``(C,)``          ``weight (1,)`` or ``(C,)``
 ==============  ================================  ==========================================================
 
-A layer says its own layout in the field ``torch`` of `layers.Layer`, which is how one of yours gets in here; its name
+A layer says its own layout in the field ``torch`` of `layers.About`, which is how one of yours gets in here; its name
 means nothing.
 
 **Hyperparameters** are not in the arrays, and some mean other things in PyTorch: its batch norm's ``momentum`` is
@@ -164,22 +164,22 @@ def to_torch(params: Params, state: State, net: Layer, *, rename: Rename = None)
 def _in_torchs_layouts(net: Layer, params: Params, state: State, path: str = "") -> dict[str, jax.Array]:
     """PyTorch's names and arrays. Elements are moved and nothing else, so that this has an inverse."""
     place = path.rstrip(".") or "the network"
-    if net.torch or not net.parts:
+    if net.about.torch or not net.about.parts:
         return _leaves(place, net, params, state, path)
-    if net.trees == "state":
+    if net.about.trees == "state":
         if not isinstance(state, dict) or set(state) != {"params", "state"}:
             raise ConfigError(
                 f"{place} is a {net.name}, whose state is a dict of params and state, got "
                 f"{type(state).__name__}; pass what this network's init returned"
             )
         params, state = state["params"], state["state"]
-    if net.trees in ("same", "state"):
-        return _in_torchs_layouts(net.parts[0][1], params, state, path)
-    if net.trees == "stacked":
-        copies = [(str(i), net.parts[0][1], *trees) for i, trees in enumerate(_unstacked(place, (params, state)))]
+    if net.about.trees in ("same", "state"):
+        return _in_torchs_layouts(net.about.parts[0][1], params, state, path)
+    if net.about.trees == "stacked":
+        copies = [(str(i), net.about.parts[0][1], *trees) for i, trees in enumerate(_unstacked(place, (params, state)))]
     else:
         below = (_by_label(place, net, name, tree) for name, tree in (("params", params), ("state", state)))
-        copies = [(label, part, *trees) for (label, part), *trees in zip(net.parts, *below, strict=True)]
+        copies = [(label, part, *trees) for (label, part), *trees in zip(net.about.parts, *below, strict=True)]
     return {
         name: array
         for label, part, p, s in copies
@@ -189,13 +189,13 @@ def _in_torchs_layouts(net: Layer, params: Params, state: State, path: str = "")
 
 def _leaves(place: str, layer: Layer, params: Params, state: State, path: str) -> dict[str, jax.Array]:
     leaves = {name: leaf for tree in (params, state) if isinstance(tree, dict) for name, leaf in tree.items()}
-    if not layer.torch and jax.tree.leaves((params, state)):
+    if not layer.about.torch and jax.tree.leaves((params, state)):
         raise ConfigError(
             f"{place} is a layer {layer.name!r}, which does not say how PyTorch keeps its arrays; say it with "
-            f"layer._replace(torch=((leaf, name, f), ...)), for example ('kernel', 'weight', jnp.transpose), and None "
+            f"layer.described(torch=((leaf, name, f), ...)), for example ('kernel', 'weight', jnp.transpose), and None "
             f"for f where the layout is the same; or leave the layer out, and convert the parts around it"
         )
-    known = [leaf for leaf, _, _ in layer.torch]
+    known = [leaf for leaf, _, _ in layer.about.torch]
     if len(leaves) != len(jax.tree.leaves((params, state))) or not leaves.keys() <= set(known):
         raise ConfigError(
             f"{place} is a layer {layer.name!r}, whose arrays are {', '.join(known)}, got "
@@ -203,7 +203,7 @@ def _leaves(place: str, layer: Layer, params: Params, state: State, path: str) -
         )
     return {
         path + name: leaves[leaf] if into is None else _moved(place, leaf, leaves[leaf], into)
-        for leaf, name, into in layer.torch
+        for leaf, name, into in layer.about.torch
         if leaf in leaves
     }
 
@@ -238,7 +238,7 @@ def _unstacked(place: str, trees: Any) -> list[Any]:
 
 def _by_label(place: str, net: Layer, name: str, tree: Any) -> list[Any]:
     """A container's params, or its state, one a part."""
-    labels = [label for label, _ in net.parts]
+    labels = [label for label, _ in net.about.parts]
     if isinstance(tree, dict) and tree.keys() == set(labels):
         return [tree[label] for label in labels]
     if isinstance(tree, (tuple, list)) and len(tree) == len(labels):

@@ -418,7 +418,7 @@ def own_dense(**says):
         lambda key, x: {"kernel": jax.random.normal(key, (x.shape[-1], x.shape[-1]), x.dtype)},
         lambda params, x: x @ params["kernel"].T,
         name="dense",
-    )._replace(**says)
+    ).described(**says)
 
 
 def test_a_layer_goes_by_what_it_says_and_not_by_its_name():
@@ -426,7 +426,7 @@ def test_a_layer_goes_by_what_it_says_and_not_by_its_name():
     x = jnp.asarray(X[:, 0])
     net = layers.chain(own_dense(), jnp.tanh)
     params, state = net.init(0, x)
-    with pytest.raises(ConfigError, match=r"0 is a layer 'dense', which does not say .*layer\._replace\(torch="):
+    with pytest.raises(ConfigError, match=r"0 is a layer 'dense', which does not say .*layer\.described\(torch="):
         interop.to_torch(params, state, net)
     with pytest.raises(ConfigError, match="0 is a layer 'dense', which does not say how PyTorch keeps its arrays"):
         interop.from_torch({"0.weight": np.ones((4, 4), np.float32)}, net, x)
@@ -461,7 +461,7 @@ def test_any_layout_that_moves_elements_has_a_way_back(axes, flipped):
         return jnp.flip(jnp.transpose(kernel, axes), 0) if flipped else jnp.transpose(kernel, axes)
 
     net = layers.stateless(lambda key, x: {"w": jax.random.normal(key, (2, 3, 4))}, lambda p, x: x)
-    net = net._replace(torch=(("w", "theirs", into),))
+    net = net.described(torch=(("w", "theirs", into),))
     params, state = net.init(0, X)
     arrays = interop.to_torch(params, state, net)
     expected = np.transpose(np.asarray(params["w"]), axes)
@@ -473,7 +473,7 @@ def test_any_layout_that_moves_elements_has_a_way_back(axes, flipped):
     "into", [lambda k: 2 * k, lambda k: k[:1], lambda k: k.at[0].set(k[1]), lambda k: k.astype("float32")]
 )
 def test_a_layout_that_changes_elements_is_refused(into):
-    net = layers.dense(3)._replace(torch=(("kernel", "weight", into), ("bias", "bias", None)))
+    net = layers.dense(3).described(torch=(("kernel", "weight", into), ("bias", "bias", None)))
     with pytest.raises(
         ConfigError, match=r"takes 'kernel' of the network into PyTorch's layout must move its 12 elements"
     ):

@@ -123,7 +123,10 @@ def test_every_layer_is_the_same_program_afterwards(name):
         layer = case.make()
         other = through(layer)
         assert program(other) == program(layer)
-        assert (other.name, [label for label, _ in other.parts]) == (layer.name, [label for label, _ in layer.parts])
+        assert (other.name, [label for label, _ in other.about.parts]) == (
+            layer.name,
+            [label for label, _ in layer.about.parts],
+        )
         assert program(through(layer._replace(name="other"))) == program(layer)
         assert through(layer._replace(name="other")).name == "other"
 
@@ -253,8 +256,8 @@ def test_one_function_of_a_layer():
 
 def test_rebuilt_networks():
     net = network()
-    again = through(net.rebuild(*(part for _, part in net.parts)))
-    assert [part.name for _, part in again.parts] == [part.name for _, part in net.parts]
+    again = through(net.about.rebuild(*(part for _, part in net.about.parts)))
+    assert [part.name for _, part in again.about.parts] == [part.name for _, part in net.about.parts]
 
 
 def test_layers_stay_what_they_were_as_static_arguments():

@@ -60,7 +60,7 @@ def judge(view: Callable[[Any], Any], stages: Sequence[layers.Layer], score: lay
             states.append(s)
         return Judged(outputs[-1], tuple(outputs[1:-1])), tuple(states)
 
-    return layers.Layer(init, apply, "judge", tuple(zip(labels, members, strict=True)))
+    return layers.Layer(init, apply, "judge", layers.About(tuple(zip(labels, members, strict=True))))
 
 
 def of_wave(*discriminators: layers.Layer) -> layers.Layer:
@@ -77,7 +77,7 @@ def of_wave(*discriminators: layers.Layer) -> layers.Layer:
     def apply(params, state, x, *, train, key=None):
         return together.apply(params, state, x.wave, train=train, key=key)
 
-    return layers.Layer(lambda key, x: together.init(key, x.wave), apply, "of_wave", together.parts)
+    return layers.Layer(lambda key, x: together.init(key, x.wave), apply, "of_wave", layers.About(together.about.parts))
 
 
 def multi_period(

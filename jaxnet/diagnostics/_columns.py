@@ -56,10 +56,10 @@ def of_parameters(layer: Layer, repeats: int, params: Any, grads: Any, updates: 
     if updates is not None:
         smallest = float(np.finfo(np.float32).tiny)
         found["update_ratio"] = jnp.where(weight > 0, norm(updates) / jnp.maximum(weight, smallest), np.nan)
-    if layer.fan_in is not None and isinstance(params, dict) and "kernel" in params:
+    if layer.about.fan_in is not None and isinstance(params, dict) and "kernel" in params:
         w = params["kernel"]
         square = jnp.mean(jnp.square(w.astype(dtype)), axis=tuple(range(repeats, w.ndim)))
-        found["gain"] = jnp.sqrt(jnp.asarray(layer.fan_in(w.shape[repeats:]), dtype) * square)
+        found["gain"] = jnp.sqrt(jnp.asarray(layer.about.fan_in(w.shape[repeats:]), dtype) * square)
     return found
 
 

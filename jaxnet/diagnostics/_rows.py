@@ -26,7 +26,7 @@ def leaves(net: Layer, path: tuple[Step, ...] = ()) -> Iterator[tuple[tuple[Step
     if not parts:
         yield path, net
     for number, (label, part) in enumerate(parts):
-        yield from leaves(part, (*path, Step(number, label, net.trees == "stacked")))
+        yield from leaves(part, (*path, Step(number, label, net.about.trees == "stacked")))
 
 
 def evaluated(net: Layer, measure: Callable[[Layer, Any], Any]) -> Callable[[Any, Any, Any], list[Any]]:

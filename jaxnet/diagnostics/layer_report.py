@@ -160,7 +160,7 @@ def _tapped(net: Layer) -> Layer:
             y = structure.unflatten([next(probed) if is_floating(leaf) else leaf for leaf in leaves])
         return y, Watched(state, filled)
 
-    return net._replace(init=init, apply=apply, rebuild=None)
+    return net._replace(init=init, apply=apply).described(rebuild=None)
 
 
 @named("layer_report")
@@ -284,7 +284,7 @@ def _report(net, loss, optimizer, params, state, batch, opt_state, key):
     has_kernel = [i for i, (_, leaf, _) in enumerate(rows) if "gain" in found[leaf]]
     return LayerReport(
         tuple(label for label, _, _ in rows),
-        tuple(parts[leaf][1].normalizes for _, leaf, _ in rows),
+        tuple(parts[leaf][1].about.normalizes for _, leaf, _ in rows),
         **columns,
         slope=slope(columns["activation_gradient"][np.array(has_kernel, int)]),
         first_nonfinite=jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32),

@@ -7,7 +7,7 @@ from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.frozen import frozen
 from jaxnet.layers.inside import Watched, watched
-from jaxnet.layers.layer import Layer, layer, stateless
+from jaxnet.layers.layer import About, Layer, Stream, layer, stateless
 from jaxnet.layers.normalization import batch_norm, layer_norm
 from jaxnet.layers.pooling import avg_pool, global_avg_pool, max_pool
 from jaxnet.layers.precision import mixed_precision
@@ -18,8 +18,10 @@ from jaxnet.layers.shape import flatten, reshape
 from jaxnet.layers.summary import Row, Summary, summary
 
 __all__ = [
+    "About",
     "Layer",
     "Row",
+    "Stream",
     "Summary",
     "Watched",
     "as_matrix",

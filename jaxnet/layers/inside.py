@@ -22,13 +22,13 @@ def looked_into(net: Layer) -> tuple[tuple[str, Layer], ...]:
 
     And none of a layer that keeps its part's parameters in the state: they are not learned, nothing of them is to see.
     """
-    return () if net.rebuild is None or net.trees == "state" else net.parts
+    return () if net.about.rebuild is None or net.about.trees == "state" else net.about.parts
 
 
 def rebuilt(net: Layer, parts: Iterable[Layer]) -> Layer:
     """``net`` around other parts, as many as `looked_into` gave."""
     parts = tuple(parts)
-    return net.rebuild(*parts) if net.rebuild is not None and parts else net
+    return net.about.rebuild(*parts) if net.about.rebuild is not None and parts else net
 
 
 def with_frozen(f: Callable[..., Any], net: Layer, state: Any, *others: Any) -> Any:
@@ -44,20 +44,22 @@ def with_frozen(f: Callable[..., Any], net: Layer, state: Any, *others: Any) -> 
     if isinstance(state, Watched):
         return state._replace(state=with_frozen(f, net, state.state, *others))
     states = (state, *others)
-    if not net.parts:
+    if not net.about.parts:
         return state
-    if net.trees == "state":
+    if net.about.trees == "state":
         if not all(type(one) is dict and one.keys() == {"params", "state"} for one in states):
             return state
-        inner = with_frozen(f, net.parts[0][1], *(one["state"] for one in states))
+        inner = with_frozen(f, net.about.parts[0][1], *(one["state"] for one in states))
         return {"params": f(*(one["params"] for one in states)), "state": inner}
-    if net.trees != "apart":
-        return with_frozen(f, net.parts[0][1], *states)
-    labels = [label for label, _ in net.parts]
+    if net.about.trees != "apart":
+        return with_frozen(f, net.about.parts[0][1], *states)
+    labels = [label for label, _ in net.about.parts]
     if all(type(one) is dict and one.keys() == set(labels) for one in states):
-        return {label: with_frozen(f, part, *(one[label] for one in states)) for label, part in net.parts}
+        return {label: with_frozen(f, part, *(one[label] for one in states)) for label, part in net.about.parts}
     if all(type(one) in (tuple, list) and len(one) == len(labels) for one in states):
-        return type(state)(with_frozen(f, part, *rest) for (_, part), *rest in zip(net.parts, *states, strict=True))
+        return type(state)(
+            with_frozen(f, part, *rest) for (_, part), *rest in zip(net.about.parts, *states, strict=True)
+        )
     return state
 
 
@@ -91,4 +93,4 @@ def watched(net: Layer, watch: Watch, path: tuple[str, ...] = ()) -> Layer:
         y, new = inner.apply(params, state, x, train=train, key=key)
         return y, Watched(new, watch(path, net, params, state, x, y))
 
-    return net._replace(apply=apply, parts=inner.parts, rebuild=None)
+    return net._replace(apply=apply).described(parts=inner.about.parts, rebuild=None)

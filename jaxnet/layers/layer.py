@@ -35,24 +35,23 @@ class Apply(Protocol):
     ) -> tuple[Any, State]: ...
 
 
-class Layer(NamedTuple):
-    """A layer, or a whole network: two pure functions.
-
-    ``init(key, x) -> (params, state)`` takes an array or a `jax.ShapeDtypeStruct` as x, or any pytree of them;
-    parameters get its dtype. ``apply(params, state, x, *, train, key=None) -> (y, state)`` always returns two things.
-    ``train`` is a Python bool; a layer that draws random numbers while training needs ``key``.
-
-    The other fields describe a network to `summary` and to tools that look inside one; a layer of your own needs none
-    of them. `layer` and `stateless` take them by name, and ``net._replace(torch=...)`` adds one.
-
-    A network can be pickled, and so sent to other processes: what is written is the calls that made it. Functions of
-    your own in it must be found by their names, so no lambdas: write them with ``def`` at the top of a module, and
-    give them values with `functools.partial`.
+class Stream(NamedTuple):
+    """How a layer is fed piece by piece along axis 1, for `streaming`.
 
     Attributes:
-      init: draws the parameters and the state.
-      apply: computes the output and the next state.
-      name: what error messages and tables call it.
+      start: ``(params, state, x, capacity) -> memory``: what is remembered before the first piece, a pytree of arrays;
+        x is the shape and dtype of a piece, ``capacity`` how many positions the user wants remembered, or None.
+      step: ``(params, state, memory, x) -> (y, memory)``. Outputs of pieces joined are the output of the pieces joined.
+    """
+
+    start: Callable[[Params, State, Any, int | None], Any]
+    step: Callable[[Params, State, Any, Any], tuple[Any, Any]]
+
+
+class About(NamedTuple):
+    """What a layer tells to tools: `summary`, `streaming`, `jaxnet.interop`, `jaxnet.diagnostics`. All has a default.
+
+    Attributes:
       parts: a container's layers, with the label of each.
       rebuild: makes the same container around other parts, given in the same order; without it no tool looks inside.
       trees: where a container keeps the params and the state of its parts: "apart", a tuple or a dict with an entry a
@@ -63,6 +62,39 @@ class Layer(NamedTuple):
         and the function that moves the leaf's elements into PyTorch's order, or None where it is the same.
       fan_in: of a layer with the param ``kernel``, from its shape to how many inputs reach one output.
       normalizes: whether the layer undoes the scale of its input, as norms do.
+      stream: how it is fed piece by piece: "pointwise", each position for itself; a `Stream`; or in words why it
+        cannot be.
+    """
+
+    parts: tuple[tuple[str, Layer], ...] = ()
+    rebuild: Callable[..., Layer] | None = None
+    trees: Literal["apart", "same", "stacked", "state"] = "apart"
+    torch: tuple[tuple[str, str, Callable[[Any], Any] | None], ...] = ()
+    fan_in: Callable[[tuple[int, ...]], float] | None = None
+    normalizes: bool = False
+    stream: str | Stream | None = None
+
+    def __reduce__(self) -> Any:
+        return type(self), _made.encoded(tuple(self))
+
+
+class Layer(NamedTuple):
+    """A layer, or a whole network: two pure functions.
+
+    ``init(key, x) -> (params, state)`` takes an array or a `jax.ShapeDtypeStruct` as x, or any pytree of them;
+    parameters get its dtype. ``apply(params, state, x, *, train, key=None) -> (y, state)`` always returns two things.
+    ``train`` is a Python bool; a layer that draws random numbers while training needs ``key``.
+
+    A network can be pickled, and so sent to other processes: what is written is the calls that made it. Functions of
+    your own in it must be found by their names, so no lambdas: write them with ``def`` at the top of a module, and
+    give them values with `functools.partial`.
+
+    Attributes:
+      init: draws the parameters and the state.
+      apply: computes the output and the next state.
+      name: what error messages and tables call it.
+      about: what it tells to tools; a layer of your own needs none of it. `layer` and `stateless` take its fields by
+        name, and ``net.described(torch=...)`` gives another.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -77,12 +109,11 @@ class Layer(NamedTuple):
     init: Init
     apply: Apply
     name: str = "layer"
-    parts: tuple[tuple[str, Layer], ...] = ()
-    rebuild: Callable[..., Layer] | None = None
-    trees: Literal["apart", "same", "stacked", "state"] = "apart"
-    torch: tuple[tuple[str, str, Callable[[Any], Any] | None], ...] = ()
-    fan_in: Callable[[tuple[int, ...]], float] | None = None
-    normalizes: bool = False
+    about: About = About()
+
+    def described(self, **about: Any) -> Layer:
+        """The same layer with other fields of `About`."""
+        return self._replace(about=self.about._replace(**about))
 
     def __reduce__(self) -> Any:
         return _made.reduced(self)
@@ -95,7 +126,7 @@ class Layer(NamedTuple):
 
 
 @made
-def layer(name: str, init: Callable[..., Any] | None, apply: Callable[..., Any], **description: Any) -> Layer:
+def layer(name: str, init: Callable[..., Any] | None, apply: Callable[..., Any], **about: Any) -> Layer:
     """Makes a layer of your own from its two functions, with what every layer repeats.
 
     Errors from inside begin with its name; x of ``init`` comes as shapes and dtypes; ``train`` is a bool. For a layer
@@ -106,7 +137,7 @@ def layer(name: str, init: Callable[..., Any] | None, apply: Callable[..., Any],
       init: ``(key, x) -> (params, state)``, where x is a `jax.ShapeDtypeStruct`, or a pytree of them; None of a layer
         that has neither, and refuses any.
       apply: ``(params, state, x, *, train, key) -> (y, state)``; ``key`` is None where the caller gave none.
-      **description: what tools are told of it, the other fields of `Layer`, such as ``torch``.
+      **about: what tools are told of it, the fields of `About`, such as ``torch``.
 
     Raises:
       ConfigError: ``init`` or ``apply`` is not callable, or the name is no string.
@@ -139,12 +170,12 @@ def layer(name: str, init: Callable[..., Any] | None, apply: Callable[..., Any],
         return apply(params, state, x, train=train, key=key)
 
     del applying.__wrapped__  # whose signature has no default for the key
-    return Layer(named(name)(initialize), named(name)(applying), name, **description)
+    return Layer(named(name)(initialize), named(name)(applying), name, About(**about))
 
 
 @made
 def stateless(
-    init: Callable[..., Params] | None, f: Callable[..., Any], *, name: str | None = None, **description: Any
+    init: Callable[..., Params] | None, f: Callable[..., Any], *, name: str | None = None, **about: Any
 ) -> Layer:
     """Makes a layer of your own from two functions: what it learns, and what it computes.
 
@@ -153,7 +184,7 @@ def stateless(
         learned, and params must be ``()``.
       f: ``(params, x) -> y``; its output shape is inferred.
       name: what errors and tables call the layer; the name of ``f`` unless given.
-      **description: what tools are told of it, the other fields of `Layer`, such as ``torch``.
+      **about: what tools are told of it, the fields of `About`, such as ``torch``.
 
     Returns:
       A layer with state ``()`` that behaves alike in training and evaluation.
@@ -182,7 +213,7 @@ def stateless(
             checks.nothing("params", params)
         return f(params, x), state
 
-    return layer(name or _name_of(f), initialize, apply, **description)
+    return layer(name or _name_of(f), initialize, apply, **about)
 
 
 @made

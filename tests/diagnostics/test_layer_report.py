@@ -204,7 +204,7 @@ def test_params_of_another_network_are_refused():
     ],
 )
 def test_an_activation_is_known_by_what_it_does(f, rectifier, bounds):
-    kind = _rows.kind(layers.chain(f).parts[0][1], jnp.float32)
+    kind = _rows.kind(layers.chain(f).about.parts[0][1], jnp.float32)
     assert kind.rectifier is rectifier
     assert (kind.bounds is None) is (bounds is None)
     if bounds:

@@ -58,7 +58,7 @@ ENTRIES = {
     ),
     "activation_histograms": histograms,
     "summary": lambda net, path: layers.summary(net.layer, X),
-    "as_matrix": lambda net, path: layers.as_matrix(net.layer.parts[0][1], net.params[0], X[:1]),
+    "as_matrix": lambda net, path: layers.as_matrix(net.layer.about.parts[0][1], net.params[0], X[:1]),
     "evaluate": lambda net, path: training.make_evaluate(net.layer, net.loss)(net.params, net.state, (X, Y)),
     "backprop": lambda net, path: backprop.trace(
         lambda params: net.loss(net.layer.apply(params, net.state, X, train=False)[0], Y), net.params

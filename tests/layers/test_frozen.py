@@ -124,7 +124,7 @@ def container(part):
         y, state = part.apply(params["part"], state["part"], x, train=train, key=key)
         return y, {"part": state}
 
-    return layers.Layer(init, apply, "mine", (("part", part),))
+    return layers.Layer(init, apply, "mine", layers.About((("part", part),)))
 
 
 PLACES = {

@@ -286,7 +286,7 @@ def test_dtype_is_kept(case, train, dtype):
 
 def apart(layer, params, state):
     """What init drew, and what changes without being learned: the former, of `frozen`, is in the state."""
-    return ((params, state["params"]), state["state"]) if layer.trees == "state" else (params, state)
+    return ((params, state["params"]), state["state"]) if layer.about.trees == "state" else (params, state)
 
 
 @FOLLOWS_DTYPE

@@ -88,7 +88,7 @@ def test_watched_changes_nothing_and_sees_every_layer(train):
     np.testing.assert_allclose(seen.seen, np.mean(y), rtol=1e-3, atol=1e-5)
     inside = seen.state[2].state  # of the repeat: stacked over its copies
     assert inside.seen.shape == (3,)
-    first = network.parts[0][1].apply(params[0], state[0], X, train=train)[0]
+    first = network.about.parts[0][1].apply(params[0], state[0], X, train=train)[0]
     np.testing.assert_allclose(seen.state[0].seen, np.mean(first), rtol=1e-3, atol=1e-5)
     chex.assert_trees_all_close(seen.state[4].state, new[4], rtol=1e-4, atol=1e-5)
 
@@ -208,7 +208,7 @@ def opaque():
         y, t = second.apply(params["second"], state["second"], y, train=train)
         return y, {"first": s, "second": t}
 
-    return layers.Layer(init, apply, "mine", (("first", first), ("second", second)))
+    return layers.Layer(init, apply, "mine", layers.About((("first", first), ("second", second))))
 
 
 def idle_part():
@@ -224,7 +224,7 @@ def idle_part():
             y, s = used.apply(params[0], state[0], x, train=train)
             return y, (s, state[1])
 
-        return layers.Layer(init, apply, "mine", (("used", used), ("idle", idle)), make)
+        return layers.Layer(init, apply, "mine", layers.About((("used", used), ("idle", idle)), make))
 
     return make(layers.dense(2), layers.dense(5))
 

@@ -29,7 +29,7 @@ def embedding():
         lambda key, x: {"table": jax.random.normal(key, (7, 3), F)},
         lambda params, x: {"h": params["table"][x["tokens"]], "mask": x["mask"]},
         name="embedding",
-    )._replace(torch=(("table", "weight", None),))
+    ).described(torch=(("table", "weight", None),))
 
 
 def on_h(layer):
@@ -41,7 +41,7 @@ def on_h(layer):
             state,
         ),
         layer.name,
-        torch=layer.torch,
+        layer.about,
     )
 
 
