@@ -2,9 +2,9 @@
 
 **Names** follow the tree of params: each chain and each parallel is a `torch.nn.Sequential` (or `ModuleList`), whose
 indices count every part, those without parameters too; the parts of a residual are ``branch`` and ``shortcut``; the
-copies in a repeat are ``0`` to ``n - 1``; mixed_precision and frozen are no modules, and add nothing. So the kernel of
-the second layer of the branch of a residual that is fourth in a chain is ``3.branch.1.weight``. From there, ``rename``
-takes it to a model's own names.
+copies in a repeat are ``0`` to ``n - 1``; the parts of a tied are ``embedding`` and ``body``; mixed_precision, frozen
+and on_first are no modules, and add nothing. So the kernel of the second layer of the branch of a residual that is
+fourth in a chain is ``3.branch.1.weight``. From there, ``rename`` takes it to a model's own names.
 
 **Layouts**, ours on the left:
 
@@ -19,6 +19,11 @@ batch_norm      ``scale``, ``offset``             ``weight``, ``bias``
 its state       ``mean``, ``variance``            ``running_mean``, ``running_var``, ``num_batches_tracked``
 layer_norm      ``scale``, ``offset``             ``weight``, ``bias``
 prelu           ``slope ()`` or ``(C,)``          ``weight (1,)`` or ``(C,)``
+lstm, gru, rnn  ``kernel (C, G H)``               ``weight_ih_l0 (G H, C)``, with gates in PyTorch's order
+their state's   ``recurrent_kernel (H, G H)``     ``weight_hh_l0 (G H, H)``
+their biases    ``bias``, ``recurrent_bias``      ``bias_ih_l0``, ``bias_hh_l0``
+of ``"both"``   ``backward/kernel`` and so on     ``weight_ih_l0_reverse`` and so on
+embedding       ``table``                         ``weight``
 ==============  ================================  ==========================================================
 
 A layer says its own layout in the field ``torch`` of `layers.About`, which is how one of yours gets in here; its name
@@ -188,7 +193,12 @@ def _in_torchs_layouts(net: Layer, params: Params, state: State, path: str = "")
 
 
 def _leaves(place: str, layer: Layer, params: Params, state: State, path: str) -> dict[str, jax.Array]:
-    leaves = {name: leaf for tree in (params, state) if isinstance(tree, dict) for name, leaf in tree.items()}
+    leaves = {
+        "/".join(str(getattr(key, "key", key)) for key in path): leaf
+        for tree in (params, state)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if path
+    }
     if not layer.about.torch and jax.tree.leaves((params, state)):
         raise ConfigError(
             f"{place} is a layer {layer.name!r}, which does not say how PyTorch keeps its arrays; say it with "

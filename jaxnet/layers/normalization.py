@@ -122,7 +122,7 @@ def batch_norm(
         return _affine(centered, lax.rsqrt(batch_variance + epsilon), params, x.dtype), new
 
     torch = (*_TORCH, ("mean", "running_mean", None), ("variance", "running_var", None))
-    return layer("batch_norm", init, apply, torch=torch, normalizes=True)
+    return layer("batch_norm", init, apply, torch=torch, normalizes=True, stream="pointwise")
 
 
 @made
@@ -173,7 +173,7 @@ def layer_norm(*, epsilon: float = 1e-5, scale: bool = True, offset: bool = True
         x = checks.floating_struct(x)
         return _params((_channels(x.shape),), x.dtype, scale, offset)
 
-    return stateless(init, f, name="layer_norm", torch=_TORCH, normalizes=True)
+    return stateless(init, f, name="layer_norm", torch=_TORCH, normalizes=True, stream="pointwise")
 
 
 _TORCH = (("scale", "weight", None), ("offset", "bias", None))

@@ -53,6 +53,15 @@ def block(*, rate=0.3):
     return layers.residual(layers.chain(layers.batch_norm(), layers.dense(4), jnp.tanh, layers.dropout(rate)))
 
 
+def tokens(x):
+    """Numbers as tokens: which of five they are nearest to."""
+    return jnp.clip(jnp.round(x) + 2, 0, 4).astype(jnp.int32)
+
+
+def in_float64(net):
+    return layers.mixed_precision(net, params="float64", compute="float64", output="float64")
+
+
 TABLE = {
     "dense": Case(lambda: layers.dense(3), (4, 5)),
     "dense-rank-3": Case(lambda: layers.dense(2, bias_init=initializers.normal(1.0)), (2, 3, 4)),
@@ -90,6 +99,18 @@ TABLE = {
     "batch_norm-bare": Case(lambda: layers.batch_norm(scale=False, offset=False), (6, 3)),
     "layer_norm": Case(layers.layer_norm, (3, 5)),
     "layer_norm-bare": Case(lambda: layers.layer_norm(scale=False, offset=False, epsilon=1e-2), (2, 3, 5)),
+    "lstm": Case(lambda: layers.lstm(3), (2, 4, 3)),
+    "lstm-both": Case(lambda: layers.lstm(2, direction="both", bias_init=initializers.normal(1.0)), (2, 3, 4)),
+    "gru": Case(lambda: layers.gru(3), (2, 4, 3)),
+    "gru-backward": Case(lambda: layers.gru(2, direction="backward", bias=False), (2, 3, 4)),
+    "rnn": Case(lambda: layers.rnn(layers.elman(3)), (2, 4, 3)),
+    "embedding": Case(lambda: in_float64(layers.chain(tokens, layers.embedding(5, 3))), (2, 4)),
+    "tied": Case(
+        lambda: in_float64(layers.chain(tokens, layers.tied(layers.embedding(5, 3), layers.dense(3)))), (2, 4)
+    ),
+    "on_first": Case(
+        lambda: layers.chain(lambda x: (x, x[..., 0]), layers.on_first(layers.dense(3)), lambda pair: pair[0]), (4, 5)
+    ),
     "flatten": Case(layers.flatten, (2, 3, 2)),
     "reshape": Case(lambda: layers.reshape(-1, 2), (3, 8)),
     "stateless": Case(scale_layer, (2, 3)),
@@ -124,9 +145,7 @@ TABLE = {
     "repeat": Case(lambda: layers.repeat(block(), 3), (3, 4), random=True),
     "repeat-remat": Case(lambda: layers.repeat(block(rate=0), 2, remat=True), (3, 4)),
     "mixed_precision": Case(
-        lambda: layers.mixed_precision(
-            layers.chain(layers.dense(3), layers.batch_norm()), params="float64", compute="float64", output="float64"
-        ),
+        lambda: in_float64(layers.chain(layers.dense(3), layers.batch_norm())),
         (4, 3),
     ),
     "frozen": Case(lambda: layers.frozen(layers.chain(layers.dense(3), layers.batch_norm(), layers.prelu())), (4, 5)),
@@ -141,7 +160,7 @@ def watch_nothing(path, layer, params, state, x, y):
 
 
 # By design: a policy and given parameters fix their dtypes, and a watched layer's state out is not its state in.
-IN_FLOAT64 = ("mixed_precision", "frozen-given")
+IN_FLOAT64 = ("mixed_precision", "frozen-given", "embedding", "tied")
 FIXED_DTYPE = tuple(TABLE[name] for name in IN_FLOAT64)
 OTHER_STATE = (TABLE["watched"],)
 # A container runs eagerly as its parts do; op by op, these take seconds.
@@ -173,10 +192,26 @@ def start(case, dtype=jnp.float64, copies=()):
     return layer, params, state, x
 
 
+NO_LAYERS = {
+    "About",
+    "Cell",
+    "Layer",
+    "Memory",
+    "Row",
+    "Stream",
+    "Summary",
+    "Watched",
+    "as_matrix",
+    "elman",
+    "stream_state",
+    "summary",
+}
+NOT_FOR_TRAINING = {"streaming"}
+
+
 def test_the_table_holds_every_layer():
-    no_layers = {"Layer", "Row", "Summary", "Watched", "as_matrix", "summary"}
     tested = {name.split("-")[0] for name in TABLE}
-    assert tested == set(layers.__all__) - no_layers
+    assert tested == set(layers.__all__) - NO_LAYERS - NOT_FOR_TRAINING
 
 
 @EVERY
@@ -329,7 +364,7 @@ def test_leaves_have_full_names(case):
     layer, params, state, _ = abstract(case)
     params, state = apart(layer, params, state)
     names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
-    assert names <= {"kernel", "bias", "scale", "offset", "slope"}
+    assert names <= {"kernel", "bias", "recurrent_kernel", "recurrent_bias", "scale", "offset", "slope", "table"}
     assert {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(state)} <= {"mean", "variance"}
 
 
