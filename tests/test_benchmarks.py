@@ -78,6 +78,7 @@ class TestKernels:
         for mode in case.modes:
             found = programs.contestants(case, mode, "float32")
             assert len(found) == (4 if "vmap" in mode else 3)
+            del found["ours"]  # which is lax by the test above, and need not be compiled again
             programs.compare(found, case.label)
 
     def test_a_wrong_result_raises(self, monkeypatch):
