@@ -88,10 +88,8 @@ def test_it_is_pytorchs(spelling, dtype):
         after = theirs.state_dict()
         tree, _ = interop.from_torch({**after, **gradients}, net, x)
         scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
-        close = functools.partial(
-            np.testing.assert_allclose, rtol=10 * TOLERANCE[dtype]["rtol"], atol=TOLERANCE[dtype]["atol"] * scale
-        )
-        jax.tree.map(close, grads, tree)
+        near = {"rtol": 10 * TOLERANCE[dtype]["rtol"], "atol": scale * TOLERANCE[dtype]["atol"]}
+        jax.tree.map(functools.partial(np.testing.assert_allclose, **near), grads, tree)
         _, moved = interop.from_torch(after, net, x)
         jax.tree.map(functools.partial(np.testing.assert_allclose, **TOLERANCE[dtype]), new, moved)
         evaluated, same = net.apply(params, new, x, train=False)
