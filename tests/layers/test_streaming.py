@@ -83,6 +83,9 @@ FED = {
     "dropout": Case(lambda: layers.dropout(0.5)),
     "batch_norm": Case(layers.batch_norm),
     "layer_norm": Case(layers.layer_norm),
+    "lstm": Case(lambda: layers.lstm(3), (2, 5, 4)),
+    "gru": Case(lambda: layers.gru(3), (2, 5, 4)),
+    "rnn": Case(lambda: layers.rnn(layers.elman(3)), (2, 5, 4)),
     "layer": Case(running_sum),
     "stateless": Case(
         lambda: layers.stateless(lambda key, x: jnp.ones((), x.dtype), lambda p, x: x + p, stream="pointwise")
@@ -117,6 +120,8 @@ REFUSED = {
     ),
     "avg_pool": (lambda: layers.avg_pool(3, padding="same"), "pads the signal by 1 at its end"),
     "max_pool": (lambda: layers.max_pool(3, padding=1), "pads the signal by 1 at its end"),
+    "lstm": (lambda: layers.lstm(4, direction="both"), "reads the sequence from its end .*'forward' does not"),
+    "gru": (lambda: layers.gru(4, carry=True), "in its input and output .*; carry=False has it remembered"),
     "flatten": (layers.flatten, "all positions of an example .* stream the network up to it"),
     "reshape": (lambda: layers.reshape(-1, 2), "all positions of an example .* stream the network up to it"),
     "global_avg_pool": (layers.global_avg_pool, "mean is over all positions.* stream the network up to it"),
@@ -212,7 +217,12 @@ def generator():
     return layers.chain(*parts, layers.parallel(*branches, combine="mean"), causal(1, 5), jnp.tanh)
 
 
-NETWORKS = {"dilated": dilated, "generator": generator}
+def recurrent():
+    """A recurrent network around causal convolutions."""
+    return layers.chain(causal(4), layers.lstm(4), layers.residual(layers.gru(4)), layers.layer_norm(), layers.dense(2))
+
+
+NETWORKS = {"dilated": dilated, "generator": generator, "recurrent": recurrent}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
