@@ -89,6 +89,9 @@ FED = {
         lambda: layers.weight_norm(layers.chain(up(2, 4, strides=2), layers.residual(causal(2)), layers.dense(3)))
     ),
     "spectral_norm": Case(lambda: layers.spectral_norm(layers.chain(causal(3), layers.residual(causal(3, 2))))),
+    "lstm": Case(lambda: layers.lstm(3), (2, 5, 4)),
+    "gru": Case(lambda: layers.gru(3), (2, 5, 4)),
+    "rnn": Case(lambda: layers.rnn(layers.elman(3)), (2, 5, 4)),
     "layer": Case(running_sum),
     "stateless": Case(
         lambda: layers.stateless(lambda key, x: jnp.ones((), x.dtype), lambda p, x: x + p, stream="pointwise")
@@ -123,6 +126,8 @@ REFUSED = {
     ),
     "avg_pool": (lambda: layers.avg_pool(3, padding="same"), "pads the signal by 1 at its end"),
     "max_pool": (lambda: layers.max_pool(3, padding=1), "pads the signal by 1 at its end"),
+    "lstm": (lambda: layers.lstm(4, direction="both"), "reads the sequence from its end .*'forward' does not"),
+    "gru": (lambda: layers.gru(4, carry=True), "in its input and output .*; carry=False has it remembered"),
     "flatten": (layers.flatten, "all positions of an example .* stream the network up to it"),
     "reshape": (lambda: layers.reshape(-1, 2), "all positions of an example .* stream the network up to it"),
     "group_norm": (lambda: layers.group_norm(2), "statistics are of all positions, those to come too; layer_norm"),
@@ -220,7 +225,12 @@ def generator():
     return layers.chain(*parts, layers.parallel(*branches, combine="mean"), causal(1, 5), jnp.tanh)
 
 
-NETWORKS = {"dilated": dilated, "generator": generator}
+def recurrent():
+    """A recurrent network around causal convolutions."""
+    return layers.chain(causal(4), layers.lstm(4), layers.residual(layers.gru(4)), layers.layer_norm(), layers.dense(2))
+
+
+NETWORKS = {"dilated": dilated, "generator": generator, "recurrent": recurrent}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
