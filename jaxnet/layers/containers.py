@@ -37,7 +37,7 @@ def chain(*parts: Layer | Callable[..., Any]) -> Layer:
     """
     if not parts:
         raise ConfigError("at least one part is needed, got none; the identity is chain(lambda x: x)")
-    return _composed("chain", _members("chain", parts), lambda outputs: outputs[-1], chain, in_a_row=True)
+    return composed("chain", _members("chain", parts), lambda outputs: outputs[-1], chain, in_a_row=True)
 
 
 @made
@@ -71,7 +71,7 @@ def residual(branch: Layer | Callable[..., Any], shortcut: Layer | Callable[...,
     """
     around = parameterless(_same, "identity") if shortcut is None else as_layer(shortcut)
     members = {"branch": as_layer(branch), "shortcut": around}
-    both = _composed("residual", members, _branch_and_shortcut, residual, labelled=True)
+    both = composed("residual", members, _branch_and_shortcut, residual, labelled=True)
 
     def init(key, x):
         params, state = both.init(key, x)
@@ -115,7 +115,7 @@ def parallel(*branches: Layer | Callable[..., Any], combine: Callable[[Sequence[
     def rebuild(*parts):
         return parallel(*parts, combine=combine)
 
-    return _composed("parallel", _members("parallel", branches), join, rebuild, waits=not callable(combine))
+    return composed("parallel", _members("parallel", branches), join, rebuild, waits=not callable(combine))
 
 
 def _same(x: Any) -> Any:
@@ -202,7 +202,7 @@ def _members(name: str, parts: Sequence[Any]) -> dict[str, Layer]:
     return members
 
 
-def _composed(
+def composed(
     name: str,
     members: dict[str, Layer],
     join: Callable[[list[Any]], Any],
@@ -252,7 +252,7 @@ def _composed(
         return join(outputs), pack(states)
 
     def apart(*parts):
-        return _composed(name, dict(zip(members, parts, strict=True)), tuple, rebuild, labelled=labelled)
+        return composed(name, dict(zip(members, parts, strict=True)), tuple, rebuild, labelled=labelled)
 
     stream = None if in_a_row or join is tuple else Around(apart, join, waits)
     return layer(name, init, apply, parts=tuple(members.items()), rebuild=rebuild, stream=stream)

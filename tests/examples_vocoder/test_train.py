@@ -26,6 +26,7 @@ BRIEF = ["--generator", "S", "--batch-size", "2", "--length", "4096"]
 @pytest.fixture
 def tiny(monkeypatch):
     """A generator and discriminators of a size at which only compiling takes time."""
+    monkeypatch.setattr(train, "plan_steps", lambda steps: planning.Plan(2, steps // 2))
     monkeypatch.setattr(train.Validation, "write", lambda *arguments: None)
     monkeypatch.setattr(
         train.Validation,
@@ -93,7 +94,7 @@ def test_seconds_of_training_teach_it_to_speak(tmp_path, capsys):
 
 
 def test_a_run_that_was_stopped_goes_on_exactly(tiny, tmp_path, capsys, monkeypatch):
-    arguments = ["--data", str(SPEECH), *BRIEF, "--steps", "50", "50", "--out"]
+    arguments = ["--data", str(SPEECH), *BRIEF, "--steps", "6", "6", "--out"]
     unbroken = train.main([*arguments, str(tmp_path / "unbroken")])
 
     def stop(self, params, name):
@@ -119,7 +120,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(tiny, tmp_path, capsys, monkeypa
 
 
 def test_minutes_become_a_plan_that_is_kept(tiny, tmp_path, capsys):
-    arguments = ["--data", str(SPEECH), *BRIEF, "--minutes", "0.15", "--adversarial", "0.5", "--out", str(tmp_path)]
+    arguments = ["--data", str(SPEECH), *BRIEF, "--minutes", "0.05", "--adversarial", "0.5", "--out", str(tmp_path)]
     histories = train.main(arguments)
     assert capsys.readouterr().out.count("ms a step") == 2
     plans = json.loads((tmp_path / "run.json").read_text())["plan"]
