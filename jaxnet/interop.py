@@ -20,6 +20,7 @@ its state       ``mean``, ``variance``            ``running_mean``, ``running_va
 layer_norm      ``scale``, ``offset``             ``weight``, ``bias``
 prelu           ``slope ()`` or ``(C,)``          ``weight (1,)`` or ``(C,)``
 embedding       ``table``                         ``weight``
+snake           ``alpha (C,)``                    ``alpha (C,)``
 ==============  ================================  ==========================================================
 
 A layer says its own layout in the field ``torch`` of `layers.About`, which is how one of yours gets in here; its name

@@ -11,13 +11,16 @@ from jaxnet.layers.inside import Watched, watched
 from jaxnet.layers.layer import About, Layer, Stream, layer, stateless
 from jaxnet.layers.normalization import batch_norm, layer_norm
 from jaxnet.layers.on_first import on_first
+from jaxnet.layers.pad import pad
 from jaxnet.layers.pooling import avg_pool, global_avg_pool, max_pool
 from jaxnet.layers.precision import mixed_precision
 from jaxnet.layers.prelu import prelu
 from jaxnet.layers.raveled import raveled
 from jaxnet.layers.repeat import repeat
 from jaxnet.layers.shape import flatten, reshape
+from jaxnet.layers.snake import snake
 from jaxnet.layers.summary import Row, Summary, summary
+from jaxnet.layers.upsample import upsample
 
 __all__ = [
     "About",
@@ -43,14 +46,17 @@ __all__ = [
     "max_pool",
     "mixed_precision",
     "on_first",
+    "pad",
     "parallel",
     "prelu",
     "raveled",
     "repeat",
     "reshape",
     "residual",
+    "snake",
     "stateless",
     "summary",
     "tied",
+    "upsample",
     "watched",
 ]
