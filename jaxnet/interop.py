@@ -27,6 +27,7 @@ embedding       ``table``                         ``weight``
 weight_norm     ``scale``, ``kernel``             ``parametrizations.weight.original0``, ``original1``
 spectral_norm   ``kernel``                        ``parametrizations.weight.original``
 its state       ``left``, ``right``               ``parametrizations.weight.0._u``, ``_v``
+snake           ``alpha (C,)``                    ``alpha (C,)``
 ==============  ================================  ==========================================================
 
 The last two are those of `torch.nn.utils.parametrizations`. `from_torch` takes the names of the older

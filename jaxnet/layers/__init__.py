@@ -16,6 +16,7 @@ from jaxnet.layers.layer import About, Layer, Memory, Stream, layer, stateless
 from jaxnet.layers.layer_norm import layer_norm
 from jaxnet.layers.lstm import lstm
 from jaxnet.layers.on_first import on_first
+from jaxnet.layers.pad import pad
 from jaxnet.layers.pooling import avg_pool, global_avg_pool, max_pool
 from jaxnet.layers.precision import mixed_precision
 from jaxnet.layers.prelu import prelu
@@ -24,9 +25,11 @@ from jaxnet.layers.recurrent import Cell, rnn
 from jaxnet.layers.repeat import repeat
 from jaxnet.layers.rms_norm import rms_norm
 from jaxnet.layers.shape import flatten, reshape
+from jaxnet.layers.snake import snake
 from jaxnet.layers.spectral_norm import spectral_norm
 from jaxnet.layers.streaming import stream_state, streaming
 from jaxnet.layers.summary import Row, Summary, summary
+from jaxnet.layers.upsample import upsample
 from jaxnet.layers.weight_norm import weight_norm
 
 __all__ = [
@@ -60,6 +63,7 @@ __all__ = [
     "max_pool",
     "mixed_precision",
     "on_first",
+    "pad",
     "parallel",
     "prelu",
     "raveled",
@@ -68,12 +72,14 @@ __all__ = [
     "residual",
     "rms_norm",
     "rnn",
+    "snake",
     "spectral_norm",
     "stateless",
     "stream_state",
     "streaming",
     "summary",
     "tied",
+    "upsample",
     "watched",
     "weight_norm",
 ]

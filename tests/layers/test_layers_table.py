@@ -125,6 +125,14 @@ TABLE = {
     "on_first": Case(
         lambda: layers.chain(lambda x: (x, x[..., 0]), layers.on_first(layers.dense(3)), lambda pair: pair[0]), (4, 5)
     ),
+    "snake": Case(layers.snake, (2, 3, 4)),
+    "upsample": Case(lambda: layers.upsample(3), (2, 4, 3)),
+    "upsample-2-D": Case(lambda: layers.upsample((2, 3)), (2, 3, 2, 2)),
+    "upsample-linear": Case(lambda: layers.upsample(3, "linear"), (2, 4, 3)),
+    "pad": Case(lambda: layers.pad((2, 1), value=0.5), (2, 4, 3)),
+    "pad-reflect": Case(lambda: layers.pad((2, 3), mode="reflect"), (2, 4, 3)),
+    "pad-circular": Case(lambda: layers.pad((4, 1), mode="circular"), (2, 4, 3)),
+    "pad-replicate-2-D": Case(lambda: layers.pad(((5, 0), (1, 2)), mode="replicate"), (2, 3, 2, 2)),
     "flatten": Case(layers.flatten, (2, 3, 2)),
     "reshape": Case(lambda: layers.reshape(-1, 2), (3, 8)),
     "stateless": Case(scale_layer, (2, 3)),
@@ -388,7 +396,17 @@ def test_leaves_have_full_names(case):
     layer, params, state, _ = abstract(case)
     params, state = apart(layer, params, state)
     names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
-    assert names <= {"kernel", "bias", "recurrent_kernel", "recurrent_bias", "scale", "offset", "slope", "table"}
+    assert names <= {
+        "kernel",
+        "bias",
+        "recurrent_kernel",
+        "recurrent_bias",
+        "scale",
+        "offset",
+        "slope",
+        "table",
+        "alpha",
+    }
     assert {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(state)} <= STATES
 
 
