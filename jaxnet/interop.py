@@ -19,6 +19,11 @@ batch_norm      ``scale``, ``offset``             ``weight``, ``bias``
 its state       ``mean``, ``variance``            ``running_mean``, ``running_var``, ``num_batches_tracked``
 layer_norm      ``scale``, ``offset``             ``weight``, ``bias``
 prelu           ``slope ()`` or ``(C,)``          ``weight (1,)`` or ``(C,)``
+attention       ``kernel``, ``bias``              ``in_proj_weight``, ``in_proj_bias``
+across          those after ``query_kernel``, ..  the same
+both            ``output_kernel``,                ``out_proj.weight``,
+                ``output_bias``                   ``out_proj.bias``
+positions       ``table``                         ``weight``
 ==============  ================================  ==========================================================
 
 A layer says its own layout in the field ``torch`` of `layers.About`, which is how one of yours gets in here; its name
@@ -31,6 +36,7 @@ a dense layer follows, put ``lambda x: jnp.moveaxis(x, -1, 1).reshape(x.shape[0]
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -195,30 +201,35 @@ def _leaves(place: str, layer: Layer, params: Params, state: State, path: str) -
             f"layer.described(torch=((leaf, name, f), ...)), for example ('kernel', 'weight', jnp.transpose), and None "
             f"for f where the layout is the same; or leave the layer out, and convert the parts around it"
         )
-    known = [leaf for leaf, _, _ in layer.about.torch]
+    table = [((of,) if isinstance(of, str) else tuple(of), name, into) for of, name, into in layer.about.torch]
+    known = [leaf for of, _, _ in table for leaf in of]
     if len(leaves) != len(jax.tree.leaves((params, state))) or not leaves.keys() <= set(known):
         raise ConfigError(
             f"{place} is a layer {layer.name!r}, whose arrays are {', '.join(known)}, got "
             f"{', '.join(map(str, leaves)) or 'something else'}; pass what this network's init returned"
         )
     return {
-        path + name: leaves[leaf] if into is None else _moved(place, leaf, leaves[leaf], into)
-        for leaf, name, into in layer.about.torch
-        if leaf in leaves
+        path + name: leaves[of[0]] if into is None else _moved(place, of, [leaves[leaf] for leaf in of], into)
+        for of, name, into in table
+        if leaves.keys() >= set(of)
     }
 
 
-def _moved(place: str, name: str, leaf: Any, into: Callable[[Any], Any]) -> Any:
-    """``into(leaf)``, which may move elements and do nothing else: tried on their numbers."""
-    size = math.prod(leaf.shape)
+def _moved(place: str, names: tuple[str, ...], leaves: list[Any], into: Callable[..., Any]) -> Any:
+    """``into(*leaves)``, which may move elements and do nothing else: tried on their numbers."""
+    ends = list(itertools.accumulate((math.prod(leaf.shape) for leaf in leaves), initial=0))
     with jax.ensure_compile_time_eval():
-        numbers = np.asarray(into(jnp.arange(size, dtype=jnp.int32).reshape(leaf.shape)))
-    if numbers.dtype != np.int32 or not np.array_equal(np.sort(numbers, axis=None), np.arange(size)):
+        counts = [
+            jnp.arange(start, end, dtype=jnp.int32).reshape(leaf.shape)
+            for start, end, leaf in zip(ends, ends[1:], leaves, strict=False)
+        ]
+        numbers = np.asarray(into(*counts))
+    if numbers.dtype != np.int32 or not np.array_equal(np.sort(numbers, axis=None), np.arange(ends[-1])):
         raise ConfigError(
-            f"the function that takes {name!r} of {place} into PyTorch's layout must move its {size} elements, "
-            f"each to one place, and change none; without that there is no way back"
+            f"the function that takes {' and '.join(map(repr, names))} of {place} into PyTorch's layout must move its "
+            f"{ends[-1]} elements, each to one place, and change none; without that there is no way back"
         )
-    return into(leaf)
+    return into(*leaves)
 
 
 def _unstacked(place: str, trees: Any) -> list[Any]:

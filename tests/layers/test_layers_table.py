@@ -90,6 +90,13 @@ TABLE = {
     "batch_norm-bare": Case(lambda: layers.batch_norm(scale=False, offset=False), (6, 3)),
     "layer_norm": Case(layers.layer_norm, (3, 5)),
     "layer_norm-bare": Case(lambda: layers.layer_norm(scale=False, offset=False, epsilon=1e-2), (2, 3, 5)),
+    "attention": Case(lambda: layers.attention(2), (2, 3, 4)),
+    "attention-causal": Case(
+        lambda: layers.attention(2, kv_heads=1, head_size=4, causal=True, window=2, rotary=True, bias=False), (2, 4, 3)
+    ),
+    "attention-dropout": Case(lambda: layers.attention(1, dropout=0.3), (2, 3, 2), random=True),
+    "positions": Case(layers.positions, (2, 3, 4)),
+    "positions-learned": Case(lambda: layers.positions(5), (2, 3, 4)),
     "flatten": Case(layers.flatten, (2, 3, 2)),
     "reshape": Case(lambda: layers.reshape(-1, 2), (3, 8)),
     "stateless": Case(scale_layer, (2, 3)),
@@ -329,7 +336,8 @@ def test_leaves_have_full_names(case):
     layer, params, state, _ = abstract(case)
     params, state = apart(layer, params, state)
     names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
-    assert names <= {"kernel", "bias", "scale", "offset", "slope"}
+    full = {"kernel", "bias", "scale", "offset", "slope", "table", "output_kernel", "output_bias"}
+    assert names <= full
     assert {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(state)} <= {"mean", "variance"}
 
 
