@@ -112,7 +112,7 @@ def _of_rank(ndim: int, a: jax.Array) -> jax.Array:
     return a.reshape((1,) * (ndim - a.ndim) + a.shape)
 
 
-def _start(q: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _start(q: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
     """Maximum, sum and output before any key."""
     column = (*q.shape[:-1], 1)
     maximum, total, o = (jnp.full(column, NOTHING), jnp.zeros(column), jnp.zeros((*q.shape[:-1], v.shape[-1])))
@@ -195,8 +195,9 @@ def short_value(sight: Sight, q, k, v, limits):
 def short_push(sight: Sight, q, k, v, o, log, tq, tk, tv, limits):
     outputs = []
     for rows, keys, see in _rows(sight, limits):
-        there = [a[..., keys, :] for a in (k, v, tk, tv)]
-        o_i, l_i = _push(q[..., rows, :], *there[:2], log[..., rows, :], see, tq[..., rows, :], *there[2:])
+        q_i, log_i, tq_i = (a[..., rows, :] for a in (q, log, tq))
+        k_j, v_j, tk_j, tv_j = (a[..., keys, :] for a in (k, v, tk, tv))
+        o_i, l_i = _push(q_i, k_j, v_j, log_i, see, tq_i, tk_j, tv_j)
         outputs.append((o_i - l_i * o[..., rows, :], l_i))
     return tuple(jnp.concatenate(parts, -2) for parts in zip(*outputs, strict=True))
 
@@ -205,10 +206,10 @@ def short_pull(sight: Sight, q, k, v, o, log, co, cl, limits):
     offset = _offset(o, co, cl)
     cq, ck, cv = [], _zeros(k), _zeros(v)
     for rows, keys, see in _rows(sight, limits):
-        row = [a[..., rows, :] for a in (q, log, co, offset)]
-        q_i, k_i, v_i = _pull(row[0], k[..., keys, :], v[..., keys, :], row[1], see, *row[2:])
+        q_i, log_i, co_i, offset_i = (a[..., rows, :] for a in (q, log, co, offset))
+        q_i, k_j, v_j = _pull(q_i, k[..., keys, :], v[..., keys, :], log_i, see, co_i, offset_i)
         cq.append(q_i)
-        ck, cv = ck.at[..., keys, :].add(k_i), cv.at[..., keys, :].add(v_i)
+        ck, cv = ck.at[..., keys, :].add(k_j), cv.at[..., keys, :].add(v_j)
     return jnp.concatenate(cq, -2), ck, cv
 
 

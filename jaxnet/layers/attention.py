@@ -186,7 +186,8 @@ class _Heads(NamedTuple):
             checks.same_dtype(x=y, kernel=kernel)
         if self.cross:
             (q,) = self._product(params, "query_", y, self.heads)
-            return params, q, *self._product(params, "", source, self.shared, self.shared), mask
+            k, v = self._product(params, "", source, self.shared, self.shared)
+            return params, q, k, v, mask
         q, k, v = self._product(params, "", y, self.heads, self.shared, self.shared)
         if self.base:
             angles = waves(start, y.shape[1], q.shape[-1], self.base, y.dtype)

@@ -47,9 +47,9 @@ def positions(
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxnet import layers
-      >>> layers.positions().apply((), (), jnp.zeros((1, 2, 4)), train=False)[0].round(2)
-      Array([[[0.  , 1.  , 0.  , 1.  ],
-              [0.84, 0.54, 0.01, 1.  ]]], dtype=float32)
+      >>> y, _ = layers.positions().apply((), (), jnp.zeros((1, 2, 4)), train=False)
+      >>> [[f"{value:.2f}" for value in row] for row in y[0]]
+      [['0.00', '1.00', '0.00', '1.00'], ['0.84', '0.54', '0.01', '1.00']]
 
     Source: Vaswani et al. 2017, arXiv 1706.03762; learned: Gehring et al. 2017, arXiv 1705.03122.
     """
