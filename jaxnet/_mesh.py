@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+from jax import lax
 
 
 def varying(value: Any) -> frozenset:
@@ -11,7 +12,7 @@ def varying(value: Any) -> frozenset:
     return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying  # the name changed in jax 0.10.2
 
 
-def alike(*values: Any) -> list[Any]:
-    """The values, each varying over all mesh axes that any of them varies over, inside shard_map; None stays None."""
-    every = frozenset().union(*(varying(v) for v in values if v is not None))
-    return [None if v is None else jax.lax.pcast(v, tuple(every - varying(v)), to="varying") for v in values]
+def spread(value: Any, *others: Any) -> Any:
+    """``value``, inside shard_map, as varying over all mesh axes over which it or one of ``others`` does."""
+    missing = frozenset().union(*map(varying, others)) - varying(value)
+    return lax.pcast(value, tuple(missing), to="varying") if missing else value

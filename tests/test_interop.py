@@ -160,9 +160,8 @@ def test_batch_norms_decay_is_one_less_pytorchs_momentum(torch):
 
 
 @st.composite
-def convolution_layers(draw):
-    """Ours and the arguments of PyTorch's, 1-D or 2-D, transposed or not, with groups."""
-    ndim, transposed = draw(st.integers(1, 2)), draw(st.booleans())
+def convolution_layers(draw, ndim, transposed):
+    """Ours and the arguments of PyTorch's, with groups."""
     groups = draw(st.integers(1, 3))
     size, strides, dilation = (draw(st.tuples(*[st.integers(1, most)] * ndim)) for most in (4, 3, 3))
     reach = [d * (k - 1) for d, k in zip(dilation, size, strict=True)]
@@ -194,16 +193,18 @@ def convolution_layers(draw):
 
 
 @pytest.mark.peers
-@settings(max_examples=20)
-@given(case=convolution_layers())
-def test_every_convolution_converts_both_ways(torch, case):
-    layer, name, arguments, shape = case
+@pytest.mark.parametrize("ndim", [1, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+@settings(max_examples=4)
+@given(data=st.data())
+def test_every_convolution_converts_both_ways(torch, ndim, transposed, data):
+    layer, name, arguments, shape = data.draw(convolution_layers(ndim, transposed))
     torch.manual_seed(0)
     model = getattr(torch.nn, name)(**arguments)
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     params, state = interop.from_torch(model.state_dict(), layer, x)
     expected = torch_evaluate(torch, model, x)
-    y = layer.apply(params, state, x, train=False)[0]
+    y = evaluate(layer, params, state, x)
     np.testing.assert_allclose(np.moveaxis(np.asarray(y), -1, 1), expected, rtol=1e-5, atol=1e-5)
     back = interop.to_torch(params, state, layer)
     assert back.keys() == model.state_dict().keys()
@@ -478,6 +479,22 @@ def test_a_layout_that_changes_elements_is_refused(into):
         ConfigError, match=r"takes 'kernel' of the network into PyTorch's layout must move its 12 elements"
     ):
         interop.to_torch(*net.init(0, X), net)
+
+
+def test_several_arrays_are_one_in_pytorch():
+    net = layers.stateless(lambda key, x: {"a": jnp.ones((2, 3)), "b": jnp.zeros((2, 1))}, lambda p, x: x)
+    net = net.described(torch=((("a", "b"), "theirs", lambda a, b: jnp.concatenate([a, b], 1)),))
+    params, state = net.init(0, X)
+    arrays = interop.to_torch(params, state, net)
+    np.testing.assert_array_equal(arrays["theirs"], [[1, 1, 1, 0]] * 2)
+    chex.assert_trees_all_equal(interop.from_torch(arrays, net, X)[0], params)
+    with pytest.raises(ConfigError, match="whose arrays are a, b, got a; pass what"):
+        interop.to_torch({"a": params["a"]}, state, net)
+    twice = net.described(torch=((("a", "b"), "theirs", lambda a, b: jnp.concatenate([a, a[:, :1]], 1)),))
+    with pytest.raises(
+        ConfigError, match="takes 'a' and 'b' of the network into PyTorch's layout must move its 8 elem"
+    ):
+        interop.to_torch(params, state, twice)
 
 
 def test_a_users_kernel_has_no_gain_by_its_name_alone():

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
-from jaxnet._mesh import alike
+from jaxnet._mesh import spread
 from jaxnet._symbolic import is_symbolic
 from jaxnet.errors import ConfigError, DTypeError, ShapeError, named
 from jaxnet.kernels import attention_forms as forms
@@ -149,7 +149,8 @@ def _full(mask: Any, q: jax.Array, k: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("sight", "scale"))
 def _attention(q, k, v, mask, key, sight, scale):
-    q, k, v, mask, key = alike(q, k, v, mask, key)
+    given = [a for a in (q, k, v, mask, key) if a is not None]
+    q, k, v, mask, key = (None if a is None else spread(a, *given) for a in (q, k, v, mask, key))
     wide = at_least_float32(q.dtype)
     batch, queries, heads, _ = q.shape
     shared = k.shape[2]

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnet._mesh import varying
+from jaxnet._mesh import spread
 
 NOTHING = -1e30
 """The score of a key that is not seen; far from the ends of float32, so that differences of two are finite."""
@@ -342,7 +342,7 @@ def long_push_by_scans(sight: Sight, q, k, v, o, log, tq, tk, tv, limits):
 
 def _as(like: jax.Array, a: jax.Array) -> jax.Array:
     """``a`` in the dtype of ``like`` and varying over its mesh axes, as a loop's start must inside shard_map."""
-    return lax.pcast(a.astype(like.dtype), tuple(varying(like) - varying(a)), to="varying")
+    return spread(a.astype(like.dtype), like)
 
 
 def _zeros(like: jax.Array) -> jax.Array:

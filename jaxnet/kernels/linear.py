@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.interpreters import ad, batching, mlir
 
-from jaxnet._mesh import alike
+from jaxnet._mesh import spread
 
 
 class Linear(NamedTuple):
@@ -34,7 +34,7 @@ class Linear(NamedTuple):
 
 
 def _bind(f: Linear, count: int, arrays: Any) -> list:
-    arrays = alike(*arrays)
+    arrays = [spread(a, *arrays) for a in arrays]
     jaxpr = jax.make_jaxpr(lambda *arrays: f.apply(tuple(arrays[:count]), tuple(arrays[count:])))(*arrays)
     return _primitive().bind(*arrays, f=f, count=count, jaxpr=jaxpr)
 
