@@ -24,14 +24,14 @@ FEW = 256
 FEW_BLOCK = 64
 """How many of those queries are computed at a time, with all keys that they see."""
 
-MANY = 2048
-"""Queries or keys that are computed few heads after the other. 4x512, 4 heads of 32: 0.65 times the time."""
+MANY, MANY_BLOCK = 2048, 128
+"""Queries or keys that are computed few heads after the other, and how many of those queries are computed at a time.
 
-MANY_BLOCK, MANY_BLOCKS = 128, 8
-"""How many of those queries are computed at a time, or, if that is more, an eighth: each is a part of the program."""
+4x2048, 4 heads of 32: blocks of 128 take 0.83 times the time of 256, and 0.75 of loops over both queries and keys.
+"""
 
 TOGETHER = 2
-"""Heads of many that are computed at once: of two cores, each has one."""
+"""Heads of many that are computed at once. 4x512, 4 heads of 32, two cores: 0.75 times the time of one at once."""
 
 LOOP_BLOCK = 256
 """How many queries, and keys, of more than that are computed at a time, in loops over both."""
@@ -111,7 +111,7 @@ def attention(
 def _block(queries: int, keys: int) -> int:
     if queries * keys <= FEW**2:
         return FEW_BLOCK
-    return max(MANY_BLOCK, -(-queries // MANY_BLOCKS)) if max(queries, keys) <= MANY else LOOP_BLOCK
+    return MANY_BLOCK if max(queries, keys) <= MANY else LOOP_BLOCK
 
 
 def _check(q: jax.Array, k: jax.Array, v: jax.Array) -> None:

@@ -18,7 +18,7 @@ module = importlib.import_module("jaxnet.kernels.attention")
 
 FORMS = {
     "few": {"FEW_BLOCK": 3},
-    "many": {"FEW": 0, "MANY_BLOCK": 3, "MANY_BLOCKS": 4},
+    "many": {"FEW": 0, "MANY_BLOCK": 3},
     "in loops": {"FEW": 0, "MANY": 0, "LOOP_BLOCK": 4},
 }
 
