@@ -1,6 +1,7 @@
 """Layers (4.1): pairs of pure functions, and how they compose."""
 
 from jaxnet.layers.as_matrix import as_matrix
+from jaxnet.layers.attention import attention
 from jaxnet.layers.batch_norm import batch_norm
 from jaxnet.layers.containers import chain, parallel, residual
 from jaxnet.layers.conv import conv, conv_transpose
@@ -18,6 +19,7 @@ from jaxnet.layers.lstm import lstm
 from jaxnet.layers.on_first import on_first
 from jaxnet.layers.pad import pad
 from jaxnet.layers.pooling import avg_pool, global_avg_pool, max_pool
+from jaxnet.layers.positions import positions
 from jaxnet.layers.precision import mixed_precision
 from jaxnet.layers.prelu import prelu
 from jaxnet.layers.raveled import raveled
@@ -42,6 +44,7 @@ __all__ = [
     "Summary",
     "Watched",
     "as_matrix",
+    "attention",
     "avg_pool",
     "batch_norm",
     "chain",
@@ -65,6 +68,7 @@ __all__ = [
     "on_first",
     "pad",
     "parallel",
+    "positions",
     "prelu",
     "raveled",
     "repeat",

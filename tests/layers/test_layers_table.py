@@ -133,6 +133,13 @@ TABLE = {
     "pad-reflect": Case(lambda: layers.pad((2, 3), mode="reflect"), (2, 4, 3)),
     "pad-circular": Case(lambda: layers.pad((4, 1), mode="circular"), (2, 4, 3)),
     "pad-replicate-2-D": Case(lambda: layers.pad(((5, 0), (1, 2)), mode="replicate"), (2, 3, 2, 2)),
+    "attention": Case(lambda: layers.attention(2), (2, 3, 4)),
+    "attention-causal": Case(
+        lambda: layers.attention(2, kv_heads=1, head_size=4, causal=True, window=2, rotary=True, bias=False), (2, 4, 3)
+    ),
+    "attention-dropout": Case(lambda: layers.attention(1, dropout=0.3), (2, 3, 2), random=True),
+    "positions": Case(layers.positions, (2, 3, 4)),
+    "positions-learned": Case(lambda: layers.positions(5), (2, 3, 4)),
     "flatten": Case(layers.flatten, (2, 3, 2)),
     "reshape": Case(lambda: layers.reshape(-1, 2), (3, 8)),
     "stateless": Case(scale_layer, (2, 3)),
@@ -396,17 +403,8 @@ def test_leaves_have_full_names(case):
     layer, params, state, _ = abstract(case)
     params, state = apart(layer, params, state)
     names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
-    assert names <= {
-        "kernel",
-        "bias",
-        "recurrent_kernel",
-        "recurrent_bias",
-        "scale",
-        "offset",
-        "slope",
-        "table",
-        "alpha",
-    }
+    full = {"kernel", "bias", "recurrent_kernel", "recurrent_bias", "output_kernel", "output_bias"}
+    assert names <= full | {"scale", "offset", "slope", "table", "alpha"}
     assert {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(state)} <= STATES
 
 
