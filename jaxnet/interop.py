@@ -2,9 +2,9 @@
 
 **Names** follow the tree of params: each chain and each parallel is a `torch.nn.Sequential` (or `ModuleList`), whose
 indices count every part, those without parameters too; the parts of a residual are ``branch`` and ``shortcut``; the
-copies in a repeat are ``0`` to ``n - 1``; mixed_precision and frozen are no modules, and add nothing. So the kernel of
-the second layer of the branch of a residual that is fourth in a chain is ``3.branch.1.weight``. From there, ``rename``
-takes it to a model's own names.
+copies in a repeat are ``0`` to ``n - 1``; the parts of a tied are ``embedding`` and ``body``; mixed_precision, frozen
+and on_first are no modules, and add nothing. So the kernel of the second layer of the branch of a residual that is
+fourth in a chain is ``3.branch.1.weight``. From there, ``rename`` takes it to a model's own names.
 
 **Layouts**, ours on the left:
 
@@ -17,9 +17,27 @@ conv_transpose  ``kernel (*K, C_in / g, C_out)``  ``weight (C_in, C_out / g, *K)
 these three     ``bias``                          ``bias``
 batch_norm      ``scale``, ``offset``             ``weight``, ``bias``
 its state       ``mean``, ``variance``            ``running_mean``, ``running_var``, ``num_batches_tracked``
-layer_norm      ``scale``, ``offset``             ``weight``, ``bias``
+other norms     ``scale``, ``offset``             ``weight``, ``bias``
 prelu           ``slope ()`` or ``(C,)``          ``weight (1,)`` or ``(C,)``
+lstm, gru, rnn  ``kernel (C, G H)``               ``weight_ih_l0 (G H, C)``, with gates in PyTorch's order
+their state's   ``recurrent_kernel (H, G H)``     ``weight_hh_l0 (G H, H)``
+their biases    ``bias``, ``recurrent_bias``      ``bias_ih_l0``, ``bias_hh_l0``
+of ``"both"``   ``backward/kernel`` and so on     ``weight_ih_l0_reverse`` and so on
+embedding       ``table``                         ``weight``
+positions       ``table``                         ``weight``
+attention       ``kernel``, ``bias``              ``in_proj_weight``, ``in_proj_bias``
+across          ``query_kernel`` with ``kernel``  ``in_proj_weight``, and in the same way their biases
+both            ``output_kernel``                 ``out_proj.weight``
+its bias        ``output_bias``                   ``out_proj.bias``
+weight_norm     ``scale``, ``kernel``             ``parametrizations.weight.original0``, ``original1``
+spectral_norm   ``kernel``                        ``parametrizations.weight.original``
+its state       ``left``, ``right``               ``parametrizations.weight.0._u``, ``_v``
+snake           ``alpha (C,)``                    ``alpha (C,)``
 ==============  ================================  ==========================================================
+
+Those of weight_norm and spectral_norm are of `torch.nn.utils.parametrizations`. `from_torch` takes the names of the
+older `torch.nn.utils.weight_norm` and ``spectral_norm`` just as well: ``weight_g``, ``weight_v`` and ``weight_orig``,
+``weight_u``, ``weight_v``.
 
 A layer says its own layout in the field ``torch`` of `layers.About`, which is how one of yours gets in here; its name
 means nothing.
@@ -31,6 +49,7 @@ a dense layer follows, put ``lambda x: jnp.moveaxis(x, -1, 1).reshape(x.shape[0]
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -94,6 +113,7 @@ def from_torch(state_dict: Mapping[str, Any], net: Layer, x: Any, *, rename: Ren
     counts = [count for name in wanted if (count := _count_beside(name))]
     theirs = _renamed([*wanted, *counts], rename)
     given = {name: _on_host(name, value) for name, value in state_dict.items()}
+    theirs = {ours: _as_given(name, given) for ours, name in theirs.items()}
 
     missing = [theirs[name] for name in wanted if theirs[name] not in given]
     unexpected = given.keys() - theirs.values()
@@ -188,37 +208,48 @@ def _in_torchs_layouts(net: Layer, params: Params, state: State, path: str = "")
 
 
 def _leaves(place: str, layer: Layer, params: Params, state: State, path: str) -> dict[str, jax.Array]:
-    leaves = {name: leaf for tree in (params, state) if isinstance(tree, dict) for name, leaf in tree.items()}
+    leaves = {
+        "/".join(str(getattr(key, "key", key)) for key in path): leaf
+        for tree in (params, state)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if path
+    }
     if not layer.about.torch and jax.tree.leaves((params, state)):
         raise ConfigError(
             f"{place} is a layer {layer.name!r}, which does not say how PyTorch keeps its arrays; say it with "
             f"layer.described(torch=((leaf, name, f), ...)), for example ('kernel', 'weight', jnp.transpose), and None "
             f"for f where the layout is the same; or leave the layer out, and convert the parts around it"
         )
-    known = [leaf for leaf, _, _ in layer.about.torch]
-    if len(leaves) != len(jax.tree.leaves((params, state))) or not leaves.keys() <= set(known):
+    table = [((of,) if isinstance(of, str) else tuple(of), name, into) for of, name, into in layer.about.torch]
+    known = [leaf for of, _, _ in table for leaf in of]
+    found = {leaf for of, _, _ in table if leaves.keys() >= set(of) for leaf in of}
+    if len(leaves) != len(jax.tree.leaves((params, state))) or leaves.keys() != found:
         raise ConfigError(
             f"{place} is a layer {layer.name!r}, whose arrays are {', '.join(known)}, got "
             f"{', '.join(map(str, leaves)) or 'something else'}; pass what this network's init returned"
         )
     return {
-        path + name: leaves[leaf] if into is None else _moved(place, leaf, leaves[leaf], into)
-        for leaf, name, into in layer.about.torch
-        if leaf in leaves
+        path + name: leaves[of[0]] if into is None else _moved(place, of, [leaves[leaf] for leaf in of], into)
+        for of, name, into in table
+        if leaves.keys() >= set(of)
     }
 
 
-def _moved(place: str, name: str, leaf: Any, into: Callable[[Any], Any]) -> Any:
-    """``into(leaf)``, which may move elements and do nothing else: tried on their numbers."""
-    size = math.prod(leaf.shape)
+def _moved(place: str, names: tuple[str, ...], leaves: list[Any], into: Callable[..., Any]) -> Any:
+    """``into(*leaves)``, which may move elements and do nothing else: tried on their numbers."""
+    ends = list(itertools.accumulate((math.prod(leaf.shape) for leaf in leaves), initial=0))
     with jax.ensure_compile_time_eval():
-        numbers = np.asarray(into(jnp.arange(size, dtype=jnp.int32).reshape(leaf.shape)))
-    if numbers.dtype != np.int32 or not np.array_equal(np.sort(numbers, axis=None), np.arange(size)):
+        counts = [
+            jnp.arange(start, end, dtype=jnp.int32).reshape(leaf.shape)
+            for start, end, leaf in zip(ends, ends[1:], leaves, strict=False)
+        ]
+        numbers = np.asarray(into(*counts))
+    if numbers.dtype != np.int32 or not np.array_equal(np.sort(numbers, axis=None), np.arange(ends[-1])):
         raise ConfigError(
-            f"the function that takes {name!r} of {place} into PyTorch's layout must move its {size} elements, "
-            f"each to one place, and change none; without that there is no way back"
+            f"the function that takes {' and '.join(map(repr, names))} of {place} into PyTorch's layout must move its "
+            f"{ends[-1]} elements, each to one place, and change none; without that there is no way back"
         )
-    return into(leaf)
+    return into(*leaves)
 
 
 def _unstacked(place: str, trees: Any) -> list[Any]:
@@ -253,6 +284,22 @@ def _count_beside(name: str) -> str:
     """The name of the count that PyTorch keeps beside the running variance ``name``; "" beside anything else."""
     *path, last = name.split(".")
     return ".".join((*path, "num_batches_tracked")) if last == "running_var" else ""
+
+
+_OLDER = {
+    "original0": "weight_g",
+    "original1": "weight_v",
+    "original": "weight_orig",
+    "0._u": "weight_u",
+    "0._v": "weight_v",
+}
+
+
+def _as_given(name: str, given: Mapping[str, Any]) -> str:
+    """The name, or if it is not given, the one that PyTorch had for it before there were parametrizations."""
+    module, found, which = name.rpartition("parametrizations.weight.")
+    older = module + _OLDER.get(which, "")
+    return older if found and name not in given and older in given else name
 
 
 def _renamed(names: Iterable[str], rename: Rename) -> dict[str, str]:

@@ -30,6 +30,8 @@ def count(net, x):
         (time_generators.hifi_gan(time_generators.V1), MEL, 13_926_017),
         (time_generators.hifi_gan(time_generators.V2), MEL, 925_985),
         (time_generators.hifi_gan(time_generators.V3), MEL, 1_462_273),
+        (time_generators.melgan(causal=True), MEL, 4_260_257),
+        (time_generators.hifi_gan(time_generators.V1, causal=True), MEL, 13_926_017),
         (discriminators.multi_period(), WAVE, 41_092_165),
         (discriminators.multi_scale(), WAVE, 29_610_627),
         (discriminators.melgan_discriminator(), WAVE, 16_913_859),
@@ -37,8 +39,8 @@ def count(net, x):
         (discriminators.spectrogram_discriminator(CONFIG), WAVE, 839_043),
     ],
     ids=[
-        "S", "P1", "P1-learned", "L", "melgan", "hifi-gan-v1", "hifi-gan-v2", "hifi-gan-v3", "multi-period",
-        "multi-scale", "melgan-discriminator", "period-tiny", "spectrogram",
+        "S", "P1", "P1-learned", "L", "melgan", "hifi-gan-v1", "hifi-gan-v2", "hifi-gan-v3", "melgan-causal",
+        "hifi-gan-v1-causal", "multi-period", "multi-scale", "melgan-discriminator", "period-tiny", "spectrogram",
     ],
 )  # fmt: skip
 def test_parameter_counts(net, x, parameters):
@@ -51,8 +53,10 @@ def test_parameter_counts(net, x, parameters):
         frame_generator.frame_generator(CONFIG),
         time_generators.melgan(),
         *map(time_generators.hifi_gan, (time_generators.V1, time_generators.V2, time_generators.V3)),
+        time_generators.melgan(causal=True),
+        time_generators.hifi_gan(time_generators.V3, causal=True),
     ],
-    ids=["P1", "melgan", "v1", "v2", "v3"],
+    ids=["P1", "melgan", "v1", "v2", "v3", "melgan-causal", "v3-causal"],
 )
 def test_a_frame_becomes_a_hop_of_samples(net):
     made = jax.eval_shape(lambda x: net.apply(*net.init(jax.random.key(0), x), x, train=True)[0], MEL)

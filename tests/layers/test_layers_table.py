@@ -53,6 +53,15 @@ def block(*, rate=0.3):
     return layers.residual(layers.chain(layers.batch_norm(), layers.dense(4), jnp.tanh, layers.dropout(rate)))
 
 
+def tokens(x):
+    """Numbers as tokens: which of five they are nearest to."""
+    return jnp.clip(jnp.round(x) + 2, 0, 4).astype(jnp.int32)
+
+
+def in_float64(net):
+    return layers.mixed_precision(net, params="float64", compute="float64", output="float64")
+
+
 TABLE = {
     "dense": Case(lambda: layers.dense(3), (4, 5)),
     "dense-rank-3": Case(lambda: layers.dense(2, bias_init=initializers.normal(1.0)), (2, 3, 4)),
@@ -90,6 +99,47 @@ TABLE = {
     "batch_norm-bare": Case(lambda: layers.batch_norm(scale=False, offset=False), (6, 3)),
     "layer_norm": Case(layers.layer_norm, (3, 5)),
     "layer_norm-bare": Case(lambda: layers.layer_norm(scale=False, offset=False, epsilon=1e-2), (2, 3, 5)),
+    "rms_norm": Case(layers.rms_norm, (3, 5)),
+    "rms_norm-bare": Case(lambda: layers.rms_norm(scale=False, epsilon=1e-2), (2, 3, 5)),
+    "group_norm": Case(lambda: layers.group_norm(2), (2, 3, 4)),
+    "group_norm-bare": Case(lambda: layers.group_norm(1, scale=False, offset=False, epsilon=1e-2), (2, 2, 3, 2)),
+    "instance_norm": Case(layers.instance_norm, (2, 5, 3)),
+    "weight_norm": Case(lambda: layers.weight_norm(layers.dense(3)), (4, 5)),
+    "weight_norm-network": Case(
+        lambda: layers.weight_norm(
+            layers.chain(layers.conv_transpose(4, 3, strides=2, groups=2, bias=False), jnp.tanh, layers.dense(3))
+        ),
+        (2, 4, 4),
+    ),
+    "weight_norm-repeat": Case(lambda: layers.weight_norm(layers.repeat(layers.conv(4, 1), 2)), (2, 4, 4)),
+    "spectral_norm": Case(lambda: layers.spectral_norm(layers.conv(3, 2)), (2, 4, 2)),
+    "lstm": Case(lambda: layers.lstm(3), (2, 4, 3)),
+    "lstm-both": Case(lambda: layers.lstm(2, direction="both", bias_init=initializers.normal(1.0)), (2, 3, 4)),
+    "gru": Case(lambda: layers.gru(3), (2, 4, 3)),
+    "gru-backward": Case(lambda: layers.gru(2, direction="backward", bias=False), (2, 3, 4)),
+    "rnn": Case(lambda: layers.rnn(layers.elman(3)), (2, 4, 3)),
+    "embedding": Case(lambda: in_float64(layers.chain(tokens, layers.embedding(5, 3))), (2, 4)),
+    "tied": Case(
+        lambda: in_float64(layers.chain(tokens, layers.tied(layers.embedding(5, 3), layers.dense(3)))), (2, 4)
+    ),
+    "on_first": Case(
+        lambda: layers.chain(lambda x: (x, x[..., 0]), layers.on_first(layers.dense(3)), lambda pair: pair[0]), (4, 5)
+    ),
+    "snake": Case(layers.snake, (2, 3, 4)),
+    "upsample": Case(lambda: layers.upsample(3), (2, 4, 3)),
+    "upsample-2-D": Case(lambda: layers.upsample((2, 3)), (2, 3, 2, 2)),
+    "upsample-linear": Case(lambda: layers.upsample(3, "linear"), (2, 4, 3)),
+    "pad": Case(lambda: layers.pad((2, 1), value=0.5), (2, 4, 3)),
+    "pad-reflect": Case(lambda: layers.pad((2, 3), mode="reflect"), (2, 4, 3)),
+    "pad-circular": Case(lambda: layers.pad((4, 1), mode="circular"), (2, 4, 3)),
+    "pad-replicate-2-D": Case(lambda: layers.pad(((5, 0), (1, 2)), mode="replicate"), (2, 3, 2, 2)),
+    "attention": Case(lambda: layers.attention(2), (2, 3, 4)),
+    "attention-causal": Case(
+        lambda: layers.attention(2, kv_heads=1, head_size=4, causal=True, window=2, rotary=True, bias=False), (2, 4, 3)
+    ),
+    "attention-dropout": Case(lambda: layers.attention(1, dropout=0.3), (2, 3, 2), random=True),
+    "positions": Case(layers.positions, (2, 3, 4)),
+    "positions-learned": Case(lambda: layers.positions(5), (2, 3, 4)),
     "flatten": Case(layers.flatten, (2, 3, 2)),
     "reshape": Case(lambda: layers.reshape(-1, 2), (3, 8)),
     "stateless": Case(scale_layer, (2, 3)),
@@ -124,9 +174,7 @@ TABLE = {
     "repeat": Case(lambda: layers.repeat(block(), 3), (3, 4), random=True),
     "repeat-remat": Case(lambda: layers.repeat(block(rate=0), 2, remat=True), (3, 4)),
     "mixed_precision": Case(
-        lambda: layers.mixed_precision(
-            layers.chain(layers.dense(3), layers.batch_norm()), params="float64", compute="float64", output="float64"
-        ),
+        lambda: in_float64(layers.chain(layers.dense(3), layers.batch_norm())),
         (4, 3),
     ),
     "frozen": Case(lambda: layers.frozen(layers.chain(layers.dense(3), layers.batch_norm(), layers.prelu())), (4, 5)),
@@ -140,8 +188,10 @@ def watch_nothing(path, layer, params, state, x, y):
     return ()
 
 
+STATES = {"mean", "variance", "left", "right"}
+
 # By design: a policy and given parameters fix their dtypes, and a watched layer's state out is not its state in.
-IN_FLOAT64 = ("mixed_precision", "frozen-given")
+IN_FLOAT64 = ("mixed_precision", "frozen-given", "embedding", "tied")
 FIXED_DTYPE = tuple(TABLE[name] for name in IN_FLOAT64)
 OTHER_STATE = (TABLE["watched"],)
 # A container runs eagerly as its parts do; op by op, these take seconds.
@@ -173,10 +223,26 @@ def start(case, dtype=jnp.float64, copies=()):
     return layer, params, state, x
 
 
+NO_LAYERS = {
+    "About",
+    "Cell",
+    "Layer",
+    "Memory",
+    "Row",
+    "Stream",
+    "Summary",
+    "Watched",
+    "as_matrix",
+    "elman",
+    "stream_state",
+    "summary",
+}
+NOT_FOR_TRAINING = {"streaming"}
+
+
 def test_the_table_holds_every_layer():
-    no_layers = {"Layer", "Row", "Summary", "Watched", "as_matrix", "summary"}
     tested = {name.split("-")[0] for name in TABLE}
-    assert tested == set(layers.__all__) - no_layers
+    assert tested == set(layers.__all__) - NO_LAYERS - NOT_FOR_TRAINING
 
 
 @EVERY
@@ -203,7 +269,7 @@ def test_a_compiled_step(case):
         chex.assert_trees_all_equal_shapes_and_dtypes(state, first[1])
         second, _ = step(params, first[1], x, jax.random.key(4))
         outputs = zip(jax.tree.leaves(first[0]), jax.tree.leaves(second), strict=True)
-        assert all(np.array_equal(a, b) for a, b in outputs) == (not case.random)
+        assert all(np.array_equal(a, b) for a, b in outputs) == (not case.random and case is not TABLE["spectral_norm"])
     assert len(traces) == 1
 
 
@@ -226,7 +292,7 @@ def test_vmap_equals_a_loop(case):
         chex.assert_trees_all_close(jax.tree.map(lambda a, i=i: a[i], together), alone, rtol=1e-10, atol=1e-10)
 
 
-@EVERY
+@every(without=(TABLE["spectral_norm"],))  # whose vectors follow the kernel, by design without a gradient
 @pytest.mark.usefixtures("x64")
 def test_derivatives(case):
     """First and second derivatives, forward and reverse, against central differences in a random direction."""
@@ -337,8 +403,9 @@ def test_leaves_have_full_names(case):
     layer, params, state, _ = abstract(case)
     params, state = apart(layer, params, state)
     names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
-    assert names <= {"kernel", "bias", "scale", "offset", "slope"}
-    assert {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(state)} <= {"mean", "variance"}
+    full = {"kernel", "bias", "recurrent_kernel", "recurrent_bias", "output_kernel", "output_bias"}
+    assert names <= full | {"scale", "offset", "slope", "table", "alpha"}
+    assert {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(state)} <= STATES
 
 
 @every(without=OTHER_STATE)
