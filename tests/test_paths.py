@@ -31,8 +31,8 @@ def chosen(which):
 
 
 def named(value):
-    """Functions have an address in their text, which two processes see differently."""
-    return "function" if callable(value) else str(value)
+    """What two processes write alike: not so the address of a function, or the order of a set."""
+    return "function" if callable(value) else " ".join(sorted(value)) if isinstance(value, set) else str(value)
 
 
 EVERY = {"a/0", "a/1/bias", "a/1/kernel", "ab", "b/first"}
