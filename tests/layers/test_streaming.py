@@ -21,10 +21,15 @@ LENGTH = 9
 
 
 class Case(NamedTuple):
-    """A layer that can be fed piece by piece, and an input."""
+    """A layer that can be fed piece by piece, and an input; of tokens, the number of them."""
 
     make: Callable[[], layers.Layer]
     shape: tuple[int, ...] = (2, LENGTH, 4)
+    tokens: int | None = None
+
+    @property
+    def x(self):
+        return inputs(self.shape) if self.tokens is None else jnp.arange(self.shape[1])[None] ** 2 % self.tokens
 
 
 def causal(filters=4, size=3, **keywords):
@@ -83,9 +88,6 @@ FED = {
     "dropout": Case(lambda: layers.dropout(0.5)),
     "batch_norm": Case(layers.batch_norm),
     "layer_norm": Case(layers.layer_norm),
-    "lstm": Case(lambda: layers.lstm(3), (2, 5, 4)),
-    "gru": Case(lambda: layers.gru(3), (2, 5, 4)),
-    "rnn": Case(lambda: layers.rnn(layers.elman(3)), (2, 5, 4)),
     "layer": Case(running_sum),
     "stateless": Case(
         lambda: layers.stateless(lambda key, x: jnp.ones((), x.dtype), lambda p, x: x + p, stream="pointwise")
@@ -104,6 +106,18 @@ FED = {
         )
     ),
     "frozen": Case(lambda: layers.frozen(layers.chain(causal(), layers.residual(causal()), layers.batch_norm()))),
+    "weight_norm": Case(lambda: layers.weight_norm(causal(dilation=2))),
+    "weight_norm-network": Case(
+        lambda: layers.weight_norm(layers.chain(up(2, 4, strides=2), layers.residual(causal(2)), layers.dense(3)))
+    ),
+    "spectral_norm": Case(lambda: layers.spectral_norm(layers.chain(causal(), layers.dense(2)))),
+    "rms_norm": Case(layers.rms_norm),
+    "lstm": Case(lambda: layers.lstm(3)),
+    "gru": Case(lambda: layers.gru(3)),
+    "rnn": Case(lambda: layers.rnn(layers.elman(3)), (2, 5, 4)),
+    "embedding": Case(lambda: layers.embedding(7, 3), (1, LENGTH), 7),
+    "tied": Case(lambda: layers.tied(layers.embedding(7, 4), layers.residual(causal())), (1, LENGTH), 7),
+    "on_first": Case(lambda: layers.on_first(causal())),
     "raveled": Case(lambda: layers.raveled(layers.chain(causal(), layers.batch_norm(), layers.prelu()))),
 }
 REFUSED = {
@@ -120,11 +134,13 @@ REFUSED = {
     ),
     "avg_pool": (lambda: layers.avg_pool(3, padding="same"), "pads the signal by 1 at its end"),
     "max_pool": (lambda: layers.max_pool(3, padding=1), "pads the signal by 1 at its end"),
-    "lstm": (lambda: layers.lstm(4, direction="both"), "reads the sequence from its end .*'forward' does not"),
-    "gru": (lambda: layers.gru(4, carry=True), "in its input and output .*; carry=False has it remembered"),
     "flatten": (layers.flatten, "all positions of an example .* stream the network up to it"),
     "reshape": (lambda: layers.reshape(-1, 2), "all positions of an example .* stream the network up to it"),
     "global_avg_pool": (layers.global_avg_pool, "mean is over all positions.* stream the network up to it"),
+    "group_norm": (lambda: layers.group_norm(2), "statistics are of all positions, those to come too; layer_norm"),
+    "instance_norm": (layers.instance_norm, "statistics are of all positions, those to come too; layer_norm"),
+    "lstm": (lambda: layers.lstm(4, direction="both"), "reads the sequence from its end .*'forward' does not"),
+    "gru": (lambda: layers.gru(4, carry=True), "in its input and output .*; carry=False has it remembered"),
     "watched": (lambda: layers.watched(layers.dense(3), lambda *seen: ()), r"watched\(streaming\(net\), watch\)"),
     "streaming": (lambda: layers.streaming(layers.dense(3)), "it is a stream already"),
     "opaque": (
@@ -175,7 +191,7 @@ def every_cut(n):
 @pytest.mark.usefixtures("x64")
 def test_every_layer_at_every_cut(name):
     case = FED[name]
-    assert_fed_is_whole(case.make(), inputs(case.shape), every_cut(case.shape[1]))
+    assert_fed_is_whole(case.make(), case.x, every_cut(case.shape[1]))
 
 
 def test_every_layer_is_fed_or_says_why_not():
@@ -218,8 +234,7 @@ def generator():
 
 
 def recurrent():
-    """A recurrent network around causal convolutions."""
-    return layers.chain(causal(4), layers.lstm(4), layers.residual(layers.gru(4)), layers.layer_norm(), layers.dense(2))
+    return layers.chain(layers.lstm(5), layers.residual(layers.lstm(5)), layers.dense(2))
 
 
 NETWORKS = {"dilated": dilated, "generator": generator, "recurrent": recurrent}
@@ -230,7 +245,7 @@ NETWORKS = {"dilated": dilated, "generator": generator, "recurrent": recurrent}
 def test_networks_at_every_cut(name, dtype):
     with jax.enable_x64(dtype == jnp.float64):
         tolerance = 1e-12 if dtype == jnp.float64 else 2e-5
-        assert_fed_is_whole(NETWORKS[name](), inputs((1, 8, 3), dtype), every_cut(8), tolerance)
+        assert_fed_is_whole(NETWORKS[name](), inputs((1, 6, 3), dtype), every_cut(6), tolerance)
 
 
 @st.composite
@@ -252,17 +267,17 @@ def geometries(draw):
     return layer, reach + 1
 
 
-@given(geometries(), st.lists(st.integers(0, 5), min_size=1, max_size=5))
-@settings(max_examples=20)
+@given(geometries(), st.lists(st.integers(0, 5), min_size=1, max_size=4))
+@settings(max_examples=12)
 def test_drawn_layers_in_drawn_pieces(geometry, pieces):
     layer, needed = geometry
     ends = tuple(int(end) for end in np.cumsum([*pieces, needed]))
     with jax.enable_x64(True):
-        assert_fed_is_whole(layer, inputs((1, ends[-1], 4)), [ends, tuple(range(1, ends[-1] + 1))])
+        assert_fed_is_whole(layer, inputs((1, ends[-1], 4)), [ends])
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.integers(1, 2))
-@settings(max_examples=6)
+@settings(max_examples=4)
 def test_a_network_in_drawn_pieces(pieces, depth):
     """Down, up and around, of pieces that no stride divides."""
     ends = tuple(int(end) for end in np.cumsum([*pieces, 1]))
