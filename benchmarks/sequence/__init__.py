@@ -17,7 +17,7 @@ import jax
 
 from benchmarks import timing
 from benchmarks.sequence import attention, gpt, norms, recurrent
-from benchmarks.sequence.contestants import LIBRARIES, Work, compare, contestants
+from benchmarks.sequence.libraries import LIBRARIES, Work, compare, contestants
 
 NAME = "sequence"
 Record = dict[str, Any]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.sequence.contestants import Contestant, Work, derivatives, normal, torch_derivatives
+from benchmarks.sequence.libraries import Contestant, Work, derivatives, normal, torch_derivatives
 from jaxnet import kernels, layers
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.sequence.contestants import Arrays, Contestant, Work, normal
+from benchmarks.sequence.libraries import Arrays, Contestant, Work, normal
 from jaxnet import interop, layers, losses, optimizers
 
 RATE, DECAY = 1e-3, 0.01
