@@ -132,7 +132,7 @@ def network(size: Size) -> layers.Layer:
     ]
     head = layers.dense(size.tokens, bias=False)
     return layers.chain(
-        make.embedding(size.tokens, size.width), make.positions(size.length), *blocks, layers.layer_norm(), head
+        layers.embedding(size.tokens, size.width), layers.positions(size.length), *blocks, layers.layer_norm(), head
     )
 
 
