@@ -130,11 +130,8 @@ def batches(
     if replacement and not shuffle:
         raise ConfigError("replacement draws samples at random, so shuffle must be True")
     n = len(columns[0])
-    if drop_last and batch_size > n:
-        raise DataError(
-            f"a batch of {batch_size} from {n} samples would be dropped, so nothing would be trained; "
-            f"use a batch_size of at most {n}, or drop_last=False"
-        )
+    if drop_last:
+        must_fill(batch_size, n, ", or drop_last=False")
     columns = usable(columns)
     stop = n - n % batch_size if drop_last else n
 
@@ -217,6 +214,15 @@ def check_lengths(columns: Sequence[Any], names: Sequence[str]) -> None:
         )
     if not lengths[0]:
         raise DataError(f"the data are empty, shape {columns[0].shape}")
+
+
+def must_fill(batch_size: int, samples: int, otherwise: str = "") -> None:
+    """Refuses a batch larger than all samples, where what does not fill one is left out."""
+    if batch_size > samples:
+        raise DataError(
+            f"a batch of {batch_size} does not fill from {samples} samples, so nothing would be trained; use a "
+            f"batch_size of at most {samples}{otherwise}"
+        )
 
 
 def check_finite(name: str, column: np.ndarray) -> None:

@@ -17,11 +17,22 @@ conv_transpose  ``kernel (*K, C_in / g, C_out)``  ``weight (C_in, C_out / g, *K)
 these three     ``bias``                          ``bias``
 batch_norm      ``scale``, ``offset``             ``weight``, ``bias``
 its state       ``mean``, ``variance``            ``running_mean``, ``running_var``, ``num_batches_tracked``
-layer_norm      ``scale``, ``offset``             ``weight``, ``bias``
+other norms     ``scale``, ``offset``             ``weight``, ``bias``
 prelu           ``slope ()`` or ``(C,)``          ``weight (1,)`` or ``(C,)``
+lstm, gru, rnn  ``kernel (C, G H)``               ``weight_ih_l0 (G H, C)``, with gates in PyTorch's order
+their state's   ``recurrent_kernel (H, G H)``     ``weight_hh_l0 (G H, H)``
+their biases    ``bias``, ``recurrent_bias``      ``bias_ih_l0``, ``bias_hh_l0``
+of ``"both"``   ``backward/kernel`` and so on     ``weight_ih_l0_reverse`` and so on
 embedding       ``table``                         ``weight``
 snake           ``alpha (C,)``                    ``alpha (C,)``
+weight_norm     ``scale``, ``kernel``             ``parametrizations.weight.original0``, ``original1``
+spectral_norm   ``kernel``                        ``parametrizations.weight.original``
+its state       ``left``, ``right``               ``parametrizations.weight.0._u``, ``_v``
 ==============  ================================  ==========================================================
+
+weight_norm and spectral_norm are those of `torch.nn.utils.parametrizations`. `from_torch` takes the names of the older
+`torch.nn.utils.weight_norm` and ``spectral_norm`` just as well: ``weight_g``, ``weight_v`` and ``weight_orig``,
+``weight_u``, ``weight_v``.
 
 A layer says its own layout in the field ``torch`` of `layers.About`, which is how one of yours gets in here; its name
 means nothing.
@@ -96,6 +107,7 @@ def from_torch(state_dict: Mapping[str, Any], net: Layer, x: Any, *, rename: Ren
     counts = [count for name in wanted if (count := _count_beside(name))]
     theirs = _renamed([*wanted, *counts], rename)
     given = {name: _on_host(name, value) for name, value in state_dict.items()}
+    theirs = {ours: _as_given(name, given) for ours, name in theirs.items()}
 
     missing = [theirs[name] for name in wanted if theirs[name] not in given]
     unexpected = given.keys() - theirs.values()
@@ -190,7 +202,12 @@ def _in_torchs_layouts(net: Layer, params: Params, state: State, path: str = "")
 
 
 def _leaves(place: str, layer: Layer, params: Params, state: State, path: str) -> dict[str, jax.Array]:
-    leaves = {name: leaf for tree in (params, state) if isinstance(tree, dict) for name, leaf in tree.items()}
+    leaves = {
+        "/".join(str(getattr(key, "key", key)) for key in path): leaf
+        for tree in (params, state)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if path
+    }
     if not layer.about.torch and jax.tree.leaves((params, state)):
         raise ConfigError(
             f"{place} is a layer {layer.name!r}, which does not say how PyTorch keeps its arrays; say it with "
@@ -255,6 +272,22 @@ def _count_beside(name: str) -> str:
     """The name of the count that PyTorch keeps beside the running variance ``name``; "" beside anything else."""
     *path, last = name.split(".")
     return ".".join((*path, "num_batches_tracked")) if last == "running_var" else ""
+
+
+_OLDER = {
+    "original0": "weight_g",
+    "original1": "weight_v",
+    "original": "weight_orig",
+    "0._u": "weight_u",
+    "0._v": "weight_v",
+}
+
+
+def _as_given(name: str, given: Mapping[str, Any]) -> str:
+    """The name, or if it is not given, the one that PyTorch had for it before there were parametrizations."""
+    module, found, which = name.rpartition("parametrizations.weight.")
+    older = module + _OLDER.get(which, "")
+    return older if found and name not in given and older in given else name
 
 
 def _renamed(names: Iterable[str], rename: Rename) -> dict[str, str]:

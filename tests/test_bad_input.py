@@ -99,7 +99,7 @@ ROWS = [
     ("12 big-endian", conv(np.ones((2, 10, 3), ">f4")), DTypeError, r"byte order '>f4', which JAX cannot read; convert with \.astype\('float32'\)"),
     *(masked(layer.name, apply(layer, MASKED)) for layer in (
         layers.dense(2), layers.conv(4, 3), layers.conv_transpose(4, 3), layers.avg_pool(2), layers.max_pool(2), layers.prelu(), layers.batch_norm(),
-        layers.layer_norm(), layers.dropout(0.5), layers.flatten(), layers.chain(layers.dense(2)), layers.mixed_precision(layers.dense(2)),
+        layers.layer_norm(), layers.rms_norm(), layers.group_norm(1), layers.instance_norm(), layers.dropout(0.5), layers.flatten(), layers.chain(layers.dense(2)), layers.mixed_precision(layers.dense(2)),
     )),
     masked("conv's kernel", conv(kernel=np.ma.masked_equal(np.ones((3, 3, 4), np.float32), 1)), what="kernel"),
     masked("relu", activations.relu, MASKED),

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import kernels, timing, training, vocoder_step
+from benchmarks import kernels, sequence, timing, training, vocoder_step
 from benchmarks.kernels import picture, programs, report
 from benchmarks.kernels.cases import CASES, FAMILIES
+from benchmarks.sequence import attention, gpt, norms, recurrent
+from benchmarks.sequence import contestants as sequence_contestants
 from benchmarks.training import depth, loops, problems, processes, sweeps
 from benchmarks.training import libraries as training_libraries
 from benchmarks.training import picture as training_picture
@@ -76,6 +78,7 @@ class TestKernels:
         for mode in case.modes:
             found = programs.contestants(case, mode, "float32")
             assert len(found) == (4 if "vmap" in mode else 3)
+            del found["ours"]  # which is lax by the test above, and need not be compiled again
             programs.compare(found, case.label)
 
     def test_a_wrong_result_raises(self, monkeypatch):
@@ -275,3 +278,49 @@ def _loop_record():
         "seconds_a_step": {name: timing.Timing(t, t, t, 1)._asdict() for name, t in seconds.items()},
         "missing": [],
     }
+
+
+SMALL = {
+    work.name: work
+    for work in (
+        *gpt.works(gpt.Size(1, 8, 2, 4, 2, 16)),
+        *recurrent.works(2, 3, 4),
+        *attention.works((4,), 2, 4, 8),
+        *norms.works((6, 8), (2, 3, 3, 8), (64, 512)),
+    )
+}
+
+
+class TestSequence:
+    def test_it_has_the_works_that_the_small_ones_stand_for(self):
+        whole, small = ({name.split("-")[0] for name in names} for names in (sequence.works(), SMALL))
+        assert whole == small >= {"lstm", "gru", "layer_norm", "dropout"}
+
+    @pytest.mark.peers
+    @pytest.mark.parametrize("work", SMALL.values(), ids=lambda work: work.name)
+    def test_all_libraries_agree(self, work):
+        for package in ("torch", "flax", "equinox"):
+            pytest.importorskip(package)
+        libraries = [name for name in sequence_contestants.LIBRARIES if name != "torch.compile"]
+        found, missing = sequence_contestants.contestants(work, libraries)
+        assert not missing
+        assert len(found) == len(work.makers) - 1
+        sequence_contestants.compare(work, found)
+
+    def test_a_wrong_result_raises(self):
+        work = SMALL["layer_norm"]
+        found, _ = sequence_contestants.contestants(work, ["ours"])
+        wrong = sequence_contestants.Contestant(found["ours"].run, lambda out: {"dx": np.zeros((6, 8))})
+        with pytest.raises(AssertionError, match=r"layer_norm: dx of wrong is 1.0e\+00 from ours's, of the largest"):
+            sequence_contestants.compare(work, found | {"wrong": wrong})
+
+    def test_the_better_of_two_times_counts(self):
+        times = {"low": 0.5, "high": 2.0, "repetitions": 3}
+        record = {
+            "work": "lstm",
+            "label": "LSTM",
+            "cores": 1,
+            "seconds": {"ours": times | {"median": 1e-3}, "torch": times | {"median": 4e-3}},
+            "alone": {"torch": times | {"median": 2e-3}},
+        }
+        assert sequence.report([record]).splitlines()[-1].endswith("| 2 |")

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxnet import testing
@@ -54,6 +56,19 @@ def test_the_guide_to_training_runs(tmp_path, monkeypatch, capsys):
         exec(block, scope)
     assert {path.name for path in tmp_path.iterdir()} == {"run", "curves.png"}
     assert "'accuracy': 1.0" in capsys.readouterr().out  # all its labels are 0
+
+
+def test_the_guide_to_sequences_runs(capsys):
+    text = (ROOT / "docs" / "sequences.md").read_text()
+    scope = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, scope)
+    printed = capsys.readouterr().out
+    off = float(re.match(r"\[8, 0, 32, 60\] off by ([\d.e-]+)\n\(10, 1, 10, 1\)\n", printed).group(1))
+    assert off < 1e-5
+    (refused,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    assert printed.splitlines()[-1] == " ".join(refused.split())
+    np.testing.assert_allclose(scope["y"][:, -1], jnp.sum(scope["x"], axis=1), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`jaxnet\.([\w.]+)", README))))

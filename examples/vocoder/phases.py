@@ -19,6 +19,10 @@ GENERATORS: dict[str, Callable[[MelConfig], layers.Layer]] = {
     "hifi-gan-v1": lambda config: time_generators.hifi_gan(time_generators.V1),
     "hifi-gan-v2": lambda config: time_generators.hifi_gan(time_generators.V2),
     "hifi-gan-v3": lambda config: time_generators.hifi_gan(time_generators.V3),
+    "melgan-causal": lambda config: time_generators.melgan(causal=True),
+    "hifi-gan-v1-causal": lambda config: time_generators.hifi_gan(time_generators.V1, causal=True),
+    "hifi-gan-v2-causal": lambda config: time_generators.hifi_gan(time_generators.V2, causal=True),
+    "hifi-gan-v3-causal": lambda config: time_generators.hifi_gan(time_generators.V3, causal=True),
 }
 """Name -> what makes the network for a spectrogram's definition."""
 

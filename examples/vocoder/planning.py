@@ -11,7 +11,7 @@ import numpy as np
 
 from examples.vocoder.phases import Phase
 from jaxnet.errors import ConfigError
-from jaxnet.training.run import differences
+from jaxnet.training.identity import changes
 from jaxnet.training.state import copied
 
 FILE = "run.json"
@@ -89,7 +89,7 @@ class Run:
             was = self.content["settings"]
             if was != settings:
                 raise ConfigError(
-                    f"train: the run in {directory} had other settings ({differences(was, settings)}); give the same "
+                    f"train: the run in {directory} had other settings ({changes(was, settings)}); give the same "
                     f"to go on with it, or another --out"
                 )
         else:

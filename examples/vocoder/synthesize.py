@@ -2,14 +2,18 @@
 
 python -m examples.vocoder.synthesize INPUT.wav OUTPUT.wav --run out/vocoder
 python -m examples.vocoder.synthesize INPUT.wav OUTPUT.wav --run out/vocoder --polish 32
+python -m examples.vocoder.synthesize INPUT.wav OUTPUT.wav --run out/causal --stream 4
 
 Of a recording it computes the mel spectrogram, throws the recording away, and makes a wave of the spectrogram.
+``--stream N`` makes it N frames at a time, as they would come from a microphone, by a causal generator (``train
+--generator hifi-gan-v2-causal``): the same wave, and how long after its frames a piece of it is there.
 """
 
 import argparse
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,7 @@ from examples.vocoder.griffin_lim import refine
 from examples.vocoder.mel import MelConfig
 from examples.vocoder.phases import GENERATORS, PHASES
 from examples.vocoder.samples import write_wav
-from jaxnet import training
+from jaxnet import layers, training
 from jaxnet.errors import ConfigError, ShapeError
 
 FRAMES = 64
@@ -43,8 +47,10 @@ class Vocoder:
     """
 
     def __init__(self, config: MelConfig, net: Any, params: Any):
-        self.config, self._params = config, jax.device_put(params)
-        state = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 32, config.bands), jnp.float32)))[1]
+        self.config, self._net, self._params = config, net, jax.device_put(params)
+        self._state = state = jax.eval_shape(
+            lambda: net.init(jax.random.key(0), jnp.zeros((1, 32, config.bands), jnp.float32))
+        )[1]
         frame = jax.ShapeDtypeStruct((1, 32, config.bands), jnp.float32)
         made = jax.eval_shape(lambda params, x: net.apply(params, state, x, train=False)[0], params, frame)
         self.can_polish = not isinstance(made.log_magnitude, tuple)
@@ -71,11 +77,7 @@ class Vocoder:
           ShapeError: a spectrogram of another shape.
           ConfigError: a generator without a magnitude head, which cannot be polished.
         """
-        log_mel = np.asarray(log_mel, np.float32)
-        if log_mel.ndim != 2 or log_mel.shape[1] != self.config.bands or not len(log_mel):
-            raise ShapeError(
-                f"Vocoder: log_mel must be (T, {self.config.bands}), got {log_mel.shape}; for a batch, call it for each"
-            )
+        log_mel = self._checked(log_mel)
         count = len(log_mel)
         filled = np.pad(log_mel, ((0, -count % FRAMES), (0, 0)), mode="symmetric")
         if not polish:
@@ -85,6 +87,37 @@ class Vocoder:
         made = self._apply(self._params, filled)
         magnitude, phase = self._polar(made)
         return np.asarray(refine(self.config, magnitude, phase, polish))[: count * self.config.hop]
+
+    def pieces(self, log_mel: Any, frames: int) -> Iterator[np.ndarray]:
+        """Makes a wave as its frames come: the pieces joined are what a call makes.
+
+        Args:
+          log_mel: float array (T, bands).
+          frames: how many frames a piece is made of.
+
+        Yields:
+          float32 arrays (frames * hop,), the last one of what is left.
+
+        Raises:
+          ConfigError: a generator that looks ahead.
+        """
+        log_mel = self._checked(log_mel)
+        stream = layers.streaming(self._net)
+        filled = np.pad(log_mel, ((0, -len(log_mel) % frames), (0, 0)))
+        piece = jax.ShapeDtypeStruct((1, frames, self.config.bands), jnp.float32)
+        memory = jax.jit(lambda params: layers.stream_state(stream, params, self._state, piece))(self._params)
+        step = jax.jit(lambda params, memory, x: stream.apply(params, memory, x[None], train=False))
+        for start in range(0, len(log_mel), frames):
+            made, memory = step(self._params, memory, filled[start : start + frames])
+            yield np.asarray(made.wave[0])[: (len(log_mel) - start) * self.config.hop]
+
+    def _checked(self, log_mel: Any) -> np.ndarray:
+        log_mel = np.asarray(log_mel, np.float32)
+        if log_mel.ndim != 2 or log_mel.shape[1] != self.config.bands or not len(log_mel):
+            raise ShapeError(
+                f"Vocoder: log_mel must be (T, {self.config.bands}), got {log_mel.shape}; for a batch, call it for each"
+            )
+        return log_mel
 
 
 def load_generator(run: str | os.PathLike[str], phase: str | None = None) -> Vocoder:
@@ -149,7 +182,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--run", type=Path, default=Path("out/vocoder"), help="folder of the training run")
     parser.add_argument("--phase", choices=PHASES, help="after which phase (default: the better one in validation)")
     parser.add_argument("--polish", type=int, default=0, metavar="K", help="rounds of Griffin-Lim (default: 0)")
+    parser.add_argument("--stream", type=int, metavar="N", help="make the wave N frames at a time")
     args = parser.parse_args(argv)
+    if args.stream is not None and (args.polish or args.stream < 1):
+        parser.error("--stream takes a number of frames, at least 1, and goes without --polish")
     vocoder = load_generator(args.run, args.phase)
     recording = audio.read(args.input, vocoder.config.sample_rate)
     log_mel = np.asarray(mel.log_mel(vocoder.config, jnp.asarray(recording)))
@@ -160,6 +196,33 @@ def main(argv: list[str] | None = None) -> None:
     write_wav(args.output, wave, vocoder.config.sample_rate)
     length = len(wave) / vocoder.config.sample_rate
     print(f"{args.output}: {length:.2f} s of speech in {seconds:.3f} s, {seconds / length:.4f} of real time")
+    if args.stream:
+        print(streamed(vocoder, log_mel, args.stream, wave))
+
+
+def streamed(vocoder: Vocoder, log_mel: np.ndarray, frames: int, whole: np.ndarray) -> str:
+    """Makes the wave again, ``frames`` at a time, and says how far it is from the whole, and how late."""
+    config, milliseconds = vocoder.config, []
+    made = vocoder.pieces(log_mel, frames)
+    pieces = [next(made)]  # compiles
+    while True:
+        began = time.perf_counter()
+        if (piece := next(made, None)) is None:
+            break
+        milliseconds.append(1000 * (time.perf_counter() - began))
+        pieces.append(piece)
+    if not milliseconds:
+        raise ConfigError(f"streamed: {len(log_mel)} frames are no two pieces of {frames}; give --stream less")
+    off = np.abs(np.concatenate(pieces) - whole).max()
+    one = 1000 * config.hop / config.sample_rate
+    ahead = 1000 * (config.padding + config.hop) / config.sample_rate  # of the recording, that a frame is made of
+    median, late = np.percentile(milliseconds, (50, 99))
+    waits = ahead + (frames - 1) * one
+    return (
+        f"{frames} frames at a time ({frames * one:.0f} ms): at most {off:.1e} from the whole; {median:.2f} ms a "
+        f"piece, 99 % within {late:.2f} ms. A sound is heard {waits + median:.0f} ms after it was made, {waits:.0f} of "
+        f"which are the frames'"
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 Both upsample a mel spectrogram by transposed convolutions and refine it by residual blocks. They are here to be
 compared with, and for a GPU: on a CPU a step takes far too long to learn anything in an hour. The counts are those
 without weight normalization, as the networks are used once trained.
+
+Either can be made causal, of as many parameters: a sample then depends on the frames up to its own alone, so that
+`layers.streaming` makes the wave while the frames come.
 """
 
 from typing import Any, NamedTuple
@@ -38,8 +41,12 @@ V2 = HiFiGAN(128, (8, 8, 2, 2), (16, 16, 4, 4))
 V3 = HiFiGAN(256, (8, 8, 4), (16, 16, 8), (3, 5, 7), ((1, 2), (2, 6), (3, 12)), two_convolutions=False)
 
 
-def hifi_gan(size: HiFiGAN) -> layers.Layer:
+def hifi_gan(size: HiFiGAN, *, causal: bool = False) -> layers.Layer:
     """The generator of HiFi-GAN: V1 has 13,926,017 parameters, V2 925,985, V3 1,462,273.
+
+    Args:
+      size: one of the above.
+      causal: whether to pad by zeros before the signal alone.
 
     Returns:
       A layer from log mel spectrograms (batch, T, 80) to `Made` of T * 256 samples.
@@ -52,31 +59,34 @@ def hifi_gan(size: HiFiGAN) -> layers.Layer:
 
     Source: Kong et al. 2020, arXiv 2010.05646, and its code, models.py.
     """
-    init = initializers.normal(0.01)
+    init, padding = initializers.normal(0.01), "causal" if causal else "same"
     channels = size.channels
-    parts: list[Any] = [layers.conv(channels, 7, padding=3)]
+    parts: list[Any] = [layers.conv(channels, 7, padding=padding)]
     for rate, kernel in zip(size.rates, size.kernels, strict=True):
         channels //= 2
-        parts += [_leaky_relu(0.1), _upsample(channels, kernel, rate, init)]
+        parts += [_leaky_relu(0.1), _upsample(channels, kernel, rate, init, causal)]
         branches = []
         for block_kernel, dilations in zip(size.block_kernels, size.block_dilations, strict=True):
             blocks = []
             for dilation in dilations:
                 branch: list[Any] = [
                     _leaky_relu(0.1),
-                    layers.conv(channels, block_kernel, dilation=dilation, padding="same", kernel_init=init),
+                    layers.conv(channels, block_kernel, dilation=dilation, padding=padding, kernel_init=init),
                 ]
                 if size.two_convolutions:
-                    branch += [_leaky_relu(0.1), layers.conv(channels, block_kernel, padding="same", kernel_init=init)]
+                    branch += [_leaky_relu(0.1), layers.conv(channels, block_kernel, padding=padding, kernel_init=init)]
                 blocks.append(layers.residual(layers.chain(*branch)))
             branches.append(layers.chain(*blocks))
         parts.append(layers.parallel(*branches, combine="mean"))
-    parts += [_leaky_relu(0.01), layers.conv(1, 7, padding=3, kernel_init=init), jnp.tanh, _as_made]
+    parts += [_leaky_relu(0.01), layers.conv(1, 7, padding=padding, kernel_init=init), jnp.tanh, _as_made]
     return layers.chain(*parts)
 
 
-def melgan() -> layers.Layer:
+def melgan(*, causal: bool = False) -> layers.Layer:
     """The generator of MelGAN, 4,260,257 parameters.
+
+    Args:
+      causal: whether to pad by zeros before the signal alone, instead of by its reflection on both sides.
 
     Returns:
       A layer from log mel spectrograms (batch, T, 80) to `Made` of T * 256 samples.
@@ -85,25 +95,30 @@ def melgan() -> layers.Layer:
     """
     init = initializers.normal(0.02)
     channels = 512
-    parts: list[Any] = [_reflect(3), layers.conv(channels, 7, kernel_init=init)]
+
+    def conv(filters, size, dilation=1):
+        reach = dilation * (size - 1)
+        padded = layers.conv(filters, size, dilation=dilation, padding=(reach * causal, 0), kernel_init=init)
+        return [padded] if causal else [_reflect(reach // 2), padded]
+
+    parts: list[Any] = [*conv(channels, 7)]
     for rate in (8, 8, 2, 2):
         channels //= 2
-        parts += [_leaky_relu(0.2), _upsample(channels, 2 * rate, rate, init)]
+        parts += [_leaky_relu(0.2), _upsample(channels, 2 * rate, rate, init, causal)]
         for dilation in (1, 3, 9):
             branch = layers.chain(
-                _leaky_relu(0.2), _reflect(dilation), layers.conv(channels, 3, dilation=dilation, kernel_init=init),
+                _leaky_relu(0.2), *conv(channels, 3, dilation),
                 _leaky_relu(0.2), layers.conv(channels, 1, kernel_init=init),
             )  # fmt: skip
             parts.append(layers.residual(branch, layers.conv(channels, 1, kernel_init=init)))
-    parts += [_leaky_relu(0.2), _reflect(3), layers.conv(1, 7, kernel_init=init), jnp.tanh, _as_made]
+    parts += [_leaky_relu(0.2), *conv(1, 7), jnp.tanh, _as_made]
     return layers.chain(*parts)
 
 
-def _upsample(filters: int, kernel: int, rate: int, init: Any) -> layers.Layer:
+def _upsample(filters: int, kernel: int, rate: int, init: Any, causal: bool) -> layers.Layer:
     """PyTorch's transposed convolution with padding (kernel - rate) / 2, which gives ``rate`` samples for each."""
-    return layers.conv_transpose(
-        filters, kernel, strides=rate, padding=kernel - 1 - (kernel - rate) // 2, kernel_init=init
-    )
+    padding = "causal" if causal else kernel - 1 - (kernel - rate) // 2
+    return layers.conv_transpose(filters, kernel, strides=rate, padding=padding, kernel_init=init)
 
 
 def _reflect(width: int):

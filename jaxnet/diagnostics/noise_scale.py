@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
-from jaxnet._dtypes import at_least_float32
 from jaxnet.diagnostics._arrays import Loss
 from jaxnet.errors import DataError, named
 from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers._arithmetic import wide, wide_dtype
 from jaxnet.training.step import pair
+from jaxnet.training.update import squares_of
 
 
 class NoiseScale(NamedTuple):
@@ -89,20 +89,13 @@ def noise_scale(
 
     def of_part(total, part):
         gradient = jax.tree.map(wide, jax.grad(objective)(params, *part))
-        return jax.tree.map(jnp.add, total, gradient), _square(gradient)
+        return jax.tree.map(jnp.add, total, gradient), squares_of(gradient)[1]
 
     cut = jax.tree.map(lambda leaf: leaf.reshape(parts, small, *leaf.shape[1:]), batch)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, wide_dtype(leaf.dtype)), params)
     total, squares = jax.lax.scan(of_part, zeros, (cut, keys))
-    of_parts, of_all = jnp.mean(squares), _square(total) / parts**2
+    of_parts, of_all = jnp.mean(squares), squares_of(total)[1] / parts**2
     noise = (of_parts - of_all) / (1 / small - 1 / size)
     gradient_square = (size * of_all - small * of_parts) / (size - small)
     scale = jnp.where(gradient_square > 0, noise / gradient_square, jnp.inf)
     return NoiseScale(scale, gradient_square, noise)
-
-
-def _square(tree: Any) -> jax.Array:
-    """The sum of |g|^2."""
-    squares = [jnp.vdot(leaf, leaf).real for leaf in jax.tree.leaves(tree)]
-    dtype = at_least_float32(*(square.dtype for square in squares))
-    return sum((square.astype(dtype) for square in squares), start=jnp.zeros((), dtype))

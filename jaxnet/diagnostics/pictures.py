@@ -2,23 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import _checks as checks
-from jaxnet import _optional as optional
 from jaxnet import activations
+from jaxnet._figures import figure, saved
 from jaxnet.diagnostics import _rows
 from jaxnet.diagnostics.layer_report import LayerReport
 from jaxnet.errors import ConfigError, named
 from jaxnet.layers.layer import as_layer
 from jaxnet.training.history import History
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "ReLU": activations.relu,
@@ -31,31 +27,7 @@ FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 _BINS = 60
 
 
-def figure(panels: int, *, columns: int = 2, width: float = 4.2, height: float = 3.0) -> tuple["Figure", list[Any]]:
-    """An empty picture of so many panels, and these."""
-    with named("diagnostics"):
-        new_figure = optional.load("a picture", "matplotlib.figure").Figure
-    columns = min(columns, panels)
-    rows = -(-panels // columns)
-    result = new_figure(figsize=(width * columns, height * rows), layout="constrained")
-    axes = list(result.subplots(rows, columns, squeeze=False).ravel())
-    for spare in axes[panels:]:
-        spare.remove()
-    for ax in axes[:panels]:
-        ax.grid(alpha=0.3)
-        ax.spines[["top", "right"]].set_visible(False)
-    return result, axes[:panels]
-
-
-@named("picture")
-def saved(picture: "Figure", path: Any) -> Path:
-    """Writes a picture, PNG, SVG or PDF by its ending, and returns its path."""
-    path = checks.path("path", path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(path, dpi=150)
-    return path
-
-
+@named("activation_functions")
 def activation_functions(
     path: Any, functions: dict[str, Callable[[jax.Array], jax.Array]] | None = None, *, reach: float = 5.0
 ) -> Path:
@@ -213,6 +185,7 @@ def learning_curves(path: Any, history: History, *, baseline: float | None = Non
     return saved(picture, path)
 
 
+@named("weights_over_time")
 def weights_over_time(path: Any, reports: Sequence[LayerReport], steps: Sequence[int]) -> Path:
     """Draws each layer's weight norm and its update over weight, over the steps; the layers from dark to light.
 
@@ -237,6 +210,7 @@ def weights_over_time(path: Any, reports: Sequence[LayerReport], steps: Sequence
     return saved(picture, path)
 
 
+@named("rate_range")
 def rate_range(found: Any, path: Any) -> Path:
     """Draws the loss of a `RateRange` against the factor on the rate."""
     picture, (ax,) = figure(1, width=6.4, height=3.6)

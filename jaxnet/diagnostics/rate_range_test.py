@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet import data as data_module
 from jaxnet.diagnostics import pictures
 from jaxnet.diagnostics._arrays import Loss
 from jaxnet.diagnostics.trial import Task
@@ -14,7 +15,7 @@ from jaxnet.errors import ConfigError, DataError, named
 from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers import _members
 from jaxnet.training.evaluate import check_labels
-from jaxnet.training.pairs import arrays
+from jaxnet.training.pairs import checked
 
 SMOOTHING = 0.9
 """Weight of the past in the running mean of the losses: about ten batches."""
@@ -97,11 +98,9 @@ def rate_range_test(
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
     low = checks.number("low", low, low=0, open_low=True)
     high = checks.number("high", high, low=low, open_low=True)
-    data = arrays(data)
+    data = checked(data)
     check_labels(net, loss, data)
-    samples = len(jax.tree.leaves(data)[0])
-    if samples < batch_size:
-        raise DataError(f"a batch of {batch_size} does not fill from {samples} samples; make it smaller")
+    data_module.must_fill(batch_size, len(jax.tree.leaves(data)[0]))
     factors = np.geomspace(low, high, steps).astype(np.float32)
     losses = Task(net, loss, optimizer, None, data, data, batch_size, checks.key(key)).losses(factors)
     smoothed, average = [], 0.0

@@ -14,8 +14,11 @@ from jaxnet.diagnostics.layer_report import LayerReport, layer_report
 from jaxnet.layers.layer import Layer
 from jaxnet.optimizers import _members
 from jaxnet.optimizers.base import Optimizer
+from jaxnet.training import pairs
 from jaxnet.training import state as states
+from jaxnet.training.feed import finite
 from jaxnet.training.history import History
+from jaxnet.training.run import Epoch
 from jaxnet.training.step import make_step, scalar
 
 LOOKS = 20
@@ -106,8 +109,7 @@ class Task:
         return jax.tree.map(lambda leaf: leaf[rows], self.train)
 
     def _begin(self, key):
-        example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), self.train[0])
-        return states.init(self.net, self.optimizer, example, key)
+        return states.init(self.net, self.optimizer, pairs.of_size(1, self.train[0]), key)
 
     def _advance(self, train_state, factors, batches):
         def step(train_state, inputs):
@@ -144,19 +146,10 @@ def _scaled(optimizer: Any, factor: Any) -> Optimizer:
 
 
 def _record(number: int, step: int, measured: dict[str, Any], training_loss: Any, validation_loss: Any) -> Any:
-    loss, norm = (np.asarray(measured[name], np.float64) for name in ("loss", "grad_norm"))
-    finite = np.isfinite(loss) & np.isfinite(norm)
-    loss, norm = (values[finite] if finite.any() else np.array([math.nan]) for values in (loss, norm))
-    return {
-        "epoch": number,
-        "step": step,
-        "loss": float(loss.mean()),
-        "loss_deviation": float(loss.std()),
-        "grad_norm": float(norm.mean()),
-        "skipped": int((~finite).sum()),
-        "training_loss": float(training_loss),
-        "validation_loss": float(validation_loss),
-    }
+    epoch = Epoch()
+    epoch.add({name: measured[name] for name in ("loss", "grad_norm")}, 1)
+    record = {"epoch": number, "step": step, **epoch.means(), "skipped": int((~finite(measured)).sum())}
+    return record | {"training_loss": float(training_loss), "validation_loss": float(validation_loss)}
 
 
 def _samples(data: Any) -> int:

@@ -1,7 +1,8 @@
-"""The array functions under the layers: convolution, transposed convolution, pooling; one door each."""
+"""The array functions under the layers: convolution, transposed convolution, pooling, recurrences; one door each."""
 
 from jaxnet.kernels.conv import conv, conv_transpose
 from jaxnet.kernels.pooling import avg_pool, max_pool
+from jaxnet.kernels.recurrent import gru, lstm
 from jaxnet.kernels.torch_layout import (
     conv_kernel_from_torch,
     conv_kernel_to_torch,
@@ -17,5 +18,7 @@ __all__ = [
     "conv_transpose",
     "conv_transpose_kernel_from_torch",
     "conv_transpose_kernel_to_torch",
+    "gru",
+    "lstm",
     "max_pool",
 ]

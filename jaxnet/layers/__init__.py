@@ -1,30 +1,42 @@
 """Layers (4.1): pairs of pure functions, and how they compose."""
 
 from jaxnet.layers.as_matrix import as_matrix
+from jaxnet.layers.batch_norm import batch_norm
 from jaxnet.layers.containers import chain, parallel, residual
 from jaxnet.layers.conv import conv, conv_transpose
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
+from jaxnet.layers.elman import elman
 from jaxnet.layers.embedding import embedding, tied
 from jaxnet.layers.frozen import frozen
+from jaxnet.layers.group_norm import group_norm, instance_norm
+from jaxnet.layers.gru import gru
 from jaxnet.layers.inside import Watched, watched
-from jaxnet.layers.layer import About, Layer, Stream, layer, stateless
-from jaxnet.layers.normalization import batch_norm, layer_norm
+from jaxnet.layers.layer import About, Layer, Memory, Stream, layer, stateless
+from jaxnet.layers.layer_norm import layer_norm
+from jaxnet.layers.lstm import lstm
 from jaxnet.layers.on_first import on_first
 from jaxnet.layers.pad import pad
 from jaxnet.layers.pooling import avg_pool, global_avg_pool, max_pool
 from jaxnet.layers.precision import mixed_precision
 from jaxnet.layers.prelu import prelu
 from jaxnet.layers.raveled import raveled
+from jaxnet.layers.recurrent import Cell, rnn
 from jaxnet.layers.repeat import repeat
+from jaxnet.layers.rms_norm import rms_norm
 from jaxnet.layers.shape import flatten, reshape
 from jaxnet.layers.snake import snake
+from jaxnet.layers.spectral_norm import spectral_norm
+from jaxnet.layers.streaming import stream_state, streaming
 from jaxnet.layers.summary import Row, Summary, summary
 from jaxnet.layers.upsample import upsample
+from jaxnet.layers.weight_norm import weight_norm
 
 __all__ = [
     "About",
+    "Cell",
     "Layer",
+    "Memory",
     "Row",
     "Stream",
     "Summary",
@@ -37,12 +49,17 @@ __all__ = [
     "conv_transpose",
     "dense",
     "dropout",
+    "elman",
     "embedding",
     "flatten",
     "frozen",
     "global_avg_pool",
+    "group_norm",
+    "gru",
+    "instance_norm",
     "layer",
     "layer_norm",
+    "lstm",
     "max_pool",
     "mixed_precision",
     "on_first",
@@ -53,10 +70,16 @@ __all__ = [
     "repeat",
     "reshape",
     "residual",
+    "rms_norm",
+    "rnn",
     "snake",
+    "spectral_norm",
     "stateless",
+    "stream_state",
+    "streaming",
     "summary",
     "tied",
     "upsample",
     "watched",
+    "weight_norm",
 ]

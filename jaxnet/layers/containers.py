@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxnet import _checks as checks
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError, located, named
-from jaxnet.layers.layer import Layer, applied, as_layer, layer, output_struct, parameterless
+from jaxnet.layers.layer import Around, Layer, applied, as_layer, layer, output_struct, parameterless
 
 
 @made
@@ -71,7 +71,7 @@ def residual(branch: Layer | Callable[..., Any], shortcut: Layer | Callable[...,
     """
     around = parameterless(_same, "identity") if shortcut is None else as_layer(shortcut)
     members = {"branch": as_layer(branch), "shortcut": around}
-    both = composed("residual", members, lambda outputs: _added(*outputs), residual, labelled=True)
+    both = composed("residual", members, _branch_and_shortcut, residual, labelled=True)
 
     def init(key, x):
         params, state = both.init(key, x)
@@ -115,11 +115,15 @@ def parallel(*branches: Layer | Callable[..., Any], combine: Callable[[Sequence[
     def rebuild(*parts):
         return parallel(*parts, combine=combine)
 
-    return composed("parallel", _members("parallel", branches), join, rebuild)
+    return composed("parallel", _members("parallel", branches), join, rebuild, waits=not callable(combine))
 
 
 def _same(x: Any) -> Any:
     return x
+
+
+def _branch_and_shortcut(outputs: Sequence[Any]) -> Any:
+    return _added(*outputs)
 
 
 def _added(branch: Any, shortcut: Any) -> Any:
@@ -206,10 +210,12 @@ def composed(
     *,
     in_a_row: bool = False,
     labelled: bool = False,
+    waits: bool = True,
 ) -> Layer:
     """All members on one input, or ``in_a_row`` each on the output of the one before.
 
-    ``join`` makes the output of theirs. Params and state are tuples with one entry a member, or dicts by label.
+    ``join`` makes the output of theirs; fed piece by piece, of what all have so far, if it ``waits``. Params and state
+    are tuples with one entry a member, or dicts by label.
     """
     places = [f"{name}.{label}" if labelled else f"{name}[{label}]" for label in members]
     parts = tuple(members.values())
@@ -245,7 +251,11 @@ def composed(
             states.append(s)
         return join(outputs), pack(states)
 
-    return layer(name, init, apply, parts=tuple(members.items()), rebuild=rebuild)
+    def apart(*parts):
+        return composed(name, dict(zip(members, parts, strict=True)), tuple, rebuild, labelled=labelled)
+
+    stream = None if in_a_row or join is tuple else Around(apart, join, waits)
+    return layer(name, init, apply, parts=tuple(members.items()), rebuild=rebuild, stream=stream)
 
 
 def _keys(key: Any, n: int) -> Sequence[Any]:

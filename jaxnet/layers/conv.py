@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -11,9 +12,10 @@ from jaxnet import initializers, kernels
 from jaxnet._made import made
 from jaxnet.errors import ShapeError
 from jaxnet.initializers import Initializer
-from jaxnet.kernels.window import Padding, Size, check_input, make_window
+from jaxnet.kernels.window import Padding, Size, Window, check_input, make_window
 from jaxnet.layers.dense import add_bias, check_start, drawn
-from jaxnet.layers.layer import Layer, stateless
+from jaxnet.layers.layer import Layer, Stream, stateless
+from jaxnet.layers.sliding import sliding, stuffed
 
 
 @made
@@ -69,7 +71,9 @@ def conv(
 
     Source: chapter 4.1.2.
     """
-    return _make("conv", kernels.conv, _conv_fans, kernels.conv_kernel_to_torch, initializers.fan_in, **locals())
+    given = locals()
+    to_torch, fan_in = kernels.conv_kernel_to_torch, initializers.fan_in
+    return _make("conv", kernels.conv, _conv_fans, to_torch, fan_in, _conv_stream, **given)
 
 
 @made
@@ -130,7 +134,11 @@ def conv_transpose(
     """
     given = locals()
     to_torch = functools.partial(kernels.conv_transpose_kernel_to_torch, groups=groups)
-    return _make("conv_transpose", kernels.conv_transpose, _conv_transpose_fans, to_torch, None, **given)
+    return _make("conv_transpose", kernels.conv_transpose, _conv_transpose_fans, to_torch, None, stuffed, **given)
+
+
+def _conv_stream(window: Window, f: Callable[..., Any], *, border: float) -> Stream | str:
+    return sliding(window, functools.partial(f, border=border), border=border)
 
 
 def _conv_fans(channels: int, filters: int, taps: int, strides: int, groups: int) -> tuple[float, float]:
@@ -147,6 +155,7 @@ def _make(
     fans_of: Callable[..., tuple[float, float]],
     to_torch: Callable[..., jax.Array],
     fan_in: Callable[..., float] | None,
+    streamed: Callable[..., Stream | str],
     *,
     filters: int,
     kernel_size: Size,
@@ -177,7 +186,7 @@ def _make(
         shape = (*stops.size, channels // groups, filters)
         return drawn(key, shape, x.dtype, fans, kernel_init, bias_init if bias else None)
 
-    def f(params, x):
+    def f(params, x, padding=padding, border=padding_value):
         kernel, *rest = checks.leaves(params, *("kernel", "bias")[: 1 + bias])
         if kernel.shape[:-2] != stops.size or kernel.shape[-1] != filters:
             raise ShapeError(
@@ -189,11 +198,12 @@ def _make(
             kernel,
             strides=stops.strides,
             padding=padding,
-            padding_value=padding_value,
+            padding_value=border,
             dilation=stops.dilation,
             groups=groups,
         )
         return add_bias(y, *rest)
 
     torch = (("kernel", "weight", to_torch), ("bias", "bias", None))
-    return stateless(init, f, name=name, torch=torch, fan_in=fan_in)
+    stream = streamed(stops, f, border=padding_value)
+    return stateless(init, f, name=name, torch=torch, fan_in=fan_in, stream=stream)

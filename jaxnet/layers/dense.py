@@ -77,7 +77,7 @@ def dense(
         return add_bias(jnp.matmul(x, kernel), *rest)
 
     torch = (("kernel", "weight", _kernel_to_torch), ("bias", "bias", None))
-    return stateless(init, f, name="dense", torch=torch, fan_in=initializers.fan_in)
+    return stateless(init, f, name="dense", torch=torch, fan_in=initializers.fan_in, stream="pointwise")
 
 
 def check_start(bias: bool, kernel_init: Initializer, bias_init: Initializer) -> None:

@@ -51,4 +51,4 @@ def dropout(rate: float) -> Layer:
         wide = x.astype(at_least_float32(x.dtype))  # 1 - rate has too few digits in 16 bits
         return jnp.where(keep, (wide / (1 - rate)).astype(x.dtype), jnp.zeros((), x.dtype)), state
 
-    return layer("dropout", None, apply)
+    return layer("dropout", None, apply, stream="pointwise")  # in evaluation

@@ -9,7 +9,7 @@ import numpy as np
 from jaxnet import _checks as checks
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError
-from jaxnet.layers.layer import Layer, Params, State, applied, as_layer
+from jaxnet.layers.layer import Around, Layer, Params, State, applied, as_layer
 from jaxnet.layers.layer import layer as define
 
 
@@ -46,7 +46,11 @@ def frozen(layer: Layer | Callable[..., Any], params: Params = None, state: Stat
       >>> jax.tree.map(jnp.shape, params)
       ((), {'bias': (2,), 'kernel': (8, 2)})
     """
-    inner = as_layer(layer)
+    return _frozen(as_layer(layer), params, state)
+
+
+def _frozen(inner: Layer, params: Params, state: State, streams: bool = False) -> Layer:
+    """The layer; where it ``streams``, what its part remembers follows the pieces."""
     if params is None and jax.tree.leaves(state):
         raise ConfigError("a state was given without parameters; give both, frozen(layer, params, state)")
 
@@ -65,13 +69,14 @@ def frozen(layer: Layer | Callable[..., Any], params: Params = None, state: Stat
         if not isinstance(state, dict) or set(state) != {"params", "state"}:
             raise ConfigError("the state must be a dict of params and state; pass what this layer's init returned")
         with applied("frozen", inner):
-            y, _ = inner.apply(state["params"], state["state"], x, train=False)
-        return y, state
+            y, new = inner.apply(state["params"], state["state"], x, train=False)
+        return y, {"params": state["params"], "state": new} if streams else state
 
     def rebuild(part):
         return frozen(part, params, state)
 
-    return define("frozen", init, apply, parts=(("layer", inner),), rebuild=rebuild, trees="state")
+    stream = Around(lambda part: _frozen(part, params, state, streams=True))
+    return define("frozen", init, apply, parts=(("layer", inner),), rebuild=rebuild, trees="state", stream=stream)
 
 
 def _arrays(name: str, tree: Any) -> Any:

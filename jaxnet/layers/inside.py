@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from jaxnet._made import made
-from jaxnet.layers.layer import Layer
+from jaxnet.layers.layer import Layer, Memory
 
 Watch = Callable[[tuple[str, ...], Layer, Any, Any, Any, Any], Any]
 """``(path, layer, params, state, x, y) -> anything``, called once for each layer as it is traced."""
@@ -37,11 +37,14 @@ def with_frozen(f: Callable[..., Any], net: Layer, state: Any, *others: Any) -> 
     Args:
       f: given those parameters, and those at the same place of each of the other states.
       net: the network.
-      state: its state, as it goes in, or as it comes out, of a `watched` one too. What does not fit is left as it is,
-        for the layer to refuse.
+      state: its state, as it goes in, or as it comes out, of a `watched` or a `streaming` one too. What does not fit
+        is left as it is, for the layer to refuse.
       *others: its states, as they go in.
     """
     if isinstance(state, Watched):
+        return state._replace(state=with_frozen(f, net, state.state, *others))
+    others = tuple(one.state if isinstance(one, Memory) else one for one in others)
+    if isinstance(state, Memory):
         return state._replace(state=with_frozen(f, net, state.state, *others))
     states = (state, *others)
     if not net.about.parts:
@@ -93,4 +96,5 @@ def watched(net: Layer, watch: Watch, path: tuple[str, ...] = ()) -> Layer:
         y, new = inner.apply(params, state, x, train=train, key=key)
         return y, Watched(new, watch(path, net, params, state, x, y))
 
-    return net._replace(apply=apply).described(parts=inner.about.parts, rebuild=None)
+    stream = "it is watched; watch the stream of the network, watched(streaming(net), watch)"
+    return net._replace(apply=apply).described(parts=inner.about.parts, rebuild=None, stream=stream)

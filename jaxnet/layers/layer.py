@@ -40,12 +40,36 @@ class Stream(NamedTuple):
 
     Attributes:
       start: ``(params, state, x, capacity) -> memory``: what is remembered before the first piece, a pytree of arrays;
-        x is the shape and dtype of a piece, ``capacity`` how many positions the user wants remembered, or None.
-      step: ``(params, state, memory, x) -> (y, memory)``. Outputs of pieces joined are the output of the pieces joined.
+        x is the shape and dtype of a piece, whose length says nothing, ``capacity`` how many positions the user wants
+        remembered, or None.
+      step: ``(params, state, memory, x) -> (y, memory)``. Outputs of pieces joined are the output of the pieces
+        joined, of pieces of length 0 too. Shapes of memory may tell how many values wait; with pieces that the strides
+        divide they must stay as they are, so that a scan can carry it.
     """
 
     start: Callable[[Params, State, Any, int | None], Any]
     step: Callable[[Params, State, Any, Any], tuple[Any, Any]]
+
+
+class Around(NamedTuple):
+    """How a container is fed piece by piece, where its ``rebuild`` does not say it.
+
+    Attributes:
+      rebuild: makes it around parts that are.
+      join: makes its output of a sequence of theirs, where what ``rebuild`` makes returns that.
+      waits: whether what one part gives early is kept until the others have come; else they must be of one length.
+    """
+
+    rebuild: Callable[..., Layer]
+    join: Callable[[Any], Any] | None = None
+    waits: bool = True
+
+
+class Memory(NamedTuple):
+    """The state of a layer that is fed piece by piece: its own, and what it remembers of the pieces."""
+
+    state: State
+    memory: Any
 
 
 class About(NamedTuple):
@@ -63,7 +87,7 @@ class About(NamedTuple):
       fan_in: of a layer with the param ``kernel``, from its shape to how many inputs reach one output.
       normalizes: whether the layer undoes the scale of its input, as norms do.
       stream: how it is fed piece by piece: "pointwise", each position for itself; a `Stream`; or in words why it
-        cannot be.
+        cannot be, and what to do. Of a container an `Around`, where ``rebuild`` is not enough.
     """
 
     parts: tuple[tuple[str, Layer], ...] = ()
@@ -72,7 +96,7 @@ class About(NamedTuple):
     torch: tuple[tuple[str, str, Callable[[Any], Any] | None], ...] = ()
     fan_in: Callable[[tuple[int, ...]], float] | None = None
     normalizes: bool = False
-    stream: str | Stream | None = None
+    stream: str | Stream | Around | None = None
 
     def __reduce__(self) -> Any:
         return type(self), _made.encoded(tuple(self))
@@ -217,9 +241,9 @@ def stateless(
 
 
 @made
-def parameterless(f: Callable[..., Any], name: str | None = None) -> Layer:
+def parameterless(f: Callable[..., Any], name: str | None = None, **about: Any) -> Layer:
     """The layer of a bare callable, which learns nothing."""
-    return stateless(None, lambda params, x: f(x), name=name or _name_of(f))
+    return stateless(None, lambda params, x: f(x), name=name or _name_of(f), **about)
 
 
 def as_layer(part: Layer | Callable[..., Any]) -> Layer:

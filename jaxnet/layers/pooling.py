@@ -1,7 +1,10 @@
 """Pooling layers, eq. 4.11: they summarize patches and learn nothing."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
@@ -9,7 +12,8 @@ from jaxnet import kernels
 from jaxnet._made import made
 from jaxnet.errors import ShapeError
 from jaxnet.kernels.window import Padding, Size, make_window
-from jaxnet.layers.layer import Layer, parameterless
+from jaxnet.layers.layer import Layer, parameterless, stateless
+from jaxnet.layers.sliding import sliding
 
 
 @made
@@ -38,8 +42,7 @@ def avg_pool(window: Size, *, strides: Size | None = None, padding: Padding = 0)
 
     Source: chapter 4.1.4.
     """
-    make_window("window", window, strides=strides, padding=padding)
-    return parameterless(lambda x: kernels.avg_pool(x, window, strides=strides, padding=padding), "avg_pool")
+    return _make("avg_pool", kernels.avg_pool, window, strides, padding, 0.0)
 
 
 @made
@@ -64,8 +67,7 @@ def max_pool(window: Size, *, strides: Size | None = None, padding: Padding = 0)
       >>> layers.max_pool((2, 2)).apply((), (), jnp.ones((1, 8, 8, 3)), train=False)[0].shape
       (1, 4, 4, 3)
     """
-    make_window("window", window, strides=strides, padding=padding)
-    return parameterless(lambda x: kernels.max_pool(x, window, strides=strides, padding=padding), "max_pool")
+    return _make("max_pool", kernels.max_pool, window, strides, padding, -math.inf)
 
 
 @made
@@ -90,4 +92,17 @@ def global_avg_pool() -> Layer:
             )
         return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
 
-    return parameterless(f, "global_avg_pool")
+    reason = "its mean is over all positions, so it needs them all; stream the network up to it, and average that"
+    return parameterless(f, "global_avg_pool", stream=reason)
+
+
+def _make(
+    name: str, kernel: Callable[..., jax.Array], window: Size, strides: Size | None, padding: Padding, border: float
+) -> Layer:
+    stops = make_window("window", window, strides=strides, padding=padding)
+
+    def f(params, x, padding=padding):
+        del params
+        return kernel(x, window, strides=strides, padding=padding)
+
+    return stateless(None, f, name=name, stream=sliding(stops, f, border=border))

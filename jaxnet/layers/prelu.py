@@ -56,4 +56,4 @@ def prelu(slope: float = 0.25, *, per_channel: bool = False) -> Layer:
         checks.same_dtype(x=x, slope=a)
         return activations.rectify(x, a.reshape((1,) * (x.ndim - a.ndim) + a.shape))
 
-    return stateless(init, f, name="prelu", torch=(("slope", "weight", jnp.ravel),))
+    return stateless(init, f, name="prelu", torch=(("slope", "weight", jnp.ravel),), stream="pointwise")

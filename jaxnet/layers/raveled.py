@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxnet._made import made
 from jaxnet.errors import ConfigError
-from jaxnet.layers.layer import Layer, applied, as_layer, layer
+from jaxnet.layers.layer import Around, Layer, applied, as_layer, layer
 from jaxnet.optimizers.flat import Raveled, ravel
 
 
@@ -58,4 +58,4 @@ def raveled(net: Layer | Callable[..., Any]) -> Layer:
         with applied("raveled", inner):
             return inner.apply(params.unravel(), state, x, train=train, key=key)
 
-    return layer("raveled", init, apply, parts=(("net", inner),), trees="same")
+    return layer("raveled", init, apply, parts=(("net", inner),), trees="same", stream=Around(raveled))

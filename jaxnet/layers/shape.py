@@ -9,6 +9,11 @@ from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.layers.layer import Layer, parameterless
 
+_WHOLE = (
+    "it lays all positions of an example out anew, so it needs them all; stream the network up to it, and give the "
+    "rest what came out, joined"
+)
+
 
 @made
 def flatten() -> Layer:
@@ -30,7 +35,7 @@ def flatten() -> Layer:
             raise ShapeError("x must have the axes (batch, ...), got a scalar")
         return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
-    return parameterless(f, "flatten")
+    return parameterless(f, "flatten", stream=_WHOLE)
 
 
 @made
@@ -63,4 +68,4 @@ def reshape(*shape: int) -> Layer:
             raise ShapeError(f"an example of shape {x.shape[1:]} ({values} values) does not fit {sizes}")
         return x.reshape(x.shape[0], *(values // known if s == -1 else s for s in sizes))
 
-    return parameterless(f, "reshape")
+    return parameterless(f, "reshape", stream=_WHOLE)

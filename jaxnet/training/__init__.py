@@ -2,7 +2,7 @@
 
 from jaxnet.training.checkpoint import load, read_metadata, save
 from jaxnet.training.checkpoints import Checkpoints, load_best
-from jaxnet.training.data import arrays, stream
+from jaxnet.training.devices import sharded
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluate import make_evaluate
 from jaxnet.training.export import ExportedNet, export, load_exported
@@ -11,10 +11,10 @@ from jaxnet.training.gan import GANState, Player, init_gan, make_gan_step
 from jaxnet.training.history import History
 from jaxnet.training.keeping import keep
 from jaxnet.training.loop import Trained, train
-from jaxnet.training.sharding import sharded
+from jaxnet.training.pairs import arrays
+from jaxnet.training.sources import stream
 from jaxnet.training.state import Guard, LossScale, TrainState, init, pretrained
-from jaxnet.training.step import make_step
-from jaxnet.training.stepping import stepping
+from jaxnet.training.step import make_step, stepping
 from jaxnet.training.sweep import Sweep, grid, sweep
 
 __all__ = [

@@ -5,12 +5,12 @@ from typing import Any
 
 import jax
 import jax.core
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, DTypeError
 from jaxnet.training._file import quoted
+from jaxnet.training.state import is_key
 
 
 def by_name(argument: str, tree: Any) -> dict[str, Any]:
@@ -39,11 +39,6 @@ def by_name(argument: str, tree: Any) -> dict[str, Any]:
             raise DTypeError(f"{where} is a masked array, whose mask would be lost; save its data and its mask")
         found[name] = leaf
     return found
-
-
-def is_key(leaf: Any) -> bool:
-    """Whether it is one of JAX's typed PRNG keys, or an array of them."""
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def implementation(key: Any) -> Any:

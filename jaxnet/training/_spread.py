@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxnet.errors import CheckpointError
-from jaxnet.training import _file, processes
+from jaxnet.training import _file, devices
 
 _PART = re.compile(r"(?P<name>.+)\.part-\d+-(?P<token>[0-9a-f]{16})", re.DOTALL)
 
@@ -158,14 +158,5 @@ def _part(path: Path, token: str, number: int) -> Path:
     return path.with_name(f"{path.name}.part-{number}-{token}")
 
 
-@contextlib.contextmanager
-def _together() -> Iterator[None]:
-    """Waits until every process is here; all raise if one does, so that none waits for one that failed."""
-    trouble: Exception | None = None
-    try:
-        yield
-    except (OSError, CheckpointError) as error:
-        trouble = error
-    (failed,) = processes.any_process(trouble is not None)
-    if failed:
-        raise trouble or CheckpointError("another process could not go on with it; its error says why")
+def _together() -> contextlib.AbstractContextManager[None]:
+    return devices.together(CheckpointError("another process could not go on with it; its error says why"))

@@ -19,6 +19,7 @@ import numpy as np
 from jaxnet import _checks as checks
 from jaxnet.errors import CheckpointError, ConfigError, DataError, DTypeError, named
 from jaxnet.training import _file, _leaves, _spread
+from jaxnet.training.state import is_key
 
 
 @named("save")
@@ -71,7 +72,7 @@ def save(path: str | os.PathLike[str], tree: Any, *, metadata: dict[str, Any] | 
             )
     path = checks.path("path", path)
     place = Path(os.path.realpath(path))
-    arrays = {name: jax.random.key_data(leaf) if _leaves.is_key(leaf) else leaf for name, leaf in leaves.items()}
+    arrays = {name: jax.random.key_data(leaf) if is_key(leaf) else leaf for name, leaf in leaves.items()}
     spread = {name: array for name, array in arrays.items() if _over_hosts(array)}
     here = {name: array for name, array in arrays.items() if name not in spread}
     entries = {
@@ -129,8 +130,8 @@ def load(path: str | os.PathLike[str], like: Any, *, under: str = "") -> Any:
       Array([1., 1.], dtype=float32)
       >>> directory.cleanup()
     """
-    with stored(path) as checkpoint:
-        return checkpoint.read(checkpoint.fit(like, under), jax.tree.structure(like))
+    with opened(path) as file:
+        return read(file, like, under)
 
 
 @named("read_metadata")
@@ -154,12 +155,12 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
       {'epoch': 3}
       >>> directory.cleanup()
     """
-    with stored(path) as checkpoint:
-        return checkpoint.metadata
+    with opened(path) as file:
+        return file.description["metadata"]
 
 
 @contextlib.contextmanager
-def stored(path: str | os.PathLike[str]) -> Iterator["Stored"]:
+def opened(path: str | os.PathLike[str]) -> Iterator[_file.File]:
     """Opens a checkpoint, whose header must be sound and whose size right."""
     path = checks.path("path", path)
     place = Path(os.path.realpath(path))
@@ -171,74 +172,60 @@ def stored(path: str | os.PathLike[str]) -> Iterator["Stored"]:
     if not place.exists():
         raise CheckpointError(f"{path} does not exist; {wanted}")
     with _file.opened(place) as file:
-        yield Stored(file)
+        yield file
 
 
-class Stored:
-    """A checkpoint on disk that is open.
+def read(file: _file.File, like: Any, under: str = "") -> Any:
+    """The arrays of an open checkpoint, checked and placed like those of ``like``, in its structure."""
+    leaves = _fitting(file, like, under)
+    found = {}
+    spread = {name: leaf for name, leaf in leaves.items() if "spread" in file.description["leaves"][name]}
+    if spread:
+        with _spread.reader(file) as pieces:
+            for name, leaf in spread.items():
+                found[name] = _placed(pieces(name, _leaves.data(leaf)), leaf)
+    for name, leaf in leaves.items():
+        if name not in spread:
+            struct = _leaves.data(leaf)
+            found[name] = _placed(file.read(name, struct.dtype, struct.shape), leaf)
+    return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in leaves])
 
-    Args:
-      file: the file itself.
 
-    Attributes:
-      metadata: the caller's.
-    """
-
-    def __init__(self, file: _file.File):
-        self._file = file
-        self._entries: dict[str, Any] = file.description["leaves"]
-        self.metadata: dict[str, Any] = file.description["metadata"]
-
-    def fit(self, like: Any, under: str = "") -> dict[str, Any]:
-        """The leaves of ``like`` by name, if those stored ``under`` a place have the same names, shapes and dtypes."""
-        if not isinstance(under, str):
-            raise ConfigError(f"under must be a place such as 'train_state/params', got {under!r}")
-        under = under.strip("/")
-        leaves = _leaves.by_name("like", like)
-        for name, leaf in leaves.items():
-            if not _is_host(leaf) and not _leaves.is_key(leaf):
-                canonical = jax.dtypes.canonicalize_dtype(leaf.dtype)
-                if canonical != leaf.dtype:
-                    raise ConfigError(
-                        f"like[{name!r}] is {leaf.dtype}, and JAX would make it {canonical}; enable 64-bit "
-                        f"types with jax.config.update('jax_enable_x64', True), or have a NumPy array there"
-                    )
-        if under:
-            alone = jax.tree_util.treedef_is_leaf(jax.tree.structure(like))  # a key can be "" too
-            leaves = {under if alone else f"{under}/{name}": leaf for name, leaf in leaves.items()}
-        wanted = {name: _leaves.entry(leaf) for name, leaf in leaves.items()}
-        entries, places = self._entries, _leaves.places(self._entries)
-        part = {name: entry for name, entry in entries.items() if f"{name}/".startswith(under and f"{under}/")}
-        if leaves and not part and under:
-            there = "".join(_leaves.listed("places", [_file.quoted(place) for place in places]))
-            raise CheckpointError(f"{self._file.path} has nothing under {under!r}; it has {there}")
-        lines = _leaves.misfits(part, wanted)
-        if lines and wanted and not under:
-            fits = [
-                _file.quoted(place)
-                for place in places
-                if all(_leaves.same(entries.get(f"{place}/{name}", {}), entry) for name, entry in wanted.items())
-            ]
-            lines += [f"but it fits a part: give under={' or under='.join(fits[:3])}"] if fits else []
-        if lines:
-            raise CheckpointError(
-                "\n  ".join([f"{self._file.path} does not fit the tree that it is loaded into:", *lines])
-            )
-        return leaves
-
-    def read(self, leaves: dict[str, Any], structure: Any) -> Any:
-        """The arrays, checked and placed like ``leaves`` (which `fit` gave), in a tree of ``structure``."""
-        found = {}
-        spread = {name: leaf for name, leaf in leaves.items() if "spread" in self._entries[name]}
-        if spread:
-            with _spread.reader(self._file) as read:
-                for name, leaf in spread.items():
-                    found[name] = _placed(read(name, _leaves.data(leaf)), leaf)
-        for name, leaf in leaves.items():
-            if name not in spread:
-                struct = _leaves.data(leaf)
-                found[name] = _placed(self._file.read(name, struct.dtype, struct.shape), leaf)
-        return jax.tree.unflatten(structure, [found[name] for name in leaves])
+def _fitting(file: _file.File, like: Any, under: str) -> dict[str, Any]:
+    """The leaves of ``like`` by name, if those stored ``under`` a place have the same names, shapes and dtypes."""
+    if not isinstance(under, str):
+        raise ConfigError(f"under must be a place such as 'train_state/params', got {under!r}")
+    under = under.strip("/")
+    leaves = _leaves.by_name("like", like)
+    for name, leaf in leaves.items():
+        if not _is_host(leaf) and not is_key(leaf):
+            canonical = jax.dtypes.canonicalize_dtype(leaf.dtype)
+            if canonical != leaf.dtype:
+                raise ConfigError(
+                    f"like[{name!r}] is {leaf.dtype}, and JAX would make it {canonical}; enable 64-bit "
+                    f"types with jax.config.update('jax_enable_x64', True), or have a NumPy array there"
+                )
+    if under:
+        alone = jax.tree_util.treedef_is_leaf(jax.tree.structure(like))  # a key can be "" too
+        leaves = {under if alone else f"{under}/{name}": leaf for name, leaf in leaves.items()}
+    wanted = {name: _leaves.entry(leaf) for name, leaf in leaves.items()}
+    entries = file.description["leaves"]
+    places = _leaves.places(entries)
+    part = {name: entry for name, entry in entries.items() if f"{name}/".startswith(under and f"{under}/")}
+    if leaves and not part and under:
+        there = "".join(_leaves.listed("places", [_file.quoted(place) for place in places]))
+        raise CheckpointError(f"{file.path} has nothing under {under!r}; it has {there}")
+    lines = _leaves.misfits(part, wanted)
+    if lines and wanted and not under:
+        fits = [
+            _file.quoted(place)
+            for place in places
+            if all(_leaves.same(entries.get(f"{place}/{name}", {}), entry) for name, entry in wanted.items())
+        ]
+        lines += [f"but it fits a part: give under={' or under='.join(fits[:3])}"] if fits else []
+    if lines:
+        raise CheckpointError("\n  ".join([f"{file.path} does not fit the tree that it is loaded into:", *lines]))
+    return leaves
 
 
 def _is_host(like: Any) -> bool:
@@ -256,7 +243,7 @@ def _placed(array: Any, like: Any) -> Any:
         if not isinstance(array, np.ndarray):
             placed = array[(slice(None),) * struct.ndim]
         placed = placed if _is_host(like) else jnp.asarray(placed)
-    return jax.random.wrap_key_data(placed, impl=_leaves.implementation(like)) if _leaves.is_key(like) else placed
+    return jax.random.wrap_key_data(placed, impl=_leaves.implementation(like)) if is_key(like) else placed
 
 
 def _over_hosts(array: Any) -> bool:

@@ -14,8 +14,8 @@ import numpy as np
 from jaxnet import _checks as checks
 from jaxnet.errors import CheckpointError, ConfigError, named
 from jaxnet.layers.layer import Params, State, as_layer
-from jaxnet.training import _spread
-from jaxnet.training.checkpoint import jsonable, load, read_metadata, save, stored
+from jaxnet.training import _file, _spread
+from jaxnet.training.checkpoint import jsonable, load, opened, read, read_metadata, save
 
 # Without an ending: the directories of older versions, of which all that reads them says that they are no checkpoints.
 _NAME = re.compile(r"(\d{6,})-step-(\d+)(\.safetensors)?")
@@ -110,11 +110,8 @@ class Checkpoints:
         Raises:
           CheckpointError: it is damaged (its header, or its size; `restore` checks all).
         """
-        paths = self.paths()
-        if not paths:
-            return None
-        with self._advice(paths), stored(paths[-1]):
-            return paths[-1]
+        with self._newest() as (path, _):
+            return path
 
     @named("Checkpoints.best")
     def best(self) -> Path | None:
@@ -139,11 +136,8 @@ class Checkpoints:
         Raises:
           CheckpointError: it is damaged, or does not fit.
         """
-        paths = self.paths()
-        if not paths:
-            return None
-        with self._advice(paths), stored(paths[-1]) as newest:
-            return newest.read(newest.fit(like), jax.tree.structure(like)), newest.metadata
+        with self._newest() as (_, file):
+            return None if file is None else (read(file, like), file.description["metadata"])
 
     def _prune(self, older: list[Path], new: Path) -> None:
         others = [path for path in older if _numbers(path)[1] != _numbers(new)[1]]
@@ -163,9 +157,15 @@ class Checkpoints:
         _spread.sweep(self.directory)
 
     @contextmanager
-    def _advice(self, paths: list[Path]) -> Iterator[None]:
+    def _newest(self) -> Iterator[tuple[Path, _file.File] | tuple[None, None]]:
+        """The path of the newest checkpoint, and it, open; an error says what there is to fall back to."""
+        paths = self.paths()
+        if not paths:
+            yield None, None
+            return
         try:
-            yield
+            with opened(paths[-1]) as file:
+                yield paths[-1], file
         except CheckpointError as error:
             if "does not fit" in error.message:  # which is no damage
                 raise

@@ -43,7 +43,7 @@ def must_learn(
             f"{run.longest_row} steps in a row were not finite, and the step has no guard, so that they were taken; "
             f"give it one: make_step(guard=True)"
         )
-    step_of_epoch = run.step_of_epoch - (int(run.train_state.step) - last)
+    step_of_epoch = run.epoch.step_of_epoch - (int(run.train_state.step) - last)
     batch, which = feed.batch(len(run.history), step_of_epoch)
     leaf, params = int(guard.leaf), jax.tree_util.tree_leaves_with_path(getattr(run.train_state, "params", ()))
     if run.spoiled_by_update:
@@ -65,9 +65,8 @@ def must_learn(
         saver.save(run)
     except CheckpointError as refused:
         error.add_note(f"It could not be saved: {refused}")
-    error.train_state, error.history = run.train_state, run.history  # type: ignore[attr-defined]
     error.batch = batch  # type: ignore[attr-defined]
-    raise error
+    raise run.left_on(error)
 
 
 def what_is_wrong(net: Layer, loss: Any, batch: Any) -> str:

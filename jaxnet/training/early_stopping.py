@@ -81,8 +81,7 @@ class Best:
     def improved(self, record: Record) -> bool:
         """Takes in an epoch; whether it is the new best."""
         monitor, mode = self.watch.monitor, self.watch.mode
-        if monitor not in record:
-            raise ConfigError(f"early stopping watches {monitor!r}, and the records have only {', '.join(record)}")
+        check_column(monitor, record)
         value = record[monitor]
         gain = (self.value - value) if mode == "min" else (value - self.value)
         if not math.isnan(value) and (math.isnan(self.value) or gain > self.watch.minimum_change):
@@ -93,7 +92,7 @@ class Best:
 
     def save(self) -> dict[str, Any]:
         """What `restore` needs, as JSON."""
-        watched = {"monitor": self.watch.monitor, "mode": self.watch.mode}
+        watched = {"monitor": self.watch.monitor, "mode": self.watch.mode, "patience": self.watch.patience}
         return watched | {"value": self.value, "epoch": self.epoch, "waited": self.waited}
 
     def restore(self, saved: dict[str, Any]) -> None:

@@ -14,8 +14,10 @@ from jaxnet import _checks as checks
 from jaxnet import data as data_module
 from jaxnet.errors import DataError, named
 from jaxnet.layers.layer import Layer, as_layer
-from jaxnet.training import nans, pairs, processes, sharding
-from jaxnet.training.data import Arrays, given
+from jaxnet.training import devices, nans, pairs
+from jaxnet.training.pairs import Arrays
+from jaxnet.training.sources import given
+from jaxnet.training.state import all_finite
 from jaxnet.training.step import Metrics, checked_metrics, measure
 
 Evaluate = Callable[..., dict[str, float]]
@@ -70,33 +72,33 @@ def make_evaluate(
     metrics = checked_metrics(metrics)
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
     if mesh is not None:
-        mesh = sharding.automatic(mesh)
+        mesh = devices.automatic(mesh)
         batch_size += -batch_size % mesh.shape[mesh.axis_names[0]]
 
-    everywhere: dict[str, Any] = {} if mesh is None else {"out_shardings": sharding.replicated(mesh)}
+    everywhere: dict[str, Any] = {} if mesh is None else {"out_shardings": devices.replicated(mesh)}
     whole = on_arrays(net, loss, metrics, batch_size, mesh)
     warned = False
 
     @functools.partial(nans.compiled, **everywhere)
     def of_arrays(params, state, x, target):
-        return whole(params, state, x, target), _finite((x, target))
+        return whole(params, state, x, target), all_finite((x, target))
 
     @nans.compiled
     def of_batch(params, state, batch):
         x, target = batch
         measured = measure(loss, metrics, net.apply(params, state, x, train=False)[0], target)
-        return measured, _finite(batch)
+        return measured, all_finite(batch)
 
     @named("evaluate")
     def evaluate(params, state, data, *, epoch=0):
-        with sharding.in_use(mesh):
+        with devices.in_use(mesh):
             if isinstance(data, (tuple, Arrays)):
                 return of_whole(params, state, data if isinstance(data, tuple) else data.pair)
             source: Any = given(data, goes_on=False)
             return named(source.who)(of_batches)(params, state, source, epoch)
 
     def of_whole(params, state, data):
-        x, target = pairs.arrays_where_they_are(data)
+        x, target = pairs.checked_where_they_are(data)
         measured, finite = jax.device_get(of_arrays(params, state, x, target))
         _must_be_finite((x, target), finite)
         return {name: float(value) for name, value in measured.items()}
@@ -104,30 +106,25 @@ def make_evaluate(
     def of_batches(params, state, source, epoch):
         nonlocal warned
         if mesh is not None:
-            params, state = sharding.whole_here((params, state), mesh)
+            params, state = devices.whole_here((params, state), mesh)
         totals: dict[str, float] = {}
         count = 0
         narrowed: dict[str, np.dtype] = {}
-        failure: Exception | None = None
-        try:
+        # Of several processes, no other must wait for this one's means.
+        with devices.together(DataError("another process could not measure its part; its error says why")):
             for number, batch in enumerate(source.whole_epoch(epoch)):
                 place = source.at(epoch, number)
                 with place:
                     batch = pairs.batch(batch, narrowed)
                 size = pairs.size(batch)
                 if mesh is not None:
-                    batch = jax.device_put(batch, sharding.over_batch_if_it_fits(mesh.local_mesh, size))
+                    batch = jax.device_put(batch, devices.over_batch_if_it_fits(mesh.local_mesh, size))
                 measured, finite = jax.device_get(of_batch(params, state, batch))
                 with place:
                     _must_be_finite(batch, finite)
                 for name, value in measured.items():
                     totals[name] = totals.get(name, 0.0) + size * float(value)
                 count += size
-        except Exception as error:  # of several processes, the others must not wait for this one's means
-            failure = error
-        (failed,) = processes.any_process(failure is not None)
-        if failed:
-            raise failure or DataError("another process could not measure its part; its error says why")
         if not warned:
             checks.warn_of_narrowed(narrowed)
         warned = warned or bool(narrowed)
@@ -151,7 +148,7 @@ def on_arrays(
         def predict(index):
             batch = jax.tree.map(lambda leaf: leaf[index], x)
             if mesh is not None:
-                batch = jax.lax.with_sharding_constraint(batch, sharding.over_batch(mesh))
+                batch = jax.lax.with_sharding_constraint(batch, devices.over_batch(mesh))
             return net.apply(params, state, batch, train=False)[0]
 
         prediction = jax.lax.map(predict, jnp.asarray(rows))
@@ -170,15 +167,10 @@ def _over_processes(means: dict[str, float], count: int) -> dict[str, float]:
     return dict(zip(means, np.average(values.view(np.float64), axis=0, weights=counts).tolist(), strict=True))
 
 
-def _finite(data: Any) -> list[jax.Array]:
-    """Of each array, whether all of it is finite."""
-    return [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(data) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-
-
-def _must_be_finite(data: Any, finite: list[Any]) -> None:
-    if not all(finite):
+def _must_be_finite(data: Any, finite: bool) -> None:
+    if not finite:
         for path, leaf in jax.tree_util.tree_leaves_with_path(data):
-            data_module.check_finite(pairs.leaf_name(path), np.asarray(sharding.own_copy(leaf)))
+            data_module.check_finite(pairs.leaf_name(path), np.asarray(devices.own_copy(leaf)))
 
 
 def check_labels(net: Layer, loss: Any, data: Any) -> None:

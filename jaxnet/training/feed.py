@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxnet import data as data_module
-from jaxnet.errors import DataError
-from jaxnet.training import nans, sharding
-from jaxnet.training.data import Arrays
+from jaxnet.training import devices, pairs
+from jaxnet.training.devices import Place
+from jaxnet.training.pairs import Arrays
 from jaxnet.training.state import sound
 from jaxnet.training.step import Step
 from jaxnet.training.update import passed_over
@@ -62,47 +61,35 @@ class Resident:
     The number of steps is an argument of one program, so no number compiles anew.
 
     Given a step without its guard too, dispatches run that, and keep the state that they began with. Where one met a
-    step that was not finite, it runs again from there up to that step, which is then left to the guarded one. So each
-    step is computed by the same program whatever the dispatches' lengths, and a run has the same bits on a device whose
+    step that was not finite, those before it are taken again, and it is left to the guarded one. So each step is
+    computed by the same program whatever the dispatches' lengths, and a run has the same bits on a device whose
     arithmetic has a fixed order.
 
     A state that is kept also undoes an update that is not finite although the loss and the gradient are: the
-    parameters stay spoiled, so one look a dispatch finds it, and halving the dispatch finds the step.
+    parameters stay spoiled, so one look a dispatch finds it.
     """
 
     in_order = False  # a resumed run draws its batches itself
     stop: Callable[[], bool] = staticmethod(lambda: False)  # nothing here keeps a run waiting
 
-    def __init__(
-        self, step: Step, arrays: Arrays, *, unguarded: Step | None = None, keeps: bool, watches: bool,
-        mesh: Mesh | None = None, placement: Any = None,
-    ):  # fmt: skip
-        self.arrays, self.mesh, self._undoes = arrays, mesh, keeps and watches
+    def __init__(self, step: Step, arrays: Arrays, place: Place, *, unguarded: Step | None = None):
+        self.arrays, self.place = arrays, place
         self.full, rest = divmod(arrays.samples, arrays.batch_size)
         self.rest, self.dropped = (0, rest) if arrays.drop_last else (rest, 0)
         self.steps = self.full + bool(self.rest)
-        if not self.steps:
-            raise DataError(
-                f"a batch of {arrays.batch_size} from {arrays.samples} samples would be dropped, so nothing would "
-                f"be trained; use a batch_size of at most {arrays.samples}, or drop_last=False"
-            )
-        data = arrays.pair
-        if mesh is not None:
+        if arrays.drop_last:
+            data_module.must_fill(arrays.batch_size, arrays.samples, ", or drop_last=False")
+        if place.mesh is not None:
             for size in {arrays.batch_size if self.full else 0, self.rest} - {0}:
-                sharding.batch_fits(mesh, size)
-            data = sharding.place("the data", data, jax.tree.map(lambda _: sharding.replicated(mesh), data))
-        self.data = jax.tree.map(jnp.asarray, data)
-        outputs = sharding.of_results(mesh, placement)
-        self._programs = {"guarded": nans.compiled(self._steps(step), donate_argnums=() if keeps else 0, **outputs)}
-        if unguarded is not None and keeps:
-            self._programs["unguarded"] = nans.compiled(self._steps(unguarded), **outputs)
+                devices.batch_fits(place.mesh, size)
+        devices.must_agree("the data", arrays.pair)
+        self.data = devices.everywhere(arrays.pair, place.mesh)
+        self._programs = {"guarded": place.compiled(self._steps(step))}
+        if unguarded is not None and place.keeps:
+            self._programs["unguarded"] = place.compiled(self._steps(unguarded))
+        self._fast = list(self._programs)[-1]
         self._compiled: set[tuple[str, int]] = set()
         self._count, self._epoch = 1, 0
-        self._order = functools.lru_cache(maxsize=2)(
-            lambda epoch: data_module.epoch_order(
-                arrays.samples, seed=arrays.seed, epoch=epoch, shuffle=arrays.shuffle
-            ).astype(np.int32)
-        )
         self._rows = functools.lru_cache(maxsize=2)(self._place_rows)
 
     def _steps(self, step: Step) -> Callable[..., Any]:
@@ -112,15 +99,12 @@ class Resident:
             def body(i, carry):
                 train_state, measured = carry
                 batch = jax.tree.map(lambda leaf: leaf[rows[i]], data)
-                if self.mesh is not None:
-                    batch = jax.lax.with_sharding_constraint(batch, sharding.over_batch(self.mesh))
+                if self.place.mesh is not None:
+                    batch = jax.lax.with_sharding_constraint(batch, devices.over_batch(self.place.mesh))
                 train_state, metrics = step(train_state, batch)
                 return train_state, {name: measured[name].at[i].set(value) for name, value in metrics.items()}
 
-            example = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct((rows.shape[1], *leaf.shape[1:]), leaf.dtype), data
-            )
-            _, metrics = jax.eval_shape(step, train_state, example)
+            _, metrics = jax.eval_shape(step, train_state, pairs.of_size(rows.shape[1], data))
             empty = {name: jnp.zeros(rows.shape[0], value.dtype) for name, value in metrics.items()}
             return jax.lax.fori_loop(start, stop, body, (train_state, empty))
 
@@ -129,17 +113,18 @@ class Resident:
     @property
     def example(self) -> Any:
         """Shapes and dtypes of a batch."""
-        size = self.arrays.batch_size if self.full else self.rest
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), self.data)
+        return pairs.of_size(self.arrays.batch_size if self.full else self.rest, self.data)
 
     def _place_rows(self, epoch: int) -> tuple[jax.Array, jax.Array]:
         """The order of an epoch on the device, sent once an epoch: a row a batch, and the row of a smaller last one."""
         order, size = self._order(epoch), self.arrays.batch_size
         whole, last = order[: self.full * size].reshape(self.full, size), order[self.full * size :][None, : self.rest]
-        if self.mesh is None:
-            return jnp.asarray(whole), jnp.asarray(last)
-        everywhere = sharding.replicated(self.mesh)
-        return sharding.put(whole, everywhere), sharding.put(last, everywhere)
+        return devices.everywhere((whole, last), self.place.mesh)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        arrays = self.arrays
+        order = data_module.epoch_order(arrays.samples, seed=arrays.seed, epoch=epoch, shuffle=arrays.shuffle)
+        return order.astype(np.int32)
 
     def samples(self, epoch: int, step: int) -> np.ndarray:
         """The indices of the samples in a batch."""
@@ -165,61 +150,50 @@ class Resident:
 
     def _dispatch(self, train_state: Any, rows: jax.Array, start: int, stop: int) -> Progress:
         began = time.perf_counter()
-        which = "unguarded" if "unguarded" in self._programs else "guarded"
-        after, measured, compiling = self._run(which, train_state, rows, start, stop)
+        after, measured, compiling = self._run(self._fast, train_state, rows, start, stop)
         if jax.process_count() > 1:
             self._count = IN_FLIGHT  # the same on all processes, whatever their clocks say
         elif not compiling and rows.shape[1] == self.arrays.batch_size:
             faster = TARGET_SECONDS / max(time.perf_counter() - began, 1e-6) * (stop - start)
             self._count = max(1, min(int(faster), 4 * self._count))
+        if self._well(after, measured):
+            return Progress(after, stop, measured, rows.shape[1], compiling)
         good = finite(measured)
-        redo = which == "unguarded" and not good.all()
-        if redo:
-            bad = start + int(np.argmin(good))
-            after, measured, stop = self._up_to_a_bad_one(train_state, measured, rows, start, bad)
-        if self._undoes and not sound(after):
-            done = self._without_a_bad_update(which, train_state, measured, rows, start, stop)
-            return done._replace(compile_seconds=compiling)
-        if redo:
-            after, last, seconds = self._run("guarded", after, rows, stop, stop + 1)
-            measured = {name: np.concatenate([measured[name], last[name]]) for name in last}
-            stop, compiling = stop + 1, compiling + seconds
-        return Progress(after, stop, measured, rows.shape[1], compiling)
+        stop = stop if good.all() else start + int(np.argmin(good)) + 1
+        done = self._up_to_a_bad_step(train_state, rows, start, stop)
+        return done._replace(compile_seconds=compiling + done.compile_seconds)
 
-    def _up_to_a_bad_one(
-        self, train_state: Any, measured: Any, rows: jax.Array, start: int, stop: int
-    ) -> tuple[Any, dict[str, np.ndarray], int]:
-        """The state before the first step that is not finite, what the steps up to there measured, and its number."""
-        self._be_short()
-        while start < stop:
-            after, measured, _ = self._run("unguarded", train_state, rows, start, stop)
-            good = finite(measured)
-            if good.all():
-                return after, measured, stop
-            stop = start + int(np.argmin(good))  # on a device whose sums have no order, another may be the first now
-        return train_state, {name: values[:0] for name, values in measured.items()}, stop
+    def _well(self, after: Any, measured: dict[str, np.ndarray]) -> bool:
+        """Whether steps can stay as they were taken."""
+        guarded = self._fast == "guarded" or finite(measured).all()
+        return bool(guarded) and not (self.place.undoes and not sound(after))
 
-    def _without_a_bad_update(
-        self, which: str, train_state: Any, measured: Any, rows: jax.Array, start: int, stop: int
-    ) -> Progress:
-        """The steps from ``start`` up to the one whose update spoils the parameters, which is passed over."""
-        self._be_short()
-        low, high = start, stop  # the parameters are finite after the steps up to low, and not up to high
-        while high - low > 1:
-            middle = (low + high) // 2
-            after, _, _ = self._run(which, train_state, rows, low, middle)
-            if sound(after):
-                train_state, low = after, middle
+    def _up_to_a_bad_step(self, train_state: Any, rows: jax.Array, start: int, stop: int) -> Progress:
+        """The steps up to the first that cannot stay as it was taken, which is left to the guard.
+
+        It is the last, as far as was measured; else halving finds it. If its update spoils the parameters nevertheless,
+        it is passed over. On a device whose sums have no order, another step may be the first now, or none.
+        """
+        self._count = IN_FLIGHT if jax.process_count() > 1 else 1  # short dispatches, until all is well again
+        parts, middle = [], stop - 1
+        while stop - start > 1:
+            after, measured, _ = self._run(self._fast, train_state, rows, start, middle)
+            if self._well(after, measured):
+                train_state, start = after, middle
+                parts.append(measured)
             else:
-                high = middle
-        measured = {name: values[: high - start] for name, values in measured.items()}
-        skipped = measured.get("skipped", np.zeros(high - start, np.float32)).copy()
-        skipped[-1] = 1
-        return Progress(passed_over(train_state), high, measured | {"skipped": skipped}, rows.shape[1])
-
-    def _be_short(self) -> None:
-        """This dispatch ends at a bad step; the next ones are short until all is well again."""
-        self._count = IN_FLIGHT if jax.process_count() > 1 else 1
+                stop = middle
+            middle = (start + stop) // 2
+        after, measured, compiling = self._run("guarded", train_state, rows, start, stop)
+        if self.place.undoes and not sound(after):
+            after, measured = passed_over(train_state), measured | {"skipped": np.ones(1, np.float32)}
+        parts.append(measured)
+        nothing = [np.zeros(len(part["loss"]), np.float32) for part in parts]  # of "skipped", which not all measure
+        measured = {
+            name: np.concatenate([part.get(name, none) for part, none in zip(parts, nothing, strict=True)])
+            for name in measured
+        }
+        return Progress(after, stop, measured, rows.shape[1], compiling)
 
     def _run(
         self, which: str, train_state: Any, rows: jax.Array, start: int, stop: int

@@ -13,21 +13,16 @@ from jaxnet.errors import ConfigError, named
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 from jaxnet.optimizers import _members
 from jaxnet.optimizers.master_copy import keeps_master
-from jaxnet.training import data as data_module
-from jaxnet.training import early_stopping as stopping
-from jaxnet.training import keeping, loop, sharding
+from jaxnet.training import devices, keeping, loop, sources
 from jaxnet.training import state as states
-from jaxnet.training.data import Arrays
 from jaxnet.training.divergence import what_is_wrong
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluate import check_labels, make_evaluate
 from jaxnet.training.history import History, Record
 from jaxnet.training.identity import of_program
-from jaxnet.training.keeping import Keep
-from jaxnet.training.sharding import Sharded
+from jaxnet.training.pairs import Arrays
 from jaxnet.training.state import TrainState
-from jaxnet.training.step import COLUMNS, make_step
-from jaxnet.training.stepping import Stepping, stepping
+from jaxnet.training.step import Stepping, make_step, stepping
 
 
 class Fit(NamedTuple):
@@ -60,8 +55,8 @@ def fit(
     key: Any = 0,
     step: Stepping | None = None,
     early_stopping: EarlyStopping | int | None = None,
-    keep: Keep | str | os.PathLike[str] | None = None,
-    mesh: jax.sharding.Mesh | Sharded | None = None,
+    keep: keeping.Keep | str | os.PathLike[str] | None = None,
+    mesh: jax.sharding.Mesh | devices.Sharded | None = None,
     callbacks: Sequence[Callable[[Record, TrainState], Any]] = (),
     progress: bool | Callable[[str], Any] = True,
 ) -> Fit:
@@ -118,8 +113,8 @@ def fit(
     net = as_layer(net)
     optimizer = _members.member(optimizer)
     epochs = checks.integer("epochs", epochs, minimum=1)
-    data = data_module.given(data, batch_size, epochs=epochs)
-    keep, mesh, options = keeping.given(keep), sharding.given(mesh), step or stepping()
+    data = sources.given(data, batch_size, epochs=epochs)
+    keep, mesh, options = keeping.given(keep), devices.given(mesh), step or stepping()
     if not isinstance(options, Stepping):
         raise ConfigError(f"step must be what training.stepping returns, got {options!r}")
 
@@ -127,8 +122,7 @@ def fit(
         make_step, net, loss, optimizer, metrics=metrics, regularizer=options.regularizer, accumulate=options.accumulate
     )
     guarded, unguarded = make(guard=options.guard), make(guard=False)
-    x = data.example if isinstance(data, Arrays) else data.first[0]
-    x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x)
+    x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), data.first[0])
     train_state = states.init(net, optimizer, x, checks.key(key), loss_scale=options.loss_scale)
     _warn_of_narrow(train_state)
     if isinstance(data, Arrays):
@@ -138,19 +132,13 @@ def fit(
         size = 2 * (data.batch_size if isinstance(data, Arrays) else 128)
         evaluate = _evaluation(net, loss, validation, metrics, size, epochs, mesh and mesh.mesh)
 
-    stop_early = stopping.checked(early_stopping, validation is not None)
-    if stop_early is not None:
-        measured = ["loss", *(metrics or ())]
-        validated = [f"validation_{name}" for name in measured] if validation is not None else []
-        ours = [name for name in COLUMNS if name != "loss" and (name != "penalty" or options.regularizer is not None)]
-        stopping.check_column(stop_early.monitor, [*measured, *validated, *ours])
     if keep.checkpoints is not None:  # the rule by itself, so that a changed rate is told from a changed network
         identity = {**keep.identity, "optimizer": _identity(optimizer, train_state)}
         keep = keep._replace(identity=identity)
 
     trained = loop.train(
-        guarded, train_state, data, epochs=epochs, evaluate=evaluate, early_stopping=stop_early, keep=keep, mesh=mesh,
-        callbacks=callbacks, progress=progress, max_skipped=options.max_skipped,
+        guarded, train_state, data, epochs=epochs, evaluate=evaluate, early_stopping=early_stopping, keep=keep,
+        mesh=mesh, callbacks=callbacks, progress=progress, max_skipped=options.max_skipped,
         explain=functools.partial(what_is_wrong, net, loss),
         unguarded=unguarded if options.loss_scale is None and options.guard is True else None,
     )  # fmt: skip
@@ -183,25 +171,19 @@ def _evaluation(
     net: Layer, loss: Any, validation: Any, metrics: Any, size: int, epochs: int, mesh: Any
 ) -> Callable[..., dict[str, float]]:
     """Measures the validation set after an epoch; the set is checked, and put in its place, before any training."""
-    validation = data_module.given(
+    validation = sources.given(
         validation, size if isinstance(validation, tuple) else None, epochs=epochs, goes_on=False
     )
+    check_labels(net, loss, validation.first)
+    held_out: Any = validation
     if isinstance(validation, Arrays):
         size = validation.batch_size
-        held_out: Any = validation.pair
-        check_labels(net, loss, held_out)
-        if mesh is None:
-            held_out = jax.tree.map(jnp.asarray, held_out)
-        else:
-            everywhere = sharding.replicated(mesh)
-            placement = jax.tree.map(lambda _: everywhere, held_out)
-            held_out = sharding.place("the validation set", held_out, placement)
-    else:
-        held_out = validation
-        check_labels(net, loss, held_out.first)
+        devices.must_agree("the validation set", validation.pair)
+        held_out = devices.everywhere(validation.pair, mesh)
     measure = make_evaluate(net, loss, metrics=metrics, batch_size=size, mesh=mesh)
 
     def evaluate(train_state, epoch):
         return measure(train_state.params, train_state.state, held_out, epoch=epoch)
 
+    evaluate.names = ("loss", *(metrics or ()))  # type: ignore[attr-defined]  # what `train` will find in the records
     return evaluate

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from jaxnet import _checks as checks
-from jaxnet import _optional as optional
+from jaxnet._figures import figure, saved
 from jaxnet.errors import CheckpointError, ConfigError, DataError, named
 from jaxnet.training import _atomic, _file
 
@@ -86,16 +86,14 @@ class History:
         Raises:
           ConfigError: there is no epoch to draw.
         """
-        path = checks.path("path", path)
         if not self.records:
             raise ConfigError("there is nothing to draw, no epoch was completed")
         columns = {name: self[name] for name in self.names}
         measured = [n for n in columns if f"validation_{n}" in columns or n == "loss"]
-        new_figure = optional.load("a picture", "matplotlib.figure").Figure
-        figure = new_figure(figsize=(4.2 * len(measured), 3.2), layout="constrained")
-        figure.suptitle(title)
+        picture, panels = figure(len(measured), columns=len(measured), height=3.2)
+        picture.suptitle(title)
         marker = "o" if len(self) == 1 else None
-        for axes, name in zip(figure.subplots(1, len(measured), squeeze=False)[0], measured, strict=True):
+        for axes, name in zip(panels, measured, strict=True):
             axes.plot(columns["epoch"], columns[name], "k-", marker=marker, label="training")
             shown = columns[name]
             if f"validation_{name}" in columns:
@@ -105,11 +103,8 @@ class History:
             if name == "loss" and positive.size and positive.min() > 0:
                 axes.set_yscale("log")
             axes.set(xlabel="epoch", ylabel=name)
-            axes.grid(alpha=0.3)
             axes.legend()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-        return path
+        return saved(picture, path)
 
 
 class Log:

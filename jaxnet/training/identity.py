@@ -5,12 +5,11 @@ The content of the data is not part of it, nor what a loader of the user's does.
 
 import hashlib
 import re
-import zlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+
+from jaxnet.training.state import checksum
 
 # Where a program calls back into Python, its text may hold an address, which every process has another of.
 _ADDRESS = re.compile(r'(custom_call @\w*callback[^\n]*?backend_config = ")\d+(?=")')
@@ -33,7 +32,7 @@ MADE = ("jax", "platform")
 def of_start(train_state: Any) -> dict[str, str]:
     """The identity of what a run begins with, a short text a field of the state, which this process has whole."""
     fields = train_state._asdict() if hasattr(train_state, "_asdict") else vars(train_state)
-    return {name: of_arrays(tree) for name, tree in fields.items() if name not in ("step", "guard")}
+    return {name: f"{checksum(tree):08x}" for name, tree in fields.items() if name not in ("step", "guard")}
 
 
 def of_step(step: Any, train_state: Any, batch: Any) -> dict[str, str]:
@@ -65,26 +64,25 @@ def of_program(f: Any, *arguments: Any) -> str:
     return hashlib.sha256(_ADDRESS.sub(r"\1", text).encode()).hexdigest()[:16]
 
 
-def of_arrays(tree: Any) -> str:
-    """A checksum of arrays."""
-    found = 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        what = f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}"
-        found = zlib.crc32(what.encode(), found)
-        typed = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        host = np.asarray(jax.random.key_data(leaf) if typed else leaf, order="C")
-        found = zlib.crc32(host.reshape(-1).view(np.uint8).data, found)
-    return f"{found:08x}"
+def differences(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> str:
+    """What a person would say differs between two runs' settings and identities, or nothing.
 
-
-def differences(before: dict[str, str], now: dict[str, str]) -> str:
-    """What a person would say differs, or nothing; another version of JAX alone is no difference."""
-    names = [name for name in {**NAMES, **now} if name not in ("jax", "platform") and before.get(name) != now.get(name)]
+    Another version of JAX alone is no difference.
+    """
+    had, has = before.get("identity", {}), now["identity"]
+    names: list[str] = [name for name in {**NAMES, **has} if name not in MADE and had.get(name) != has.get(name)]
     if "optimizer" in names and "program" in names:
         names.remove("program")  # of which the optimizer is a part
     text = ", ".join(NAMES.get(name, name) for name in names)
-    made = [(before.get(name), now.get(name)) for name in ("jax", "platform")]
-    if text and any(was != now for was, now in made):
-        text += f"; it was compiled by JAX {made[0][0]} for {made[1][0]}, now {made[0][1]} for {made[1][1]}, whose"
-        text += " programs may differ by themselves"
-    return text
+    (jax_before, made_for), (jax_now, makes_for) = ([of.get(name) for name in MADE] for of in (had, has))
+    if text and (jax_before, made_for) != (jax_now, makes_for):
+        text += f"; it was compiled by JAX {jax_before} for {made_for}, now {jax_now} for {makes_for}, whose programs "
+        text += "may differ by themselves"
+    settings = changes(before.get("settings", {}), now["settings"])
+    return f"{settings}, {text}" if settings and text else settings or text
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What differs between two dicts of settings: what it was, and what it is."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in names)

@@ -12,13 +12,13 @@ import jax
 
 from jaxnet import _checks as checks
 from jaxnet.errors import CheckpointError, ConfigError, JaxnetError, named
-from jaxnet.training import _atomic, processes, sharding
+from jaxnet.training import _atomic, devices
 from jaxnet.training import identity as identities
 from jaxnet.training.checkpoint import read_metadata
 from jaxnet.training.checkpoints import Checkpoints
 from jaxnet.training.history import History, Log
 from jaxnet.training.interrupts import ending
-from jaxnet.training.run import HISTORY, HOW, Run
+from jaxnet.training.run import HISTORY, Run
 
 SAVE_SHARE = 0.05
 """The most of the time that saving checkpoints may take."""
@@ -151,18 +151,19 @@ class Saver:
         self.identity = start | identities.of_step(step, run.train_state, batch) | dict(self._keep.identity)
         other = ""
         if metadata:
-            run.restore(self.checkpoints, metadata, self.settings, anyway=self._keep.resume == "anyway")
-            other = identities.differences(metadata.get("identity", {}), self.identity)
+            run.restore(self.checkpoints, metadata, in_place=metadata.get("settings") == self.settings)
+            other = identities.differences(metadata, {"settings": self.settings, "identity": self.identity})
         directory = self.checkpoints.directory
         hint = f"all must see one file system, and {directory} is not on one"
-        processes.agree("the checkpoint", int(run.train_state.step), hint)
-        (differs,) = processes.any_process(bool(other) and self._keep.resume == "same")
+        devices.agree("the checkpoint", int(run.train_state.step), hint)
+        (differs,) = devices.any_process(bool(other) and self._keep.resume == "same")
         if differs:
             raise ConfigError(
                 f"the run in {directory} is another one than this call's: what differs is "
-                f"{other or 'on another process'}; restore it; {HOW}"
+                f"{other or 'on another process'}; restore it; to go on all the same, give "
+                f"keep=training.keep(..., resume='anyway'); to begin afresh, another directory"
             )
-        return bool(run.step_of_epoch or len(run.history))
+        return bool(run.epoch.step_of_epoch or len(run.history))
 
     def begin(self, history: History) -> None:
         """Writes to the files what is restored; from here on `record` appends to them."""
@@ -179,18 +180,17 @@ class Saver:
 
     def _attempt(self, do: Callable[[], Any], run: Run, place: Path) -> None:
         """Writes in the middle of a run; if a disk refuses, the error says what is left and holds the state."""
-        error: CheckpointError | None = None
-        try:
-            do()
-        except (OSError, CheckpointError) as cause:
-            text = getattr(cause, "message", f"cannot write {place}: {getattr(cause, 'strerror', cause)}")
-            if self.checkpoints is not None:
-                text += ". What was saved before is whole: once that is mended, the same call goes on from the newest"
-            step = int(run.train_state.step)
-            error = CheckpointError(f"{text}. The state after step {step} is in error.train_state")
-            error.train_state = run.train_state  # type: ignore[attr-defined]
-            error.__cause__ = cause
-        _all_or_none(error, place)
+        with _all_or_none(place):
+            try:
+                do()
+            except (OSError, CheckpointError) as cause:
+                text = getattr(cause, "message", f"cannot write {place}: {getattr(cause, 'strerror', cause)}")
+                if self.checkpoints is not None:
+                    text += ". What was saved before is whole: once that is mended, the same call goes on from the "
+                    text += "newest"
+                step = int(run.train_state.step)
+                error = CheckpointError(f"{text}. The state after step {step} is in error.train_state")
+                raise run.left_on(error) from cause
 
     def due(self) -> bool:
         """Whether the last checkpoint is old enough for another, by this process's clock."""
@@ -205,11 +205,11 @@ class Saver:
         run.must_be_sound(self.checkpoints, now=True)
         began = time.perf_counter()
         metric = None
-        if run.best is not None and not run.step_of_epoch and len(run.history):
+        if run.best is not None and not run.epoch.step_of_epoch and len(run.history):
             value = run.history[-1][run.best.watch.monitor]
             metric = value if run.best.watch.mode == "min" else -value
         # Of what every process has whole, the first writes its copy; pieces are written by those who have them.
-        tree = jax.tree.map(sharding.own_copy, run.saved)
+        tree = jax.tree.map(devices.own_copy, run.saved)
         in_pieces = not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree))
         checkpoints, kept = self.checkpoints, self._kept
         assert kept is not None
@@ -218,8 +218,8 @@ class Saver:
 
         def save():
             if in_pieces or jax.process_index() == 0:
-                metadata = run.metadata(self.settings, self.identity) | {"history": kept.seal, "batch": self.batch}
-                checkpoints.save(step, tree, metadata=metadata, metric=metric)
+                this = {"settings": self.settings, "identity": self.identity, "batch": self.batch, "history": kept.seal}
+                checkpoints.save(step, tree, metadata=run.metadata | this, metric=metric)
 
         self._attempt(save, run, checkpoints.directory)  # once it is there, all may end
         self._saved = (step, len(run.history))
@@ -265,7 +265,7 @@ def ended_early(run: Run, saver: Saver, close: Callable[[], Any]) -> Iterator[No
             if jax.process_index() == 0:
                 print(f"{signalled}: {on}", flush=True)
             error = ending(signalled, f"fit: {on}")
-        error.train_state, error.history = run.train_state, run.history  # type: ignore[attr-defined]
+        run.left_on(error)
         if signalled:
             raise error from None
         error.add_note(f"fit: {on}")
@@ -274,27 +274,24 @@ def ended_early(run: Run, saver: Saver, close: Callable[[], Any]) -> Iterator[No
 
 def _on_the_first(do: Callable[[], Any], name: str, place: Path) -> None:
     """Has the first process open what only one may; where it cannot, all raise, before anything is trained."""
-    error: CheckpointError | ConfigError | None = None
-    if jax.process_index() == 0:
+    with _all_or_none(place):
+        if jax.process_index() > 0:
+            return
         try:
             do()
         except BlockingIOError as cause:
-            error = CheckpointError(
+            raise CheckpointError(
                 f"another run uses {place}: {cause.strerror}; two would mix their checkpoints: wait for its end, "
                 f"stop it, or give keep= another directory"
-            )
+            ) from None
         except OSError as cause:
             kind, argument = (CheckpointError, "keep=") if name == "keep" else (ConfigError, "training.keep(log=...)")
-            error = kind(
+            raise kind(
                 f"cannot write {place}: {cause.strerror or cause}; nothing was trained yet: mend that, or give "
                 f"{argument} a place on a disk with room, where you may write"
-            )
-            error.__cause__ = cause
-    _all_or_none(error, place)
+            ) from cause
 
 
-def _all_or_none(error: Exception | None, place: Path) -> None:
-    """Raises on all processes what went wrong on one, so that none waits for it."""
-    (failed,) = processes.any_process(error is not None)
-    if failed:
-        raise error or CheckpointError(f"another process cannot write {place}; its error says why")
+def _all_or_none(place: Path) -> contextlib.AbstractContextManager[None]:
+    """Raises on all processes what goes wrong on one, so that none waits for it."""
+    return devices.together(CheckpointError(f"another process cannot write {place}; its error says why"))

@@ -12,19 +12,16 @@ import jax
 
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, named
-from jaxnet.training import data as data_module
+from jaxnet.training import devices, keeping, sources
 from jaxnet.training import early_stopping as stopping
 from jaxnet.training import identity as identities
-from jaxnet.training import keeping, processes, sharding
 from jaxnet.training.divergence import must_learn
 from jaxnet.training.feed import Resident
 from jaxnet.training.history import History, Record
 from jaxnet.training.interrupts import ENDED, Interrupts, ending
-from jaxnet.training.keeping import Keep, Saver
+from jaxnet.training.pairs import Arrays
 from jaxnet.training.report import Report
 from jaxnet.training.run import Run
-from jaxnet.training.sharding import Sharded
-from jaxnet.training.state import MOST_BYTES_KEPT, nbytes, sound
 from jaxnet.training.step import COLUMNS, Step
 from jaxnet.training.streamed import Streamed
 
@@ -58,8 +55,8 @@ def train(
     evaluate: Callable[..., dict[str, float]] | None = None,
     weights: Callable[[Any], Any] | None = None,
     early_stopping: stopping.EarlyStopping | int | None = None,
-    keep: Keep | str | os.PathLike[str] | None = None,
-    mesh: jax.sharding.Mesh | Sharded | None = None,
+    keep: keeping.Keep | str | os.PathLike[str] | None = None,
+    mesh: jax.sharding.Mesh | devices.Sharded | None = None,
     callbacks: Sequence[Callable[[Record, Any], Any]] = (),
     progress: bool | Callable[[str], Any] = True,
     max_skipped: int = 20,
@@ -115,43 +112,36 @@ def train(
     callbacks = [checks.function("callbacks", callback) for callback in callbacks]
     _check_state(train_state)
     stop_early = stopping.checked(early_stopping, evaluate is not None)
-    monitor = None if stop_early is None else stop_early.monitor
-    step, unguarded = _checked(step, monitor), unguarded and _checked(unguarded, monitor)
-    keep, data = keeping.given(keep), data_module.given(data, batch_size, epochs=epochs)
+    step, unguarded = _checked(step, stop_early, evaluate), unguarded and _checked(unguarded, stop_early, evaluate)
+    keep, data = keeping.given(keep), sources.given(data, batch_size, epochs=epochs)
 
     # Where everything lives, and from where batches come.
     start = {} if keep.checkpoints is None else identities.of_start(train_state)  # before it is spread over processes
-    mesh, placement, train_state = sharding.placed(mesh, train_state)  # a copy, which the first step may consume
-    with sharding.in_use(mesh):
-        watches = sound(train_state)  # parameters that are not finite from the beginning are meant so, as masks are
-    where: Any = {"mesh": mesh, "placement": placement, "keeps": nbytes(train_state) <= MOST_BYTES_KEPT}
-    if isinstance(data, data_module.Arrays):
-        feed = Resident(step, data, unguarded=unguarded, watches=watches, **where)
-    else:
-        feed = Streamed(step, data, watches=watches, **where)
+    place, train_state = devices.placed(mesh, train_state)  # a copy, which the first step may consume
+    feed = Resident(step, data, place, unguarded=unguarded) if isinstance(data, Arrays) else Streamed(step, data, place)
     call = json.dumps([epochs, max_skipped, keep.checkpoints is not None, evaluate is not None, data.settings])
-    processes.agree("the call", zlib.crc32(call.encode()), f"all must make the same, here: {call}")
+    devices.agree("the call", zlib.crc32(call.encode()), f"all must make the same, here: {call}")
 
     report = Report(progress, epochs, feed)
     run = Run(
         train_state,
         weights or (lambda state: (state.params, state.state)),
         stop_early,
-        watches=watches and not where["keeps"],
+        watches=place.watches and not place.keeps,
     )
-    with Saver(keep, data.settings) as saver:
+    with keeping.Saver(keep, data.settings) as saver:
         if saver.resume(run, start, step, feed):
             report.resumed(run, saver.checkpoints)
         saver.begin(run.history)
         with (
             Interrupts(sigterm=saver.checkpoints is not None) as interrupts,
             keeping.ended_early(run, saver, report.close),
-            sharding.in_use(mesh),
+            devices.in_use(place.mesh),
         ):
             # Of several processes, one that left a blocked loader by itself would keep the others waiting.
             feed.stop = lambda: interrupts.received is not None and jax.process_count() == 1
             while not run.done(epochs):
-                dispatches = feed.epoch(run.train_state, len(run.history), run.step_of_epoch, run.position)
+                dispatches = feed.epoch(run.train_state, len(run.history), run.epoch.step_of_epoch, run.position)
                 with contextlib.closing(dispatches):
                     for done in dispatches:
                         run.take(done)
@@ -165,7 +155,7 @@ def train(
                     must_learn(run, feed, saver, run.in_row, explain)
 
                 run.end_epoch(evaluate and interrupts.at_once(evaluate), callbacks)
-                run.finished, due = processes.any_process(run.finished, saver.due())
+                run.finished, due = devices.any_process(run.finished, saver.due())
                 report.epoch(run)
                 saver.record(run)
                 if due or run.done(epochs):
@@ -185,7 +175,7 @@ def _check_state(train_state: Any) -> None:
         )
 
 
-def _checked(step: Step, monitor: str | None) -> Step:
+def _checked(step: Step, stop_early: stopping.EarlyStopping | None, evaluate: Any) -> Step:
     """The step, which looks at the names that it measures while it is traced."""
 
     def checked(train_state, batch):
@@ -198,17 +188,18 @@ def _checked(step: Step, monitor: str | None) -> Step:
                 f"the step measures {', '.join(map(repr, taken))}, and the history has columns of its own "
                 f"of that name; use another"
             )
-        if monitor is not None and not monitor.startswith("validation_"):
-            stopping.check_column(monitor, [*metrics, *_OURS])
+        validated = [f"validation_{name}" for name in getattr(evaluate, "names", ())]
+        if stop_early is not None and (validated or not stop_early.monitor.startswith("validation_")):
+            stopping.check_column(stop_early.monitor, [*metrics, *validated, *_OURS])
         return train_state, metrics
 
     return checked
 
 
-def _stop_or_due(interrupts: Interrupts, saver: Saver) -> bool:
+def _stop_or_due(interrupts: Interrupts, saver: keeping.Saver) -> bool:
     """Raises what a signal, here or on another process, ends the run with; else, whether to save."""
     names = tuple(ENDED)
-    *stops, due = processes.any_process(*[interrupts.received == name for name in names], saver.due())
+    *stops, due = devices.any_process(*[interrupts.received == name for name in names], saver.due())
     if any(stops):
         raise ending(names[stops.index(True)], "")
     return due

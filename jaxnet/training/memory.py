@@ -38,15 +38,13 @@ def _what_fits(members: int, device: Any, bytes_of: Callable[[int], int | None])
     if one is None or two is None:
         return f"{text}; {hint}"
     each = max(two - one, 1)
-    needed = one + (members - 1) * each
+    text += f"; they need about {_size(one + (members - 1) * each)}, {_size(each)} each"
     limit = _limit(device)
-    text += f"; they need about {_size(needed)}, {_size(each)} each"
-    if limit is None:
-        return f"{text}; {hint}"
-    most = 1 + (limit - one) // each if limit >= one else 0
-    # What else lies there counts too, so that it may say that all would fit; they have not.
-    most = min(most, members - 1)
-    return f"{text}, and it has {_size(limit)}: at most about {most} fit; {hint}"
+    if limit is not None:
+        # What else lies there counts too, so that it may say that all would fit; they have not.
+        most = min(max(0, 1 + (limit - one) // each), members - 1)
+        text += f", and it has {_size(limit)}: at most about {most} fit"
+    return f"{text}; {hint}"
 
 
 def _limit(device: Any) -> int | None:

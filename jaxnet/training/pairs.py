@@ -1,5 +1,6 @@
 """What a user gives to train on or to measure, as a pair ``(x, target)`` of arrays: whole data, or one batch."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,11 +10,87 @@ import numpy as np
 from jaxnet import _checks as checks
 from jaxnet import _incoming as incoming
 from jaxnet import data as data_module
-from jaxnet.errors import ConfigError, DTypeError
+from jaxnet.errors import ConfigError, DTypeError, named
 from jaxnet.training.step import pair
 
 
-def arrays(data: Any) -> tuple[Any, Any]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Arrays:
+    """What `arrays` returns: checked arrays on the host, and how they are made into batches."""
+
+    x: Any = dataclasses.field(repr=False)
+    target: Any = dataclasses.field(repr=False)
+    batch_size: int
+    seed: int
+    shuffle: bool
+    drop_last: bool
+
+    @property
+    def pair(self) -> tuple[Any, Any]:
+        """``(x, target)``."""
+        return self.x, self.target
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return len(jax.tree.leaves(self.x)[0])
+
+    @property
+    def first(self) -> tuple[Any, Any]:
+        """What can be looked at before training: all of it, where of an iterable it is the first batch."""
+        return self.pair
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes the batches of a run these ones, as far as it can be said."""
+        names = ("samples", "batch_size", "seed", "shuffle", "drop_last")
+        return {name: getattr(self, name) for name in names}
+
+
+@named("arrays")
+def arrays(
+    x: Any, target: Any, *, batch_size: int, seed: int = 0, shuffle: bool = True, drop_last: bool = True
+) -> Arrays:
+    """Arrays to train on in batches; ``(x, target)`` with `fit`'s ``batch_size`` is the short form.
+
+    Args:
+      x: an array with one example an entry of its first axis, or a tree of such arrays, of any library.
+      target: as x.
+      batch_size: B, examples a step; of a validation set, examples at once.
+      seed: of the order, an integer that gives one order with every version of JAX (`data.epoch_order`).
+      shuffle: draw a new order each epoch.
+      drop_last: leave out the samples that do not fill a batch, others each epoch; else a smaller last batch is
+        trained on with a second program, and counts by its size in the epoch's means.
+
+    Returns:
+      What `fit` and `train` take as ``data``, and `fit` as ``validation``.
+
+    Raises:
+      ConfigError: a size, a seed or a flag that is none.
+      DataError: empty or non-finite data, unequal lengths; from `fit`, a batch larger than data of which the rest is
+        dropped.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers, losses, optimizers, training
+      >>> x = jnp.linspace(-1, 1, 60)[:, None]
+      >>> data = training.arrays(x, 2 * x, batch_size=16, drop_last=False, seed=1)
+      >>> fit = training.fit(layers.dense(1), losses.mse, optimizers.sgd(0.1), data, epochs=1, progress=False)
+      >>> fit.history[0]["step"]
+      4
+    """
+    return batched((x, target), batch_size, seed, shuffle, drop_last)
+
+
+def batched(data: Any, batch_size: Any, seed: Any = 0, shuffle: Any = True, drop_last: Any = True) -> Arrays:
+    """`arrays` of a pair, for a door of another name."""
+    batch_size = checks.integer("batch_size", batch_size, minimum=1)
+    seed = checks.integer("seed", seed, minimum=0)
+    shuffle, drop_last = checks.flag("shuffle", shuffle), checks.flag("drop_last", drop_last)
+    return Arrays(*checked(data), batch_size, seed, shuffle, drop_last)
+
+
+def checked(data: Any) -> tuple[Any, Any]:
     """``(x, target)``, each an array or a tree of arrays, on the host and checked: finite, and equally many."""
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise ConfigError(f"data must be a pair of arrays (x, target), got {_came(data)}")
@@ -21,10 +98,10 @@ def arrays(data: Any) -> tuple[Any, Any]:
     return jax.tree.unflatten(treedef, data_module.usable(leaves, names))
 
 
-def arrays_where_they_are(data: tuple[Any, ...]) -> tuple[Any, Any]:
-    """`arrays`, but JAX's own stay on their device, where nothing has yet looked for NaN and Inf."""
+def checked_where_they_are(data: tuple[Any, ...]) -> tuple[Any, Any]:
+    """`checked`, but JAX's own stay on their device, where nothing has yet looked for NaN and Inf."""
     if len(data) != 2 or not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(data)):
-        return arrays(data)
+        return checked(data)
     names, leaves, _ = _flat(data)
     data_module.check_lengths(leaves, names)
     return pair(data)
@@ -41,6 +118,11 @@ def batch(given: Any, narrowed: dict[str, np.dtype]) -> tuple[Any, Any]:
         leaf = incoming.host(name, leaf)
         leaves[i] = leaf if isinstance(leaf, jax.Array) else checks.host_array(name, leaf, narrowed)
     return pair(jax.tree.unflatten(treedef, leaves))
+
+
+def of_size(size: int, tree: Any) -> Any:
+    """The shapes and dtypes of so many examples as those in a tree."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), tree)
 
 
 def size(batch: Any) -> int:
@@ -71,7 +153,7 @@ def leaf_name(path: Any) -> str:
 def iterable(data: Any) -> Any:
     """``data``, if batches can be read from it: an iterable of them, or a function from the epoch to one."""
     holder = isinstance(data, (str, bytes, Mapping)) or hasattr(data, "__array__") or hasattr(data, "__dlpack__")
-    two_arrays = isinstance(data, list) and len(data) == 2 and all(hasattr(part, "shape") for part in data)
+    two_arrays = isinstance(data, (tuple, list)) and len(data) == 2 and all(hasattr(part, "shape") for part in data)
     if holder or two_arrays or not (callable(data) or hasattr(data, "__iter__")):
         raise ConfigError(
             f"data must be arrays (x, target), an iterable of batches, or a function from the epoch to one; "
@@ -97,6 +179,8 @@ def _came(data: Any) -> str:
         hint = f"to set that part aside, train, validation = data.split(x, target, fractions=({1 - data:g}, {data:g}))"
     elif isinstance(data, list) and len(data) == 2:
         kind, hint = "a list of two arrays", "a pair of arrays is a tuple, (x, target)"
+    elif isinstance(data, tuple) and len(data) == 2:  # to `stream`, whose data are batches
+        kind, hint = "a pair of arrays", "give it in the place of a stream, or training.arrays"
     elif isinstance(data, (tuple, list)):
         kind = f"a {kind} of {len(data)}"
         hint = "several inputs are one tree, ((a, b), target)" if len(data) > 2 else ""

@@ -75,7 +75,7 @@ class Report:
         assert checkpoints is not None
         self.say(
             f"resumed from {checkpoints.directory}: epoch {len(run.history)} of {self._epochs} is done"
-            + (f", and {run.step_of_epoch} steps of the next" if run.step_of_epoch else "")
+            + (f", and {run.epoch.step_of_epoch} steps of the next" if run.epoch.step_of_epoch else "")
             + ("; nothing is left to train: take another directory to train anew" if run.done(self._epochs) else "")
             + ("; the data must come in the same order again" if self._in_order and run.position is None else "")
         )

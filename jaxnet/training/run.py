@@ -1,6 +1,7 @@
 """The state of a run: what changes from dispatch to dispatch, and what of it a checkpoint holds."""
 
 import contextlib
+import dataclasses
 import inspect
 import itertools
 import math
@@ -19,10 +20,47 @@ from jaxnet.training.feed import Progress, finite, taken
 from jaxnet.training.history import History, Log, Record
 from jaxnet.training.state import copied, sound
 
-HOW = "to go on all the same, give keep=training.keep(..., resume='anyway'); to begin afresh, another directory"
-
 HISTORY = "history.jsonl"
 """The file beside a run's checkpoints to which its records are appended."""
+
+
+@dataclasses.dataclass
+class Epoch:
+    """What was done of an epoch; all of it is JSON, and stands in a checkpoint as it is.
+
+    Attributes:
+      step_of_epoch: steps done.
+      totals: by name, and by the size of the batch: the count, the sum, and the sum of the squares, of what is finite.
+      skipped: steps that changed nothing.
+      seconds: spent, without compiling.
+    """
+
+    step_of_epoch: int = 0
+    totals: dict[str, dict[str, list[float]]] = dataclasses.field(default_factory=dict)
+    skipped: int = 0
+    seconds: float = 0.0
+
+    def add(self, measured: dict[str, np.ndarray], sizes: np.ndarray | int) -> None:
+        """Takes in what steps have measured on batches of these sizes."""
+        each_size: list[int] = [sizes] if isinstance(sizes, int) else sizes.tolist()
+        for name, values in measured.items():
+            if name == "skipped":  # counted, not averaged
+                continue
+            totals = self.totals.setdefault(name, {})
+            each = {size: totals.setdefault(str(size), [0, 0.0, 0.0]) for size in each_size}
+            # One after the other, so that the sum does not depend on the dispatches.
+            for value, size in zip(values.tolist(), itertools.cycle(each_size)):
+                if math.isfinite(value):
+                    total = each[size]
+                    total[0] += 1
+                    total[1] += value
+                    total[2] += value * value
+
+    def means(self) -> dict[str, float]:
+        """Of all that was measured, and the deviation of the loss."""
+        mean, square = moments(self.totals["loss"])
+        means = {name: moments(totals)[0] for name, totals in self.totals.items()}
+        return {"loss": mean, **means, "loss_deviation": math.sqrt(max(square - mean**2, 0.0))}
 
 
 class Run:
@@ -31,21 +69,15 @@ class Run:
     def __init__(
         self, train_state: Any, weights: Any, early_stopping: stopping.EarlyStopping | None, *, watches: bool = False
     ):
-        self.train_state = train_state
-        self.weights = weights
-        self.history = History()
-        self.step_of_epoch = 0
+        self.train_state, self.weights = train_state, weights
+        self.history, self.epoch = History(), Epoch()
         self.position: Any = None
-        self.totals: dict[str, dict[str, list[float]]] = {}  # by name, and by the size of the batch
-        self.seconds = 0.0
-        self.skipped = 0
         self.in_row = self.longest_row = 0
-        self.spoiled_by_update = False
-        self._watches = watches
-        self._looked, self._look_cost = time.perf_counter(), 0.0
-        self.finished = False
+        self.spoiled_by_update = self.finished = False
         self.best = None if early_stopping is None else stopping.Best(early_stopping)
         self.best_weights: Any = () if self.best is None else copied(weights(train_state))
+        self._watches = watches
+        self._looked, self._look_cost = time.perf_counter(), 0.0
         self._clock = time.perf_counter()
 
     def done(self, epochs: int) -> bool:
@@ -59,26 +91,14 @@ class Run:
 
     def take(self, done: Progress) -> None:
         """Takes in what a dispatch has done."""
-        self.train_state, self.step_of_epoch, self.position = done.train_state, done.steps, done.position
+        self.train_state, self.epoch.step_of_epoch, self.position = done.train_state, done.steps, done.position
         now = time.perf_counter()
-        self.seconds += now - self._clock - done.compile_seconds
+        self.epoch.seconds += now - self._clock - done.compile_seconds
         self._clock = now
-        for name, values in done.measured.items():
-            if name == "skipped":  # counted, not averaged
-                continue
-            totals = self.totals.setdefault(name, {})
-            sizes = [done.sizes] if isinstance(done.sizes, int) else done.sizes.tolist()
-            each = {size: totals.setdefault(str(size), [0, 0.0, 0.0]) for size in sizes}
-            # One after the other, so that the sum does not depend on the dispatches.
-            for value, size in zip(values.tolist(), itertools.cycle(sizes)):
-                if math.isfinite(value):
-                    total = each[size]
-                    total[0] += 1
-                    total[1] += value
-                    total[2] += value * value
+        self.epoch.add(done.measured, done.sizes)
         good_steps = taken(done.measured)
-        self.skipped += int((~good_steps).sum())
         bad = np.flatnonzero(~good_steps)
+        self.epoch.skipped += bad.size
         if bad.size:  # of the last one
             self.spoiled_by_update = bool(finite(done.measured)[bad[-1]])
         self.longest_row = 0
@@ -114,31 +134,31 @@ class Run:
             f"optimizers.skip_nonfinite, which looks at every update. The state in error.train_state is the spoiled one"
             + (f"; the newest checkpoint in {checkpoints.directory} is finite" if checkpoints is not None else "")
         )
+        raise self.left_on(error)
+
+    def left_on(self, error: BaseException) -> BaseException:
+        """An error that ends the run, with the state and the records so far on it."""
         error.train_state, error.history = self.train_state, self.history  # type: ignore[attr-defined]
-        raise error
+        return error
 
     def end_epoch(self, evaluate: Any, callbacks: Iterable[Any]) -> None:
         """Closes an epoch with its record."""
-        means = {name: moments(totals)[0] for name, totals in self.totals.items()}
-        mean, square = moments(self.totals["loss"])
-        deviation = math.sqrt(max(square - mean**2, 0.0))
-        record: Record = {"epoch": len(self.history) + 1, "step": int(self.train_state.step), "loss": math.nan, **means}
-        record["loss_deviation"] = deviation
-        record["skipped"] = self.skipped
+        record: Record = {"epoch": len(self.history) + 1, "step": int(self.train_state.step), **self.epoch.means()}
+        record["skipped"] = self.epoch.skipped
         if evaluate is not None:
             takes_epoch = "epoch" in inspect.signature(evaluate).parameters
             measured = evaluate(self.train_state, **({"epoch": len(self.history)} if takes_epoch else {}))
             names = sorted(measured, key=lambda name: name != "loss")  # the loss first; else in their order
             record |= {f"validation_{name}": float(measured[name]) for name in names}
-        record["seconds"] = self.seconds
-        record["steps_per_second"] = self.step_of_epoch / max(self.seconds, 1e-9)
+        record["seconds"] = self.epoch.seconds
+        record["steps_per_second"] = self.epoch.step_of_epoch / max(self.epoch.seconds, 1e-9)
         if self.best is not None:
             if self.best.improved(record):
                 self.best_weights = copied(self.weights(self.train_state))
             self.finished = self.best.patience_ended
         self.history.records.append(record)
         # The epoch is over: what the callbacks raise finds a run that can be saved and taken up.
-        self.step_of_epoch, self.totals, self.skipped, self.seconds = 0, {}, 0, 0.0
+        self.epoch = Epoch()
         for callback in callbacks:
             self.finished |= _is_true(callback(record, self.train_state))
         self._clock = time.perf_counter()
@@ -153,47 +173,30 @@ class Run:
         """The arrays of a checkpoint."""
         return {"train_state": self.train_state, "best": self.best_weights}
 
-    def metadata(self, settings: dict[str, Any], identity_: dict[str, str]) -> dict[str, Any]:
-        """What else a checkpoint holds, as JSON, besides the history's seal (`history.Log`)."""
-        return {
-            "settings": settings,
-            "identity": identity_,
-            "step_of_epoch": self.step_of_epoch,
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What else a checkpoint holds of it, as JSON, besides the history's seal (`history.Log`)."""
+        return dataclasses.asdict(self.epoch) | {
             # Of several processes each has its own, and the first one alone writes this: they read again instead.
             "position": _as_json(self.position if jax.process_count() == 1 else None),
-            "totals": self.totals,
-            "skipped": self.skipped,
-            "seconds": self.seconds,
             "finished": self.finished,
-            "patience": None if self.best is None else self.best.watch.patience,
             "best": None if self.best is None else self.best.save(),
         }
 
-    def restore(
-        self, checkpoints: Checkpoints, metadata: dict[str, Any], settings: dict[str, Any], *, anyway: bool
-    ) -> None:
-        """Takes up the newest checkpoint, which has this metadata, if it fits."""
+    def restore(self, checkpoints: Checkpoints, metadata: dict[str, Any], *, in_place: bool) -> None:
+        """Takes up the newest checkpoint, which has this metadata, if it fits.
+
+        Args:
+          in_place: whether the data come as they came to it. Else its place within an epoch says nothing.
+        """
         if "best" not in metadata:
             raise CheckpointError(f"{checkpoints.directory} holds checkpoints of no run of fit; give another directory")
-        before = metadata.get("settings", {})
-        if before != settings and not anyway:
+        had, has = (_watched(best) for best in (metadata["best"], self.best and self.best.save()))
+        if had != has:
             raise ConfigError(
-                f"the run in {checkpoints.directory} had other settings ({differences(before, settings)}), "
-                f"so it would not be the same run going on; restore them; {HOW}"
+                f"the run in {checkpoints.directory} watched {had}, and this call watches {has}, so its best says "
+                f"nothing; give the same early_stopping, or another directory"
             )
-        if (metadata["best"] is None) != (self.best is None):
-            had, has = ("no", "one") if metadata["best"] is None else ("an", "none")
-            raise ConfigError(
-                f"the run in {checkpoints.directory} had {had} early_stopping, and this call has {has}; give the "
-                f"same, or another directory"
-            )
-        if self.best is not None:
-            had, has = ((best["monitor"], best["mode"]) for best in (metadata["best"], self.best.save()))
-            if had != has:
-                raise ConfigError(
-                    f"the run in {checkpoints.directory} watched {had[0]} ({had[1]}), and this call watches "
-                    f"{has[0]} ({has[1]}), so its best says nothing; watch the same, or give another directory"
-                )
         try:
             restored = checkpoints.restore(self.saved)
         except CheckpointError as error:
@@ -206,21 +209,22 @@ class Run:
                 f"{str(checkpoints.directory)!r}, net, x)): {error.message}"
             ) from error
         assert restored is not None
-        tree = restored[0]
-        self.train_state = tree["train_state"]
+        self.train_state, self.best_weights = restored[0]["train_state"], restored[0]["best"]
         self.in_row = int(self.train_state.guard.in_row)
-        self.best_weights = tree["best"]
         self.history = _history(checkpoints, metadata["history"])
-        self.step_of_epoch = metadata["step_of_epoch"]
-        self.position = _from_json(metadata["position"])
-        self.totals = metadata["totals"]
-        self.skipped, self.seconds, self.finished = metadata["skipped"], metadata["seconds"], metadata["finished"]
-        if before != settings:  # its place within an epoch says nothing in another order of the data
-            self.step_of_epoch, self.position, self.totals, self.skipped, self.seconds = 0, None, {}, 0, 0.0
+        self.finished = metadata["finished"]
+        if in_place:
+            self.epoch = Epoch(**{field.name: metadata[field.name] for field in dataclasses.fields(Epoch)})
+            self.position = _from_json(metadata["position"])
         if self.best is not None:
             self.best.restore(metadata["best"])
-            by_callback = self.finished and self.best.waited < metadata["patience"]
+            by_callback = self.finished and self.best.waited < metadata["best"]["patience"]
             self.finished = by_callback or self.best.patience_ended  # which may be another patience now
+
+
+def _watched(best: dict[str, Any] | None) -> str:
+    """What early stopping goes by, as `stopping.Best` saves it."""
+    return f"{best['monitor']} ({best['mode']})" if best else "nothing (no early_stopping)"
 
 
 def moments(totals: dict[str, list[float]]) -> tuple[float, float]:
@@ -259,12 +263,6 @@ def _history(checkpoints: Checkpoints, seal: dict[str, int]) -> History:
             f"{str(checkpoints.directory)!r}, net, x))",
         ]
         raise CheckpointError(f"{error.message}; {', '.join(cures)}") from error
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What differs between the settings of a run and those of its continuation."""
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return ", ".join(f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in names)
 
 
 def _as_json(position: Any) -> Any:

@@ -1,12 +1,13 @@
-"""Iterables of batches as a run reads them: epoch by epoch, from where it stopped, fetched ahead."""
+"""What stands as data at a door; and iterables of batches as a run reads them: by epochs, from where it stopped."""
 
 import contextlib
 import contextvars
+import dataclasses
 import inspect
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
@@ -14,12 +15,84 @@ import jax
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, DataError, innermost, named
 from jaxnet.training import pairs
+from jaxnet.training.pairs import Arrays
 
 AHEAD = 2
 """Batches fetched before they are needed."""
 
+_LASTING = (
+    "give a list, a function from the epoch to an iterable, or training.stream(data, steps_per_epoch=...) of an "
+    "iterator that lasts"
+)
+
 _END = object()
 """What comes after the last batch; a loader may yield anything else, which is then refused."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stream:
+    """What `stream` returns: an iterable of batches, or a function from the epoch to one, and how many are an epoch."""
+
+    batches: Any
+    steps_per_epoch: int | None
+
+
+@named("stream")
+def stream(batches: Any, *, steps_per_epoch: int | None = None) -> Stream:
+    """Batches to train on or to measure; where an epoch is all that the iterable holds, itself is the short form.
+
+    Args:
+      batches: an iterable of batches ``(x, target)``, a loader or a list, read anew each epoch; or a function from the
+        epoch's number, from 0, to an iterable. An iterator with ``get_state`` and ``set_state`` (Grain's) resumes
+        without reading again.
+      steps_per_epoch: batches an epoch, of what does not end. An iterator is read on from epoch to epoch; a list too,
+        and begun again where it ends, but as a validation set anew each time, so that the same examples are measured.
+
+    Returns:
+      What `fit` and `train` take as ``data``, `fit` as ``validation``, and `make_evaluate`'s function as ``data``.
+
+    Raises:
+      ConfigError: what batches cannot be read from, or a number that is none.
+
+    Example:
+      >>> import itertools
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers, losses, optimizers, training
+      >>> x = jnp.linspace(-1, 1, 16)[:, None]
+      >>> data = training.stream(itertools.repeat((x, 2 * x)), steps_per_epoch=5)
+      >>> fit = training.fit(layers.dense(1), losses.mse, optimizers.sgd(0.1), data, epochs=2, progress=False)
+      >>> fit.history[-1]["step"]
+      10
+    """
+    source = Source(batches, steps_per_epoch)
+    return Stream(batches, source.steps)
+
+
+def given(data: Any, batch_size: Any = None, *, epochs: int = 1, goes_on: bool = True) -> "Arrays | Source":
+    """What stands at a door as data, checked: arrays, or batches as they are read.
+
+    Args:
+      batch_size: of the short form of arrays.
+      epochs: how often it will be read.
+      goes_on: as of `Source`.
+    """
+    if isinstance(data, tuple):
+        if batch_size is None:
+            raise ConfigError("arrays are trained on in batches: give batch_size")
+        return pairs.batched(data, batch_size)
+    if batch_size is not None:
+        what = (
+            "training.arrays has a batch_size of its own"
+            if isinstance(data, Arrays)
+            else "an iterable makes its own batches"
+        )
+        raise ConfigError(f"{what}, so batch_size must not be given")
+    if not isinstance(data, (Arrays, Source)):
+        source = data if isinstance(data, Stream) else Stream(data, None)
+        data = Source(source.batches, source.steps_per_epoch, goes_on=goes_on)
+    if isinstance(data, Source):
+        data.must_last(epochs)
+    return data
 
 
 class Source:
@@ -45,8 +118,7 @@ class Source:
         """Refuses, before the first epoch, what a later one will find empty."""
         if epochs > 1 and self.steps is None and hasattr(self._data, "__next__") and not callable(self._data):
             raise DataError(
-                f"the data are an iterator, which is read only once, and there are {epochs} epochs; give a "
-                f"list, a function from the epoch to an iterable, or training.stream(data, steps_per_epoch=...)"
+                f"the data are an iterator, which is read only once, and there are {epochs} epochs; {_LASTING}"
             )
 
     @property
@@ -102,16 +174,10 @@ class Source:
         """Refuses an epoch that held fewer batches than it had to."""
         if not count:
             which = "the data" if self.who == "evaluate" else f"epoch {epoch + 1}"
+            why = "; an iterator is read only once"
             if self.steps is not None:
-                raise DataError(
-                    f"{which} held no batch, and steps_per_epoch={self.steps} were wanted; an iterator is "
-                    f"read on from epoch to epoch, and this one has ended: give one that lasts, a list, or a function "
-                    f"from the epoch to an iterable"
-                )
-            raise DataError(
-                f"{which} held no batch; an iterator is read only once: give a list, a function from the "
-                f"epoch to an iterable, or training.stream(data, steps_per_epoch=...)"
-            )
+                why = f", and steps_per_epoch={self.steps} were wanted; an iterator is read on, and this one has ended"
+            raise DataError(f"{which} held no batch{why}: {_LASTING}")
         if self.steps is not None and count < self.steps:
             raise DataError(f"the data ended after {count} batches of an epoch of steps_per_epoch={self.steps}")
 
@@ -187,18 +253,16 @@ def _callers_jax() -> Callable[[], contextlib.AbstractContextManager[Any]]:
     return enter
 
 
-@contextlib.contextmanager
 def ahead(
     batches: Iterator[Any], get_state: Callable[[], Any] | None, skip: int, limit: int | None,
     place: Callable[[int, Any], Any], stop: Callable[[], bool],
-) -> Iterator[Iterator[Any]]:  # fmt: skip
+) -> Generator[tuple[Any, Any], None, None]:  # fmt: skip
     """Fetches and places batches in a thread, a few ahead; each with the position of its iterator after it.
 
     The thread sees the caller's settings, JAX's and those in context variables (NumPy's error state).
     """
     fetched: queue.Queue[Any] = queue.Queue(AHEAD)
-    stopped, ended = threading.Event(), threading.Event()
-    settings = _callers_jax()
+    stopped, settings = threading.Event(), _callers_jax()
 
     def put(item):
         """Whether it was put; not, if nobody will take it."""
@@ -225,24 +289,21 @@ def ahead(
         except BaseException as error:  # it belongs to the thread that waits
             put(error)
 
-    def items():
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(fetch,), daemon=True)
+    thread.start()
+    patience: float | None = 1.0  # a loader that blocks would keep a run from ending; its thread ends with the process
+    try:
         while not stop():  # also while a loader keeps the run waiting
             try:
                 item = fetched.get(timeout=0.1)
             except queue.Empty:
                 continue
             if item is _END:
-                ended.set()
+                patience = None
                 return
             if isinstance(item, BaseException):
                 raise item
             yield item
-
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(fetch,), daemon=True)
-    thread.start()
-    try:
-        yield items()
     finally:
         stopped.set()
-        # A loader that blocks would keep a run from ending; as a daemon, its thread does not keep the process.
-        thread.join(None if ended.is_set() else 1.0)
+        thread.join(patience)

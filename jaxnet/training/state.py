@@ -1,9 +1,11 @@
 """What training carries from step to step, as one pytree."""
 
+import zlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet.errors import named
@@ -155,6 +157,21 @@ def all_finite(tree: Any) -> jax.Array:
     # 0 times a finite number is 0; one pass that only reads, with no array of flags.
     sums = [jnp.isfinite(jnp.sum(leaf * jnp.zeros((), leaf.dtype))) for leaf in leaves]
     return jnp.all(jnp.stack(sums)) if sums else jnp.bool(True)
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether it is one of JAX's typed PRNG keys, or an array of them."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def checksum(tree: Any) -> int:
+    """The CRC-32 of a tree's arrays, with their places, dtypes and shapes."""
+    found = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        found = zlib.crc32(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode(), found)
+        host = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf, order="C")
+        found = zlib.crc32(host.reshape(-1).view(np.uint8).data, found)
+    return found
 
 
 def nbytes(tree: Any) -> int:

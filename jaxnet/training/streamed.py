@@ -1,5 +1,6 @@
 """How batches from an iterable feed a run: fetched ahead, one step a dispatch, looked at some steps at once."""
 
+import contextlib
 import time
 import zlib
 from collections.abc import Callable, Generator
@@ -8,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, DataError
-from jaxnet.training import feed, nans, pairs, processes, sharding
+from jaxnet.training import devices, feed, pairs
+from jaxnet.training.devices import Place
 from jaxnet.training.feed import IN_FLIGHT, Progress
 from jaxnet.training.sources import Source, ahead
 from jaxnet.training.state import sound
@@ -28,19 +29,16 @@ class Streamed:
 
     in_order = True  # a resumed run relies on the data's own order
 
-    def __init__(
-        self, step: Step, source: Source, *, keeps: bool, watches: bool, mesh: Mesh | None, placement: Any = None
-    ):
+    def __init__(self, step: Step, source: Source, place: Place):
         if jax.process_count() > 1 and source.steps is None:
             raise ConfigError(
                 "several processes must train on equally many batches each epoch; give training.stream(data, "
                 "steps_per_epoch=...): what the one with the fewest has"
             )
-        self.source, self.mesh = source, mesh
+        self.source, self.place = source, place
         self.steps = source.steps
         self.recent: dict[int, Any] = {}
-        self._undoes = keeps and watches
-        self._program = nans.compiled(step, donate_argnums=() if keeps else 0, **sharding.of_results(mesh, placement))
+        self._program = place.compiled(step)
         self._shapes: set[Any] = set()
         self._warned = False
         self.stop: Callable[[], bool] = lambda: False
@@ -75,14 +73,15 @@ class Streamed:
         def place(number, batch):
             with self.source.at(epoch, start + number):
                 batch = pairs.batch(batch, narrowed)
-                return jax.device_put(batch) if self.mesh is None else sharding.place_local_batch(batch, self.mesh)
+                mesh = self.place.mesh
+                return jax.device_put(batch) if mesh is None else devices.place_local_batch(batch, mesh)
 
         def look():
             after, measured = self._without_bad_updates(before, train_state, window)
             columns = {name: np.array([m[name] for m in measured]) for name in measured[0]}
             return Progress(after, done, columns, np.array([size for _, _, size in window]), compile_seconds, position)
 
-        with ahead(batches, get_state, skip, limit, place, self.stop) as fetched:
+        with contextlib.closing(ahead(batches, get_state, skip, limit, place, self.stop)) as fetched:
             try:
                 for batch, position_after in fetched:
                     if narrowed and not self._warned:  # not in the thread, so that it names the caller's line
@@ -91,7 +90,7 @@ class Streamed:
                     train_state, metrics, seconds = self._step(train_state, batch)
                     compile_seconds += seconds
                     self.recent[done] = batch
-                    window.append((metrics, batch if self._undoes else None, pairs.size(batch)))
+                    window.append((metrics, batch if self.place.undoes else None, pairs.size(batch)))
                     done, position = done + 1, position_after
                     if len(window) % IN_FLIGHT == 0:
                         jax.block_until_ready(metrics)
@@ -126,7 +125,7 @@ class Streamed:
     def _without_bad_updates(self, before: Any, after: Any, window: list[Any]) -> tuple[Any, list[dict[str, Any]]]:
         """The state after a window of steps, without updates that are not finite, and what the steps measured."""
         measured = jax.device_get([metrics for metrics, _, _ in window])
-        if not self._undoes or sound(after):
+        if not self.place.undoes or sound(after):
             return after, measured
         for i, (_, batch, _) in enumerate(window):
             after, metrics = self._program(before, batch)
@@ -144,4 +143,4 @@ class Streamed:
                 f"over several processes all batches have the shapes of the first, {next(iter(self._shapes))}, "
                 f"got {shapes}; drop or fill a last smaller batch"
             )
-        processes.agree("the shape of the first batch", zlib.crc32(repr(shapes).encode()), f"here it is {shapes}")
+        devices.agree("the shape of the first batch", zlib.crc32(repr(shapes).encode()), f"here it is {shapes}")

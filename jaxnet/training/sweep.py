@@ -12,14 +12,13 @@ import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet import data as data_module
-from jaxnet.errors import ConfigError, DataError, located, named
+from jaxnet.errors import ConfigError, located, named
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.optimizers import _members
-from jaxnet.training import nans
+from jaxnet.training import nans, pairs
 from jaxnet.training import state as states
 from jaxnet.training.evaluate import check_labels, on_arrays
 from jaxnet.training.memory import bytes_needed, members_that_fit
-from jaxnet.training.pairs import arrays
 from jaxnet.training.state import MOST_BYTES_KEPT, all_finite, nbytes
 from jaxnet.training.step import checked_metrics, make_step
 
@@ -141,19 +140,19 @@ def sweep(
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
     settings, seeds, hyper = _settings(settings)
     _check_rule(optimizer, settings, hyper)
-    data = arrays(data)
+    data = pairs.checked(data)
     check_labels(net, loss, data)
     if validation is not None:
-        validation = named("sweep: validation")(arrays)(validation)
+        validation = named("sweep: validation")(pairs.checked)(validation)
         check_labels(net, loss, validation)
-    orders = _Orders(seeds, len(jax.tree.leaves(data)[0]), batch_size)
-
+    samples = len(jax.tree.leaves(data)[0])
+    data_module.must_fill(batch_size, samples)
+    orders = _orders(seeds, samples, batch_size)
     device = jax.tree.map(jnp.asarray, data)
-    example = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), device[0])
 
     @jax.vmap
     def begin(key, hyper):
-        return states.init(net, optimizer(**hyper), example, key)
+        return states.init(net, optimizer(**hyper), pairs.of_size(1, device[0]), key)
 
     def one_step(train_state, hyper, row, *, guard=True):
         step = make_step(net, loss, optimizer(**hyper), metrics=metrics, guard=guard)
@@ -182,9 +181,7 @@ def sweep(
         evaluate = nans.compiled(over_members(lambda params, state: measured_on(params, state, *held_out)))
 
     def bytes_of(members):
-        arguments = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((members, *leaf.shape[1:]), leaf.dtype), (shapes, hyper, orders.shape)
-        )
+        arguments = pairs.of_size(members, (shapes, hyper, orders(0)))
         found = bytes_needed(jax.jit(over_members(functools.partial(epoch, guard=not begins_unguarded))), *arguments)
         # The data, the program's copy of them, and the orders of the next epoch.
         return found and found + 2 * nbytes(device) + nbytes(arguments[2])
@@ -194,10 +191,10 @@ def sweep(
     with members_that_fit(len(seeds), where, bytes_of):
         train_state = jax.jit(begin)(keys, hyper)
         for number in range(epochs):
-            rows = orders.of(number)
+            rows = orders(number)
             after, measured, finite = (unguarded if well else guarded)(train_state, hyper, rows)
             if number + 1 < epochs:
-                orders.of(number + 1)  # drawn while the device computes
+                orders(number + 1)  # drawn while the device computes
             if well and not finite.all():
                 well = False  # once a member has diverged, this epoch and all that follow are trained with the guard
                 after, measured, _ = guarded(train_state, hyper, rows)
@@ -229,24 +226,20 @@ def _check_rule(rule: Callable[..., Any], settings: Mapping[str, np.ndarray], hy
             _members.member(rule(**one))
 
 
-class _Orders:
-    """The orders of an epoch, ``(members, steps, batch_size)``, on the device; each seed's is drawn once an epoch."""
+def _orders(seeds: np.ndarray, samples: int, batch_size: int) -> Callable[[int], jax.Array]:
+    """By epoch, the members' orders ``(members, steps, batch_size)`` on the device; each seed's is drawn once."""
+    distinct, which = np.unique(seeds, return_inverse=True)
+    steps = samples // batch_size
 
-    def __init__(self, seeds: np.ndarray, samples: int, batch_size: int):
-        steps = samples // batch_size
-        if not steps:
-            raise DataError(f"a batch of {batch_size} does not fill from {samples} samples; make it smaller")
-        self._samples, (self._seeds, self._which) = samples, np.unique(seeds, return_inverse=True)
-        self.shape = jax.ShapeDtypeStruct((len(seeds), steps, batch_size), jnp.int32)
-        self.of = functools.lru_cache(maxsize=2)(self._draw)
-
-    def _draw(self, epoch: int) -> jax.Array:
-        _, steps, batch_size = self.shape.shape
-        orders = np.empty((len(self._seeds), steps, batch_size), np.int32)
-        for order, seed in zip(orders, self._seeds.tolist(), strict=True):
-            drawn = data_module.epoch_order(self._samples, seed=seed, epoch=epoch)
+    @functools.lru_cache(maxsize=2)
+    def of(epoch):
+        orders = np.empty((len(distinct), steps, batch_size), np.int32)
+        for order, seed in zip(orders, distinct.tolist(), strict=True):
+            drawn = data_module.epoch_order(samples, seed=seed, epoch=epoch)
             order[:] = drawn[: steps * batch_size].reshape(steps, batch_size)
-        return jnp.asarray(orders[self._which])
+        return jnp.asarray(orders[which])
+
+    return of
 
 
 def _over_members(

@@ -51,7 +51,8 @@ def take_step(optimizer: Any, loss: jax.Array, grads: Any, params: Any, opt_stat
       value: what is minimized, for optimizers that ask for it.
       value_fn: the same as a function of the parameters.
     """
-    squares, norm = _squares(grads)
+    squares, total = squares_of(grads)
+    norm = jnp.sqrt(total)
     narrow = conjugate(jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params))
 
     def take():
@@ -83,12 +84,12 @@ def take_step(optimizer: Any, loss: jax.Array, grads: Any, params: Any, opt_stat
     return Taken(learned, moments, treedef.unflatten(leaves), nothing, norm, leaf)
 
 
-def _squares(grads: Any) -> tuple[list[jax.Array], jax.Array]:
-    """The squared norm of every leaf, and the norm of all, in float32, or float64 if a leaf is."""
+def squares_of(grads: Any) -> tuple[list[jax.Array], jax.Array]:
+    """The squared norm of every leaf, and of all, in float32, or float64 if a leaf is."""
     squares = [_square(g) for g in jax.tree.leaves(grads)]
     wide = at_least_float32(*[square.dtype for square in squares])
     squares = [square.astype(wide) for square in squares]
-    return squares, jnp.sqrt(sum(squares, start=jnp.zeros((), wide)))
+    return squares, sum(squares, start=jnp.zeros((), wide))
 
 
 def _square(g: jax.Array) -> jax.Array:

@@ -12,7 +12,8 @@ from jaxnet import activations, diagnostics, initializers, layers, losses, optim
 from jaxnet.diagnostics import pictures
 from jaxnet.diagnostics.baseline import constant_loss
 from jaxnet.diagnostics.diagnose import _ranked
-from jaxnet.diagnostics.rules import OF_RUNS, Place, data, rule, units
+from jaxnet.diagnostics.rules import OF_RUNS, Place, data, rule
+from jaxnet.diagnostics.rules import layers as of_layers
 from jaxnet.diagnostics.verdict import ACTIONS, Verdict, remedy
 from jaxnet.errors import ConfigError, DataError
 from jaxnet.training import History
@@ -190,7 +191,7 @@ def before_training(net, x, target, trained=False):
 def at_the_start(report, x, target, trained=False):
     """What the rules say that look at nothing later."""
     facts = SimpleNamespace(x=x, target=target, before=report, trained=trained)
-    rules = [rule for rule in OF_RUNS if rule.place <= Place.GRADIENT or rule is units.born_dead]
+    rules = [rule for rule in OF_RUNS if rule.place <= Place.GRADIENT or rule is of_layers.born_dead]
     return [verdict for rule in rules if (verdict := rule(facts))]
 
 

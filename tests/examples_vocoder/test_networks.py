@@ -30,6 +30,8 @@ def count(net, x):
         (time_generators.hifi_gan(time_generators.V1), MEL, 13_926_017),
         (time_generators.hifi_gan(time_generators.V2), MEL, 925_985),
         (time_generators.hifi_gan(time_generators.V3), MEL, 1_462_273),
+        (time_generators.melgan(causal=True), MEL, 4_260_257),
+        (time_generators.hifi_gan(time_generators.V1, causal=True), MEL, 13_926_017),
         (discriminators.multi_period(), WAVE, 41_092_165),
         (discriminators.multi_scale(), WAVE, 29_610_627),
         (discriminators.melgan_discriminator(), WAVE, 16_913_859),
@@ -37,8 +39,8 @@ def count(net, x):
         (discriminators.spectrogram_discriminator(CONFIG), WAVE, 839_043),
     ],
     ids=[
-        "S", "P1", "P1-learned", "L", "melgan", "hifi-gan-v1", "hifi-gan-v2", "hifi-gan-v3", "multi-period",
-        "multi-scale", "melgan-discriminator", "period-tiny", "spectrogram",
+        "S", "P1", "P1-learned", "L", "melgan", "hifi-gan-v1", "hifi-gan-v2", "hifi-gan-v3", "melgan-causal",
+        "hifi-gan-v1-causal", "multi-period", "multi-scale", "melgan-discriminator", "period-tiny", "spectrogram",
     ],
 )  # fmt: skip
 def test_parameter_counts(net, x, parameters):
@@ -51,8 +53,10 @@ def test_parameter_counts(net, x, parameters):
         frame_generator.frame_generator(CONFIG),
         time_generators.melgan(),
         *map(time_generators.hifi_gan, (time_generators.V1, time_generators.V2, time_generators.V3)),
+        time_generators.melgan(causal=True),
+        time_generators.hifi_gan(time_generators.V3, causal=True),
     ],
-    ids=["P1", "melgan", "v1", "v2", "v3"],
+    ids=["P1", "melgan", "v1", "v2", "v3", "melgan-causal", "v3-causal"],
 )
 def test_a_frame_becomes_a_hop_of_samples(net):
     made = jax.eval_shape(lambda x: net.apply(*net.init(jax.random.key(0), x), x, train=True)[0], MEL)
@@ -80,8 +84,8 @@ def test_both_inverses_make_the_same_wave():
     waves = []
     for learned in (False, True):
         net = frame_generator.frame_generator(CONFIG, frame_generator.SIZES["S"], learned_inverse=learned)
-        params, state = net.init(jax.random.key(0), log_mel)
-        waves.append(net.apply(params, state, log_mel, train=True)[0].wave)
+        program = jax.jit(lambda x, net=net: net.apply(*net.init(jax.random.key(0), x), x, train=True)[0].wave)
+        waves.append(program(log_mel))
     np.testing.assert_allclose(waves[0], waves[1], atol=1e-4 * float(jnp.abs(waves[0]).max()))
 
 
@@ -122,8 +126,9 @@ def test_a_generator_starts_from_the_pseudo_inverse():
     wave = np.random.default_rng(0).normal(size=(1, 4096)).astype(np.float32)
     log_mel = mel.log_mel(CONFIG, wave)
     net = frame_generator.frame_generator(CONFIG, frame_generator.SIZES["S"])
-    params, state = net.init(jax.random.key(0), log_mel)
-    made, _ = net.apply(jax.tree.map(jnp.zeros_like, params), state, log_mel, train=False)
+    params, state = jax.eval_shape(net.init, jax.random.key(0), log_mel)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
+    made = jax.jit(lambda params, x: net.apply(params, state, x, train=False)[0])(zeros, log_mel)
     literal = np.maximum(np.exp(log_mel) @ np.linalg.pinv(mel.filterbank(CONFIG).astype(np.float64)), 1e-3)
     literal = frame_generator.mel_consistent(CONFIG, jnp.log(jnp.asarray(literal, jnp.float32)), log_mel)
     np.testing.assert_allclose(made.log_magnitude, literal, atol=5e-3)
@@ -169,15 +174,14 @@ def test_several_discriminators_see_the_wave():
     net = discriminators.of_wave(
         discriminators.multi_period((2,), (4,)), discriminators.spectrogram_discriminator(CONFIG, [(256, 64)])
     )
-    made = frame_generator.Made(jnp.asarray(np.random.default_rng(0).normal(size=(2, 1024)), jnp.float32))
-    params, state = net.init(jax.random.key(0), made)
-    judged, _ = net.apply(params, state, made, train=True)
+    made = frame_generator.Made(jax.ShapeDtypeStruct((2, 1024), jnp.float32))
+    judged = jax.eval_shape(lambda made: net.apply(*net.init(jax.random.key(0), made), made, train=True)[0], made)
     assert [one.score.shape for one in judged] == [(4, 512, 1), (2, 16, 1)]
 
 
 def test_the_tree_of_another_network_is_refused():
     net = frame_generator.frame_generator(CONFIG, frame_generator.SIZES["S"])
-    params, state = net.init(jax.random.key(0), MEL)
+    params, state = jax.eval_shape(net.init, jax.random.key(0), MEL)
     larger = frame_generator.frame_generator(CONFIG)
     with pytest.raises(ConfigError, match="must be a tuple of 8"):
         larger.apply(params, state, jnp.zeros(MEL.shape), train=False)

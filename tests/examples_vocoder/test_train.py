@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.vocoder import audio, mel, phases, planning, samples, synthesize, train
+from examples.vocoder import audio, mel, phases, planning, samples, synthesize, time_generators, train
 from jaxnet import training
 from jaxnet.errors import ConfigError, ShapeError
 
@@ -25,6 +26,7 @@ BRIEF = ["--generator", "S", "--batch-size", "2", "--length", "4096"]
 @pytest.fixture
 def tiny(monkeypatch):
     """A generator and discriminators of a size at which only compiling takes time."""
+    monkeypatch.setattr(train, "plan_steps", lambda steps: planning.Plan(2, steps // 2))
     monkeypatch.setattr(train.Validation, "write", lambda *arguments: None)
     monkeypatch.setattr(
         train.Validation,
@@ -92,7 +94,7 @@ def test_seconds_of_training_teach_it_to_speak(tmp_path, capsys):
 
 
 def test_a_run_that_was_stopped_goes_on_exactly(tiny, tmp_path, capsys, monkeypatch):
-    arguments = ["--data", str(SPEECH), *BRIEF, "--steps", "50", "50", "--out"]
+    arguments = ["--data", str(SPEECH), *BRIEF, "--steps", "6", "6", "--out"]
     unbroken = train.main([*arguments, str(tmp_path / "unbroken")])
 
     def stop(self, params, name):
@@ -118,7 +120,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(tiny, tmp_path, capsys, monkeypa
 
 
 def test_minutes_become_a_plan_that_is_kept(tiny, tmp_path, capsys):
-    arguments = ["--data", str(SPEECH), *BRIEF, "--minutes", "0.15", "--adversarial", "0.5", "--out", str(tmp_path)]
+    arguments = ["--data", str(SPEECH), *BRIEF, "--minutes", "0.05", "--adversarial", "0.5", "--out", str(tmp_path)]
     histories = train.main(arguments)
     assert capsys.readouterr().out.count("ms a step") == 2
     plans = json.loads((tmp_path / "run.json").read_text())["plan"]
@@ -196,6 +198,35 @@ def test_what_fills_up_a_spectrogram_does_not_fade_the_wave(tmp_path):
     vocoder._wave = lambda params, x: (seen.append(x), np.zeros(64 * CONFIG.hop))[1]
     vocoder(log_mel)
     np.testing.assert_array_equal(seen[0], np.concatenate([log_mel, log_mel[: -64 + 49 : -1]]))  # as in a mirror
+
+
+SMALL = time_generators.HiFiGAN(8, (16, 16), (32, 32), (3, 5), ((1, 2), (1, 3)), two_convolutions=False)
+
+
+def test_a_causal_generator_makes_the_wave_as_the_frames_come():
+    net = time_generators.hifi_gan(SMALL, causal=True)
+    log_mel = np.random.default_rng(0).normal(-4, 1, (10, 80)).astype(np.float32)
+    params, _ = net.init(jax.random.key(0), log_mel[None])
+    params = jax.tree.map(lambda leaf: 10 * leaf, params)  # which start near 0
+    vocoder = synthesize.Vocoder(CONFIG, net, params)
+    whole = vocoder(log_mel)
+    for frames in (1, 4):
+        pieces = list(vocoder.pieces(log_mel, frames))
+        assert [len(piece) // CONFIG.hop for piece in pieces] == {1: [1] * 10, 4: [4, 4, 2]}[frames]
+        np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-4 * np.abs(whole).max())
+    said = synthesize.streamed(vocoder, log_mel, 4, whole)
+    assert re.match(r"4 frames at a time \(64 ms\): at most \d\.\de[+-]\d+ from the whole; [\d.]+ ms a piece", said)
+    assert said.endswith("88 of which are the frames'")  # four of 256 samples, and the 384 that the last sees beyond
+    with pytest.raises(ConfigError, match="are no two pieces of 10"):
+        synthesize.streamed(vocoder, log_mel, 10, whole)
+
+
+def test_a_generator_that_looks_ahead_is_refused():
+    net = time_generators.hifi_gan(SMALL)
+    log_mel = np.zeros((4, 80), np.float32)
+    vocoder = synthesize.Vocoder(CONFIG, net, net.init(jax.random.key(0), log_mel[None])[0])
+    with pytest.raises(ConfigError, match=r"^chain\[0\]: streaming: conv cannot be fed piece by piece.*'causal'"):
+        next(vocoder.pieces(log_mel, 1))
 
 
 def test_excerpts_that_are_no_whole_frames_are_refused(tmp_path):

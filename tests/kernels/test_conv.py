@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from jax.test_util import check_grads
 
 from jaxnet import kernels, sizes
 from tests import oracles
-from tests.strategies import AWKWARD, Conv, convolutions
+from tests.strategies import AWKWARD, convolutions
 
 TOLERANCE = {"float32": {"rtol": 3e-5, "atol": 3e-5}, "float64": {"rtol": 1e-11, "atol": 1e-11}}
 FUNCTIONS = {
@@ -96,12 +95,13 @@ def test_several_dimensions_are_the_literal_sum(name, shape, padding_value):
         "padding_value": padding_value,
     }
     function, oracle = FUNCTIONS[name]
-    np.testing.assert_allclose(function(x, kernel, **keywords), oracle(x, kernel, **keywords), **TOLERANCE["float64"])
+    y = jax.jit(lambda x, w: function(x, w, **keywords))(x, kernel)
+    np.testing.assert_allclose(y, oracle(x, kernel, **keywords), **TOLERANCE["float64"])
 
 
 @pytest.mark.peers
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@settings(max_examples=10)
+@settings(max_examples=5)
 @example(AWKWARD[0])
 @example(AWKWARD[1])
 @given(convolutions())
@@ -124,7 +124,7 @@ def test_conv_is_pytorchs(dtype, case):
 
 @pytest.mark.peers
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@settings(max_examples=10)
+@settings(max_examples=5)
 @example(AWKWARD[1])
 @example(AWKWARD[1]._replace(groups=1, padding=(0, 2)))
 @given(convolutions(stuffed=True))
@@ -185,10 +185,14 @@ def test_same_conv_transpose_is_the_adjoint_of_same_conv(kernel_size, strides, d
     length, groups = 4, 2
     keywords = {"strides": strides, "dilation": dilation, "padding": "same", "groups": groups}
     long, kernel, short = draw_arrays((1, strides * length, 4), (kernel_size, 2, 6), (1, length, 6))
-    y, pullback = jax.vjp(lambda x: kernels.conv(x, kernel, **keywords), long)
-    assert y.shape == short.shape
-    up = kernels.conv_transpose(short, adjoint_kernel(kernel, groups), **keywords)
-    np.testing.assert_allclose(up, pullback(jnp.asarray(short))[0], **TOLERANCE["float64"])
+
+    @jax.jit
+    def both(long, kernel, short):
+        y, pullback = jax.vjp(lambda x: kernels.conv(x, kernel, **keywords), long)
+        assert y.shape == short.shape
+        return kernels.conv_transpose(short, adjoint_kernel(kernel, groups), **keywords), pullback(short)[0]
+
+    np.testing.assert_allclose(*both(long, kernel, short), **TOLERANCE["float64"])
 
 
 @given(
@@ -209,12 +213,17 @@ def test_padding_rules_of_conv(length, kernel_size, strides, dilation, rule):
         "causal": (reach, 0),
     }[rule]
     x, kernel = draw_arrays((1, length, 2), (kernel_size, 2, 3), dtype="float32")
-    y = kernels.conv(x, kernel, strides=strides, dilation=dilation, padding=rule)
-    expected = oracles.conv(x, kernel, strides=(strides,), padding=(explicit,), dilation=(dilation,))
-    assert y.shape == (1, expected.shape[1], 3)
+
+    def program(padding):
+        return jax.make_jaxpr(lambda x, w: kernels.conv(x, w, strides=strides, dilation=dilation, padding=padding))(
+            x, kernel
+        )
+
+    assert str(program(rule)) == str(program(explicit))  # which gives the literal sum, as is tested above
+    (y,) = program(rule).out_avals
+    assert y.shape == (1, (length + sum(explicit) - reach - 1) // strides + 1, 3)
     if rule != "valid":
         assert y.shape[1] == -(-length // strides)
-    np.testing.assert_allclose(y, expected, **TOLERANCE["float32"])
 
 
 @BOTH
@@ -227,7 +236,7 @@ def test_causal_outputs_see_no_future(name, kernel_size, strides, dilation):
         y = FUNCTIONS[name][0](x.reshape(1, -1, 1), kernel, strides=strides, dilation=dilation, padding="causal")
         return y.reshape(-1)
 
-    seen = np.asarray(jax.jacobian(f)(jnp.ones(length))) != 0
+    seen = np.asarray(jax.jit(jax.jacobian(f))(jnp.ones(length))) != 0
     outputs, inputs = np.indices(seen.shape)
     if name == "conv":
         assert seen.shape[0] == -(-length // strides)
@@ -265,56 +274,6 @@ def test_kernels_are_not_flipped():
     kernel = np.array([1.0, 2.0, 3.0], np.float32).reshape(3, 1, 1)
     np.testing.assert_array_equal(kernels.conv(x, kernel, padding=1)[0, :, 0], [0, 3, 2, 1, 0])
     np.testing.assert_array_equal(kernels.conv_transpose(x, kernel, padding=1)[0, :, 0], [0, 3, 2, 1, 0])
-
-
-@BOTH
-@pytest.mark.parametrize(
-    "case", [Conv(6, 4, 4, 2, 3, (2, 1), 2, 2, 0.5, batch=1), Conv(4, 1, 2, 3, 2, (4, 0), 1, 1, batch=1)]
-)
-@pytest.mark.usefixtures("x64")
-def test_first_and_second_derivatives(name, case):
-    x, kernel = draw_arrays(case.x_shape, case.kernel_shape)
-    function = jax.jit(lambda x, w: FUNCTIONS[name][0](x, w, **case.keywords))
-    check_grads(function, (x, kernel), order=2, modes=("fwd", "rev"), atol=1e-6, rtol=1e-6)
-
-
-@BOTH
-@settings(max_examples=8)
-@given(st.data())
-def test_forward_and_reverse_mode_are_adjoint(name, data):
-    case = data.draw(convolutions(stuffed=name == "conv_transpose"))
-    with jax.enable_x64(True):
-        x, kernel, dx, dkernel = draw_arrays(*(case.x_shape, case.kernel_shape) * 2)
-        (cotangent,) = draw_arrays(output_shape(name, case, "float64"), seed=1)
-
-        @jax.jit
-        def inner_products(x, kernel):
-            def f(x, w):
-                return FUNCTIONS[name][0](x, w, **case.keywords)
-
-            _, tangent = jax.jvp(f, (x, kernel), (dx, dkernel))
-            bx, bkernel = jax.vjp(f, x, kernel)[1](jnp.asarray(cotangent))
-            return jnp.vdot(cotangent, tangent), jnp.vdot(bx, dx) + jnp.vdot(bkernel, dkernel)
-
-        forward, reverse = inner_products(x, kernel)
-        np.testing.assert_allclose(forward, reverse, rtol=1e-9, atol=1e-9)
-
-
-@BOTH
-def test_vmap_over_inputs_kernels_and_both(name):
-    case = AWKWARD[0]
-    function = FUNCTIONS[name][0]
-    x, kernel = draw_arrays((3, *case.x_shape), (3, *case.kernel_shape), dtype="float32")
-    expected = {
-        (0, None): [(x[i], kernel[0]) for i in range(3)],
-        (None, 0): [(x[0], kernel[i]) for i in range(3)],
-        (0, 0): [(x[i], kernel[i]) for i in range(3)],
-    }
-    for axes, pairs in expected.items():
-        arguments = [a if axis == 0 else a[0] for a, axis in zip((x, kernel), axes, strict=True)]
-        y = jax.jit(jax.vmap(lambda x, w: function(x, w, **case.keywords), axes))(*arguments)
-        looped = [FUNCTIONS[name][1](*pair, **case.oracle_keywords) for pair in pairs]
-        np.testing.assert_allclose(y, np.stack(looped), **TOLERANCE["float32"])
 
 
 @BOTH

@@ -107,11 +107,10 @@ HYPER = [
 @pytest.mark.parametrize("kind", ["conv", "conv_transpose"])
 def test_as_matrix_is_the_layer(kind, keywords):
     layer = getattr(layers, kind)(4, padding_value=0.5, **keywords)
-    x = X[:1, :7, :2]
+    x = np.asarray(X[:1, :7, :2])
     params = {"kernel": random(keywords["kernel_size"], 2 // keywords["groups"], 4), "bias": jnp.arange(4.0)}
     apply = jax.jit(lambda x: layer.apply(params, (), x, train=False)[0])
-    y, offset = apply(x), apply(0 * x)
-    matrix = layers.as_matrix(layer, params, x)
+    y, offset, matrix = map(np.asarray, (apply(x), apply(0 * x), layers.as_matrix(layer, params, x)))
     expected = matrix @ x[0].T.reshape(-1) + offset[0].T.reshape(-1)
     np.testing.assert_allclose(y[0].T.reshape(-1), expected, rtol=1e-4, atol=1e-5)
 

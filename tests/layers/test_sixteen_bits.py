@@ -17,6 +17,8 @@ LAYERS = {
     "prelu, per channel": lambda: layers.prelu(per_channel=True),
     "batch_norm": layers.batch_norm,
     "layer_norm": layers.layer_norm,
+    "rms_norm": lambda: layers.rms_norm(epsilon=1e-5),
+    "instance_norm": layers.instance_norm,
 }
 
 
@@ -26,8 +28,10 @@ def right(name, x, cotangent):
     axes = tuple(range(x.ndim - 1))
     if "prelu" in name:
         return {"slope": (cotangent * np.minimum(x, 0)).sum(axes if "channel" in name else None)}
+    if name == "rms_norm":
+        return {"scale": (cotangent * x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)).sum(axes)}
     if "norm" in name:
-        over = axes if name == "batch_norm" else -1
+        over = {"batch_norm": axes, "layer_norm": -1, "instance_norm": axes[1:]}[name]
         normalized = (x - x.mean(over, keepdims=True)) / np.sqrt(x.var(over, keepdims=True) + 1e-5)
         return {"scale": (cotangent * normalized).sum(axes), "offset": cotangent.sum(axes)}
     return {"bias": cotangent.sum(axes)}

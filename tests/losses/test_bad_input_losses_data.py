@@ -470,7 +470,7 @@ DATA = {
     "40 batch beyond the data, dropped": (
         _batches(N, batch_size=11, drop_last=True),
         DataError,
-        r"^batches: a batch of 11 from 10 samples would be dropped, .* use a batch_size of at most 10, or drop_last=F",
+        r"^batches: a batch of 11 does not fill from 10 samples, .* use a batch_size of at most 10, or drop_last=F",
     ),
     "40 scalar, split": (_split(np.float32(1)), DataError, r"^split: array 0 is a scalar; samples lie along the first"),
     "40 fewer samples than parts": (

@@ -1,5 +1,7 @@
 """Ours inside optax's wrappers and inside other libraries' training states, and optax's inside ours."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,17 +95,25 @@ def value_fn(params):
     return 0.5 + sum(jnp.sum(jnp.sin(leaf) ** 2) for leaf in jax.tree.leaves(params))
 
 
+@functools.cache
+def alone(rule):
+    """The loss and its gradient, and what the rule by itself makes of them."""
+    value, grads = jax.value_and_grad(value_fn)(PARAMS)
+    inner = WANTING[rule][0]()
+    updates, _ = inner.update(grads, inner.init(PARAMS), PARAMS, value=value, grad=grads, value_fn=value_fn)
+    return value, grads, updates
+
+
 @pytest.mark.parametrize("around", AROUND)
 @pytest.mark.parametrize("rule", WANTING)
 def test_extra_arguments_reach_what_is_inside(rule, around):
     make, names = WANTING[rule]
-    value, grads = jax.value_and_grad(value_fn)(PARAMS)
+    value, grads, expected = alone(rule)
     given = {"value": value, "grad": grads, "value_fn": value_fn}
     if around in ("flat", "all") and rule == "lbfgs":  # which compares grad to the gradient: one layout for both
         given["grad"], given["value_fn"] = optimizers.ravel(grads), lambda params: value_fn(params.unravel())
-    optimizer, inner = AROUND[around](make()), make()
+    optimizer = AROUND[around](make())
     updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS, **given)
-    expected, _ = inner.update(grads, inner.init(PARAMS), PARAMS, value=value, grad=grads, value_fn=value_fn)
     same(updates, expected, rtol=1e-5)
     with pytest.raises(ConfigError, match=f"needs {names[0]}.*and this update got no extra arguments; call update"):
         optimizer.update(grads, optimizer.init(PARAMS), PARAMS)

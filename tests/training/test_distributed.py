@@ -31,7 +31,8 @@ ENVIRONMENT.pop("NPROC", None)  # the wider thread pool of the other tests, whic
 
 def start(*command, devices, **environment):
     """A Python process in a session of its own, so that its children can be killed with it."""
-    environment |= {**ENVIRONMENT, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = re.sub(r"(device_count)=\d+", rf"\1={devices}", ENVIRONMENT["XLA_FLAGS"])  # and those for quick compiling
+    environment |= {**ENVIRONMENT, "XLA_FLAGS": flags}
     return subprocess.Popen(
         [sys.executable, *map(str, command)], cwd=ROOT, env=environment, start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -114,14 +115,12 @@ def test_two_processes_train_as_one(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def launch(tmp_path_factory):
-    """Starts the example on two processes; what one has compiled, the next finds."""
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
-    cache["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+def launch():
+    """Starts the example on two processes; what one has compiled, the next finds in the cache of all tests."""
 
     def start_in(out):
         options = ["--epochs", 3, "--checkpoint-seconds", 0]
-        return start("examples/distributed.py", "--out", out, *options, devices=1, **cache)
+        return start("examples/distributed.py", "--out", out, *options, devices=1)
 
     return start_in
 

@@ -192,7 +192,7 @@ def test_the_skips_of_an_optimizer_count():
 
 def test_no_checkpoint_is_written_that_is_not_finite(tmp_path, monkeypatch):
     """Of a state too large to keep, the run ends, and what was saved before is good."""
-    monkeypatch.setattr("jaxnet.training.loop.MOST_BYTES_KEPT", 0)
+    monkeypatch.setattr("jaxnet.training.devices.MOST_BYTES_KEPT", 0)
     for entry in (fit_arrays, fit_stream):
         directory = tmp_path / entry.__name__
         with pytest.raises(NonFiniteError, match=r"parameters are not finite.*loss and gradient were") as ended:
@@ -266,9 +266,11 @@ def test_a_callback_ends_the_run_with_any_true(answer):
     assert len(fit_arrays(NET, losses.mse, optimizers.sgd(0.1), callbacks=[lambda record, _: answer])[1]) == 1
 
 
-@pytest.mark.parametrize("answer", [False, None, np.False_, 1, 7.5, "yes", [True], np.ones(3, bool), {"a": 1}])
-def test_a_callback_goes_on_with_anything_else(answer):
-    assert len(fit_arrays(NET, losses.mse, optimizers.sgd(0.1), callbacks=[lambda record, _: answer])[1]) == 3
+def test_a_callback_goes_on_with_anything_else():
+    answers = [False, None, np.False_, 1, 7.5, "yes", [True], np.ones(3, bool), {"a": 1}]
+    left = iter(answers)
+    options = {"epochs": len(answers), "callbacks": [lambda record, _: next(left)]}
+    assert len(fit_arrays(NET, losses.mse, optimizers.sgd(0.1), **options)[1]) == len(answers)
 
 
 OURS = ["epoch", "step", "loss", "penalty", "grad_norm", "loss_deviation", "skipped", "seconds", "steps_per_second"]
@@ -297,7 +299,7 @@ def test_a_metric_may_not_take_a_column_of_ours(name):
         ("val_loss", "did you mean 'validation_loss'"),
         ("validation_los", "did you mean 'validation_loss'"),
         ("mea", "did you mean 'mae'"),
-        ("penalty", "the history has only loss, mae, validation_loss, validation_mae, epoch"),
+        ("penalty", "the history has only loss, mae, grad_norm, skipped, validation_loss, validation_mae, epoch"),
         (3, "must be the name of a column of the history, such as 'validation_loss', got 3"),
     ],
 )
@@ -346,7 +348,7 @@ def test_an_update_that_is_not_finite_is_skipped_in_a_sweep():
 
 @pytest.mark.parametrize("entry", [fit_arrays, fit_stream])
 def test_a_large_state_that_ends_early_is_looked_at(monkeypatch, entry):
-    monkeypatch.setattr("jaxnet.training.loop.MOST_BYTES_KEPT", 0)
+    monkeypatch.setattr("jaxnet.training.devices.MOST_BYTES_KEPT", 0)
     with pytest.raises(NonFiniteError, match="parameters are not finite"):
         entry(NET, losses.mse, at_one_step(np.inf), epochs=50, callbacks=[lambda record, _: record["epoch"] == 2])
 

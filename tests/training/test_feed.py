@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from jaxnet import data, layers, losses, optimizers, training
 from jaxnet.errors import ConfigError, DataError, DTypeError, named
+from jaxnet.training.devices import Place
 from jaxnet.training.feed import Progress, Resident
 from jaxnet.training.run import Run
 from jaxnet.training.sources import Source
@@ -155,7 +156,7 @@ def seen_by_a_loader(see):
             yield batch
 
     with contextlib.closing(
-        Streamed(_measure, Source(lambda epoch: loader(), None), keeps=True, watches=True, mesh=None).epoch(0, 0, 0)
+        Streamed(_measure, Source(lambda epoch: loader(), None), Place(None, None, True, True)).epoch(0, 0, 0)
     ) as run:
         list(run)
     return seen
@@ -221,7 +222,8 @@ def test_the_order_of_an_epoch_goes_to_the_device_once(mesh, monkeypatch):
     """With the longest run of dispatches, one step each: what a dispatch is given of the order is there already."""
     monkeypatch.setattr("jaxnet.training.feed.TARGET_SECONDS", 0.0)
     mesh = mesh and jax.make_mesh((mesh,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    feed = Resident(_measure, training.arrays(X, Y, batch_size=4, drop_last=False), keeps=True, watches=True, mesh=mesh)
+    arrays = training.arrays(X, Y, batch_size=4, drop_last=False)
+    feed = Resident(_measure, arrays, Place(mesh, None, True, True))
     given, program = [], feed._programs["guarded"]
     feed._programs["guarded"] = lambda state, data, rows, *rest: given.append(rows) or program(state, data, rows, *rest)
     for epoch in range(3):
@@ -270,7 +272,7 @@ def test_means_are_over_samples_whatever_the_dispatches(steps, draw):
     cut = draw.draw(st.integers(0, len(steps)))
     for part in (slice(0, cut), slice(cut, None)):
         run.take(Progress(run.train_state, 0, {"loss": values[part]}, sizes[part]))
-        run.totals = json.loads(json.dumps(run.totals))  # a checkpoint between them
+        run.epoch.totals = json.loads(json.dumps(run.epoch.totals))  # a checkpoint between them
     run.end_epoch(None, ())
     record = run.history[0]
     assert record["loss"] == pytest.approx(np.average(values, weights=sizes), rel=1e-9, abs=1e-9)
@@ -306,7 +308,7 @@ def test_a_wrong_batch_is_refused_with_its_place(wrong):
     batch, error, message = WRONG_BATCHES[wrong]
     good = batches()[0]
     source = named("fit")(Source)([good, good, batch, good], None)
-    run = Streamed(_measure, source, keeps=True, watches=True, mesh=None)
+    run = Streamed(_measure, source, Place(None, None, True, True))
     with pytest.raises(error, match=rf"^fit: epoch 4, batch 2: .*{message}"):
         list(run.epoch(jnp.zeros(()), 3, 0))
     with pytest.raises(error, match=rf"^fit: epoch 1, batch 0: .*{message}"):

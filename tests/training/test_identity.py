@@ -160,7 +160,7 @@ def test_a_program_that_calls_python_back_has_the_same_fingerprint_in_every_proc
 
 
 def test_every_array_counts_and_its_place_dtype_and_shape():
-    from jaxnet.training.identity import of_arrays
+    from jaxnet.training.state import checksum
 
     tree = {"a": np.ones((2, 2), np.float32), "b": np.zeros(2, np.float32), "c": jax.random.key(3)}
     others = [
@@ -172,8 +172,8 @@ def test_every_array_counts_and_its_place_dtype_and_shape():
         {"a": tree["b"], "b": tree["a"], "c": tree["c"]},
         {"a": tree["a"], "d": tree["b"], "e": tree["c"]},
     ]
-    assert len({of_arrays(one) for one in [tree, *others]}) == len(others) + 1
-    assert of_arrays(jax.tree.map(lambda leaf: leaf.copy(), tree)) == of_arrays(tree)
+    assert len({checksum(one) for one in [tree, *others]}) == len(others) + 1
+    assert checksum(jax.tree.map(lambda leaf: leaf.copy(), tree)) == checksum(tree)
 
 
 def test_every_entry_of_a_large_constant_counts(tmp_path):

@@ -49,7 +49,6 @@ WRITERS = {
     "backprop.Trace.draw.path": draw,
     "diagnostics.RateRange.plot.path": RATES.plot,
     "diagnostics.pictures.activation_functions.path": lambda path: pictures.activation_functions(path),
-    "diagnostics.pictures.saved.path": lambda path: pictures.saved(pictures.figure(1, width=1, height=1)[0], path),
 }
 READERS = {
     "training.load.path": lambda path: load(path, {"x": np.ones(2)}),
@@ -58,7 +57,7 @@ READERS = {
     "training.History.load.path": History.load,
     "training.load_exported.source": training.load_exported,
 }
-# These end in `pictures.saved`, or begin with the check, and want much to draw.
+# These end in `_figures.saved`, or begin with the check, and want much to draw.
 OTHERS = {
     "diagnostics.pictures.rate_range.path", "diagnostics.pictures.gradient_flow.path",
     "diagnostics.pictures.activation_histograms.path", "diagnostics.pictures.learning_curves.path",

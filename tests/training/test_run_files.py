@@ -95,7 +95,7 @@ class TestHistory:
                 assert saver.checkpoints.latest().stat().st_size < 6000
         assert len(json.dumps(read_metadata(saver.checkpoints.latest()))) < 600
         resumed = new_run()
-        resumed.restore(saver.checkpoints, read_metadata(saver.checkpoints.latest()), {}, anyway=False)
+        resumed.restore(saver.checkpoints, read_metadata(saver.checkpoints.latest()), in_place=True)
         assert json.dumps(resumed.history.records) == json.dumps(run.history.records)  # NaN is no NaN's equal
         assert (tmp_path / "log.jsonl").read_bytes() == (tmp_path / "run" / HISTORY).read_bytes()
         assert resumed.history.names == run.history.names
@@ -441,7 +441,7 @@ os.kill(child, 9)
 
     def test_what_is_refused_is_given_back(self, tmp_path):
         fit(epochs=1, keep=tmp_path)
-        with pytest.raises(ConfigError, match="other settings"):
+        with pytest.raises(ConfigError, match="what differs is seed 0, now 1"):
             fit(epochs=2, keep=tmp_path, seed=1)
         fit(epochs=2, keep=tmp_path)
 

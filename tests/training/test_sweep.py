@@ -34,23 +34,30 @@ def momentum_and_rate(rate, momentum):
     return optimizers.sgd(rate, momentum=momentum)
 
 
+MEMBERS = {"seed": [3, 3, 9], "rate": [0.1, 0.02, 0.1], "momentum": [0.9, 0.5, 0.0]}
+OPTIONS = {"epochs": 3, "batch_size": 8, "validation": VALIDATION, "metrics": {"accuracy": accuracy}}
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Each member as `fit` trains it."""
+    return [
+        calls.fit(NET, CE, momentum_and_rate(rate, momentum), TRAIN, key=seed, seed=seed, progress=False, **OPTIONS)
+        for seed, rate, momentum in zip(*MEMBERS.values(), strict=True)
+    ]
+
+
 @pytest.mark.parametrize("most_flops", [0.0, np.inf], ids=["one after the other", "side by side"])
-def test_each_member_is_what_fit_trains(monkeypatch, most_flops):
+def test_each_member_is_what_fit_trains(monkeypatch, most_flops, alone):
     monkeypatch.setattr(sys.modules["jaxnet.training.sweep"], "MOST_FLOPS_AT_ONCE", most_flops)
-    settings = {"seed": [3, 3, 9], "rate": [0.1, 0.02, 0.1], "momentum": [0.9, 0.5, 0.0]}
-    options = {"epochs": 3, "batch_size": 8, "validation": VALIDATION, "metrics": {"accuracy": accuracy}}
-    result = training.sweep(NET, CE, momentum_and_rate, TRAIN, settings=settings, **options)
-    for m in range(3):
-        seed, rate, momentum = (settings[name][m] for name in ("seed", "rate", "momentum"))
-        alone = calls.fit(
-            NET, CE, momentum_and_rate(rate, momentum), TRAIN, key=seed, seed=seed, progress=False, **options
-        )
+    result = training.sweep(NET, CE, momentum_and_rate, TRAIN, settings=MEMBERS, **OPTIONS)
+    for m, one in enumerate(alone):
         for name in ("loss", "accuracy", "grad_norm", "validation_loss", "validation_accuracy"):
-            np.testing.assert_allclose(result.history[name][:, m], alone.history[name], rtol=2e-4, atol=1e-6)
-        for a, b in zip(jax.tree.leaves(result.member(m)), jax.tree.leaves(alone[:2]), strict=True):
+            np.testing.assert_allclose(result.history[name][:, m], one.history[name], rtol=2e-4, atol=1e-6)
+        for a, b in zip(jax.tree.leaves(result.member(m)), jax.tree.leaves(one[:2]), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     assert result.best == int(np.argmin(result.history["validation_loss"][-1]))
-    assert result.settings["rate"].tolist() == settings["rate"]
+    assert result.settings["rate"].tolist() == MEMBERS["rate"]
 
 
 def test_a_diverged_network_is_never_the_best_and_harms_no_other():

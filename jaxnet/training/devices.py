@@ -1,17 +1,22 @@
-"""Where arrays live on a mesh of devices: batches over its first axis, parameters everywhere or in pieces."""
+"""Where arrays live on a mesh of devices, and what the processes that share it must have in common.
+
+Batches lie over the mesh's first axis, parameters everywhere or in pieces. No process may wait for what another never
+does, so what one finds out, all do.
+"""
 
 import contextlib
-import zlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnet.errors import ConfigError, DataError, named
-from jaxnet.training import processes
-from jaxnet.training.state import copied
+from jaxnet.training import nans
+from jaxnet.training.state import MOST_BYTES_KEPT, checksum, copied, is_key, nbytes, sound
 
 
 class Sharded(NamedTuple):
@@ -48,14 +53,44 @@ def given(mesh: Any) -> Sharded | None:
     return mesh if mesh is None or isinstance(mesh, Sharded) else Sharded(automatic(mesh))
 
 
-def placed(mesh: Any, train_state: Any) -> tuple[Mesh | None, Any, Any]:
-    """The mesh of a run, where its state lives there, and a copy of that state in its place."""
-    found = given(mesh)
-    processes.must_take_part(found and found.mesh)
-    if found is None:
-        return None, None, copied(train_state)
-    placement = of_parameters(found.mesh, train_state, sharded=found.parameters)
-    return found.mesh, placement, copied(place("the state to begin with", train_state, placement))
+class Place(NamedTuple):
+    """Where a run lives, and what becomes of its state from dispatch to dispatch.
+
+    Attributes:
+      mesh: the devices; None for JAX's default one.
+      of_state: on a mesh, where each leaf of the state lies.
+      keeps: whether a dispatch keeps the state that it began with, for which it must be small; else it is given away.
+      watches: whether the parameters are looked at; what is not finite from the beginning is meant so, as masks are.
+    """
+
+    mesh: Mesh | None
+    of_state: Any
+    keeps: bool
+    watches: bool
+
+    @property
+    def undoes(self) -> bool:
+        """Whether an update that spoils the parameters can be taken back."""
+        return self.keeps and self.watches
+
+    def compiled(self, step: Any) -> Any:
+        """A program from a state, and more, to the next state, where that was, and what was measured, everywhere."""
+        results = {} if self.mesh is None else {"out_shardings": (self.of_state, replicated(self.mesh))}
+        return nans.compiled(step, donate_argnums=() if self.keeps else 0, **results)
+
+
+def placed(mesh: Any, train_state: Any) -> tuple[Place, Any]:
+    """The place of a run, and a copy of its state there."""
+    found, of_state = given(mesh), None
+    mesh = found and found.mesh
+    must_take_part(mesh)
+    if found is not None:
+        must_agree("the state to begin with", train_state)
+        of_state = of_parameters(mesh, train_state, sharded=found.parameters)
+        train_state = jax.tree.map(put, train_state, of_state)
+    train_state = copied(train_state)
+    with in_use(mesh):
+        return Place(mesh, of_state, nbytes(train_state) <= MOST_BYTES_KEPT, sound(train_state)), train_state
 
 
 def automatic(mesh: Any) -> Mesh:
@@ -115,12 +150,18 @@ def of_parameters(mesh: Mesh, tree: Any, *, sharded: bool) -> Any:
     return jax.tree.map(of_leaf, tree)
 
 
-def place(what: str, tree: Any, shardings: Any) -> Any:
-    """Puts a tree of arrays, which must be the same on all processes, where its shardings say."""
+def must_agree(what: str, tree: Any) -> None:
+    """Refuses arrays that are not the same on all"""
     if jax.process_count() > 1:
         hint = "give all processes the same key and the same whole arrays; only of an iterable does each have its part"
-        processes.agree(what, _crc32(tree), hint)
-    return jax.tree.map(put, tree, shardings)
+        agree(what, checksum([leaf for leaf in jax.tree.leaves(tree) if not _over_processes(leaf)]), hint)
+
+
+def everywhere(tree: Any, mesh: Mesh | None) -> Any:
+    """Copies of arrays, the same on all processes, on every device of a mesh; without one, on JAX's default device."""
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, tree)
+    return jax.tree.map(lambda leaf: put(leaf, replicated(mesh)), tree)
 
 
 def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
@@ -128,25 +169,10 @@ def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     if sharding.is_fully_addressable or _over_processes(leaf):
         return jax.device_put(leaf, sharding)
     # Over several processes: each has the whole array, and gives its own devices' pieces of it.
-    if _is_key(leaf):
+    if is_key(leaf):
         return jax.random.wrap_key_data(put(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
-
-
-def _crc32(tree: Any) -> int:
-    """A checksum of the arrays that this process has for itself."""
-    found = 0
-    for leaf in jax.tree.leaves(tree):
-        if not _over_processes(leaf):
-            host = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
-            found = zlib.crc32(f"{host.dtype} {host.shape}".encode(), found)
-            found = zlib.crc32(host.reshape(-1).view(np.uint8).data, found)
-    return found
-
-
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _over_processes(leaf: Any) -> bool:
@@ -180,6 +206,46 @@ def whole_here(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(copy, tree)
 
 
-def of_results(mesh: Mesh | None, placement: Any) -> dict[str, Any]:
-    """Where a program's results live: the state where it was, what was measured on every device."""
-    return {} if mesh is None else {"out_shardings": (placement, replicated(mesh))}
+def must_take_part(mesh: Mesh | None) -> None:
+    """Refuses to train with a part of the processes: those left out would wait for ever, or train for themselves."""
+    taking_part = set() if mesh is None else {device.process_index for device in mesh.devices.flat}
+    if jax.process_count() > 1 and len(taking_part) < jax.process_count():
+        came = "there is no mesh" if mesh is None else f"the mesh has devices of {len(taking_part)} of them"
+        raise ConfigError(
+            f"{jax.process_count()} processes must train together, and {came}; give "
+            f"mesh=jax.make_mesh((jax.device_count(),), ('data',))"
+        )
+
+
+def agree(what: str, value: int, hint: str) -> None:
+    """Refuses, on all processes at once, a ``value`` below 2**32 that is not that of process 0."""
+    if jax.process_count() == 1:
+        return
+    values = multihost_utils.process_allgather(np.uint32(value))
+    differ = np.flatnonzero(values != values[0])
+    if differ.size:
+        raise ConfigError(f"{what} of process {differ[0]} is not that of process 0; {hint}")
+
+
+def any_process(*flags: bool) -> tuple[bool, ...]:
+    """Whether each is so on any process, so that all do the same."""
+    if jax.process_count() == 1:
+        return flags
+    return tuple(multihost_utils.process_allgather(np.array(flags)).any(0).tolist())
+
+
+@contextlib.contextmanager
+def together(elsewhere: Exception) -> Iterator[None]:
+    """Waits until every process is here; all raise if one does, so that none waits for one that failed.
+
+    Args:
+      elsewhere: what to raise where it went well.
+    """
+    trouble: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        trouble = error
+    (failed,) = any_process(trouble is not None)
+    if failed:
+        raise trouble or elsewhere

@@ -1,0 +1,340 @@
+"""A small GPT on bytes, a whole AdamW step: pre-norm blocks, learned positions, GELU by tanh, a head of its own."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.sequence.contestants import Arrays, Contestant, Work, normal
+from jaxnet import interop, layers, losses, optimizers
+
+RATE, DECAY = 1e-3, 0.01
+
+
+class Size(NamedTuple):
+    """A GPT's sizes, and those of its batch."""
+
+    blocks: int = 4
+    width: int = 128
+    heads: int = 4
+    length: int = 64
+    batch: int = 12
+    tokens: int = 256
+
+    @property
+    def label(self) -> str:
+        return (
+            f"GPT step, {self.blocks} blocks, width {self.width}, heads {self.heads}, length {self.length}, "
+            f"batch {self.batch}"
+        )
+
+
+def works(size: Size = Size()) -> list[Work]:  # noqa: B008, a tuple
+    """The step, once the library has attention."""
+    if not hasattr(layers, "attention"):
+        return []
+    makers = {"ours": ours, "flax": flax, "equinox": equinox, "torch": torch}
+    makers |= {"torch.compile": partial(torch, compiled=True)}
+    return [Work("gpt", size.label, {name: partial(make, size) for name, make in makers.items()}, 1e-3)]
+
+
+def start(size: Size) -> Arrays:
+    """Weights by PyTorch's names and in its layouts: those of `ours`, by `interop`."""
+    c = size.width
+    shapes = {"0.weight": (size.tokens, c), "1.weight": (size.length, c)}
+    for i in range(2, 2 + size.blocks):
+        attend, feed = f"{i}.0.branch", f"{i}.1.branch"
+        shapes |= {f"{attend}.0.weight": (c,), f"{attend}.0.bias": (c,)}
+        shapes |= {f"{attend}.1.in_proj_weight": (3 * c, c), f"{attend}.1.in_proj_bias": (3 * c,)}
+        shapes |= {f"{attend}.1.out_proj.weight": (c, c), f"{attend}.1.out_proj.bias": (c,)}
+        shapes |= {f"{feed}.0.weight": (c,), f"{feed}.0.bias": (c,)}
+        shapes |= {f"{feed}.1.weight": (4 * c, c), f"{feed}.1.bias": (4 * c,)}
+        shapes |= {f"{feed}.3.weight": (c, 4 * c), f"{feed}.3.bias": (c,)}
+    last = 2 + size.blocks
+    shapes |= {f"{last}.weight": (c,), f"{last}.bias": (c,), f"{last + 1}.weight": (size.tokens, c)}
+    weights = {}
+    for seed, (name, shape) in enumerate(shapes.items()):
+        weights[name] = normal(*shape, seed=seed, scale=0.05)
+        if len(shape) == 1 and name.endswith("weight"):
+            weights[name] += 1
+    return weights
+
+
+def batch(size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens, and the token after each."""
+    tokens = np.random.default_rng(0).integers(0, size.tokens, (size.batch, size.length + 1)).astype(np.int32)
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def jax_step(
+    size: Size,
+    logits: Callable[[Any, Any], Any],
+    params: Any,
+    optimizer: Any,
+    unpack: Callable[[Any], Arrays],
+    loss: Callable[[Any, Any], Any] | None = None,
+) -> Contestant:
+    """One compiled step with params and optimizer state donated."""
+    tokens, targets = map(jnp.asarray, batch(size))
+
+    def mean_loss(params):
+        y = logits(params, tokens)
+        if loss is not None:
+            return loss(y, targets)
+        import optax
+
+        return optax.softmax_cross_entropy_with_integer_labels(y, targets).mean()
+
+    def step(params, state):
+        value, grads = jax.value_and_grad(mean_loss)(params)
+        updates, state = optimizer.update(grads, state, params)
+        return jax.tree.map(lambda p, u: p + u, params, updates), state, value
+
+    params = jax.tree.map(jnp.array, params)
+    grads = {name: np.asarray(value) for name, value in unpack(jax.jit(jax.grad(mean_loss))(params)).items()}
+    compiled = jax.jit(step, donate_argnums=(0, 1))
+    carry: list[Any] = [(params, optimizer.init(params))]
+
+    def run():
+        params, state, value = compiled(*carry[0])
+        carry[0] = params, state
+        return jax.block_until_ready(value)
+
+    return Contestant(run, lambda value: {"loss": np.asarray(value), **grads})
+
+
+def ours(size: Size) -> Contestant:
+    """`layers.chain` of residual blocks."""
+    net = network(size)
+    tokens, _ = batch(size)
+    params, state = interop.from_torch(start(size), net, tokens)
+    return jax_step(
+        size,
+        lambda params, x: net.apply(params, state, x, train=True)[0],
+        params,
+        optimizers.adamw(RATE, weight_decay=DECAY),
+        lambda grads: dict(interop.to_torch(grads, state, net)),
+        losses.softmax_cross_entropy,
+    )
+
+
+def network(size: Size) -> layers.Layer:
+    """Attention with its norm, then two dense layers with theirs."""
+    make: Any = layers
+
+    def draw(key, x):
+        return {"table": 0.02 * jax.random.normal(key, (size.length, size.width), x.dtype)}
+
+    positions = layers.stateless(
+        draw, lambda p, x: x + p["table"][: x.shape[1]][None], name="positions", torch=(("table", "weight", None),)
+    )
+    blocks = [
+        layers.chain(
+            layers.residual(layers.chain(layers.layer_norm(), make.attention(size.heads, causal=True, bias=True))),
+            layers.residual(
+                layers.chain(layers.layer_norm(), layers.dense(4 * size.width), jax.nn.gelu, layers.dense(size.width))
+            ),
+        )
+        for _ in range(size.blocks)
+    ]
+    head = layers.dense(size.tokens, bias=False)
+    return layers.chain(make.embedding(size.tokens, size.width), positions, *blocks, layers.layer_norm(), head)
+
+
+def flax(size: Size) -> Contestant:
+    """`nn.MultiHeadDotProductAttention` in a compact module."""
+    import optax
+    from flax import linen as nn
+
+    c, heads = size.width, size.heads
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, tokens):
+            x = nn.Embed(size.tokens, c, name="0")(tokens)
+            x = x + self.param("1", nn.initializers.zeros, (size.length, c))[None, : tokens.shape[1]]
+            mask = nn.make_causal_mask(tokens)
+            for i in range(2, 2 + size.blocks):
+                y = nn.LayerNorm(epsilon=1e-5, name=f"{i}.0.branch.0")(x)
+                x = x + nn.MultiHeadDotProductAttention(heads, name=f"{i}.0.branch.1")(y, mask=mask)
+                y = nn.LayerNorm(epsilon=1e-5, name=f"{i}.1.branch.0")(x)
+                y = jax.nn.gelu(nn.Dense(4 * c, name=f"{i}.1.branch.1")(y))
+                x = x + nn.Dense(c, name=f"{i}.1.branch.3")(y)
+            x = nn.LayerNorm(epsilon=1e-5, name=str(2 + size.blocks))(x)
+            return nn.Dense(size.tokens, use_bias=False, name=str(3 + size.blocks))(x)
+
+    def pack(weights):
+        params: dict[str, Any] = {"0": {"embedding": weights["0.weight"]}, "1": weights["1.weight"]}
+        for name, value in weights.items():
+            module, _, leaf = name.rpartition(".")
+            if leaf.startswith("in_proj"):
+                for part, cut in zip(("query", "key", "value"), np.split(value, 3), strict=True):
+                    one = params.setdefault(module, {}).setdefault(part, {})
+                    kernel = leaf.endswith("weight")
+                    one["kernel" if kernel else "bias"] = (
+                        cut.T.reshape(c, heads, -1) if kernel else cut.reshape(heads, -1)
+                    )
+            elif module.endswith("out_proj"):
+                one = params.setdefault(module.removesuffix(".out_proj"), {}).setdefault("out", {})
+                one["kernel" if leaf == "weight" else "bias"] = (
+                    value.T.reshape(heads, -1, c) if leaf == "weight" else value
+                )
+            elif module not in ("0", "1"):
+                kind = {"bias": "bias", "weight": "kernel" if value.ndim == 2 else "scale"}[leaf]
+                params.setdefault(module, {})[kind] = value.T if kind == "kernel" else value
+        return params
+
+    net = Net()
+    return jax_step(
+        size,
+        lambda params, x: net.apply({"params": params}, x),
+        pack(start(size)),
+        optax.adamw(RATE, weight_decay=DECAY),
+        lambda grads: {"0.weight": grads["0"]["embedding"], "1.weight": grads["1"]},
+    )
+
+
+def equinox(size: Size) -> Contestant:
+    """`eqx.nn.MultiheadAttention`, each sequence by itself under vmap."""
+    import equinox as eqx
+    import optax
+
+    c = size.width
+    weights = start(size)
+    key = jax.random.key(0)
+
+    def linear(inputs, outputs, weight, bias=None):
+        module = eqx.nn.Linear(inputs, outputs, use_bias=bias is not None, key=key)
+        module = eqx.tree_at(lambda m: m.weight, module, jnp.asarray(weight))
+        return module if bias is None else eqx.tree_at(lambda m: m.bias, module, jnp.asarray(bias))
+
+    def norm(name):
+        values = [jnp.asarray(weights[f"{name}.{leaf}"]) for leaf in ("weight", "bias")]
+        return eqx.tree_at(lambda m: [m.weight, m.bias], eqx.nn.LayerNorm(c, eps=1e-5), values)
+
+    class Block(eqx.Module):
+        first: Any
+        attend: Any
+        second: Any
+        up: Any
+        down: Any
+
+        def __init__(self, i):
+            attend, feed = f"{i}.0.branch", f"{i}.1.branch"
+            self.first, self.second = norm(f"{attend}.0"), norm(f"{feed}.0")
+            parts = zip(
+                *(np.split(weights[f"{attend}.1.in_proj_{leaf}"], 3) for leaf in ("weight", "bias")), strict=True
+            )
+            out = [weights[f"{attend}.1.out_proj.{leaf}"] for leaf in ("weight", "bias")]
+            projections = [linear(c, c, *part) for part in (*parts, out)]
+            biases = {f"use_{name}_bias": True for name in ("query", "key", "value", "output")}
+            module = eqx.nn.MultiheadAttention(size.heads, c, key=key, **biases)
+            self.attend = eqx.tree_at(
+                lambda m: [m.query_proj, m.key_proj, m.value_proj, m.output_proj], module, projections
+            )
+            self.up = linear(c, 4 * c, weights[f"{feed}.1.weight"], weights[f"{feed}.1.bias"])
+            self.down = linear(4 * c, c, weights[f"{feed}.3.weight"], weights[f"{feed}.3.bias"])
+
+        def __call__(self, x, mask):
+            y = jax.vmap(self.first)(x)
+            x = x + self.attend(y, y, y, mask=mask)
+            y = jax.vmap(self.up)(jax.vmap(self.second)(x))
+            return x + jax.vmap(self.down)(jax.nn.gelu(y))
+
+    class Net(eqx.Module):
+        table: Any
+        positions: Any
+        blocks: list
+        norm: Any
+        head: Any
+
+        def __init__(self):
+            self.table, self.positions = jnp.asarray(weights["0.weight"]), jnp.asarray(weights["1.weight"])
+            self.blocks = [Block(i) for i in range(2, 2 + size.blocks)]
+            self.norm = norm(str(2 + size.blocks))
+            self.head = linear(c, size.tokens, weights[f"{3 + size.blocks}.weight"])
+
+        def __call__(self, tokens):
+            x = self.table[tokens] + self.positions[: len(tokens)]
+            mask = jnp.tril(jnp.ones((len(tokens), len(tokens)), bool))
+            for block in self.blocks:
+                x = block(x, mask)
+            return jax.vmap(self.head)(jax.vmap(self.norm)(x))
+
+    params, static = eqx.partition(Net(), eqx.is_array)
+    return jax_step(
+        size,
+        lambda params, x: jax.vmap(eqx.combine(params, static))(x),
+        params,
+        optax.adamw(RATE, weight_decay=DECAY),
+        lambda grads: {"0.weight": grads.table, "1.weight": grads.positions},
+    )
+
+
+def torch(size: Size, compiled: bool = False) -> Contestant:
+    """As nanoGPT: one product for queries, keys and values, and `scaled_dot_product_attention`; fused AdamW."""
+    import torch
+    from torch.nn import functional
+
+    nn, c, heads = torch.nn, size.width, size.heads
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.in_proj_weight, self.in_proj_bias = (
+                nn.Parameter(torch.empty(3 * c, c)),
+                nn.Parameter(torch.empty(3 * c)),
+            )
+            self.out_proj = nn.Linear(c, c)
+
+        def forward(self, x):
+            qkv = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
+            q, k, v = qkv.view(*x.shape[:2], 3, heads, c // heads).permute(2, 0, 3, 1, 4)
+            y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return self.out_proj(y.transpose(1, 2).reshape(x.shape))
+
+    class Residual(nn.Module):
+        def __init__(self, *branch):
+            super().__init__()
+            self.branch = nn.Sequential(*branch)
+
+        def forward(self, x):
+            return x + self.branch(x)
+
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(size.length, c))
+
+        def forward(self, x):
+            return x + self.weight[: x.shape[1]]
+
+    def block():
+        feed = nn.Linear(c, 4 * c), nn.GELU(approximate="tanh"), nn.Linear(4 * c, c)
+        return nn.Sequential(Residual(nn.LayerNorm(c), Attention()), Residual(nn.LayerNorm(c), *feed))
+
+    head = nn.Linear(c, size.tokens, bias=False)
+    blocks = [block() for _ in range(size.blocks)]
+    net: Any = nn.Sequential(nn.Embedding(size.tokens, c), Positions(), *blocks, nn.LayerNorm(c), head)
+    net.load_state_dict({name: torch.from_numpy(value) for name, value in start(size).items()})
+    tokens, targets = (torch.from_numpy(a.astype(np.int64)) for a in batch(size))
+    apply = torch.compile(net) if compiled else net
+    optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
+
+    def backward():
+        optimizer.zero_grad(set_to_none=True)
+        loss = functional.cross_entropy(apply(tokens).view(-1, size.tokens), targets.view(-1))
+        loss.backward()
+        return loss.detach()
+
+    def run():
+        loss = backward()
+        optimizer.step()
+        return loss
+
+    backward()
+    grads = {name: p.grad.numpy().copy() for name, p in net.named_parameters()}
+    return Contestant(run, lambda loss: {"loss": loss.numpy(), **grads})

@@ -1,0 +1,127 @@
+"""The kernel under the norms: its derivative rule under every transformation, against the equation left to JAX."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from jaxnet.kernels.normalize import normalize
+
+AXES = {"last": (2,), "batch": (0, 1), "positions": (1,)}
+MASK = np.array([[1, 1, 0, 1], [0, 1, 1, 1], [1, 1, 1, 0]], bool)[..., None]
+
+
+def plain(x, axes, centered, mask):
+    """The equation; where nothing is masked, without a mask."""
+    there = jnp.ones(x.shape, x.dtype) if mask is None else jnp.broadcast_to(mask, x.shape).astype(x.dtype)
+    n = jnp.maximum(there.sum(axes, keepdims=True), 1)
+    mean = (x * there).sum(axes, keepdims=True) / n if centered else 0
+    c = (x - mean) * there
+    variance = (c * c).sum(axes, keepdims=True) / n
+    return c / jnp.sqrt(variance + 1e-3), mean + 0 * variance, variance
+
+
+def combined(outputs):
+    """One number in which every output counts."""
+    return sum(jnp.sum(jnp.sin(one * 1.3 + i)) for i, one in enumerate(outputs))
+
+
+CASES = [
+    ("last", True, False),
+    ("last", False, False),
+    ("batch", True, True),
+    ("positions", True, True),
+    ("positions", False, True),
+]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("name", "centered", "masked"), CASES)
+def test_derivatives_are_the_equations(name, centered, masked):
+    """Of all three outputs: forward, reverse, each over the other, third order; in a scan, recomputed, and mapped."""
+    axes, mask = AXES[name], jnp.asarray(MASK) if masked else None
+    x, u, v = (jnp.asarray(np.random.default_rng(i).normal(1, 2, (3, 4, 5))) for i in range(3))
+
+    def derivatives(f, x, u, v):
+        def loss(x):
+            return combined(f(x))
+
+        grad = jax.grad(loss)
+        scanned = jax.grad(lambda x: jax.lax.scan(lambda c, _: (f(c)[0] + c, None), x, length=2)[0].sum())
+        hessian = lambda x: jax.jvp(grad, (x,), (u,))[1]  # noqa: E731
+        return {
+            "value": f(x),
+            "jvp": jax.jvp(f, (x,), (u,))[1],
+            "grad": grad(x),
+            "jvp of grad": hessian(x),
+            "grad of jvp": jax.grad(lambda x: jax.jvp(loss, (x,), (u,))[1])(x),
+            "grad of grad": jax.grad(lambda x: jnp.vdot(grad(x), v))(x),
+            "third": jax.jvp(hessian, (x,), (v,))[1],
+            "scan": scanned(x),
+            "remat": jax.grad(lambda x: combined(jax.checkpoint(f)(x)))(x),
+            "vmap": jax.vmap(grad)(jnp.stack([x, u])),
+            "vmap along another axis": jax.vmap(grad, 3, 3)(jnp.stack([x, v], 3)),
+        }
+
+    def ours(x):
+        return tuple(normalize(x, axes, epsilon=1e-3, centered=centered, mask=mask))
+
+    def theirs(x):
+        return plain(x, axes, centered, mask)
+
+    found, wanted = (jax.jit(functools.partial(derivatives, f))(x, u, v) for f in (ours, theirs))
+    for which in wanted:
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9, err_msg=which)
+        jax.tree.map(close, found[which], wanted[which])
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.devices(4)
+def test_over_devices(check_vma):
+    """Statistics of all parts together, with a mask and without; and each device by itself."""
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    x = jnp.asarray(np.random.default_rng(0).normal(50, 2, (8, 5, 3)), jnp.float32)
+    mask = jnp.asarray(np.random.default_rng(1).random((8, 5, 1)) > 0.3)
+    for axes, parts, there in (((0, 1), ("data",), None), ((0, 1), ("data",), mask), ((2,), (), None)):
+
+        def f(x, there, axes=axes, parts=parts):
+            return normalize(x, axes, epsilon=1e-3, mask=there, parts=parts).y
+
+        specs = (P("data"), None if there is None else P("data"))
+        divided = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=P("data"), check_vma=check_vma)
+
+        def gradient(f, there=there):
+            return jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(f(x, there)))))(x)
+
+        wanted = functools.partial(f, parts=())
+        np.testing.assert_allclose(divided(x, there), wanted(x, there), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(gradient(divided), gradient(wanted), rtol=1e-4, atol=1e-5)
+
+
+def test_sixteen_bits_are_widened_and_a_constant_leaves_nothing():
+    for dtype in (jnp.float16, jnp.bfloat16):
+        x = jnp.asarray(np.random.default_rng(0).normal(30, 1, (2, 300)), dtype)
+        y, mean, _ = normalize(x, (1,), epsilon=1e-3)
+        assert y.dtype == mean.dtype == jnp.float32
+        np.testing.assert_allclose(mean[:, 0], np.asarray(x, np.float64).mean(1), rtol=1e-6)
+    for value in (1e4 + 0.1, -3e7, 1e-30):
+        y = normalize(jnp.full((3, 7), value, jnp.float32), (1,), epsilon=1e-5).y
+        np.testing.assert_array_equal(y, np.zeros((3, 7)))
+        masked = normalize(jnp.full((3, 7), value, jnp.float32), (1,), epsilon=1e-5, mask=jnp.arange(7)[None] > 4).y
+        np.testing.assert_array_equal(masked, np.zeros((3, 7)))
+
+
+def test_nothing_is_left_by_the_mask():
+    x = jnp.full((2, 3), jnp.nan)
+    mask = jnp.zeros((2, 3), bool)
+
+    def f(x):
+        return normalize(x, (1,), epsilon=1e-5, mask=mask)
+
+    (y, mean, variance), tangents = jax.jvp(f, (x,), (x,))
+    for one in (y, mean, variance, *tangents, jax.grad(lambda x: combined(f(x)))(x)):
+        np.testing.assert_array_equal(one, np.zeros_like(one))
