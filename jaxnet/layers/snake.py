@@ -31,8 +31,9 @@ def snake(alpha: float = 1.0) -> Layer:
       >>> from jaxnet import layers
       >>> layer = layers.snake()
       >>> params, state = layer.init(0, jnp.ones((1, 2)))
-      >>> layer.apply(params, state, jnp.array([[0.0, jnp.pi / 2]]), train=False)[0].round(4)
-      Array([[0.    , 2.5708]], dtype=float32)
+      >>> y, state = layer.apply(params, state, jnp.array([[0.0, jnp.pi / 2]]), train=False)
+      >>> round(float(y[0, 1] - jnp.pi / 2), 3)
+      1.0
 
     Source: Ziyin et al. 2020, arXiv 2006.08195; in vocoders Lee et al. 2022, arXiv 2206.04658.
     """
@@ -59,5 +60,6 @@ def _snake(x: jax.Array, alpha: jax.Array) -> jax.Array:
     zero = alpha == 0
     phase = alpha * x
     wave = jnp.square(jnp.sin(jnp.where(jnp.isfinite(phase), phase, 0.0))) / jnp.where(zero, 1.0, alpha)
-    # At 0 the wave is 0 and its derivative by alpha x^2. The inner choice keeps 0 * inf out of the gradient elsewhere.
-    return x + jnp.where(zero, alpha * jnp.square(jnp.where(zero, x, 0.0)), wave)
+    # At 0 the wave is 0 and its derivative by alpha x^2. The inner choice keeps 0 * inf out of value and gradient.
+    inner = jnp.where(zero & jnp.isfinite(x), x, 0.0)
+    return x + jnp.where(zero, alpha * inner * inner, wave)

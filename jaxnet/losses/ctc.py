@@ -129,6 +129,8 @@ def _check(labels: jax.Array, labelled: jax.Array, there: jax.Array, count: int,
     if any(isinstance(a, jax.core.Tracer) for a in (labels, labelled, there)):
         return
     values, known = np.asarray(labels), np.asarray(labelled)
+    if (known[:, 1:] & ~known[:, :-1]).any():
+        raise DataError("label_mask must be True first and then False: the labels that are there come first")
     bad = known & ((values < 0) | (values >= count) | (values == blank))
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -136,8 +138,6 @@ def _check(labels: jax.Array, labelled: jax.Array, there: jax.Array, count: int,
             f"label {values[where]} at index {where} is the blank or no class; there are {count}, 0 to {count - 1}, of "
             f"which {blank} is the blank; leave labels out with label_mask"
         )
-    if (known[:, 1:] & ~known[:, :-1]).any():
-        raise DataError("label_mask must be True first and then False: the labels that are there come first")
     frames = np.asarray(there).sum(1)
     needed = known.sum(1) + (known[:, 1:] & (values[:, 1:] == values[:, :-1])).sum(1)
     if (needed > frames).any():

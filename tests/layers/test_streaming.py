@@ -60,7 +60,23 @@ def running_sum():
     return layers.layer("running_sum", None, f, stream=layers.Stream(start, step))
 
 
+def tokens(x):
+    return jnp.clip(jnp.round(x) + 2, 0, 4).astype(jnp.int32)
+
+
+def in_float64(*parts):
+    return layers.mixed_precision(layers.chain(*parts), params="float64", compute="float64", output="float64")
+
+
 FED = {
+    "embedding": Case(lambda: in_float64(tokens, layers.embedding(5, 3))),
+    "tied": Case(lambda: in_float64(tokens, layers.tied(layers.embedding(5, 3), causal(3))), (2, 5, 1)),
+    "on_first": Case(
+        lambda: layers.chain(lambda x: (x, x[..., 0]), layers.on_first(causal(dilation=2)), lambda pair: pair[0])
+    ),
+    "snake": Case(layers.snake),
+    "upsample": Case(lambda: layers.chain(layers.upsample(3), causal())),
+    "upsample-2-D": Case(lambda: layers.upsample((2, 3)), (1, 5, 2, 2)),
     "dense": Case(lambda: layers.dense(3)),
     "dense-more-axes": Case(lambda: layers.dense(3), (1, LENGTH, 2, 4)),
     "conv": Case(lambda: layers.conv(2, 3)),
@@ -121,6 +137,8 @@ FED = {
     "raveled": Case(lambda: layers.raveled(layers.chain(causal(), layers.batch_norm(), layers.prelu()))),
 }
 REFUSED = {
+    "upsample-linear": (lambda: layers.upsample(2, "linear"), "it looks ahead, by half a position; .*'nearest'"),
+    "pad": (lambda: layers.pad((2, 0), mode="reflect"), "it pads the end too, or lengthens what comes first; see conv"),
     "conv": (lambda: layers.conv(4, 3, padding="same"), "pads the signal by 1 at its end .* padding='causal'$"),
     "conv-pair": (lambda: layers.conv(4, 3, padding=(0, 2)), "pads the signal by 2 at its end"),
     "conv_transpose": (lambda: layers.conv_transpose(4, 3, padding=1), "pads the signal by 1 at its end"),
