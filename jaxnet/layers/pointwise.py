@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -59,7 +60,7 @@ class Pointwise:
         if kind in self._passed:
             return
         try:
-            with jax.ensure_compile_time_eval():
+            with jax.core.eval_context():  # ensure_compile_time_eval leaves tracers of custom_jvp under vmap
                 alone = self._acts_alone(x)
         except Exception as error:
             raise ConfigError(
