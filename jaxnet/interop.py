@@ -33,7 +33,11 @@ weight_norm     ``scale``, ``kernel``             ``parametrizations.weight.orig
 spectral_norm   ``kernel``                        ``parametrizations.weight.original``
 its state       ``left``, ``right``               ``parametrizations.weight.0._u``, ``_v``
 snake           ``alpha (C,)``                    ``alpha (C,)``
-==============  ================================  ===================================================``weight_u``, ``weight_v``.
+==============  ================================  ==========================================================
+
+Those of weight_norm and spectral_norm are of `torch.nn.utils.parametrizations`. `from_torch` takes the names of the
+older `torch.nn.utils.weight_norm` and ``spectral_norm`` just as well: ``weight_g``, ``weight_v`` and ``weight_orig``,
+``weight_u``, ``weight_v``.
 
 A layer says its own layout in the field ``torch`` of `layers.About`, which is how one of yours gets in here; its name
 means nothing.

@@ -69,11 +69,6 @@ def in_float64(*parts):
 
 
 FED = {
-    "embedding": Case(lambda: in_float64(tokens, layers.embedding(5, 3))),
-    "tied": Case(lambda: in_float64(tokens, layers.tied(layers.embedding(5, 3), causal(3))), (2, 5, 1)),
-    "on_first": Case(
-        lambda: layers.chain(lambda x: (x, x[..., 0]), layers.on_first(causal(dilation=2)), lambda pair: pair[0])
-    ),
     "snake": Case(layers.snake),
     "upsample": Case(lambda: layers.chain(layers.upsample(3), causal())),
     "upsample-2-D": Case(lambda: layers.upsample((2, 3)), (1, 5, 2, 2)),
