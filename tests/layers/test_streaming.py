@@ -60,14 +60,6 @@ def running_sum():
     return layers.layer("running_sum", None, f, stream=layers.Stream(start, step))
 
 
-def tokens(x):
-    return jnp.clip(jnp.round(x) + 2, 0, 4).astype(jnp.int32)
-
-
-def in_float64(*parts):
-    return layers.mixed_precision(layers.chain(*parts), params="float64", compute="float64", output="float64")
-
-
 FED = {
     "snake": Case(layers.snake),
     "upsample": Case(lambda: layers.chain(layers.upsample(3), causal())),
