@@ -77,7 +77,7 @@ def select(tree: Any, which: Which) -> Any:
 def _by_patterns(tree: Any, patterns: list[str]) -> Any:
     every = [text(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     for pattern in patterns:
-        if not any(_fits(path, pattern) for path in every):
+        if every and not any(_fits(path, pattern) for path in every):
             raise ConfigError(
                 f"the pattern {pattern!r} fits no leaf; the paths are {listed(every)}; '*' stands for anything"
             )

@@ -38,7 +38,7 @@ OPTIMIZERS = {
     "lion": lambda: optimizers.lion(0.01),
     "muon": lambda: optimizers.muon(0.01, weight_decay=0.1),
     "partition": lambda: optimizers.partition(
-        {"*bias": None, "nested": optimizers.sgd(half_at), "*": optimizers.lion(0.01, mu_dtype=jnp.bfloat16)}
+        {lambda path, leaf: leaf.ndim > 1: optimizers.adam(0.01), "*": optimizers.sgd(half_at, momentum=0.9)}
     ),
     "master copy": lambda: optimizers.master_copy(optimizers.adam(0.01)),
 }
