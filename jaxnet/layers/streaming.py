@@ -226,8 +226,7 @@ def _after(old: Any, new: Any) -> Any:
 
 
 def _of_one_length(outputs: Any) -> None:
-    lengths = {y.shape[1] for y in jax.tree.leaves(outputs) if y.ndim > 1}
-    if len(lengths) > 1:
+    if len(set(map(length_of, outputs))) > 1:
         raise ShapeError(
             f"the parts give {checks.describe(outputs)} here, and nothing says which positions belong together; feed "
             f"pieces that the strides divide, or combine by 'concatenate', 'sum' or 'mean', which wait for one another"
