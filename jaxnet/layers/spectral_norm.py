@@ -1,5 +1,6 @@
 """Spectral normalization: a kernel divided by its largest singular value."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -135,19 +136,19 @@ def _dict(state: Any) -> dict[str, Any]:
     return {}
 
 
+def _flat(into: Callable[[Any], Any], right: jax.Array) -> jax.Array:
+    return into(right[..., None]).reshape(-1)
+
+
 def _torch(inner: Layer) -> Any:
     """PyTorch keeps the vectors flat, of which the right one in its weight's order."""
     torch: tuple[Any, ...] = tuple(entry for entry in inner.about.torch if entry[0] != "kernel")
     into = next((f for leaf, _, f in inner.about.torch if leaf == "kernel"), None)
     if into is None:
         return torch
-
-    def flat(right):
-        return into(right[..., None]).reshape(-1)
-
     return (
         *torch,
         ("kernel", "parametrizations.weight.original", into),
         ("left", "parametrizations.weight.0._u", None),
-        ("right", "parametrizations.weight.0._v", flat),
+        ("right", "parametrizations.weight.0._v", functools.partial(_flat, into)),
     )
