@@ -15,8 +15,8 @@ and anything else by the names of its convolutions, such as both of HiFi-GAN's d
         )
     ))
 
-Weight norm may be there in either of PyTorch's spellings, or removed (``weight_norm=False``, ``normalized=False``). Back
-to the authors' code goes what `state_dict` returns.
+Weight norm may be there in either of PyTorch's spellings, or removed (``weight_norm=False``, ``normalized=False``).
+Back to the authors' code goes what `state_dict` returns.
 
 Source: github.com/jik876/hifi-gan, models.py; github.com/descriptinc/melgan-neurips, mel2wav/modules.py.
 """
@@ -151,8 +151,8 @@ _OLDER = {
 def state_dict(net: layers.Layer, params: Any, state: Any, names: Sequence[str]) -> dict[str, Any]:
     """The arrays of a network as the authors' code loads them, with ``load_state_dict``.
 
-    It is what `interop.to_torch` returns with their names, in the older spelling of weight norm and spectral norm, which
-    their code has.
+    It is what `interop.to_torch` returns with their names, and in the older spelling of weight norm and spectral norm,
+    which their code has.
 
     Args:
       net: the network.

@@ -287,7 +287,9 @@ def test_both_spellings_compute_what_pytorch_does(name):
 
     for norms in (OLD, NEW):
         torch.manual_seed(0)
-        theirs = spread(torchs(norms))
+        theirs = spread(torchs(norms)).train()
+        theirs(tx)  # where the older spectral norm takes its first step
+        theirs.eval()
         assert any(key.endswith("weight_g") for key in theirs.state_dict()) == (norms is OLD)
         params, state = interop.from_torch(theirs.state_dict(), net, x, rename=rename)
         check(theirs, params, state)
@@ -329,6 +331,7 @@ def small(monkeypatch):
 
 
 def test_a_checkpoint_speaks(small, tmp_path, capsys):
+    pytest.importorskip("av")
     torch.manual_seed(0)
     theirs = spread(HiFiGAN(ONCE, OLD))
     torch.save({"generator": theirs.state_dict()}, tmp_path / "g_02500000")
@@ -363,7 +366,7 @@ def test_melgan_takes_decimal_logarithms(small, tmp_path):
     wave = jax.jit(lambda params: net.apply(params, state, log_mel, train=False)[0].wave)(params)
     with torch.no_grad():
         expected = theirs(torch.from_numpy(np.moveaxis(np.log10(np.exp(log_mel)), 1, 2).copy()))[:, 0]
-    np.testing.assert_allclose(wave, expected.numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(wave, expected.numpy(), rtol=0, atol=3e-5)
 
 
 def test_a_configuration_beside_it_is_used(small, tmp_path):
