@@ -17,7 +17,7 @@ from jaxnet import (
 )
 
 if TYPE_CHECKING:
-    from jaxnet import backprop, diagnostics, interop, testing, training
+    from jaxnet import backprop, diagnostics, interop, metrics, testing, training
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "kernels",
     "layers",
     "losses",
+    "metrics",
     "optimizers",
     "regularizers",
     "sizes",
@@ -41,7 +42,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Not every program trains: these are a third of the time that `import jaxnet` would take.
-    if name in ("backprop", "diagnostics", "interop", "testing", "training"):
+    if name in ("backprop", "diagnostics", "interop", "metrics", "testing", "training"):
         return importlib.import_module(f"jaxnet.{name}")
     raise AttributeError(f"module 'jaxnet' has no attribute {name!r}")
 

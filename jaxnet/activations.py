@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32, wide
+from jaxnet._softmax import exact_softmax
 from jaxnet.errors import ShapeError, named
 
 P = ParamSpec("P")
@@ -197,6 +198,109 @@ _bell.defjvps(lambda tangent, y, x: -tangent * y * jnp.tanh(x / 2))
 
 
 @_activation
+def silu(x: jax.Array) -> jax.Array:
+    """Returns x sigmoid(x), also called swish. Smooth; the derivative at 0 is 1/2.
+
+    Args:
+      x: any shape, floating point.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import activations
+      >>> activations.silu(jnp.array([0.0, 1000.0]))
+      Array([   0., 1000.], dtype=float32)
+
+    Source: Elfwing et al. 2017, arXiv 1702.03118.
+    """
+    return _silu(x)
+
+
+# Beyond 1,000 the sigmoid is 0 or 1 in any dtype, and times an infinite x it would be NaN.
+@jax.custom_jvp
+def _silu(x: jax.Array) -> jax.Array:
+    return jnp.maximum(x, -1e3) * lax.logistic(x)
+
+
+@jax.custom_jvp
+def _silu_slope(x: jax.Array) -> jax.Array:
+    return lax.logistic(x) * (1 + jnp.clip(x, -1e3, 1e3) * lax.logistic(-x))
+
+
+_silu.defjvps(lambda tangent, _, x: tangent * _silu_slope(x))
+_silu_slope.defjvps(lambda tangent, _, x: tangent * _bell(x) * (2 - jnp.clip(x, -1e3, 1e3) * jnp.tanh(x / 2)))
+
+
+@_activation
+def softplus(x: jax.Array) -> jax.Array:
+    """Returns log(1 + e^x), a smooth `relu` that is positive everywhere. The derivative is `sigmoid`.
+
+    Args:
+      x: any shape, floating point.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import activations
+      >>> print(activations.softplus(jnp.array([0.0, 1000.0])))
+      [6.931...e-01 1.000...e+03]
+
+    Source: Dugas et al. 2000, Incorporating second-order functional knowledge for better option pricing.
+    """
+    return _softplus(x)
+
+
+@jax.custom_jvp
+def _softplus(x: jax.Array) -> jax.Array:
+    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+_softplus.defjvps(lambda tangent, _, x: tangent * _sigmoid(x))
+
+
+@_activation
+def glu(x: jax.Array, axis: int = -1) -> jax.Array:
+    """Returns a sigmoid(b) of the halves (a, b) of ``axis``, the gated linear unit: half as many channels.
+
+    Args:
+      x: floating point, of an even size along ``axis``.
+      axis: what is halved.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import activations
+      >>> activations.glu(jnp.array([[3.0, 4.0, 0.0, 1000.0]]))
+      Array([[1.5, 4. ]], dtype=float32)
+
+    Source: Dauphin et al. 2016, arXiv 1612.08083.
+    """
+    a, b = _halves(x, axis)
+    return a * _sigmoid(b)
+
+
+@_activation
+def swiglu(x: jax.Array, axis: int = -1) -> jax.Array:
+    """Returns silu(a) b of the halves (a, b) of ``axis``: the gate comes first, other than in `glu`.
+
+    Args: as `glu`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import activations
+      >>> activations.swiglu(jnp.array([[0.0, 1000.0, 3.0, 4.0]]))
+      Array([[   0., 4000.]], dtype=float32)
+
+    Source: Shazeer 2020, arXiv 2002.05202.
+    """
+    a, b = _halves(x, axis)
+    return _silu(a) * b
+
+
+def _halves(x: jax.Array, axis: int) -> list[jax.Array]:
+    if not -x.ndim <= axis < x.ndim or x.shape[axis] % 2:
+        raise ShapeError(f"axis {axis} must have an even size, to be halved, got shape {x.shape}")
+    return jnp.split(x, 2, axis)
+
+
+@_activation
 def tanh(x: jax.Array) -> jax.Array:
     """Returns (e^2x - 1) / (e^2x + 1), eq. 4.15. Smooth; it saturates, with derivative 0, at large |x|.
 
@@ -233,24 +337,7 @@ def softmax(x: jax.Array, axis: int = -1) -> jax.Array:
       >>> activations.softmax(jnp.array([1000.0, 1000.0]))
       Array([0.5, 0.5], dtype=float32)
     """
-    return _softmax(x, axis)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _softmax(x: jax.Array, axis: int) -> jax.Array:
-    return jax.nn.softmax(x, axis=axis)
-
-
-@_softmax.defjvp
-def _softmax_jvp(axis: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """y_i (t_i - sum over j of y_j t_j), with the tangent of an entry above 1/2 taken off all others first.
-
-    That changes nothing but the rounding: else the difference has no digit left where y_i is nearly 1.
-    """
-    (x,), (t,) = primals, tangents
-    y = _softmax(x, axis)
-    t = t - jnp.sum(jnp.where(y > 0.5, t, 0.0), axis, keepdims=True)
-    return y, y * (t - jnp.sum(y * t, axis, keepdims=True))
+    return exact_softmax(x, axis)
 
 
 def _scalar(name: str, value: Any, x: jax.Array) -> jax.Array:

@@ -24,13 +24,19 @@ their state's   ``recurrent_kernel (H, G H)``     ``weight_hh_l0 (G H, H)``
 their biases    ``bias``, ``recurrent_bias``      ``bias_ih_l0``, ``bias_hh_l0``
 of ``"both"``   ``backward/kernel`` and so on     ``weight_ih_l0_reverse`` and so on
 embedding       ``table``                         ``weight``
+positions       ``table``                         ``weight``
+attention       ``kernel``, ``bias``              ``in_proj_weight``, ``in_proj_bias``
+across          ``query_kernel`` with ``kernel``  ``in_proj_weight``, and in the same way their biases
+both            ``output_kernel``                 ``out_proj.weight``
+its bias        ``output_bias``                   ``out_proj.bias``
 weight_norm     ``scale``, ``kernel``             ``parametrizations.weight.original0``, ``original1``
 spectral_norm   ``kernel``                        ``parametrizations.weight.original``
 its state       ``left``, ``right``               ``parametrizations.weight.0._u``, ``_v``
+snake           ``alpha (C,)``                    ``alpha (C,)``
 ==============  ================================  ==========================================================
 
-The last two are those of `torch.nn.utils.parametrizations`. `from_torch` takes the names of the older
-`torch.nn.utils.weight_norm` and ``spectral_norm`` just as well: ``weight_g``, ``weight_v`` and ``weight_orig``,
+Those of weight_norm and spectral_norm are of `torch.nn.utils.parametrizations`. `from_torch` takes the names of the
+older `torch.nn.utils.weight_norm` and ``spectral_norm`` just as well: ``weight_g``, ``weight_v`` and ``weight_orig``,
 ``weight_u``, ``weight_v``.
 
 A layer says its own layout in the field ``torch`` of `layers.About`, which is how one of yours gets in here; its name
@@ -43,6 +49,7 @@ a dense layer follows, put ``lambda x: jnp.moveaxis(x, -1, 1).reshape(x.shape[0]
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -213,30 +220,36 @@ def _leaves(place: str, layer: Layer, params: Params, state: State, path: str) -
             f"layer.described(torch=((leaf, name, f), ...)), for example ('kernel', 'weight', jnp.transpose), and None "
             f"for f where the layout is the same; or leave the layer out, and convert the parts around it"
         )
-    known = [leaf for leaf, _, _ in layer.about.torch]
-    if len(leaves) != len(jax.tree.leaves((params, state))) or not leaves.keys() <= set(known):
+    table = [((of,) if isinstance(of, str) else tuple(of), name, into) for of, name, into in layer.about.torch]
+    known = [leaf for of, _, _ in table for leaf in of]
+    found = {leaf for of, _, _ in table if leaves.keys() >= set(of) for leaf in of}
+    if len(leaves) != len(jax.tree.leaves((params, state))) or leaves.keys() != found:
         raise ConfigError(
             f"{place} is a layer {layer.name!r}, whose arrays are {', '.join(known)}, got "
             f"{', '.join(map(str, leaves)) or 'something else'}; pass what this network's init returned"
         )
     return {
-        path + name: leaves[leaf] if into is None else _moved(place, leaf, leaves[leaf], into)
-        for leaf, name, into in layer.about.torch
-        if leaf in leaves
+        path + name: leaves[of[0]] if into is None else _moved(place, of, [leaves[leaf] for leaf in of], into)
+        for of, name, into in table
+        if leaves.keys() >= set(of)
     }
 
 
-def _moved(place: str, name: str, leaf: Any, into: Callable[[Any], Any]) -> Any:
-    """``into(leaf)``, which may move elements and do nothing else: tried on their numbers."""
-    size = math.prod(leaf.shape)
+def _moved(place: str, names: tuple[str, ...], leaves: list[Any], into: Callable[..., Any]) -> Any:
+    """``into(*leaves)``, which may move elements and do nothing else: tried on their numbers."""
+    ends = list(itertools.accumulate((math.prod(leaf.shape) for leaf in leaves), initial=0))
     with jax.ensure_compile_time_eval():
-        numbers = np.asarray(into(jnp.arange(size, dtype=jnp.int32).reshape(leaf.shape)))
-    if numbers.dtype != np.int32 or not np.array_equal(np.sort(numbers, axis=None), np.arange(size)):
+        counts = [
+            jnp.arange(start, end, dtype=jnp.int32).reshape(leaf.shape)
+            for start, end, leaf in zip(ends, ends[1:], leaves, strict=False)
+        ]
+        numbers = np.asarray(into(*counts))
+    if numbers.dtype != np.int32 or not np.array_equal(np.sort(numbers, axis=None), np.arange(ends[-1])):
         raise ConfigError(
-            f"the function that takes {name!r} of {place} into PyTorch's layout must move its {size} elements, "
-            f"each to one place, and change none; without that there is no way back"
+            f"the function that takes {' and '.join(map(repr, names))} of {place} into PyTorch's layout must move its "
+            f"{ends[-1]} elements, each to one place, and change none; without that there is no way back"
         )
-    return into(leaf)
+    return into(*leaves)
 
 
 def _unstacked(place: str, trees: Any) -> list[Any]:

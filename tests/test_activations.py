@@ -7,6 +7,12 @@ import pytest
 from scipy import special
 
 from jaxnet import activations
+from jaxnet.errors import ShapeError
+
+
+def halves(x):
+    return np.split(x, 2, -1)
+
 
 # name: (ours, the equation in float64)
 TABLE = {
@@ -19,6 +25,10 @@ TABLE = {
         lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
     ),
     "sigmoid": (activations.sigmoid, lambda x: 1 / (1 + np.exp(-x))),
+    "silu": (activations.silu, lambda x: x / (1 + np.exp(-x))),
+    "softplus": (activations.softplus, lambda x: np.log1p(np.exp(x))),
+    "glu": (activations.glu, lambda x: halves(x)[0] * special.expit(halves(x)[1])),
+    "swiglu": (activations.swiglu, lambda x: halves(x)[0] * special.expit(halves(x)[0]) * halves(x)[1]),
     "tanh": (activations.tanh, lambda x: (np.exp(2 * x) - 1) / (np.exp(2 * x) + 1)),
     "softmax": (activations.softmax, lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True)),
 }
@@ -45,7 +55,7 @@ def test_values_are_the_equation(name, dtype, x64):
 def test_derivatives_are_central_differences(name, x64):
     ours, equation = TABLE[name]
     x = MODERATE[np.abs(MODERATE).min(-1) > 1e-3] if name != "softmax" else MODERATE
-    weights = np.random.default_rng(1).normal(size=x.shape)  # softmax's plain sum has derivative 0
+    weights = np.random.default_rng(1).normal(size=equation(x).shape)  # softmax's plain sum has derivative 0
     got = jax.grad(lambda v: jnp.sum(weights * ours(v)))(jnp.asarray(x))
     h, expected = 1e-6, np.empty_like(x)
     for i in range(x.shape[-1]):
@@ -90,12 +100,16 @@ def test_values_and_gradients_are_pytorchs(name, dtype, x64):
         "gelu": functional.gelu,
         "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
         "sigmoid": torch.sigmoid,
+        "silu": functional.silu,
+        "softplus": lambda x: functional.softplus(x, threshold=40),  # beyond it PyTorch returns x
+        "glu": functional.glu,
+        "swiglu": lambda x: functional.silu(x.chunk(2, -1)[0]) * x.chunk(2, -1)[1],
         "tanh": torch.tanh,
         "softmax": lambda x: functional.softmax(x, -1),
     }[name]
     ours = TABLE[name][0]
     x = np.concatenate([MODERATE, np.zeros((1, 50)), MODERATE[:1] * 100]).astype(dtype)
-    weights = np.random.default_rng(1).normal(size=x.shape).astype(dtype)
+    weights = np.random.default_rng(1).normal(size=ours(x).shape).astype(dtype)
     t = torch.tensor(x, requires_grad=True)
     out = theirs(t)
     (out * torch.tensor(weights)).sum().backward()
@@ -128,6 +142,15 @@ def test_literal_eq_4_14_and_4_15_would_give_nan_gradients():
     assert np.isnan(gradient(lambda v: 1 / (1 + jnp.exp(-v)), -x))
     assert gradient(activations.tanh, x) == 0
     assert gradient(activations.sigmoid, -x) == 0
+
+
+def test_what_cannot_be_halved_is_refused():
+    for f in (activations.glu, activations.swiglu):
+        with pytest.raises(ShapeError, match=rf"{f.__name__}: axis -1 must have an even size, .* got shape \(2, 3\)"):
+            f(jnp.ones((2, 3)))
+        with pytest.raises(ShapeError, match=r"axis 2 must have"):
+            f(jnp.ones((2, 4)), axis=2)
+        np.testing.assert_array_equal(f(jnp.ones((2, 3)), axis=0), f(jnp.ones((3, 2))).T)
 
 
 @pytest.mark.parametrize("name", TABLE)

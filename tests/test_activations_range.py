@@ -22,6 +22,16 @@ def sigmoid_derivatives(x):
     return s, s * rest, -s * rest * mpmath.tanh(x / 2)
 
 
+def silu_derivatives(x):
+    s, ds, _ = sigmoid_derivatives(x)
+    return x * s, s + x * ds, ds * (2 - x * mpmath.tanh(x / 2))
+
+
+def softplus_derivatives(x):
+    s, ds, _ = sigmoid_derivatives(x)
+    return max(x, 0) + mpmath.log1p(mpmath.exp(-abs(x))), s, ds
+
+
 def gelu_derivatives(x):
     x = max(x, mpmath.mpf(-1000))
     share = mpmath.erfc(-x / mpmath.sqrt(2)) / 2 if x < 1000 else 1
@@ -67,6 +77,8 @@ TABLE = {
         lambda x: activations.gelu(x, approximate=True), gelu_tanh_derivatives, ((0, 0), (np.inf, 1)),
     ),
     "sigmoid": (activations.sigmoid, sigmoid_derivatives, ((0, 0), (1, 0))),
+    "silu": (activations.silu, silu_derivatives, ((0, 0), (np.inf, 1))),
+    "softplus": (activations.softplus, softplus_derivatives, ((0, 0), (np.inf, 1))),
     "tanh": (activations.tanh, tanh_derivatives, ((-1, 0), (1, 0))),
 }  # fmt: skip
 
@@ -188,7 +200,9 @@ def test_a_learned_number_of_16_bits_has_a_gradient_that_is_summed_in_float32(na
     np.testing.assert_allclose(float(got), right, rtol=float(jnp.finfo(dtype).eps))
 
 
-@pytest.mark.parametrize(("name", "most"), [("gelu", 1), ("tanh", 1), ("softmax", 1), ("sigmoid", 2)])
+@pytest.mark.parametrize(
+    ("name", "most"), [("gelu", 1), ("tanh", 1), ("softmax", 1), ("sigmoid", 2), ("silu", 3), ("softplus", 3)]
+)
 @pytest.mark.usefixtures("on_the_cpu")
 def test_value_and_derivative_share_their_exponentials(name, most):
     f, x = getattr(activations, name), jnp.ones((64, 64))

@@ -481,6 +481,22 @@ def test_a_layout_that_changes_elements_is_refused(into):
         interop.to_torch(*net.init(0, X), net)
 
 
+def test_several_arrays_are_one_in_pytorch():
+    net = layers.stateless(lambda key, x: {"a": jnp.ones((2, 3)), "b": jnp.zeros((2, 1))}, lambda p, x: x)
+    net = net.described(torch=((("a", "b"), "theirs", lambda a, b: jnp.concatenate([a, b], 1)),))
+    params, state = net.init(0, X)
+    arrays = interop.to_torch(params, state, net)
+    np.testing.assert_array_equal(arrays["theirs"], [[1, 1, 1, 0]] * 2)
+    chex.assert_trees_all_equal(interop.from_torch(arrays, net, X)[0], params)
+    with pytest.raises(ConfigError, match="whose arrays are a, b, got a; pass what"):
+        interop.to_torch({"a": params["a"]}, state, net)
+    twice = net.described(torch=((("a", "b"), "theirs", lambda a, b: jnp.concatenate([a, a[:, :1]], 1)),))
+    with pytest.raises(
+        ConfigError, match="takes 'a' and 'b' of the network into PyTorch's layout must move its 8 elem"
+    ):
+        interop.to_torch(params, state, twice)
+
+
 def test_a_users_kernel_has_no_gain_by_its_name_alone():
     """Its fan-in is not to be seen from its shape: a layer says it, or has none."""
     x = X[:, 0]

@@ -64,11 +64,14 @@ def test_the_guide_to_sequences_runs(capsys):
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(block, scope)
     printed = capsys.readouterr().out
-    off = float(re.match(r"\[8, 0, 32, 60\] off by ([\d.e-]+)\n\(10, 1, 10, 1\)\n", printed).group(1))
+    off = float(re.search(r"\[8, 0, 32, 60\] off by ([\d.e-]+)\n\(10, 1, 10, 1\)\n", printed).group(1))
     assert off < 1e-5
     (refused,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
     assert printed.splitlines()[-1] == " ".join(refused.split())
     np.testing.assert_allclose(scope["y"][:, -1], jnp.sum(scope["x"], axis=1), atol=1e-4)
+    assert np.isfinite(scope["value"])
+    assert scope["written"].shape == (20, 1)
+    assert not jnp.any(jnp.isnan(scope["logits"]))
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`jaxnet\.([\w.]+)", README))))

@@ -16,8 +16,8 @@ from typing import Any
 import jax
 
 from benchmarks import timing
-from benchmarks.sequence import attention, gpt, norms, recurrent
-from benchmarks.sequence.contestants import LIBRARIES, Work, compare, contestants
+from benchmarks.sequence import attention, generation, gpt, norms, recurrent
+from benchmarks.sequence.libraries import LIBRARIES, Work, compare, contestants
 
 NAME = "sequence"
 Record = dict[str, Any]
@@ -25,7 +25,10 @@ Record = dict[str, Any]
 
 def works() -> dict[str, Work]:
     """All works by name."""
-    return {work.name: work for work in (*gpt.works(), *recurrent.works(), *attention.works(), *norms.works())}
+    return {
+        work.name: work
+        for work in (*gpt.works(), *generation.works(), *recurrent.works(), *attention.works(), *norms.works())
+    }
 
 
 def limit(cores: int) -> None:

@@ -7,27 +7,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.sequence.contestants import Contestant, Work, derivatives, normal, torch_derivatives
+from benchmarks.sequence.libraries import Contestant, Work, derivatives, normal, torch_derivatives
 from jaxnet import kernels, layers
 
 
 def works(
     lengths: tuple[int, ...] = (128, 512, 2048), heads: int = 8, features: int = 64, positions: int = 2048
 ) -> list[Work]:
-    """As many positions at every length; and an embedding. Those of them that the library has."""
+    """As many positions at every length; and an embedding."""
     found = []
     makers: Any = {"ours": ours, "jax.nn": jax_nn, "flax": flax, "torch": torch}
     makers |= {"torch.compile": partial(torch, compiled=True)}
-    for length in lengths if hasattr(kernels, "attention") else ():
+    for length in lengths:
         shape = (positions // length, length, heads, features)
         label = f"causal attention, length {length}, batch {shape[0]}, {heads} heads of {features}"
         found.append(Work(f"attention-{length}", label, {name: partial(f, shape) for name, f in makers.items()}))
-    if hasattr(layers, "embedding"):
-        sizes = (16 * features, 8 * features, positions)
-        label = f"embedding, {sizes[2]} tokens of {sizes[0]}, width {sizes[1]}"
-        makers = {"ours": our_embedding, "flax": flax_embedding, "torch": torch_embedding}
-        found.append(Work("embedding", label, {name: partial(make, sizes) for name, make in makers.items()}))
-    return found
+    sizes = (16 * features, 8 * features, positions)
+    label = f"embedding, {sizes[2]} tokens of {sizes[0]}, width {sizes[1]}"
+    makers = {"ours": our_embedding, "flax": flax_embedding, "torch": torch_embedding}
+    return [*found, Work("embedding", label, {name: partial(make, sizes) for name, make in makers.items()})]
 
 
 def inputs(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -37,8 +35,9 @@ def inputs(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 def ours(shape: tuple[int, ...]) -> Contestant:
     """`kernels.attention`."""
-    attend: Any = getattr(kernels, "attention")  # noqa: B009, it may not be there
-    return derivatives(lambda _, x: attend(x[0], x[1], x[2], causal=True), (), *inputs(shape), lambda grads: {})
+    return derivatives(
+        lambda _, x: kernels.attention(x[0], x[1], x[2], causal=True), (), *inputs(shape), lambda grads: {}
+    )
 
 
 def jax_nn(shape: tuple[int, ...]) -> Contestant:
@@ -83,8 +82,7 @@ def tokens(sizes: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 def our_embedding(sizes: tuple[int, int, int]) -> Contestant:
     """`layers.embedding`."""
-    make: Any = getattr(layers, "embedding")  # noqa: B009, it may not be there
-    net = make(*sizes[:2])
+    net = layers.embedding(*sizes[:2])
     return _jax_rows(lambda table, drawn: net.apply({"table": table}, (), drawn, train=True)[0], sizes)
 
 

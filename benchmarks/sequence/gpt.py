@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.sequence.contestants import Arrays, Contestant, Work, normal
+from benchmarks.sequence.libraries import Arrays, Contestant, Work, normal
 from jaxnet import interop, layers, losses, optimizers
 
 RATE, DECAY = 1e-3, 0.01
@@ -33,9 +33,7 @@ class Size(NamedTuple):
 
 
 def works(size: Size = Size()) -> list[Work]:  # noqa: B008, a tuple
-    """The step, once the library has attention."""
-    if not hasattr(layers, "attention"):
-        return []
+    """The step."""
     makers = {"ours": ours, "flax": flax, "equinox": equinox, "torch": torch}
     makers |= {"torch.compile": partial(torch, compiled=True)}
     return [Work("gpt", size.label, {name: partial(make, size) for name, make in makers.items()}, 1e-3)]
@@ -123,17 +121,9 @@ def ours(size: Size) -> Contestant:
 
 def network(size: Size) -> layers.Layer:
     """Attention with its norm, then two dense layers with theirs."""
-    make: Any = layers
-
-    def draw(key, x):
-        return {"table": 0.02 * jax.random.normal(key, (size.length, size.width), x.dtype)}
-
-    positions = layers.stateless(
-        draw, lambda p, x: x + p["table"][: x.shape[1]][None], name="positions", torch=(("table", "weight", None),)
-    )
     blocks = [
         layers.chain(
-            layers.residual(layers.chain(layers.layer_norm(), make.attention(size.heads, causal=True, bias=True))),
+            layers.residual(layers.chain(layers.layer_norm(), layers.attention(size.heads, causal=True, bias=True))),
             layers.residual(
                 layers.chain(layers.layer_norm(), layers.dense(4 * size.width), jax.nn.gelu, layers.dense(size.width))
             ),
@@ -141,7 +131,29 @@ def network(size: Size) -> layers.Layer:
         for _ in range(size.blocks)
     ]
     head = layers.dense(size.tokens, bias=False)
-    return layers.chain(make.embedding(size.tokens, size.width), positions, *blocks, layers.layer_norm(), head)
+    return layers.chain(
+        layers.embedding(size.tokens, size.width), layers.positions(size.length), *blocks, layers.layer_norm(), head
+    )
+
+
+def flax_params(size: Size) -> dict[str, Any]:
+    """The weights by Flax's names and in its layouts."""
+    c, heads, weights = size.width, size.heads, start(size)
+    params: dict[str, Any] = {"0": {"embedding": weights["0.weight"]}, "1": weights["1.weight"]}
+    for name, value in weights.items():
+        module, _, leaf = name.rpartition(".")
+        if leaf.startswith("in_proj"):
+            for part, cut in zip(("query", "key", "value"), np.split(value, 3), strict=True):
+                one = params.setdefault(module, {}).setdefault(part, {})
+                kernel = leaf.endswith("weight")
+                one["kernel" if kernel else "bias"] = cut.T.reshape(c, heads, -1) if kernel else cut.reshape(heads, -1)
+        elif module.endswith("out_proj"):
+            one = params.setdefault(module.removesuffix(".out_proj"), {}).setdefault("out", {})
+            one["kernel" if leaf == "weight" else "bias"] = value.T.reshape(heads, -1, c) if leaf == "weight" else value
+        elif module not in ("0", "1"):
+            kind = {"bias": "bias", "weight": "kernel" if value.ndim == 2 else "scale"}[leaf]
+            params.setdefault(module, {})[kind] = value.T if kind == "kernel" else value
+    return params
 
 
 def flax(size: Size) -> Contestant:
@@ -166,32 +178,11 @@ def flax(size: Size) -> Contestant:
             x = nn.LayerNorm(epsilon=1e-5, name=str(2 + size.blocks))(x)
             return nn.Dense(size.tokens, use_bias=False, name=str(3 + size.blocks))(x)
 
-    def pack(weights):
-        params: dict[str, Any] = {"0": {"embedding": weights["0.weight"]}, "1": weights["1.weight"]}
-        for name, value in weights.items():
-            module, _, leaf = name.rpartition(".")
-            if leaf.startswith("in_proj"):
-                for part, cut in zip(("query", "key", "value"), np.split(value, 3), strict=True):
-                    one = params.setdefault(module, {}).setdefault(part, {})
-                    kernel = leaf.endswith("weight")
-                    one["kernel" if kernel else "bias"] = (
-                        cut.T.reshape(c, heads, -1) if kernel else cut.reshape(heads, -1)
-                    )
-            elif module.endswith("out_proj"):
-                one = params.setdefault(module.removesuffix(".out_proj"), {}).setdefault("out", {})
-                one["kernel" if leaf == "weight" else "bias"] = (
-                    value.T.reshape(heads, -1, c) if leaf == "weight" else value
-                )
-            elif module not in ("0", "1"):
-                kind = {"bias": "bias", "weight": "kernel" if value.ndim == 2 else "scale"}[leaf]
-                params.setdefault(module, {})[kind] = value.T if kind == "kernel" else value
-        return params
-
     net = Net()
     return jax_step(
         size,
         lambda params, x: net.apply({"params": params}, x),
-        pack(start(size)),
+        flax_params(size),
         optax.adamw(RATE, weight_decay=DECAY),
         lambda grads: {"0.weight": grads["0"]["embedding"], "1.weight": grads["1"]},
     )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.sequence.contestants import Contestant, Work, derivatives, normal, torch_derivatives
+from benchmarks.sequence.libraries import Contestant, Work, derivatives, normal, torch_derivatives
 from jaxnet import layers
 
 EPSILON = 1e-5
@@ -20,12 +20,12 @@ def works(
     images: tuple[int, int, int, int] = (8, 64, 64, 128),
     dropped: tuple[int, int] = (2048, 2048),
 ) -> list[Work]:
-    """Those of them that the library has."""
-    found = [work("layer_norm", "layer norm", rows)]
-    if hasattr(layers, "rms_norm"):
-        found.append(work("rms_norm", "RMS norm", rows))
-    if hasattr(layers, "group_norm"):
-        found.append(work("group_norm", "group norm", images))
+    """Three norms, and dropout."""
+    found = [
+        work("layer_norm", "layer norm", rows),
+        work("rms_norm", "RMS norm", rows),
+        work("group_norm", "group norm", images),
+    ]
     makers: Any = {"ours": our_dropout, "flax": flax_dropout, "equinox": equinox_dropout, "torch": torch_dropout}
     makers |= {"torch.compile": partial(torch_dropout, compiled=True)}
     makers = {library: partial(make, dropped) for library, make in makers.items()}

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.sequence.contestants import Arrays, Contestant, Work, derivatives, normal, torch_derivatives
+from benchmarks.sequence.libraries import Arrays, Contestant, Work, derivatives, normal, torch_derivatives
 from jaxnet import layers
 
 GATES = {"lstm": "ifgo", "gru": "rzn"}

@@ -1,5 +1,6 @@
-"""The array functions under the layers: convolution, transposed convolution, pooling, recurrences; one door each."""
+"""The array functions under the layers: convolution, pooling, recurrences, attention; one door each."""
 
+from jaxnet.kernels.attention import attention
 from jaxnet.kernels.conv import conv, conv_transpose
 from jaxnet.kernels.pooling import avg_pool, max_pool
 from jaxnet.kernels.recurrent import gru, lstm
@@ -11,6 +12,7 @@ from jaxnet.kernels.torch_layout import (
 )
 
 __all__ = [
+    "attention",
     "avg_pool",
     "conv",
     "conv_kernel_from_torch",

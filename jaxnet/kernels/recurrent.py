@@ -104,13 +104,13 @@ def gru(
 @jax.custom_jvp
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x @ kernel, as one product over all steps."""
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+    return _plain(x, kernel)
 
 
 @product.defjvp
 def _product_rule(primals, tangents):
     (x, kernel), (dx, dkernel) = primals, tangents
-    return product(x, kernel), _of_inputs(dx, kernel) + _of_kernels(x, dkernel)
+    return product(x, kernel), _plain(dx, kernel) + _of_kernels(x, dkernel)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(7,))
@@ -136,15 +136,14 @@ def _lstm_rule(reverse, primals, tangents):
     dx, dkernel, drecurrent, dbias, dh, dc, _ = tangents
     hs, cs, bent = _lstm(*primals, reverse)
     read, dkernels = jnp.concatenate([x, _before(h, hs, reverse)], -1), jnp.concatenate([dkernel, drecurrent])
-    given = _of_inputs(dx, kernel) + _of_kernels(read, dkernels) + dbias[None, None]
+    given = _plain(dx, kernel) + _of_kernels(read, dkernels) + dbias[None, None]
     first = recurrent_kernel.T @ dh.T
     given = _turned(given) + _at_first(first, len(x), reverse)
     slopes = _lstm_slopes(bent, cs, _before(c.T, cs, reverse), kept)
     through, _, forget, stays = slopes
-    to_h = _is_o(through).astype(x.dtype)
-    weighed = through * _apart(given, 4)
-    b_h = jnp.sum(weighed * to_h, 1) + (0 if stays is None else stays * _at_first(dh.T, len(x), reverse))
-    b_c = jnp.sum(weighed * (1 - to_h), 1) + forget * _at_first(dc.T, len(x), reverse)
+    di, df, dg, do = jnp.split(through * given, 4, -2)
+    b_h = do if stays is None else do + stays * _at_first(dh.T, len(x), reverse)
+    b_c = di + df + dg + forget * _at_first(dc.T, len(x), reverse)
     dhs, dcs = _lstm_linear(recurrent_kernel, slopes, b_h, b_c, reverse)
     dgates = given + _recur(recurrent_kernel, dhs, reverse)
     return (hs, cs, bent), (_turned(dhs), dcs, (1 - bent * bent) * _halves(recurrent_kernel)[None] * dgates)
@@ -160,12 +159,12 @@ def _lstm_slopes(bent, c, before, kept):
     """From what i, f, g are given to c, and o to h; from c to h; from the c before to c; from the h before to h."""
     i, f, g, o = _lstm_gates(bent)
     shown = jnp.tanh(c)
-    through = _stacked(g * i * (1 - i), before * f * (1 - f), i * (1 - g * g), shown * o * (1 - o))
+    through = jnp.concatenate([g * i * (1 - i), before * f * (1 - f), i * (1 - g * g), shown * o * (1 - o)], -2)
     if kept is None:
         return through, o * (1 - shown * shown), f, None
     zero, one = jnp.zeros((), c.dtype), jnp.ones((), c.dtype)
     show = jnp.where(kept, o * (1 - shown * shown), zero)
-    return jnp.where(kept[:, None], through, zero), show, jnp.where(kept, f, one), jnp.where(kept, zero, one)
+    return jnp.where(kept, through, zero), show, jnp.where(kept, f, one), jnp.where(kept, zero, one)
 
 
 def _lstm_linear(kernel, slopes, b_h, b_c, reverse):
@@ -176,7 +175,7 @@ def _lstm_linear(kernel, slopes, b_h, b_c, reverse):
 
     def residual(unknown):
         (dh, dc), (through, show, forget, stays) = unknown, slopes
-        i, f, g, o = jnp.unstack(through * _apart(_recur(kernel, dh, reverse), 4), axis=1)
+        i, f, g, o = jnp.split(through * _recur(kernel, dh, reverse), 4, -2)
         back_h, back_c = (_before(jnp.zeros_like(v[0]), v, reverse) for v in unknown)
         stay = 0 if stays is None else stays * back_h
         return dh - show * dc - o - stay, dc - forget * back_c - i - f - g
@@ -187,7 +186,7 @@ def _lstm_linear(kernel, slopes, b_h, b_c, reverse):
         def step(carry, now):
             dh, dc = carry
             (b_h, b_c), (through, show, forget, stays) = now
-            i, f, g, o = jnp.unstack(through * _apart(turned @ dh, 4))
+            i, f, g, o = jnp.split(through * (turned @ dh), 4, -2)
             dc = b_c + forget * dc + i + f + g
             dh = b_h + show * dc + o + (0 if stays is None else stays * dh)
             return (dh, dc), (dh, dc)
@@ -200,8 +199,10 @@ def _lstm_linear(kernel, slopes, b_h, b_c, reverse):
             (b_h, b_c), (through, show, forget, stays) = now
             h = b_h + from_h
             c = b_c + from_c + show * h
-            to_gates = through * jnp.where(_is_o(through), h[None], c[None])
-            from_h = kernel @ to_gates.reshape(-1, h.shape[1]) + (0 if stays is None else stays * h)
+            parts = through.reshape(4, *h.shape)
+            is_o = lax.broadcasted_iota(jnp.int32, parts.shape, 0) == 3  # in a loop faster than to concatenate
+            to_gates = (parts * jnp.where(is_o, h[None], c[None])).reshape(through.shape)
+            from_h = kernel @ to_gates + (0 if stays is None else stays * h)
             return (from_h, forget * c), (h, c)
 
         return lax.scan(step, (jnp.zeros_like(b[0][0]),) * 2, (b, slopes), reverse=not reverse)[1]
@@ -235,19 +236,20 @@ def _gru_rule(reverse, primals, tangents):
     (bent, n, p_n), before = gates, _before(h, hs, reverse)
     r, z = jnp.split(0.5 * bent + 0.5, 2, -2)
     two = 2 * h.shape[1]
-    dx = _of_inputs(dx, kernel) + _of_kernels(x, dkernel) + dbias[None, None]
+    dx = _plain(dx, kernel) + _of_kernels(x, dkernel) + dbias[None, None]
     dx_rz, of_x = jnp.split(_turned(dx), [two], -2)
     given = _turned(_of_kernels(before, drecurrent) + drecurrent_bias[None, None])
     given = given + jnp.pad(dx_rz, [(0, 0), (0, h.shape[1]), (0, 0)])
     given = given + _at_first(recurrent_kernel.T @ dh.T, len(x), reverse)
 
-    slope, keep, to_z = 1 - n * n, z, (_turned(before) - n) * z * (1 - z)
-    wanted = (1 - z) * slope
+    slope, wanted = 1 - n * n, (1 - z) * (1 - n * n)
+    through = jnp.concatenate([wanted * p_n * r * (1 - r), (_turned(before) - n) * z * (1 - z), wanted * r], -2)
+    keep = z
     if kept is not None:
-        zero, one = jnp.zeros((), n.dtype), jnp.ones((), n.dtype)
-        wanted, to_z, keep = (jnp.where(kept, v, no) for v, no in ((wanted, zero), (to_z, zero), (z, one)))
-    through = _stacked(wanted * p_n * r * (1 - r), to_z, wanted * r)
-    b = jnp.sum(through * _apart(given, 3), 1) + wanted * of_x + keep * _at_first(dh.T, len(x), reverse)
+        zero = jnp.zeros((), n.dtype)
+        through, wanted, keep = (jnp.where(kept, v, w) for v, w in ((through, zero), (wanted, zero), (z, zero + 1)))
+    dr, dz, dn = jnp.split(through * given, 3, -2)
+    b = dr + dz + dn + wanted * of_x + keep * _at_first(dh.T, len(x), reverse)
     dhs = _gru_linear(recurrent_kernel, (through, keep), b, reverse)
     dp = given + _recur(recurrent_kernel, dhs, reverse)
     dbent = 0.5 * (1 - bent * bent) * dp[:, :two]
@@ -261,15 +263,16 @@ def _gru_linear(kernel, slopes, b, reverse):
 
     def residual(dh):
         through, keep = slopes
-        of_h = jnp.sum(through * _apart(_recur(kernel, dh, reverse), 3), 1)
-        return dh - keep * _before(jnp.zeros_like(dh[0]), dh, reverse) - of_h
+        r, z, n = jnp.split(through * _recur(kernel, dh, reverse), 3, -2)
+        return dh - keep * _before(jnp.zeros_like(dh[0]), dh, reverse) - r - z - n
 
     def solve(_, b):
         turned = lax.optimization_barrier(kernel.T)
 
         def step(dh, now):
             b, (through, keep) = now
-            dh = b + keep * dh + jnp.sum(through * _apart(turned @ dh, 3), 0)
+            r, z, n = jnp.split(through * (turned @ dh), 3, -2)
+            dh = b + keep * dh + r + z + n
             return dh, dh
 
         return lax.scan(step, jnp.zeros_like(b[0]), (b, slopes), reverse=reverse)[1]
@@ -278,18 +281,16 @@ def _gru_linear(kernel, slopes, b, reverse):
         def step(from_h, now):
             b, (through, keep) = now
             h = b + from_h
-            return kernel @ (through * h[None]).reshape(-1, h.shape[1]) + keep * h, h
+            to_gates = (through.reshape(3, *h.shape) * h[None]).reshape(through.shape)
+            return kernel @ to_gates + keep * h, h
 
         return lax.scan(step, jnp.zeros_like(b[0]), (b, slopes), reverse=not reverse)[1]
 
     return lax.custom_linear_solve(residual, b, solve, transposed)
 
 
-def _of_inputs(dx: jax.Array, kernel: jax.Array) -> jax.Array:
-    """dx @ kernel over all steps, of which the transpose by dx is a plain product."""
-    turned = lax.optimization_barrier(kernel.T)
-    rows = lax.dot_general(dx.reshape(-1, dx.shape[-1]), turned, (((1,), (1,)), ((), ())))
-    return rows.reshape(*dx.shape[:-1], kernel.shape[-1])
+def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _of_kernels(x: jax.Array, dkernel: jax.Array) -> jax.Array:
@@ -312,27 +313,6 @@ def _before(start: jax.Array, values: jax.Array, reverse: bool) -> jax.Array:
 def _at_first(value: jax.Array, steps: int, reverse: bool) -> jax.Array:
     """The value at the first step that is taken, and 0 at the others."""
     return jnp.pad(value[None], [(steps - 1, 0) if reverse else (0, steps - 1), (0, 0), (0, 0)])
-
-
-def _apart(values: jax.Array, n: int) -> jax.Array:
-    """(..., n H, B) to (..., n, H, B)."""
-    return values.reshape(*values.shape[:-2], n, values.shape[-2] // n, values.shape[-1])
-
-
-def _stacked(*parts: jax.Array) -> jax.Array:
-    """n of (T, H, B) to (T, n, H, B), chosen by index: XLA makes that in one loop, a concatenation one by one."""
-    total = parts[-1][:, None]
-    shape = (len(total), len(parts), *total.shape[2:])
-    index = lax.broadcasted_iota(jnp.int32, shape, 1)
-    total = jnp.broadcast_to(total, shape)
-    for i, part in enumerate(parts[:-1]):
-        total = jnp.where(index == i, part[:, None], total)
-    return total
-
-
-def _is_o(through: jax.Array) -> jax.Array:
-    """Where, in (..., 4, H, B), the last gate is."""
-    return lax.broadcasted_iota(jnp.int32, through.shape, through.ndim - 3) == 3
 
 
 def _halves(kernel: jax.Array) -> jax.Array:

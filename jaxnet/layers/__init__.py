@@ -1,6 +1,7 @@
 """Layers (4.1): pairs of pure functions, and how they compose."""
 
 from jaxnet.layers.as_matrix import as_matrix
+from jaxnet.layers.attention import attention
 from jaxnet.layers.batch_norm import batch_norm
 from jaxnet.layers.containers import chain, parallel, residual
 from jaxnet.layers.conv import conv, conv_transpose
@@ -17,7 +18,9 @@ from jaxnet.layers.layer_norm import layer_norm
 from jaxnet.layers.lstm import lstm
 from jaxnet.layers.merged import merged
 from jaxnet.layers.on_first import on_first
+from jaxnet.layers.pad import pad
 from jaxnet.layers.pooling import avg_pool, global_avg_pool, max_pool
+from jaxnet.layers.positions import positions
 from jaxnet.layers.precision import mixed_precision
 from jaxnet.layers.prelu import prelu
 from jaxnet.layers.raveled import raveled
@@ -25,9 +28,11 @@ from jaxnet.layers.recurrent import Cell, rnn
 from jaxnet.layers.repeat import repeat
 from jaxnet.layers.rms_norm import rms_norm
 from jaxnet.layers.shape import flatten, reshape
+from jaxnet.layers.snake import snake
 from jaxnet.layers.spectral_norm import spectral_norm
 from jaxnet.layers.streaming import stream_state, streaming
 from jaxnet.layers.summary import Row, Summary, summary
+from jaxnet.layers.upsample import upsample
 from jaxnet.layers.weight_norm import weight_norm
 
 __all__ = [
@@ -41,6 +46,7 @@ __all__ = [
     "Summary",
     "Watched",
     "as_matrix",
+    "attention",
     "avg_pool",
     "batch_norm",
     "chain",
@@ -63,7 +69,9 @@ __all__ = [
     "merged",
     "mixed_precision",
     "on_first",
+    "pad",
     "parallel",
+    "positions",
     "prelu",
     "raveled",
     "repeat",
@@ -71,12 +79,14 @@ __all__ = [
     "residual",
     "rms_norm",
     "rnn",
+    "snake",
     "spectral_norm",
     "stateless",
     "stream_state",
     "streaming",
     "summary",
     "tied",
+    "upsample",
     "watched",
     "weight_norm",
 ]

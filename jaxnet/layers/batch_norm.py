@@ -42,6 +42,10 @@ def batch_norm(
     passes, mean of (x - mean)^2: the one-pass form loses all digits where the mean is large. Statistics are in
     float32, or wider if x is.
 
+    An input ``(x, mask)`` gives ``(y, mask)``: the mask has a boolean for each position, True for what is there. What
+    is masked enters no statistic, whatever it is, and its output is 0. Where less than two values a channel are left,
+    the averages stay as they were.
+
     Over a mesh, `training.fit` and `jax.jit` see the whole batch, and so do the statistics. Inside a `jax.shard_map`
     or `jax.pmap` of your own the layer sees one device's part: ``axis_name`` says over which axes the batch is divided.
 
@@ -60,7 +64,9 @@ def batch_norm(
     Raises:
       ConfigError: ``decay`` or ``epsilon`` out of range; training on one device's part of a batch without an
         ``axis_name``, or with one that is no axis there.
-      ShapeError: other channels, or training on one value a channel, whose variance says nothing.
+      ShapeError: other channels, a mask of another shape, or training on one value a channel, whose variance says
+        nothing.
+      DTypeError: a mask that is not boolean.
 
     Example:
       >>> import jax.numpy as jnp

@@ -73,7 +73,7 @@ def conv(
     """
     given = locals()
     to_torch, fan_in = kernels.conv_kernel_to_torch, initializers.fan_in
-    return _make("conv", kernels.conv, _conv_fans, to_torch, fan_in, _conv_stream, **given)
+    return _make(kernels.conv, _conv_fans, to_torch, fan_in, _conv_stream, **given)
 
 
 @made
@@ -134,7 +134,7 @@ def conv_transpose(
     """
     given = locals()
     to_torch = functools.partial(kernels.conv_transpose_kernel_to_torch, groups=groups)
-    return _make("conv_transpose", kernels.conv_transpose, _conv_transpose_fans, to_torch, None, stuffed, **given)
+    return _make(kernels.conv_transpose, _conv_transpose_fans, to_torch, None, stuffed, **given)
 
 
 def _conv_stream(window: Window, f: Callable[..., Any], *, border: float) -> Stream | str:
@@ -150,7 +150,6 @@ def _conv_transpose_fans(channels: int, filters: int, taps: int, strides: int, g
 
 
 def _make(
-    name: str,
     kernel_function: Callable[..., jax.Array],
     fans_of: Callable[..., tuple[float, float]],
     to_torch: Callable[..., jax.Array],
@@ -206,4 +205,4 @@ def _make(
 
     torch = (("kernel", "weight", to_torch), ("bias", "bias", None))
     stream = streamed(stops, f, border=padding_value)
-    return stateless(init, f, name=name, torch=torch, fan_in=fan_in, stream=stream)
+    return stateless(init, f, name=kernel_function.__name__, torch=torch, fan_in=fan_in, stream=stream)

@@ -59,7 +59,7 @@ def gru(
       >>> import jax.numpy as jnp
       >>> from jaxnet import layers
       >>> layer = layers.gru(8, direction="both")
-      >>> x, mask = jnp.ones((2, 5, 3)), jnp.arange(5) < jnp.array([[5], [2]])
+      >>> x, mask = jnp.ones((2, 5, 3)), jnp.arange(5)[None] < jnp.array([[5], [2]])
       >>> params, state = layer.init(0, (x, mask))
       >>> y, _ = layer.apply(params, state, (x, mask), train=False)[0]
       >>> y.shape, float(jnp.abs(y[1, 2:]).max())

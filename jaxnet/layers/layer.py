@@ -95,7 +95,8 @@ class About(NamedTuple):
         a new first axis; "state", both of its one part are in its state, a dict of ``params`` and ``state``, and
         tools that measure see one layer.
       torch: how PyTorch keeps the layer's arrays: a tuple of ``(leaf, name, f)``, the leaf's name here, the name there,
-        and the function that moves the leaf's elements into PyTorch's order, or None where it is the same.
+        and the function that moves the leaf's elements into PyTorch's order, or None where it is the same. Of several
+        leaves that are one array there, a tuple of their names, and a function of all of them.
       fan_in: of a layer with the param ``kernel``, from its shape to how many inputs reach one output.
       normalizes: whether the layer undoes the scale of its input, as norms do.
       stream: how it is fed piece by piece: "pointwise", each position for itself; a `Stream`; or in words why it
@@ -106,7 +107,7 @@ class About(NamedTuple):
     parts: tuple[tuple[str, Layer], ...] = ()
     rebuild: Callable[..., Layer] | None = None
     trees: Literal["apart", "same", "stacked", "state"] = "apart"
-    torch: tuple[tuple[str, str, Callable[[Any], Any] | None], ...] = ()
+    torch: tuple[tuple[str | tuple[str, ...], str, Callable[..., Any] | None], ...] = ()
     fan_in: Callable[[tuple[int, ...]], float] | None = None
     normalizes: bool = False
     stream: str | Stream | Around | None = None

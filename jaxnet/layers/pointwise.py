@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -59,7 +60,7 @@ class Pointwise:
         if kind in self._passed:
             return
         try:
-            with jax.ensure_compile_time_eval():
+            with jax.core.eval_context():  # ensure_compile_time_eval leaves tracers of custom_jvp under vmap
                 alone = self._acts_alone(x)
         except Exception as error:
             raise ConfigError(
@@ -84,28 +85,32 @@ class Pointwise:
             """``make`` of all that is cut, and the rest as it is."""
             return jax.tree.map(lambda leaf, is_cut: make(leaf) if is_cut else leaf, tree, cut)
 
-        long = along(lambda leaf: jax.ShapeDtypeStruct((1, _MANY, *leaf.shape[2:]), leaf.dtype), x)
-        if any(y.shape[1:2] != (_MANY,) for y in jax.tree.leaves(jax.eval_shape(f, long))):
-            return False
         whole = jax.tree.map(lambda leaf, is_cut: _random(rng, leaf, is_cut), x, cut)
         together = f(whole)
+        long = along(lambda leaf: jax.ShapeDtypeStruct((1, _MANY, *leaf.shape[2:]), leaf.dtype), whole)
         alone = [f(along(lambda leaf, i=i: leaf[:, i : i + 1], whole)) for i in range(_FEW)]
-        return all(jax.tree.leaves(jax.tree.map(_is_joined, together, *alone)))
+        return all(jax.tree.leaves(jax.tree.map(_is_joined, jax.eval_shape(f, long), together, *alone)))
 
 
 def _random(rng: Any, leaf: Any, is_cut: bool) -> jax.Array:
-    shape = (1, _FEW, *leaf.shape[2:]) if is_cut else leaf.shape
+    shape = (1, _FEW, *leaf.shape[2:]) if is_cut else (1,) * (leaf.ndim > 0) + leaf.shape[1:]
     if jnp.issubdtype(leaf.dtype, jnp.floating):
         return jnp.asarray(rng.standard_normal(shape), leaf.dtype)
     return jnp.asarray(rng.integers(0, 2, shape), leaf.dtype)
 
 
-def _is_joined(together: Any, *alone: Any) -> bool:
-    joined = np.concatenate(alone, axis=1)
-    if joined.shape != together.shape:
+def _is_joined(long: Any, together: Any, *alone: Any) -> bool:
+    """Whether an output has a position for each of the input's; or is the same of them all, as a condition is."""
+    if long.shape[1:2] == (_MANY,):
+        return _are_close(np.concatenate(alone, axis=1), together)
+    return all(_are_close(np.asarray(one), together) for one in alone)
+
+
+def _are_close(ours: np.ndarray, together: Any) -> bool:
+    if ours.shape != together.shape:
         return False
     if not jnp.issubdtype(together.dtype, jnp.floating):
-        return np.array_equal(joined, together)
+        return np.array_equal(ours, together)
     tolerance = 100 * float(jnp.finfo(together.dtype).eps)
-    a, b = np.asarray(joined, np.float64), np.asarray(together, np.float64)
+    a, b = np.asarray(ours, np.float64), np.asarray(together, np.float64)
     return np.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)

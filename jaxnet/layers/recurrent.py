@@ -74,7 +74,7 @@ def rnn(cell: Cell, *, direction: str = "forward", carry: bool = False) -> Layer
       >>> import jax.numpy as jnp
       >>> from jaxnet import layers
       >>> net = layers.chain(layers.rnn(layers.elman(8)), layers.rnn(layers.elman(8), direction="both"))
-      >>> x, mask = jnp.ones((2, 5, 3)), jnp.arange(5) < jnp.array([[5], [2]])
+      >>> x, mask = jnp.ones((2, 5, 3)), jnp.arange(5)[None] < jnp.array([[5], [2]])
       >>> params, state = net.init(0, (x, mask))
       >>> y, mask = net.apply(params, state, (x, mask), train=False)[0]
       >>> y.shape, float(jnp.abs(y[1, 2:]).max())

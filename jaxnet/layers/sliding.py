@@ -69,6 +69,7 @@ def stuffed(window: Window, f: Callable[..., Any], *, border: float = 0.0) -> St
         return _looks_ahead(after)
     if border and others:
         return "its border of several dimensions is not zeros; use padding_value=0"
+    border = border if before else 0.0
     kept = max(0, -((after - reach) // strides))
     early = before + after - reach - strides + 1
     ahead = max(0, -(-early // strides))

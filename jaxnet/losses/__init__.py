@@ -9,19 +9,24 @@ cost a transfer every step, a label gives NaN, in the loss and in the gradient: 
 """
 
 from jaxnet.losses.cosine import cosine_distance, cosine_similarity
-from jaxnet.losses.cross_entropy import cross_entropy, softmax_cross_entropy
+from jaxnet.losses.cross_entropy import cross_entropy, kl_divergence, sigmoid_cross_entropy, softmax_cross_entropy
+from jaxnet.losses.ctc import ctc
 from jaxnet.losses.hinge import hinge
-from jaxnet.losses.regression import mae, mse
+from jaxnet.losses.regression import huber, mae, mse
 from jaxnet.losses.spectral import multi_resolution_stft, spectral_mse, stft_magnitude
 
 __all__ = [
     "cosine_distance",
     "cosine_similarity",
     "cross_entropy",
+    "ctc",
     "hinge",
+    "huber",
+    "kl_divergence",
     "mae",
     "mse",
     "multi_resolution_stft",
+    "sigmoid_cross_entropy",
     "softmax_cross_entropy",
     "spectral_mse",
     "stft_magnitude",

@@ -1,6 +1,6 @@
 """Class targets: integer labels, checked where they can be seen, and distributions."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -10,11 +10,14 @@ from jax import lax
 
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError
-from jaxnet.losses.common import reduce
+from jaxnet.losses.common import mean_of, reduce, weighted
 
 
-def classes(name: str, scores: jax.Array, target: Any, ignore_label: int | None) -> tuple[jax.Array, bool]:
-    """The target, checked, and whether it is of integer labels rather than distributions."""
+def classes(
+    name: str, scores: jax.Array, target: Any, ignore_label: int | None, weights: Any = None
+) -> tuple[jax.Array, bool]:
+    """The target, checked where its weight is not 0, and whether it is of integer labels rather than distributions."""
+    counted = seen(weights)
     if not scores.ndim or not scores.shape[-1]:
         raise ShapeError(f"{name} must have the axes (..., classes), got shape {scores.shape}")
     count = scores.shape[-1]
@@ -24,7 +27,7 @@ def classes(name: str, scores: jax.Array, target: Any, ignore_label: int | None)
             raise ConfigError(f"ignore_label must be an integer of 32 bits, got {ignore_label!r}")
     on_host = isinstance(target, np.ndarray) and target.dtype.kind in "iu"
     if on_host and target.shape == scores.shape[:-1]:
-        check_labels(target, count, ignore_label)  # before 64-bit labels are cut to 32 bits
+        check_labels(target, count, ignore_label, counted)  # before 64-bit labels are cut to 32 bits
     target = checks.array("target", target)
     if jnp.issubdtype(target.dtype, jnp.integer):
         if target.shape != scores.shape[:-1]:
@@ -34,7 +37,7 @@ def classes(name: str, scores: jax.Array, target: Any, ignore_label: int | None)
                 f"got {target.shape}{hint}"
             )
         if not on_host:
-            check_labels(target, count, ignore_label)
+            check_labels(target, count, ignore_label, counted)
         narrow = jnp.iinfo(target.dtype).bits < 32  # too narrow to count the classes in
         return (target.astype(jnp.int32) if narrow else target), True
     if not jnp.issubdtype(target.dtype, jnp.floating):
@@ -47,11 +50,26 @@ def classes(name: str, scores: jax.Array, target: Any, ignore_label: int | None)
         )
     if ignore_label is not None:
         raise ConfigError("ignore_label goes with integer labels; give ignored rows a weight instead")
-    check_distribution("target", target)
+    check_distribution("target", target, counted=counted)
     return target.astype(scores.dtype), False
 
 
-def check_labels(labels: Any, classes: int, ignore_label: int | None) -> None:
+def seen(weights: Any) -> np.ndarray | None:
+    """Which weights are not 0, where they can be seen; none may be left out where they cannot."""
+    if weights is None:
+        return None
+    return np.zeros((), bool) if isinstance(weights, jax.core.Tracer) else np.asarray(weights) != 0
+
+
+def _over(counted: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    fits = counted.shape == shape[: counted.ndim]
+    spread = (
+        counted.reshape(counted.shape + (1,) * (len(shape) - counted.ndim)) if fits else np.zeros((1,) * len(shape))
+    )
+    return np.broadcast_to(spread.astype(bool), shape)
+
+
+def check_labels(labels: Any, classes: int, ignore_label: int | None, counted: np.ndarray | None = None) -> None:
     """Refuses labels that are no class, where their values can be seen."""
     if isinstance(labels, jax.core.Tracer) or not labels.size:
         return
@@ -59,6 +77,8 @@ def check_labels(labels: Any, classes: int, ignore_label: int | None) -> None:
     bad = (values < 0) | (values >= classes)
     if ignore_label is not None:
         bad &= values != ignore_label
+    if counted is not None:
+        bad &= _over(counted, values.shape)
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
         raise DataError(
@@ -67,11 +87,13 @@ def check_labels(labels: Any, classes: int, ignore_label: int | None) -> None:
         )
 
 
-def check_distribution(name: str, values: jax.Array, hint: str = "") -> None:
+def check_distribution(name: str, values: jax.Array, hint: str = "", counted: np.ndarray | None = None) -> None:
     """Refuses what is no distribution over the last axis, where the values can be seen."""
     if isinstance(values, jax.core.Tracer) or not values.size or not values.ndim:
         return
     p = np.asarray(values, np.float64).reshape(-1, values.shape[-1])
+    if counted is not None:
+        p = p[_over(counted, values.shape[:-1]).ravel()]
     p = p[~np.isnan(p).any(-1)]  # NaN speaks for itself in the loss
     if not p.size:
         return
@@ -100,21 +122,64 @@ def pick(scores: jax.Array, label: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(one_hot(label, scores.shape[-1]), scores, 0.0), axis=-1)
 
 
-def reduce_classes(
-    values: jax.Array, scores: jax.Array, label: jax.Array, keep: jax.Array | None, reduction: str
-) -> jax.Array:
-    """`reduce`, with NaN for labels that are no class, in loss and gradient, and examples not to keep left out."""
+class Counts(NamedTuple):
+    """Which examples count, and what: None where all count 1.
+
+    Attributes:
+      keep: whether each does.
+      weight: what each is multiplied by.
+      of_class: the weight of its class, which is in its value already.
+    """
+
+    keep: jax.Array | None = None
+    weight: jax.Array | None = None
+    of_class: jax.Array | None = None
+
+
+def counts(
+    scores: jax.Array, target: jax.Array, ignore_label: int | None, weights: Any, class_weights: jax.Array | None
+) -> Counts:
+    """What each example counts, by its label, by its own weight and, of an integer label, by its class's."""
+    keep = None if ignore_label is None else target != ignore_label
+    given = weighted(weights, scores.shape[:-1], scores.dtype)
+    weight = None
+    if given is not None:
+        weight = jnp.broadcast_to(given.of_values, scores.shape[:-1])
+        keep = weight != 0 if keep is None else keep & (weight != 0)
+    of_class = None
+    if class_weights is not None and target.ndim < scores.ndim:
+        of_class = pick(jnp.broadcast_to(class_weights, scores.shape), target)
+    return Counts(keep, weight, of_class)
+
+
+def weights_of_classes(values: Any, scores: jax.Array) -> jax.Array | None:
+    """One weight a class, checked, along the last axis of the scores."""
+    if values is None:
+        return None
+    values = checks.floating("class_weights", values)
+    if values.shape != scores.shape[-1:]:
+        raise ShapeError(f"class_weights must have shape {scores.shape[-1:]}, one a class, got {values.shape}")
+    return values.astype(scores.dtype).reshape((1,) * (scores.ndim - 1) + (-1,))
+
+
+def reduce_classes(values: jax.Array, scores: jax.Array, label: jax.Array, counts: Counts, reduction: str) -> jax.Array:
+    """`reduce_examples`, with NaN for labels that are no class, in loss and gradient."""
     valid = is_class(label, scores.shape[-1])
-    if keep is not None:
-        valid |= ~keep
+    if counts.keep is not None:
+        valid |= ~counts.keep
     # By way of the scores, so that the gradient is NaN where the loss is flat as well; and 0 / 0 rather than a literal,
     # for XLA on CPU makes anything of the exponential of a literal NaN.
     zero = 0.0 * jnp.sum(jnp.where(valid[..., None], 0.0, scores), axis=-1)
-    values = values + zero / valid.astype(values.dtype)
-    if keep is None:
+    return reduce_examples(values + zero / valid.astype(values.dtype), counts, reduction)
+
+
+def reduce_examples(values: jax.Array, counts: Counts, reduction: str) -> jax.Array:
+    """`reduce` of the examples to keep; "mean" divides by the sum of what they count."""
+    if all(part is None for part in counts):
         return reduce(values, reduction)
-    values = jnp.where(keep, values, 0.0)
-    if reduction != "mean":
-        return reduce(values, reduction)
-    count = jnp.sum(keep, dtype=values.dtype)
-    return reduce(values, "sum") / jnp.maximum(count, 1.0)
+    total = jnp.ones_like(values) if counts.of_class is None else counts.of_class
+    if counts.keep is not None:
+        values, total = jnp.where(counts.keep, values, 0.0), jnp.where(counts.keep, total, 0.0)
+    if counts.weight is not None:
+        values, total = values * counts.weight, total * counts.weight
+    return mean_of(values, total, reduction)

@@ -2,16 +2,18 @@
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import Any, NamedTuple, ParamSpec
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
-from jaxnet.errors import ShapeError, named
+from jaxnet.errors import DataError, ShapeError, named
 
 _REDUCTIONS = ("mean", "sum", "none")
 
@@ -55,6 +57,55 @@ def reduce(values: jax.Array, reduction: str) -> jax.Array:
     if not values.size:
         raise ShapeError("the batch is empty; the mean of no examples is NaN")
     return values if reduction == "none" else jnp.mean(values) if reduction == "mean" else jnp.sum(values)
+
+
+class Weights(NamedTuple):
+    """What each value counts.
+
+    Attributes:
+      of_values: in the losses' dtype, with axes of size 1 after its own.
+      keep: where that is not 0.
+    """
+
+    of_values: jax.Array
+    keep: jax.Array
+
+    def only(self, x: jax.Array) -> jax.Array:
+        """x, and 0 where it does not count, so that what stands there, even NaN, reaches no gradient."""
+        extra = x.ndim - self.keep.ndim
+        keep = self.keep.reshape(self.keep.shape + (1,) * max(extra, 0))
+        return jnp.where(keep, x, jnp.zeros((), x.dtype))
+
+
+def weighted(weights: ArrayLike | None, shape: tuple[int, ...], dtype: Any) -> Weights | None:
+    """Weights of values of a shape, of which they have the first axes: a mask or numbers; checked, never broadcast."""
+    if weights is None:
+        return None
+    w = checks.array("weights", weights)
+    if w.dtype != bool:
+        w = checks.floating("weights", w)
+    if not w.ndim or w.shape != shape[: w.ndim]:
+        raise ShapeError(f"weights must have the shape {shape}, or its first axes, got {w.shape}")
+    if not isinstance(w, jax.core.Tracer) and (np.asarray(w) < 0).any():
+        raise DataError("weights must not be negative")
+    w = w.astype(dtype).reshape(w.shape + (1,) * (len(shape) - w.ndim))
+    return Weights(w, w != 0)
+
+
+def reduce_weighted(values: jax.Array, weights: Weights | None, reduction: str) -> jax.Array:
+    """`reduce` of what `per_example` makes of the values; "mean" divides by the sum of the weights."""
+    if weights is None:
+        return reduce(per_example(values), reduction)
+    spread = jnp.broadcast_to(weights.of_values, values.shape)
+    return mean_of(per_example(weights.only(values) * spread), per_example(spread), reduction)
+
+
+def mean_of(values: jax.Array, weights: jax.Array, reduction: str) -> jax.Array:
+    """`reduce` of values that are weighted already, where "mean" divides by the sum of the weights; 0 if that is 0."""
+    if reduction != "mean":
+        return reduce(values, reduction)
+    total = jnp.sum(weights)
+    return reduce(values, "sum") / jnp.where(total == 0, 1.0, total)
 
 
 def absolute(x: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ from jaxnet import _checks as checks
 from jaxnet import activations
 from jaxnet._dtypes import wide
 from jaxnet.errors import DTypeError
-from jaxnet.losses.classes import classes, one_hot, pick, reduce_classes
+from jaxnet.losses.classes import Counts, classes, one_hot, pick, reduce_classes
 from jaxnet.losses.common import loss
 
 
@@ -67,4 +67,4 @@ def hinge(
         values = jnp.sum(jnp.where(rival, activations.relu(lead), 0.0), axis=-1)
     else:
         values = activations.relu(jnp.max(jnp.where(rival, lead, -jnp.inf), axis=-1))
-    return reduce_classes(values, scores, label, None, reduction)
+    return reduce_classes(values, scores, label, Counts(), reduction)

@@ -10,8 +10,11 @@ from jaxnet.optimizers.chain import chain
 from jaxnet.optimizers.clip import clip_by_global_norm, clip_by_value
 from jaxnet.optimizers.decay import AddDecayedWeightsState, add_decayed_weights
 from jaxnet.optimizers.flat import Raveled, flat, ravel
+from jaxnet.optimizers.lion import LionState, lion
 from jaxnet.optimizers.lookahead import LookaheadState, lookahead
 from jaxnet.optimizers.master_copy import MasterCopyState, master_copy
+from jaxnet.optimizers.muon import MuonState, muon
+from jaxnet.optimizers.partition import partition
 from jaxnet.optimizers.rmsprop import RmspropState, rmsprop
 from jaxnet.optimizers.schedules import (
     constant_schedule,
@@ -29,8 +32,10 @@ __all__ = [
     "AddDecayedWeightsState",
     "AngularGradState",
     "EmptyState",
+    "LionState",
     "LookaheadState",
     "MasterCopyState",
+    "MuonState",
     "Optimizer",
     "Raveled",
     "RmspropState",
@@ -52,8 +57,11 @@ __all__ = [
     "constant_schedule",
     "exponential_decay",
     "flat",
+    "lion",
     "lookahead",
     "master_copy",
+    "muon",
+    "partition",
     "piecewise_constant_schedule",
     "ravel",
     "rmsprop",

@@ -94,7 +94,7 @@ def test_seconds_of_training_teach_it_to_speak(tmp_path, capsys):
 
 
 def test_a_run_that_was_stopped_goes_on_exactly(tiny, tmp_path, capsys, monkeypatch):
-    arguments = ["--data", str(SPEECH), *BRIEF, "--steps", "6", "6", "--out"]
+    arguments = ["--data", str(SPEECH), *BRIEF, "--steps", "12", "12", "--out"]
     unbroken = train.main([*arguments, str(tmp_path / "unbroken")])
 
     def stop(self, params, name):

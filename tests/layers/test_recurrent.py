@@ -251,22 +251,20 @@ def test_piece_by_piece_at_every_cut(name):
 
 
 @NAMES
-@pytest.mark.parametrize(("direction", "masked"), [("forward", False), ("both", True)])
 @pytest.mark.usefixtures("x64")
-def test_second_derivatives_are_differences_of_the_first(name, direction, masked):
-    """By the carry too; forward over reverse, reverse over reverse and reverse over forward."""
-    net = make(name, direction=direction, carry=True)
-    mask = (jnp.asarray(MASK),) * masked
+def test_second_derivatives_are_differences_of_the_first(name):
+    """By the carry too, masked and backward, where the contract's test has a mere forward layer."""
+    net = make(name, direction="backward", carry=True)
     shapes = carry_of(net, jnp.asarray(X))
     rng = np.random.default_rng(5)
     carry = jax.tree.map(lambda a: jnp.asarray(rng.standard_normal(a.shape)), shapes)
-    params, x = start(make(name, direction=direction))
+    params, x = start(make(name, direction="backward"))
     flat, unravel = ravel_pytree((params, x, carry))
     u, v = (jnp.asarray(rng.standard_normal(flat.shape)) for _ in range(2))
 
     def f(theta):
         params, x, carry = unravel(theta)
-        y, _ = net.apply(params, (), (x, *mask, carry), train=True)
+        y, _ = net.apply(params, (), (x, jnp.asarray(MASK), carry), train=True)
         y = jnp.concatenate([a.reshape(-1) for a in jax.tree.leaves((y[0], y[-1]))])
         return jnp.vdot(np.cos(np.arange(y.size)), y) + jnp.vdot(y, y) / 2
 
@@ -290,7 +288,7 @@ def test_second_derivatives_are_differences_of_the_first(name, direction, masked
 @NAMES
 @pytest.mark.usefixtures("x64")
 def test_gradients_under_vmap_scan_remat_and_shard_map(name):
-    net = make(name, direction="both")
+    net = make(name)
     params, x = start(net)
     mask = jnp.asarray(MASK)
 
@@ -345,7 +343,7 @@ def test_no_examples_one_step_and_no_steps(name, shape):
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.integers(1, 4), st.booleans())
-@settings(max_examples=6)
+@settings(max_examples=4)
 def test_lstm_is_the_equations(batch, time, units, features, bias):
     net = layers.lstm(units, bias=bias)
     x = np.random.default_rng(time).standard_normal((batch, time, features)).astype("float32")

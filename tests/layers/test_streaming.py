@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxnet import activations, layers
-from jaxnet.errors import ConfigError, DTypeError, ShapeError
+from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError
 from tests.layers.test_layers_table import NO_LAYERS, inputs
 
 KEY = jax.random.key(0)
@@ -21,10 +21,15 @@ LENGTH = 9
 
 
 class Case(NamedTuple):
-    """A layer that can be fed piece by piece, and an input."""
+    """A layer that can be fed piece by piece, and an input; of tokens, the number of them."""
 
     make: Callable[[], layers.Layer]
     shape: tuple[int, ...] = (2, LENGTH, 4)
+    tokens: int | None = None
+
+    @property
+    def x(self):
+        return inputs(self.shape) if self.tokens is None else jnp.arange(self.shape[1])[None] ** 2 % self.tokens
 
 
 def causal(filters=4, size=3, **keywords):
@@ -56,6 +61,9 @@ def running_sum():
 
 
 FED = {
+    "snake": Case(layers.snake),
+    "upsample": Case(lambda: layers.chain(layers.upsample(3), causal())),
+    "upsample-2-D": Case(lambda: layers.upsample((2, 3)), (1, 5, 2, 2)),
     "dense": Case(lambda: layers.dense(3)),
     "dense-more-axes": Case(lambda: layers.dense(3), (1, LENGTH, 2, 4)),
     "conv": Case(lambda: layers.conv(2, 3)),
@@ -101,9 +109,27 @@ FED = {
         )
     ),
     "frozen": Case(lambda: layers.frozen(layers.chain(causal(), layers.residual(causal()), layers.batch_norm()))),
+    "weight_norm": Case(lambda: layers.weight_norm(causal(dilation=2))),
+    "weight_norm-network": Case(
+        lambda: layers.weight_norm(layers.chain(up(2, 4, strides=2), layers.residual(causal(2)), layers.dense(3)))
+    ),
+    "spectral_norm": Case(lambda: layers.spectral_norm(layers.chain(causal(), layers.dense(2)))),
+    "rms_norm": Case(layers.rms_norm),
+    "lstm": Case(lambda: layers.lstm(3)),
+    "gru": Case(lambda: layers.gru(3)),
+    "rnn": Case(lambda: layers.rnn(layers.elman(3)), (2, 5, 4)),
+    "embedding": Case(lambda: layers.embedding(7, 3), (1, LENGTH), 7),
+    "tied": Case(lambda: layers.tied(layers.embedding(7, 4), layers.residual(causal())), (1, LENGTH), 7),
+    "attention": Case(lambda: layers.attention(2, causal=True, rotary=True, kv_heads=1)),
+    "attention-window": Case(lambda: layers.attention(2, causal=True, window=3)),
+    "positions": Case(lambda: layers.positions(LENGTH)),
+    "positions-waves": Case(layers.positions),
+    "on_first": Case(lambda: layers.on_first(causal())),
     "raveled": Case(lambda: layers.raveled(layers.chain(causal(), layers.batch_norm(), layers.prelu()))),
 }
 REFUSED = {
+    "upsample-linear": (lambda: layers.upsample(2, "linear"), "it looks ahead, by half a position; .*'nearest'"),
+    "pad": (lambda: layers.pad((2, 0), mode="reflect"), "it pads the end too, or lengthens what comes first; see conv"),
     "conv": (lambda: layers.conv(4, 3, padding="same"), "pads the signal by 1 at its end .* padding='causal'$"),
     "conv-pair": (lambda: layers.conv(4, 3, padding=(0, 2)), "pads the signal by 2 at its end"),
     "conv_transpose": (lambda: layers.conv_transpose(4, 3, padding=1), "pads the signal by 1 at its end"),
@@ -120,6 +146,11 @@ REFUSED = {
     "flatten": (layers.flatten, "all positions of an example .* stream the network up to it"),
     "reshape": (lambda: layers.reshape(-1, 2), "all positions of an example .* stream the network up to it"),
     "global_avg_pool": (layers.global_avg_pool, "mean is over all positions.* stream the network up to it"),
+    "attention": (lambda: layers.attention(2), "causal=True"),
+    "group_norm": (lambda: layers.group_norm(2), "statistics are of all positions, those to come too; layer_norm"),
+    "instance_norm": (layers.instance_norm, "statistics are of all positions, those to come too; layer_norm"),
+    "lstm": (lambda: layers.lstm(4, direction="both"), "reads the sequence from its end .*'forward' does not"),
+    "gru": (lambda: layers.gru(4, carry=True), "in its input and output .*; carry=False has it remembered"),
     "watched": (lambda: layers.watched(layers.dense(3), lambda *seen: ()), r"watched\(streaming\(net\), watch\)"),
     "streaming": (lambda: layers.streaming(layers.dense(3)), "it is a stream already"),
     "opaque": (
@@ -148,7 +179,7 @@ def fed(stream, params, state, x, ends):
 
 
 def assert_fed_is_whole(net, x, cuts, tolerance=1e-12):
-    stream, (params, state) = layers.streaming(net), trees(net, x)
+    stream, (params, state) = layers.streaming(net, capacity=LENGTH), trees(net, x)
 
     @jax.jit
     def both(params, state, x):
@@ -170,7 +201,7 @@ def every_cut(n):
 @pytest.mark.usefixtures("x64")
 def test_every_layer_at_every_cut(name):
     case = FED[name]
-    assert_fed_is_whole(case.make(), inputs(case.shape), every_cut(case.shape[1]))
+    assert_fed_is_whole(case.make(), case.x, every_cut(case.shape[1]))
 
 
 def test_every_layer_is_fed_or_says_why_not():
@@ -212,7 +243,19 @@ def generator():
     return layers.chain(*parts, layers.parallel(*branches, combine="mean"), causal(1, 5), jnp.tanh)
 
 
-NETWORKS = {"dilated": dilated, "generator": generator}
+def gpt():
+    """A small language model: tokens to logits, by the embedding's own table."""
+    attends = layers.residual(layers.chain(layers.layer_norm(), layers.attention(2, causal=True, rotary=True)))
+    thinks = layers.residual(layers.chain(layers.rms_norm(), layers.dense(12), jax.nn.gelu, layers.dense(8)))
+    blocks = layers.repeat(layers.chain(attends, thinks), 2)
+    return layers.tied(layers.embedding(7, 8), layers.chain(layers.positions(), blocks, layers.layer_norm()))
+
+
+def recurrent():
+    return layers.chain(layers.lstm(5), layers.residual(layers.lstm(5)), layers.dense(2))
+
+
+NETWORKS = {"dilated": dilated, "generator": generator, "recurrent": recurrent, "gpt": gpt}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -220,7 +263,8 @@ NETWORKS = {"dilated": dilated, "generator": generator}
 def test_networks_at_every_cut(name, dtype):
     with jax.enable_x64(dtype == jnp.float64):
         tolerance = 1e-12 if dtype == jnp.float64 else 2e-5
-        assert_fed_is_whole(NETWORKS[name](), inputs((1, 8, 3), dtype), every_cut(8), tolerance)
+        x = jnp.array([[3, 1, 4, 1, 5, 2]]) if name == "gpt" else inputs((1, 6, 3), dtype)
+        assert_fed_is_whole(NETWORKS[name](), x, every_cut(6), tolerance)
 
 
 @st.composite
@@ -242,17 +286,17 @@ def geometries(draw):
     return layer, reach + 1
 
 
-@given(geometries(), st.lists(st.integers(0, 5), min_size=1, max_size=5))
-@settings(max_examples=20)
+@given(geometries(), st.lists(st.integers(0, 5), min_size=1, max_size=4))
+@settings(max_examples=12)
 def test_drawn_layers_in_drawn_pieces(geometry, pieces):
     layer, needed = geometry
     ends = tuple(int(end) for end in np.cumsum([*pieces, needed]))
     with jax.enable_x64(True):
-        assert_fed_is_whole(layer, inputs((1, ends[-1], 4)), [ends, tuple(range(1, ends[-1] + 1))])
+        assert_fed_is_whole(layer, inputs((1, ends[-1], 4)), [ends])
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.integers(1, 2))
-@settings(max_examples=6)
+@settings(max_examples=4)
 def test_a_network_in_drawn_pieces(pieces, depth):
     """Down, up and around, of pieces that no stride divides."""
     ends = tuple(int(end) for end in np.cumsum([*pieces, 1]))
@@ -379,6 +423,38 @@ def test_pieces_of_several_arrays():
         y, state = stream.apply(params, state, {**piece, "speaker": speaker}, train=False)
         np.testing.assert_allclose(y["signal"], whole["signal"][:, begin:end], rtol=1e-5)
         assert y["mask"].shape == (2, end - begin)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_context_comes_whole_with_each_piece():
+    def attended(x):
+        return x[0]
+
+    net = layers.chain(layers.attention(2, cross=True), attended, causal())
+    x, context = inputs((2, 5, 4)), inputs((2, 3, 6), seed=1)
+    params, state = net.init(KEY, (x, context))
+    stream = layers.streaming(net)
+
+    @jax.jit
+    def both(params, x, context):
+        begun, outputs = layers.stream_state(stream, params, state, (x, context)), []
+        for begin, end in ((0, 2), (2, 5)):
+            y, begun = stream.apply(params, begun, (x[:, begin:end], context), train=False)
+            outputs.append(y)
+        return jnp.concatenate(outputs, axis=1), net.apply(params, state, (x, context), train=False)[0]
+
+    np.testing.assert_allclose(*both(params, x, context), rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_remembered_has_an_end():
+    stream, x = layers.streaming(layers.chain(layers.attention(2, causal=True)), capacity=3), jnp.ones((1, 2, 4))
+    params, state = stream.init(KEY, x)
+    _, state = stream.apply(params, state, x, train=False)
+    with pytest.raises(DataError, match=r"^chain\[0\]: attention: the stream is 4 positions long, and 3 were to be"):
+        stream.apply(params, state, x, train=False)
+    assert np.isnan(jax.jit(stream.apply, static_argnames="train")(params, state, x, train=False)[0]).all()
+    with pytest.raises(ConfigError, match=r"^attention: attention without a window remembers all .*capacity="):
+        layers.streaming(layers.attention(2, causal=True)).init(KEY, x)
 
 
 def test_mixed_precision_remembers_in_the_compute_dtype():

@@ -83,6 +83,15 @@ CASES = {
         partial(losses.cross_entropy, ignore_label=-9), *SEQUENCE, integers=SEQUENCE_LABELS, softmax=True
     ),
     "cross_entropy of distributions": _distributions(losses.cross_entropy, *SCORES, softmax=True),
+    "huber": _pair(partial(losses.huber, delta=0.7), *SIGNAL),
+    "kl_divergence": _distributions(losses.kl_divergence, *SCORES),
+    "sigmoid_cross_entropy": Case(
+        partial(losses.sigmoid_cross_entropy, positive_weight=1.5),
+        3 * _normal(*SIGNAL),
+        np.random.default_rng(1).uniform(size=SIGNAL),
+        False,
+    ),
+    "ctc": Case(losses.ctc, _normal(BATCH, 5, CLASSES), np.array([[1, 2], [3, 3], [2, 1]], np.int32), False),
     "hinge": _labels(losses.hinge, *SCORES),
     "hinge, crammer_singer": _labels(partial(losses.hinge, variant="crammer_singer", margin=2.5), *SCORES),
 }

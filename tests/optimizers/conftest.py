@@ -35,6 +35,11 @@ OPTIMIZERS = {
     "decay": lambda: optimizers.chain(optimizers.add_decayed_weights(half_at), optimizers.sgd(0.01, 0.9)),
     "skip nonfinite": lambda: optimizers.skip_nonfinite(optimizers.adam(0.01)),
     "flat": lambda: optimizers.flat(optimizers.adam(0.01)),
+    "lion": lambda: optimizers.lion(0.01),
+    "muon": lambda: optimizers.muon(0.01, weight_decay=0.1),
+    "partition": lambda: optimizers.partition(
+        {lambda path, leaf: leaf.ndim > 1: optimizers.adam(0.01), "*": optimizers.sgd(half_at, momentum=0.9)}
+    ),
     "master copy": lambda: optimizers.master_copy(optimizers.adam(0.01)),
 }
 

@@ -141,6 +141,15 @@ ARGUMENTS = {
             }
         ),
     ),
+    "lion": st.fixed_dictionaries(
+        {
+            "learning_rate": rates,
+            "b1": decays,
+            "b2": decays,
+            "weight_decay": st.sampled_from([0.0, 0.1]),
+            "mu_dtype": dtypes,
+        }
+    ),
     "adabelief": st.fixed_dictionaries(
         {"learning_rate": rates, "eps": small, "eps_root": st.sampled_from([1e-16, 1e-8]), **moments}
     ),

@@ -1,0 +1,349 @@
+"""Softmax attention over blocks of queries and keys, so that no array has the size queries x keys.
+
+With s = q k, p = exp(s - l), and l the logarithm of the sum of exp(s) over the keys that a query sees:
+
+    value     o = sum over keys of p v,  and l
+    tangent   o' = sum of p v' + p s' v - l' o,  l' = sum of p s',  s' = q' k + q k'
+    adjoint   v* = sum over queries of p o*,  s* = p (o* v + l* - o* o),  q* = sum of s* k,  k* = sum of s* q
+
+Tangent and adjoint recompute p from l. With dropout, each p that meets v, or is met by o*, has a factor that is drawn
+block by block. q and o are ``(..., G, T, D)``, k and v ``(..., S, D)``, l is ``(..., G, T, 1)``: G queries share a key.
+``limits`` are a mask ``(..., G or 1, T or 1, S)`` and a key for dropout, or None of each.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnet._mesh import spread
+
+NOTHING = -1e30
+"""The score of a key that is not seen; far from the ends of float32, so that differences of two are finite."""
+
+
+class Sight(NamedTuple):
+    """Which keys a query sees, beside the mask, and how it is computed.
+
+    Attributes:
+      causal: whether key s <= query t alone.
+      window: how near a key must be, |t - s| < window; None if any is.
+      queries: T.
+      keys: S.
+      block: how many queries, and keys, are computed at a time.
+      rate: the probability that a weight is dropped.
+    """
+
+    causal: bool
+    window: int | None
+    queries: int
+    keys: int
+    block: int
+    rate: float = 0.0
+
+    def seen(self, i: Any, rows: int, j: Any, columns: int) -> jax.Array:
+        """Whether each query from i on sees each key from j on."""
+        t = i + lax.broadcasted_iota(jnp.int32, (rows, columns), 0)
+        s = j + lax.broadcasted_iota(jnp.int32, (rows, columns), 1)
+        seen = s < self.keys
+        if self.causal:
+            seen &= s <= t
+        if self.window is not None:
+            seen &= s > t - self.window
+            seen &= s < t + self.window
+        return seen
+
+    def kept(self, key: Any, i: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        """The factors of dropout of block i of all, 0 or 1 / (1 - rate); 1 without a key."""
+        if key is None:
+            return 1
+        keep = jax.random.bernoulli(jax.random.fold_in(key, i), jnp.float32(1 - self.rate), shape)
+        return keep.astype(dtype) / (1 - self.rate)
+
+    def first(self, i: Any) -> Any:
+        """The first block of keys that block i of queries sees any of."""
+        if self.window is None:
+            return 0 * i
+        return jnp.maximum(i * self.block - self.window + 1, 0) // self.block
+
+    def end(self, i: Any) -> Any:
+        """The block of keys after the last that block i of queries sees any of."""
+        blocks = -(-self.keys // self.block)
+        beyond = (i + 1) * self.block  # the query after the block, or what the last in it sees
+        if self.causal:
+            return jnp.minimum(-(-beyond // self.block), blocks)
+        if self.window is None:
+            return 0 * i + blocks
+        return jnp.minimum(-(-(beyond - 1 + self.window) // self.block), blocks)
+
+
+def _scores(q: jax.Array, k: jax.Array, see: Any) -> tuple[jax.Array, Any]:
+    """Scores, and the factors of dropout; ``see`` gives of their shape and dtype what is seen, and the factors."""
+    s = _of_keys(q, k)
+    seen, kept = see(s.shape, s.dtype)
+    return jnp.where(_of_rank(s.ndim, seen), s, jnp.asarray(NOTHING, s.dtype)), kept
+
+
+# XLA copies the operands of a product that sums over two axes: group and queries are one axis here.
+
+
+def _of_keys(q: jax.Array, k: jax.Array) -> jax.Array:
+    """Each query by each key, (..., G, T, S)."""
+    return jnp.einsum("...qd,...kd->...qk", _flat(q), k).reshape(*q.shape[:-1], k.shape[-2])
+
+
+def _over_keys(p: jax.Array, v: jax.Array) -> jax.Array:
+    """Each query's sum over the keys, (..., G, T, D)."""
+    return jnp.einsum("...qk,...kd->...qd", _flat(p), v).reshape(*p.shape[:-1], v.shape[-1])
+
+
+def _over_queries(p: jax.Array, q: jax.Array) -> jax.Array:
+    """Each key's sum over the queries, (..., S, D)."""
+    return jnp.einsum("...qk,...qd->...kd", _flat(p), _flat(q))
+
+
+def _flat(a: jax.Array) -> jax.Array:
+    return a.reshape(*a.shape[:-3], a.shape[-3] * a.shape[-2], a.shape[-1])
+
+
+def _of_rank(ndim: int, a: jax.Array) -> jax.Array:
+    return a.reshape((1,) * (ndim - a.ndim) + a.shape)
+
+
+def _start(q: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
+    """Maximum, sum and output before any key."""
+    column = (*q.shape[:-1], 1)
+    maximum, total, o = (jnp.full(column, NOTHING), jnp.zeros(column), jnp.zeros((*q.shape[:-1], v.shape[-1])))
+    return tuple(_as(q, a) for a in (maximum, total, o))
+
+
+def _attend(before: Any, q: jax.Array, k: jax.Array, v: jax.Array, see: Any) -> Any:
+    maximum, total, o = before
+    s, kept = _scores(q, k, see)
+    higher = jnp.maximum(maximum, s.max(-1, keepdims=True))
+    p = jnp.exp(s - higher)
+    shrunk = jnp.exp(maximum - higher)
+    y = _over_keys(kept * p, v)
+    return higher, shrunk * total + p.sum(-1, keepdims=True), shrunk * o + y
+
+
+def _finish(after: Any) -> tuple[jax.Array, jax.Array]:
+    """Output and l; of a query that sees nothing 0 and a l so large that p is 0."""
+    maximum, total, o = after
+    blind = maximum == NOTHING
+    total = jnp.where(blind, jnp.ones_like(total), total)
+    return jnp.where(blind, jnp.zeros_like(o), o / total), jnp.where(blind, -maximum, maximum + jnp.log(total))
+
+
+def _push(q, k, v, log, see, tq, tk, tv) -> tuple[jax.Array, jax.Array]:
+    """What a block of keys adds to o' + l' o and to l'."""
+    s, kept = _scores(q, k, see)
+    p = jnp.exp(s - log)
+    s = p * (_of_keys(tq, k) + _of_keys(q, tk))
+    return _over_keys(kept * p, tv) + _over_keys(kept * s, v), s.sum(-1, keepdims=True)
+
+
+def _pull(q, k, v, log, see, co, offset) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What a block adds to q*, k* and v*; ``offset`` is l* - o* o."""
+    s, kept = _scores(q, k, see)
+    p = jnp.exp(s - log)
+    s = p * (kept * _of_keys(co, v) + offset)
+    return _over_keys(s, k), _over_queries(s, q), _over_queries(kept * p, co)
+
+
+def _offset(o: jax.Array, co: jax.Array, cl: jax.Array) -> jax.Array:
+    return cl - jnp.sum(co * o, -1, keepdims=True)
+
+
+# Few keys: the blocks of queries are written out, each with all keys that it sees at once.
+
+
+def _rows(sight: Sight, limits: Any):
+    """Of each block of queries: where it is, where its keys are, and how it sees them."""
+    mask, key = limits
+    for start in range(0, sight.queries, sight.block):
+        end = min(start + sight.block, sight.queries)
+        high = min(end, sight.keys) if sight.causal else sight.keys
+        low = 0
+        if sight.window is not None:
+            low, high = max(0, start - sight.window + 1), min(high, end - 1 + sight.window)
+        low = min(low, high)
+        seen = sight.seen(start, end - start, low, high - low)
+        if mask is not None:
+            part = (mask if mask.shape[-2] == 1 else mask[..., start:end, :])[..., low:high]
+            seen = _of_rank(part.ndim, seen) & part
+        yield slice(start, end), slice(low, high), _see(sight, seen, key, start)
+
+
+def _see(sight: Sight, seen: jax.Array, key: Any, number: Any) -> Callable:
+    return lambda shape, dtype: (seen, sight.kept(key, number, shape, dtype))
+
+
+def short_value(sight: Sight, q, k, v, limits):
+    outputs = []
+    for rows, keys, see in _rows(sight, limits):
+        q_i = q[..., rows, :]
+        if keys.start == keys.stop:
+            outputs.append(_finish(_start(q_i, v)))
+        else:
+            outputs.append(_finish(_attend(_start(q_i, v), q_i, k[..., keys, :], v[..., keys, :], see)))
+    return tuple(jnp.concatenate(parts, -2) for parts in zip(*outputs, strict=True))
+
+
+def short_push(sight: Sight, q, k, v, o, log, tq, tk, tv, limits):
+    outputs = []
+    for rows, keys, see in _rows(sight, limits):
+        q_i, log_i, tq_i = (a[..., rows, :] for a in (q, log, tq))
+        k_j, v_j, tk_j, tv_j = (a[..., keys, :] for a in (k, v, tk, tv))
+        o_i, l_i = _push(q_i, k_j, v_j, log_i, see, tq_i, tk_j, tv_j)
+        outputs.append((o_i - l_i * o[..., rows, :], l_i))
+    return tuple(jnp.concatenate(parts, -2) for parts in zip(*outputs, strict=True))
+
+
+def short_pull(sight: Sight, q, k, v, o, log, co, cl, limits):
+    offset = _offset(o, co, cl)
+    cq, ck, cv = [], _zeros(k), _zeros(v)
+    for rows, keys, see in _rows(sight, limits):
+        q_i, log_i, co_i, offset_i = (a[..., rows, :] for a in (q, log, co, offset))
+        q_i, k_j, v_j = _pull(q_i, k[..., keys, :], v[..., keys, :], log_i, see, co_i, offset_i)
+        cq.append(q_i)
+        ck, cv = ck.at[..., keys, :].add(k_j), cv.at[..., keys, :].add(v_j)
+    return jnp.concatenate(cq, -2), ck, cv
+
+
+# Many keys: loops over blocks of queries and of the keys that those see.
+
+
+def _fill(a: jax.Array, axis: int, block: int) -> jax.Array:
+    """Zeros after an axis, up to whole blocks."""
+    missing = -a.shape[axis] % block
+    widths = [(0, 0)] * a.ndim
+    widths[axis] = (0, missing)
+    return jnp.pad(a, widths) if missing else a
+
+
+def _blocks(sight: Sight, limits: Any) -> tuple[jax.Array, Callable, Callable]:
+    """The numbers of the blocks of queries, how to take a block of rows, and how block i sees block j."""
+    n = sight.block
+    mask, key = limits
+    if mask is not None:
+        mask = _fill(mask, -1, n)
+        mask = mask if mask.shape[-2] == 1 else _fill(mask, -2, n)
+
+    def take(a, i):
+        return lax.dynamic_slice_in_dim(a, i * n, n, axis=a.ndim - 2)
+
+    def see(i, j):
+        seen = sight.seen(i * n, n, j * n, n)
+        if mask is not None:
+            part = mask if mask.shape[-2] == 1 else take(mask, i)
+            part = lax.dynamic_slice_in_dim(part, j * n, n, axis=part.ndim - 1)
+            seen = _of_rank(part.ndim, seen) & part
+        return _see(sight, seen, key, i * -(-sight.keys // n) + j)
+
+    return jnp.arange(-(-sight.queries // n), dtype=jnp.int32), take, see
+
+
+def _joined(a: jax.Array, length: int) -> jax.Array:
+    """Blocks (n, ..., block, D) as (..., length, D)."""
+    a = jnp.moveaxis(a, 0, -3)
+    return a.reshape(*a.shape[:-3], -1, a.shape[-1])[..., :length, :]
+
+
+def long_value(sight: Sight, q, k, v, limits):
+    q, k, v = (_fill(a, -2, sight.block) for a in (q, k, v))
+    numbers, take, see = _blocks(sight, limits)
+
+    def rows(i):
+        q_i = take(q, i)
+
+        def step(j, before):
+            return _attend(before, q_i, take(k, j), take(v, j), see(i, j))
+
+        return _finish(lax.fori_loop(sight.first(i), sight.end(i), step, _start(q_i, v)))
+
+    return tuple(_joined(a, sight.queries) for a in lax.map(rows, numbers))
+
+
+def long_push(sight: Sight, q, k, v, o, log, tq, tk, tv, limits):
+    q, k, v, o, tq, tk, tv = (_fill(a, -2, sight.block) for a in (q, k, v, o, tq, tk, tv))
+    log = _fill(log, -2, sight.block)
+    numbers, take, see = _blocks(sight, limits)
+
+    def rows(i):
+        q_i, o_i, l_i, tq_i = (take(a, i) for a in (q, o, log, tq))
+
+        def step(j, before):
+            more = _push(q_i, take(k, j), take(v, j), l_i, see(i, j), tq_i, take(tk, j), take(tv, j))
+            return tuple(a + b for a, b in zip(before, more, strict=True))
+
+        to, tl = lax.fori_loop(sight.first(i), sight.end(i), step, (_zeros(o_i), _zeros(l_i)))
+        return to - tl * o_i, tl
+
+    return tuple(_joined(a, sight.queries) for a in lax.map(rows, numbers))
+
+
+def long_pull(sight: Sight, q, k, v, o, log, co, cl, limits):
+    offset = _offset(o, co, cl)
+    q, k, v, log, co, offset = (_fill(a, -2, sight.block) for a in (q, k, v, log, co, offset))
+    numbers, take, see = _blocks(sight, limits)
+
+    def add(a, part, j):
+        return lax.dynamic_update_slice_in_dim(a, take(a, j) + part, j * sight.block, axis=a.ndim - 2)
+
+    def rows(keys, i):
+        q_i, l_i, co_i, offset_i = (take(a, i) for a in (q, log, co, offset))
+
+        def step(j, before):
+            cq, ck, cv = before
+            q_ij, k_ij, v_ij = _pull(q_i, take(k, j), take(v, j), l_i, see(i, j), co_i, offset_i)
+            return cq + q_ij, add(ck, k_ij, j), add(cv, v_ij, j)
+
+        cq, *keys = lax.fori_loop(sight.first(i), sight.end(i), step, (_zeros(q_i), *keys))
+        return tuple(keys), cq
+
+    (ck, cv), cq = lax.scan(rows, (_zeros(k), _zeros(v)), numbers)
+    return _joined(cq, sight.queries), ck[..., : sight.keys, :], cv[..., : sight.keys, :]
+
+
+def long_push_by_scans(sight: Sight, q, k, v, o, log, tq, tk, tv, limits):
+    """`long_push` as JAX can differentiate it: scans with as many steps always, of which those not seen do nothing."""
+    n = sight.block
+    numbers, _, see = _blocks(sight, limits)
+
+    def cut(a):
+        a = _fill(a, -2, n)
+        return jnp.moveaxis(a.reshape(*a.shape[:-2], -1, n, a.shape[-1]), -3, 0)
+
+    keys = (*map(cut, (k, v, tk, tv)), jnp.arange(-(-sight.keys // n), dtype=jnp.int32))
+
+    @jax.checkpoint
+    def rows(x):
+        q_i, o_i, l_i, tq_i, i = x
+
+        @jax.checkpoint
+        def step(before, y):
+            k_j, v_j, tk_j, tv_j, j = y
+
+            def more(before):
+                parts = _push(q_i, k_j, v_j, l_i, see(i, j), tq_i, tk_j, tv_j)
+                return tuple(a + b for a, b in zip(before, parts, strict=True))
+
+            visible = (j >= sight.first(i)) & (j < sight.end(i))
+            return lax.cond(visible, more, lambda before: before, before), None
+
+        (to, tl), _ = lax.scan(step, (_zeros(o_i), _zeros(l_i)), keys)
+        return to - tl * o_i, tl
+
+    return tuple(_joined(a, sight.queries) for a in lax.map(rows, (*map(cut, (q, o, log, tq)), numbers)))
+
+
+def _as(like: jax.Array, a: jax.Array) -> jax.Array:
+    """``a`` in the dtype of ``like`` and varying over its mesh axes, as a loop's start must inside shard_map."""
+    return spread(a.astype(like.dtype), like)
+
+
+def _zeros(like: jax.Array) -> jax.Array:
+    return _as(like, jnp.zeros(like.shape))

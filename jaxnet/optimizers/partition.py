@@ -1,0 +1,99 @@
+"""Groups of parameters, each with an optimizer of its own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.errors import ConfigError, located, named
+from jaxnet.optimizers import _trees as trees
+from jaxnet.optimizers._members import member, updated
+from jaxnet.optimizers._rule import door
+from jaxnet.optimizers.base import Optimizer
+from jaxnet.paths import parted
+
+
+@door
+def partition(groups: Any) -> Optimizer:
+    """Gives parts of the parameters optimizers of their own: other rates, other rules, or none.
+
+    Args:
+      groups: a mapping from which leaves, as in `paths.select`, to their optimizer, of this library or of optax; or
+        pairs of the two, where what chooses is a tree. A leaf belongs to the first group that chooses it. None
+        for an optimizer leaves the group as it is.
+
+    Returns:
+      An `Optimizer` whose state is the tuple of the groups' states. Each sees a tree with None in place of the leaves
+      of the others, so norms and clipping inside are of the group alone.
+
+    Raises:
+      ConfigError: no groups, a member that is no optimizer, a pattern that fits no leaf, a leaf in no group, or a state
+        of other groups.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import optimizers
+      >>> optimizer = optimizers.partition({"0": None, "*/bias": optimizers.sgd(0.5), "*": optimizers.sgd(0.1)})
+      >>> params = ({"kernel": jnp.ones(1)}, {"bias": jnp.ones(1), "kernel": jnp.ones(1)})
+      >>> updates, state = optimizer.update(params, optimizer.init(params), params)
+      >>> updates
+      ({'kernel': Array([0.], dtype=float32)},
+       {'bias': Array([-0.5], dtype=float32), 'kernel': Array([-0.1], dtype=float32)})
+
+    Source: the parameter groups of PyTorch; `optax.partition`.
+    """
+    pairs = list(groups.items() if isinstance(groups, Mapping) else groups)
+    if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+        raise ConfigError(
+            f"groups must map which leaves to their optimizer, got {groups!r}; for example "
+            f"{{'0/*': sgd(1e-3), '*': adam(1e-3)}}"
+        )
+    cases = []
+    for which, one in pairs:
+        with named(f"partition[{which!r}]"):
+            cases.append((which, None if one is None else member(one)))
+
+    def init(params):
+        if hasattr(params, "unravel"):
+            raise ConfigError("parameters in flat layout have no leaves to choose from; keep the tree (no ravel)")
+        trees.parameters(params)
+        return tuple(
+            () if one is None else _in_group(which, one.init)(_those(mine, params))
+            for (which, one), mine in zip(cases, parted(params, cases), strict=True)
+        )
+
+    def update(updates, state, params=None, **extra_args):
+        if type(state) not in (tuple, list) or len(state) != len(cases):
+            raise ConfigError(
+                f"this state is not a tuple of the states of {len(cases)} groups; pass the state that this "
+                f"optimizer's init or last update returned"
+            )
+        trees.gradients(updates, params)
+        total, states = jax.tree.map(jnp.zeros_like, updates), []
+        for (which, one), mine, its_state in zip(cases, parted(updates, cases), state, strict=True):
+            if one is not None:
+                its_params = None if params is None else _those(mine, params)
+                change = _in_group(which, updated)
+                its_updates, its_state = change(one, _those(mine, updates), its_state, its_params, extra_args)
+                total = jax.tree.map(lambda new, old: old if new is None else new, its_updates, total, is_leaf=_is_none)
+            states.append(its_state)
+        return total, tuple(states)
+
+    return Optimizer(init, update)
+
+
+def _those(mine: Any, tree: Any) -> Any:
+    return jax.tree.map(lambda on, leaf: leaf if on else None, mine, tree)
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
+
+
+def _in_group(which: Any, function: Any) -> Any:
+    def call(*args):
+        with located(f"partition[{which!r}]"):
+            return function(*args)
+
+    return call

@@ -1,0 +1,131 @@
+"""The parts of a tree by name: ``"0/branch/kernel"`` is the kernel of the branch of the first part of a chain.
+
+One way to say which leaves are meant, wherever some of them are: a pattern of their paths, several patterns, a function
+of a leaf's path and the leaf, or a tree of bools.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnet.errors import ConfigError
+
+Which = str | Sequence[str] | Callable[[str, Any], bool] | Any
+"""Which leaves: see `select`."""
+
+_LISTED = 12  # paths in a message
+
+
+def paths(tree: Any) -> Any:
+    """The tree with every leaf's path in its place.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers
+      >>> from jaxnet.paths import paths
+      >>> params, state = layers.chain(layers.dense(2), jnp.tanh, layers.dense(1, bias=False)).init(0, jnp.ones((1, 3)))
+      >>> paths(params)
+      ({'bias': '0/bias', 'kernel': '0/kernel'}, (), {'kernel': '2/kernel'})
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: text(path), tree)
+
+
+def text(path: Sequence[Any]) -> str:
+    """A path of JAX's as one string, its steps apart by "/"."""
+    return "/".join(str(getattr(step, "key", getattr(step, "idx", getattr(step, "name", step)))) for step in path)
+
+
+def select(tree: Any, which: Which) -> Any:
+    """A tree of bools: which leaves are meant.
+
+    Args:
+      tree: parameters, or any other pytree of arrays.
+      which: a pattern of paths, such as ``"0/*"``, ``"*/bias"`` or ``"*"``, where ``*`` stands for anything, ``/``
+        too, ``?`` for one character and ``[0-3]`` for one of some, and a path alone also stands for all below it;
+        several patterns, of which one must fit; a function ``(path, leaf) -> bool``; or a tree of bools, of which a
+        prefix of the tree is enough.
+
+    Returns:
+      ``tree`` with a bool in place of every leaf.
+
+    Raises:
+      ConfigError: a pattern that fits no leaf, or what is none of these.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet.paths import select
+      >>> params = {"body": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "head": jnp.ones(3)}
+      >>> select(params, "body")
+      {'body': {'bias': True, 'kernel': True}, 'head': False}
+      >>> select(params, ["*bias", "head"])
+      {'body': {'bias': True, 'kernel': False}, 'head': True}
+      >>> select(params, lambda path, leaf: leaf.ndim > 1)
+      {'body': {'bias': False, 'kernel': True}, 'head': False}
+    """
+    if isinstance(which, str):
+        which = [which]
+    if isinstance(which, (list, tuple)) and which and all(isinstance(one, str) for one in which):
+        return _by_patterns(tree, list(which))
+    if callable(which):
+        return jax.tree_util.tree_map_with_path(lambda path, leaf: _bool(which(text(path), leaf), text(path)), tree)
+    return _spread(tree, which)
+
+
+def _by_patterns(tree: Any, patterns: list[str]) -> Any:
+    every = [text(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    for pattern in patterns:
+        if every and not any(_fits(path, pattern) for path in every):
+            raise ConfigError(
+                f"the pattern {pattern!r} fits no leaf; the paths are {listed(every)}; '*' stands for anything"
+            )
+    return jax.tree_util.tree_map_with_path(lambda path, _: any(_fits(text(path), one) for one in patterns), tree)
+
+
+def _fits(path: str, pattern: str) -> bool:
+    return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}/*")
+
+
+def _spread(tree: Any, which: Any) -> Any:
+    try:
+        return jax.tree.map(lambda on, below: jax.tree.map(lambda _: _bool(on), below), which, tree)
+    except ConfigError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"a tree of bools must be a prefix of the tree, got {jax.tree.structure(which)} for "
+            f"{jax.tree.structure(tree)}; or give a pattern of paths, such as '0/*', or a function of path and leaf"
+        ) from error
+
+
+def _bool(value: Any, path: str = "") -> bool:
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    place = f" for {path}" if path else ""
+    raise ConfigError(f"leaves are chosen by True or False, got {value!r}{place}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names, of many the first."""
+    rest = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def parted(tree: Any, cases: Sequence[tuple[Which, Any]] | Mapping[Which, Any]) -> list[Any]:
+    """For every case a tree of bools: each leaf belongs to the first case that chooses it.
+
+    Raises:
+      ConfigError: a leaf that none chooses; as `select`.
+    """
+    taken = jax.tree.map(lambda _: False, tree)
+    chosen = []
+    for which, _ in cases.items() if isinstance(cases, Mapping) else cases:
+        mine = jax.tree.map(lambda on, gone: on and not gone, select(tree, which), taken)
+        taken = jax.tree.map(lambda gone, on: gone or on, taken, mine)
+        chosen.append(mine)
+    left = [text(path) for path, gone in jax.tree_util.tree_leaves_with_path(taken) if not gone]
+    if left:
+        raise ConfigError(f"no case is for {listed(left)}; end with '*', which is for all the rest")
+    return chosen

@@ -1,0 +1,150 @@
+"""Muon: against optax.contrib, a float64 singular value decomposition, and PyTorch; which leaves are matrices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxnet import layers, optimizers
+from jaxnet.errors import ConfigError, ShapeError
+
+RNG = np.random.default_rng(0)
+EXACT = {"ns_steps": 30, "ns_coeffs": (1.875, -1.25, 0.375)}  # this quintic has its fixed point at exactly 1
+
+
+def tree():
+    shapes = {"tall": (6, 4), "wide": (4, 6), "square": (3, 3), "other square": (3, 3), "bias": (5,)}
+    return {name: jnp.asarray(RNG.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+
+
+def gradient(params):
+    return jax.tree.map(lambda x: jnp.sin(3 * x) + x * x, params)
+
+
+def run(optimizer, params, steps=12):
+    @jax.jit
+    def step(params, state):
+        updates, state = optimizer.update(gradient(params), state, params)
+        return optimizers.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    for _ in range(steps):
+        params, state = step(params, state)
+    return params
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    nesterov=st.booleans(),
+    weight_decay=st.sampled_from([0.0, 0.1]),
+    consistent_rms=st.sampled_from([None, 0.2]),
+    beta=st.floats(0.0, 0.99),
+    ns_steps=st.integers(1, 6),
+)
+def test_as_optax(**arguments):
+    with jax.numpy_dtype_promotion("standard"):
+        theirs = run(optax.contrib.muon(0.02, **arguments), tree_of := tree())
+    ours = run(optimizers.muon(0.02, **arguments), tree_of)
+    for name, leaf in ours.items():
+        np.testing.assert_allclose(leaf, theirs[name], rtol=2e-4, atol=2e-5, err_msg=name)
+
+
+def polar(m):
+    u, _, v = np.linalg.svd(np.asarray(m, np.complex128 if np.iscomplexobj(m) else np.float64), full_matrices=False)
+    return u @ v
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (3, 3), (2, 3, 5), (1, 4)])
+@pytest.mark.parametrize("imaginary", [False, True])
+def test_a_step_is_the_nearest_orthogonal_matrix(shape, imaginary):
+    """By a singular value decomposition in float64; a kernel of three axes is one matrix, its last axis the outputs."""
+    g = RNG.normal(size=shape) + (1j * RNG.normal(size=shape) if imaginary else 0.0)
+    g = jnp.asarray(g, jnp.complex64 if imaginary else jnp.float32)
+    optimizer = optimizers.muon(1.0, nesterov=False, matrices="*", **EXACT)
+    updates, _ = jax.jit(optimizer.update)({"w": g}, optimizer.init({"w": g}), {"w": jnp.zeros_like(g)})
+    flat = np.asarray(g).reshape(-1, shape[-1])
+    wanted = -(max(1.0, flat.shape[1] / flat.shape[0]) ** 0.5) * polar(flat)
+    np.testing.assert_allclose(np.asarray(updates["w"]).reshape(flat.shape), wanted, atol=2e-5)
+
+
+def test_copies_of_a_layer_are_as_many_matrices():
+    net = layers.repeat(layers.dense(4), 3)
+    params, _ = net.init(0, jnp.ones((1, 4)))
+    grads = jax.tree.map(lambda p: jnp.asarray(RNG.normal(size=p.shape), p.dtype), params)
+
+    def updates(**arguments):
+        optimizer = optimizers.muon(1.0, nesterov=False, matrices="kernel", **EXACT, **arguments)
+        return optimizer.update(grads, optimizer.init(params), params)[0]["kernel"]
+
+    together = updates(stacked="kernel")
+    for i in range(3):
+        np.testing.assert_allclose(together[i], -polar(grads["kernel"][i]), atol=2e-5)
+    assert float(jnp.abs(updates() - together).max()) > 0.1
+
+
+@pytest.mark.peers
+def test_as_pytorch():
+    """PyTorch's kernels are transposed, and its products are in bfloat16: loosely."""
+    torch = pytest.importorskip("torch")
+    params = {name: leaf for name, leaf in tree().items() if leaf.ndim == 2}
+    theirs = {name: torch.nn.Parameter(torch.tensor(np.asarray(leaf).T.copy())) for name, leaf in params.items()}
+    optimizer = torch.optim.Muon(list(theirs.values()), lr=0.02, weight_decay=0.1, nesterov=False)
+    for _ in range(10):
+        for p in theirs.values():
+            p.grad = (torch.sin(3 * p) + p * p).detach()
+        optimizer.step()
+    ours = run(optimizers.muon(0.02, weight_decay=0.1, nesterov=False), params, 10)
+    for name, p in theirs.items():
+        np.testing.assert_allclose(np.asarray(ours[name]).T, p.detach().numpy(), atol=6e-3, err_msg=name)
+        assert np.abs(np.asarray(ours[name]) - np.asarray(params[name])).max() > 0.05
+
+
+def test_the_rest_is_adamws_or_what_is_given():
+    params = tree()
+    rest = functools.partial(run, params={"bias": params["bias"]})
+    for arguments, alone in (
+        ({}, optimizers.adamw(0.02, weight_decay=0.0, nesterov=True)),
+        ({"others": optimizers.sgd(0.1)}, optimizers.sgd(0.1)),
+    ):
+        mine = run(optimizers.muon(0.02, **arguments), params)["bias"]
+        np.testing.assert_allclose(mine, rest(alone)["bias"], rtol=1e-5)
+
+
+def test_matrices_of_one_shape_are_one_product():
+    """Twenty layers cost as many operations to compile as two."""
+
+    def operations(n):
+        params = [jnp.zeros((4, 6)), jnp.zeros((6, 4))] * n
+        optimizer = optimizers.muon(0.1)
+        text = jax.jit(optimizer.update).lower(params, optimizer.init(params), params).as_text()
+        return text.count("dot_general")
+
+    assert operations(10) == operations(1) == 15
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: optimizers.muon(0.1, ns_steps=0), "muon: ns_steps must be an integer >= 1"),
+        (lambda: optimizers.muon(0.1, ns_coeffs=(1.0, 2.0)), r"muon: ns_coeffs must be three numbers \(a, b, c\)"),
+        (lambda: optimizers.muon(0.1, beta=1.0), "muon: beta must be"),
+        (lambda: optimizers.muon(0.1, consistent_rms=0.0), "muon: consistent_rms must be"),
+        (lambda: optimizers.muon(0.1, others=optimizers.sgd), r"call it first: sgd\(\.\.\.\)"),
+        (lambda: optimizers.muon(0.1, matrices="kern").init(tree()), "the pattern 'kern' fits no leaf; the paths are"),
+    ],
+)
+def test_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_what_is_no_matrix_is_refused_by_its_path():
+    params = tree()
+    optimizer = optimizers.muon(0.1, matrices="*")
+    with pytest.raises(ShapeError, match=r"bias has the shape \(5,\), and is no matrix; choose others by matrices="):
+        optimizer.update(params, optimizer.init(params), params)
