@@ -344,7 +344,7 @@ def test_of_every_layer_gradients_are_those_of_jax(name):
     np.testing.assert_allclose(graph.value, value, rtol=1e-10)
     chex.assert_trees_all_close(graph.gradients, expected, rtol=1e-9, atol=1e-10)
     assert "chain[0]" in {node.name.partition(":")[0] for node in graph.nodes}
-    if layer.parts:
+    if layer.about.parts:
         chex.assert_trees_all_close(graph.open().gradients, expected, rtol=1e-9, atol=1e-10)
 
 
@@ -392,14 +392,14 @@ def test_a_networks_loss_is_a_node_a_layer(traced):
 
 def test_the_adjoint_of_a_layer_is_the_gradient_of_the_rest(traced):
     net, params, state, x, y, graph = traced
-    for i in range(len(net.parts)):
-        value, _ = layers.chain(*(part for _, part in net.parts[: i + 1])).apply(
+    for i in range(len(net.about.parts)):
+        value, _ = layers.chain(*(part for _, part in net.about.parts[: i + 1])).apply(
             params[: i + 1], state[: i + 1], x, train=True
         )
 
         def rest(value, i=i):
-            if i + 1 < len(net.parts):
-                after = layers.chain(*(part for _, part in net.parts[i + 1 :]))
+            if i + 1 < len(net.about.parts):
+                after = layers.chain(*(part for _, part in net.about.parts[i + 1 :]))
                 value, _ = after.apply(params[i + 1 :], state[i + 1 :], value, train=True)
             return losses.softmax_cross_entropy(value, y)
 
