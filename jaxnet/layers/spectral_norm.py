@@ -13,7 +13,7 @@ from jaxnet._dtypes import at_least_float32, wide
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.layers import reparametrized
-from jaxnet.layers.layer import Layer, as_layer
+from jaxnet.layers.layer import Layer, Merged, as_layer
 from jaxnet.layers.layer import layer as define
 
 
@@ -106,7 +106,9 @@ def _spectral_norm(inner: Layer, iterations: int, epsilon: float) -> Layer:
         y, rest = inner.apply(divided(params, kernel, left, right), rest, x, train=train, key=key)
         return y, {**_dict(rest), "left": left, "right": right}
 
-    about = inner.about._replace(torch=_torch(inner), stream=reparametrized.streamed(inner, effective))
+    about = inner.about._replace(
+        torch=_torch(inner), stream=reparametrized.streamed(inner, effective), merged=Merged(inner, effective)
+    )
     return define(inner.name, init, apply, **about._asdict())
 
 
