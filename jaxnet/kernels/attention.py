@@ -150,7 +150,7 @@ def _full(mask: Any, q: jax.Array, k: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnames=("sight", "scale"))
 def _attention(q, k, v, mask, key, sight, scale):
     given = [a for a in (q, k, v, mask, key) if a is not None]
-    q, k, v, mask, key = (None if a is None else spread(a, *given) for a in (q, k, v, mask, key))
+    q, k, v, mask, key = jax.tree.map(lambda a: spread(a, *given), (q, k, v, mask, key))
     wide = at_least_float32(q.dtype)
     batch, queries, heads, _ = q.shape
     shared = k.shape[2]
