@@ -1,10 +1,11 @@
 """Discriminators: each looks at a wave in several ways, and tells its scores and what it saw on the way to them.
 
-What it saw, the features, is what feature matching compares. The published ones, MelGAN's and HiFi-GAN's, have the
-parameter counts of their authors, without weight normalization; `period_discriminator_tiny` and
-`spectrogram_discriminator` are for a CPU.
+What it saw, the features, is what feature matching compares. The published ones, MelGAN's and HiFi-GAN's, are
+normalized as their authors have them, weights or spectra; the counts of parameters are those without, which
+``normalized=False`` leaves out. `period_discriminator_tiny` and `spectrogram_discriminator` are for a CPU.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -38,8 +39,11 @@ def judge(view: Callable[[Any], Any], stages: Sequence[layers.Layer], score: lay
     Returns:
       A layer from waves to `Judged`.
     """
-    members = [layers.chain(view, stages[0]), *stages[1:], score]
-    labels = [str(i) for i in range(len(members))]
+    return _judge(layers.chain(view, stages[0]), *stages[1:], score)
+
+
+def _judge(*members: layers.Layer) -> layers.Layer:
+    parts = tuple((str(i), member) for i, member in enumerate(members))
 
     def init(key, wave):
         params, state = [], []
@@ -51,7 +55,7 @@ def judge(view: Callable[[Any], Any], stages: Sequence[layers.Layer], score: lay
             state.append(part_state)
         return tuple(params), tuple(state)
 
-    def apply(params, state, wave, *, train, key=None):
+    def apply(params, state, wave, *, train, key):
         del key
         outputs, states = [wave], []
         for member, p, s in zip(members, params, state, strict=True):
@@ -60,7 +64,7 @@ def judge(view: Callable[[Any], Any], stages: Sequence[layers.Layer], score: lay
             states.append(s)
         return Judged(outputs[-1], tuple(outputs[1:-1])), tuple(states)
 
-    return layers.Layer(init, apply, "judge", layers.About(tuple(zip(labels, members, strict=True))))
+    return layers.layer("judge", init, apply, parts=parts, rebuild=_judge)
 
 
 def of_wave(*discriminators: layers.Layer) -> layers.Layer:
@@ -74,14 +78,20 @@ def of_wave(*discriminators: layers.Layer) -> layers.Layer:
     """
     together = layers.parallel(*discriminators, combine=_flatten)
 
-    def apply(params, state, x, *, train, key=None):
+    def init(key, x):
+        return together.init(key, x.wave)
+
+    def apply(params, state, x, *, train, key):
         return together.apply(params, state, x.wave, train=train, key=key)
 
-    return layers.Layer(lambda key, x: together.init(key, x.wave), apply, "of_wave", layers.About(together.about.parts))
+    return layers.layer("of_wave", init, apply, parts=together.about.parts, rebuild=of_wave)
 
 
 def multi_period(
-    periods: Sequence[int] = (2, 3, 5, 7, 11), channels: Sequence[int] = (32, 128, 512, 1024, 1024)
+    periods: Sequence[int] = (2, 3, 5, 7, 11),
+    channels: Sequence[int] = (32, 128, 512, 1024, 1024),
+    *,
+    normalized: bool = True,
 ) -> layers.Layer:
     """HiFi-GAN's multi-period discriminator, 41,092,165 parameters: each sees every p-th sample of the wave.
 
@@ -91,6 +101,7 @@ def multi_period(
     Args:
       periods: p of each discriminator.
       channels: of each convolution of 5 rows.
+      normalized: whether weights are, as published.
 
     Returns:
       A layer from waves (batch, samples) to a tuple of `Judged`.
@@ -105,31 +116,48 @@ def multi_period(
             return jnp.moveaxis(wave.reshape(batch, -1, period), 2, 1).reshape(batch * period, -1, 1)
 
         strides = [3] * (len(channels) - 1) + [1]
-        stages = [_stage(layers.conv(c, 5, strides=s, padding=2), 0.1) for c, s in zip(channels, strides, strict=True)]
-        return judge(fold, stages, layers.conv(1, 3, padding=1))
+        stages = [_column(layers.conv(c, 5, strides=s, padding=2)) for c, s in zip(channels, strides, strict=True)]
+        return judge(fold, [_stage(stage, 0.1) for stage in stages], _column(layers.conv(1, 3, padding=1)))
 
-    return layers.parallel(*map(one, periods), combine=tuple)
+    net = layers.parallel(*map(one, periods), combine=tuple)
+    return layers.weight_norm(net) if normalized else net
+
+
+def _column(convolution: layers.Layer) -> layers.Layer:
+    """The same layer, whose kernel is two-dimensional in PyTorch, and one column wide."""
+    torch = {leaf: (leaf, name, into) for leaf, name, into in convolution.about.torch}
+    _, name, into = torch["kernel"]
+
+    def column(kernel):
+        return (into(kernel) if into else kernel)[..., None]
+
+    return convolution.described(torch=tuple({**torch, "kernel": ("kernel", name, column)}.values()))
 
 
 def period_discriminator_tiny() -> layers.Layer:
     """A `multi_period` discriminator for a CPU, 632,547 parameters."""
-    return multi_period((2, 5, 11), (16, 64, 128, 128, 128))
+    return multi_period((2, 5, 11), (16, 64, 128, 128, 128), normalized=False)
 
 
-def multi_scale() -> layers.Layer:
+SCALES = (
+    (128, 15, 1, 1), (128, 41, 2, 4), (256, 41, 2, 16), (512, 41, 4, 16), (1024, 41, 4, 16), (1024, 41, 1, 16),
+    (1024, 5, 1, 1),
+)  # fmt: skip
+"""HiFi-GAN's convolutions of each scale: channels, size, stride, groups."""
+
+
+def multi_scale(convolutions: Sequence[tuple[int, int, int, int]] = SCALES, *, normalized: bool = True) -> layers.Layer:
     """HiFi-GAN's multi-scale discriminator, 29,610,627 parameters: of the wave, and of its averages over 2 and 4.
 
-    The authors normalize the spectrum of the first one's kernels and the weights of the others'; here neither is.
+    Args:
+      convolutions: of each scale, before the one that scores.
+      normalized: whether they are as published: the spectra of the first scale's kernels, the weights of the others'.
 
     Returns:
       A layer from waves (batch, samples) to a tuple of three `Judged`.
 
     Source: Kong et al. 2020, arXiv 2010.05646, and its code, models.py.
     """
-    shapes = [
-        (128, 15, 1, 1), (128, 41, 2, 4), (256, 41, 2, 16), (512, 41, 4, 16), (1024, 41, 4, 16), (1024, 41, 1, 16),
-        (1024, 5, 1, 1),
-    ]  # fmt: skip
 
     def one(halvings):
         def view(wave):
@@ -140,15 +168,24 @@ def multi_scale() -> layers.Layer:
 
         stages = [
             _stage(layers.conv(filters, size, strides=stride, groups=groups, padding=size // 2), 0.1)
-            for filters, size, stride, groups in shapes
+            for filters, size, stride, groups in convolutions
         ]
-        return judge(view, stages, layers.conv(1, 3, padding=1))
+        net = judge(view, stages, layers.conv(1, 3, padding=1))
+        if not normalized:
+            return net
+        return layers.weight_norm(net) if halvings else layers.spectral_norm(net)
 
     return layers.parallel(*map(one, range(3)), combine=tuple)
 
 
-def melgan_discriminator() -> layers.Layer:
+def melgan_discriminator(
+    channels: Sequence[int] = (16, 64, 256, 1024, 1024, 1024), *, normalized: bool = True
+) -> layers.Layer:
     """MelGAN's discriminator of three scales with grouped convolutions, 16,913,859 parameters.
+
+    Args:
+      channels: of each convolution: one of 15 samples, some of 41 with stride 4 in groups of 4, one of 5.
+      normalized: whether weights are, as published.
 
     Returns:
       A layer from waves (batch, samples) to a tuple of three `Judged`.
@@ -171,14 +208,15 @@ def melgan_discriminator() -> layers.Layer:
                 x = halve(x)
             return jnp.pad(x, ((0, 0), (7, 7), (0, 0)), mode="reflect")
 
-        stages = [_stage(layers.conv(16, 15, kernel_init=init), 0.2)]
-        for filters, groups in ((64, 4), (256, 16), (1024, 64), (1024, 256)):
-            down = layers.conv(filters, 41, strides=4, groups=groups, padding=20, kernel_init=init)
+        stages = [_stage(layers.conv(channels[0], 15, kernel_init=init), 0.2)]
+        for before, filters in itertools.pairwise(channels[:-1]):
+            down = layers.conv(filters, 41, strides=4, groups=before // 4, padding=20, kernel_init=init)
             stages.append(_stage(down, 0.2))
-        stages.append(_stage(layers.conv(1024, 5, padding=2, kernel_init=init), 0.2))
+        stages.append(_stage(layers.conv(channels[-1], 5, padding=2, kernel_init=init), 0.2))
         return judge(view, stages, layers.conv(1, 3, padding=1, kernel_init=init))
 
-    return layers.parallel(*map(one, range(3)), combine=tuple)
+    net = layers.parallel(*map(one, range(3)), combine=tuple)
+    return layers.weight_norm(net) if normalized else net
 
 
 def spectrogram_discriminator(

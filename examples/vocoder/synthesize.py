@@ -3,10 +3,12 @@
 python -m examples.vocoder.synthesize INPUT.wav OUTPUT.wav --run out/vocoder
 python -m examples.vocoder.synthesize INPUT.wav OUTPUT.wav --run out/vocoder --polish 32
 python -m examples.vocoder.synthesize INPUT.wav OUTPUT.wav --run out/causal --stream 4
+python -m examples.vocoder.synthesize INPUT.wav OUTPUT.wav --published generator_v1 --generator hifi-gan-v1
 
 Of a recording it computes the mel spectrogram, throws the recording away, and makes a wave of the spectrogram.
 ``--stream N`` makes it N frames at a time, as they would come from a microphone, by a causal generator (``train
---generator hifi-gan-v2-causal``): the same wave, and how long after its frames a piece of it is there.
+--generator hifi-gan-v2-causal``): the same wave, and how long after its frames a piece of it is there. ``--published``
+takes a PyTorch checkpoint of the authors of HiFi-GAN or MelGAN, or of their code, in place of a run.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from examples.vocoder import audio, mel
+from examples.vocoder import audio, mel, published
 from examples.vocoder.griffin_lim import refine
 from examples.vocoder.mel import MelConfig
 from examples.vocoder.phases import GENERATORS, PHASES
@@ -38,7 +40,7 @@ class Vocoder:
 
     Args:
       config: the spectrogram's definition that it was trained with.
-      net: the generator.
+      net: the generator; where it is weight-normed, its kernels are computed here, once for all.
       params: its parameters.
 
     Attributes:
@@ -47,10 +49,9 @@ class Vocoder:
     """
 
     def __init__(self, config: MelConfig, net: Any, params: Any):
-        self.config, self._net, self._params = config, net, jax.device_put(params)
-        self._state = state = jax.eval_shape(
-            lambda: net.init(jax.random.key(0), jnp.zeros((1, 32, config.bands), jnp.float32))
-        )[1]
+        state = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 32, config.bands), jnp.float32)))[1]
+        net, params, state = layers.merged(net, params, state)
+        self.config, self._net, self._params, self._state = config, net, jax.device_put(params), state
         frame = jax.ShapeDtypeStruct((1, 32, config.bands), jnp.float32)
         made = jax.eval_shape(lambda params, x: net.apply(params, state, x, train=False)[0], params, frame)
         self.can_polish = not isinstance(made.log_magnitude, tuple)
@@ -181,12 +182,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("output", type=Path, help="the WAV file to write")
     parser.add_argument("--run", type=Path, default=Path("out/vocoder"), help="folder of the training run")
     parser.add_argument("--phase", choices=PHASES, help="after which phase (default: the better one in validation)")
+    parser.add_argument("--published", type=Path, metavar="FILE", help="a PyTorch checkpoint, in place of a run")
+    parser.add_argument("--generator", choices=published.GENERATORS, help="which network that is of")
     parser.add_argument("--polish", type=int, default=0, metavar="K", help="rounds of Griffin-Lim (default: 0)")
     parser.add_argument("--stream", type=int, metavar="N", help="make the wave N frames at a time")
     args = parser.parse_args(argv)
     if args.stream is not None and (args.polish or args.stream < 1):
         parser.error("--stream takes a number of frames, at least 1, and goes without --polish")
-    vocoder = load_generator(args.run, args.phase)
+    if (args.published is None) != (args.generator is None) or (args.published and args.phase):
+        parser.error("--published and --generator go together, and without --phase")
+    if args.published:
+        vocoder = Vocoder(*published.load(args.published, args.generator))
+    else:
+        vocoder = load_generator(args.run, args.phase)
     recording = audio.read(args.input, vocoder.config.sample_rate)
     log_mel = np.asarray(mel.log_mel(vocoder.config, jnp.asarray(recording)))
     vocoder(log_mel, args.polish)  # compiles

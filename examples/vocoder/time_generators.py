@@ -1,8 +1,9 @@
 """Generators that work at the rate of samples: MelGAN and HiFi-GAN, with the parameter counts their authors publish.
 
 Both upsample a mel spectrogram by transposed convolutions and refine it by residual blocks. They are here to be
-compared with, and for a GPU: on a CPU a step takes far too long to learn anything in an hour. The counts are those
-without weight normalization, as the networks are used once trained.
+compared with, and for a GPU: on a CPU a step takes far too long to learn anything in an hour. As published, every
+convolution is weight-normed while it learns. The counts that the authors publish are those without, as the networks are
+used once trained, which is what ``weight_norm=False`` makes; `layers.merged` takes trained parameters there.
 
 Either can be made causal, of as many parameters: a sample then depends on the frames up to its own alone, so that
 `layers.streaming` makes the wave while the frames come.
@@ -41,12 +42,13 @@ V2 = HiFiGAN(128, (8, 8, 2, 2), (16, 16, 4, 4))
 V3 = HiFiGAN(256, (8, 8, 4), (16, 16, 8), (3, 5, 7), ((1, 2), (2, 6), (3, 12)), two_convolutions=False)
 
 
-def hifi_gan(size: HiFiGAN, *, causal: bool = False) -> layers.Layer:
+def hifi_gan(size: HiFiGAN, *, causal: bool = False, weight_norm: bool = True) -> layers.Layer:
     """The generator of HiFi-GAN: V1 has 13,926,017 parameters, V2 925,985, V3 1,462,273.
 
     Args:
       size: one of the above.
       causal: whether to pad by zeros before the signal alone.
+      weight_norm: whether kernels are learned as direction and length, which has one parameter a filter more.
 
     Returns:
       A layer from log mel spectrograms (batch, T, 80) to `Made` of T * 256 samples.
@@ -79,14 +81,17 @@ def hifi_gan(size: HiFiGAN, *, causal: bool = False) -> layers.Layer:
             branches.append(layers.chain(*blocks))
         parts.append(layers.parallel(*branches, combine="mean"))
     parts += [_leaky_relu(0.01), layers.conv(1, 7, padding=padding, kernel_init=init), jnp.tanh, _as_made]
-    return layers.chain(*parts)
+    net = layers.chain(*parts)
+    return layers.weight_norm(net) if weight_norm else net
 
 
-def melgan(*, causal: bool = False) -> layers.Layer:
+def melgan(channels: int = 512, *, causal: bool = False, weight_norm: bool = True) -> layers.Layer:
     """The generator of MelGAN, 4,260,257 parameters.
 
     Args:
+      channels: before the first upsampling; halved by each of four.
       causal: whether to pad by zeros before the signal alone, instead of by its reflection on both sides.
+      weight_norm: whether kernels are learned as direction and length, which has one parameter a filter more.
 
     Returns:
       A layer from log mel spectrograms (batch, T, 80) to `Made` of T * 256 samples.
@@ -94,7 +99,6 @@ def melgan(*, causal: bool = False) -> layers.Layer:
     Source: Kumar et al. 2019, arXiv 1910.06711, and its code, mel2wav/modules.py.
     """
     init = initializers.normal(0.02)
-    channels = 512
 
     def conv(filters, size, dilation=1):
         reach = dilation * (size - 1)
@@ -112,7 +116,8 @@ def melgan(*, causal: bool = False) -> layers.Layer:
             )  # fmt: skip
             parts.append(layers.residual(branch, layers.conv(channels, 1, kernel_init=init)))
     parts += [_leaky_relu(0.2), *conv(1, 7), jnp.tanh, _as_made]
-    return layers.chain(*parts)
+    net = layers.chain(*parts)
+    return layers.weight_norm(net) if weight_norm else net
 
 
 def _upsample(filters: int, kernel: int, rate: int, init: Any, causal: bool) -> layers.Layer:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet._mesh import spread
+from jaxnet._symbolic import is_below
 
 
 def lstm(
@@ -55,7 +56,7 @@ def lstm(
     Returns:
       All h, ``(T, B, H)``, and the last h and c.
     """
-    if not len(x):
+    if is_below(x.shape[0], 1):
         return jnp.zeros((0, *h.shape), x.dtype), (h, c)
     operands = _everywhere(x, kernel, recurrent_kernel, bias, h, c)
     hs, cs, _ = _lstm(*operands, None if mask is None else mask[:, None], reverse)
@@ -94,7 +95,7 @@ def gru(
     Returns:
       All h, ``(T, B, H)``, and the last.
     """
-    if not len(x):
+    if is_below(x.shape[0], 1):
         return jnp.zeros((0, *h.shape), x.dtype), h
     operands = _everywhere(x, kernel, recurrent_kernel, bias, recurrent_bias, h)
     hs, _ = _gru(*operands, None if mask is None else mask[:, None], reverse)

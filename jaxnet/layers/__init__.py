@@ -13,9 +13,10 @@ from jaxnet.layers.frozen import frozen
 from jaxnet.layers.group_norm import group_norm, instance_norm
 from jaxnet.layers.gru import gru
 from jaxnet.layers.inside import Watched, watched
-from jaxnet.layers.layer import About, Layer, Memory, Stream, layer, stateless
+from jaxnet.layers.layer import About, Layer, Memory, Merged, Stream, layer, stateless
 from jaxnet.layers.layer_norm import layer_norm
 from jaxnet.layers.lstm import lstm
+from jaxnet.layers.merged import merged
 from jaxnet.layers.on_first import on_first
 from jaxnet.layers.pad import pad
 from jaxnet.layers.pooling import avg_pool, global_avg_pool, max_pool
@@ -39,6 +40,7 @@ __all__ = [
     "Cell",
     "Layer",
     "Memory",
+    "Merged",
     "Row",
     "Stream",
     "Summary",
@@ -64,6 +66,7 @@ __all__ = [
     "layer_norm",
     "lstm",
     "max_pool",
+    "merged",
     "mixed_precision",
     "on_first",
     "pad",

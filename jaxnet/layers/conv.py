@@ -72,8 +72,7 @@ def conv(
     Source: chapter 4.1.2.
     """
     given = locals()
-    to_torch, fan_in = kernels.conv_kernel_to_torch, initializers.fan_in
-    return _make(kernels.conv, _conv_fans, to_torch, fan_in, _conv_stream, **given)
+    return _make(kernels.conv, _conv_fans, kernels.conv_kernel_to_torch, _conv_stream, **given)
 
 
 @made
@@ -134,7 +133,7 @@ def conv_transpose(
     """
     given = locals()
     to_torch = functools.partial(kernels.conv_transpose_kernel_to_torch, groups=groups)
-    return _make(kernels.conv_transpose, _conv_transpose_fans, to_torch, None, stuffed, **given)
+    return _make(kernels.conv_transpose, _conv_transpose_fans, to_torch, stuffed, **given)
 
 
 def _conv_stream(window: Window, f: Callable[..., Any], *, border: float) -> Stream | str:
@@ -153,7 +152,6 @@ def _make(
     kernel_function: Callable[..., jax.Array],
     fans_of: Callable[..., tuple[float, float]],
     to_torch: Callable[..., jax.Array],
-    fan_in: Callable[..., float] | None,
     streamed: Callable[..., Stream | str],
     *,
     filters: int,
@@ -202,6 +200,9 @@ def _make(
             groups=groups,
         )
         return add_bias(y, *rest)
+
+    def fan_in(shape):
+        return fans_of(shape[-2] * groups, filters, math.prod(stops.size), math.prod(stops.strides), groups)[0]
 
     torch = (("kernel", "weight", to_torch), ("bias", "bias", None))
     stream = streamed(stops, f, border=padding_value)

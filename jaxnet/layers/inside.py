@@ -97,4 +97,4 @@ def watched(net: Layer, watch: Watch, path: tuple[str, ...] = ()) -> Layer:
         return y, Watched(new, watch(path, net, params, state, x, y))
 
     stream = "it is watched; watch the stream of the network, watched(streaming(net), watch)"
-    return net._replace(apply=apply).described(parts=inner.about.parts, rebuild=None, stream=stream)
+    return net._replace(apply=apply).described(parts=inner.about.parts, rebuild=None, stream=stream, merged=None)

@@ -65,6 +65,18 @@ class Around(NamedTuple):
     waits: bool = True
 
 
+class Merged(NamedTuple):
+    """What a layer that computes the kernel of another becomes where that is done once for all, by `merged`.
+
+    Attributes:
+      layer: the other layer.
+      trees: ``(params, state) -> (params, state)``, from the layer's to the other's.
+    """
+
+    layer: Layer
+    trees: Callable[[Params, State], tuple[Params, State]]
+
+
 class Memory(NamedTuple):
     """The state of a layer that is fed piece by piece: its own, and what it remembers of the pieces."""
 
@@ -89,6 +101,7 @@ class About(NamedTuple):
       normalizes: whether the layer undoes the scale of its input, as norms do.
       stream: how it is fed piece by piece: "pointwise", each position for itself; a `Stream`; or in words why it
         cannot be, and what to do. Of a container an `Around`, where ``rebuild`` is not enough.
+      merged: of a layer that computes another's kernel, as `weight_norm` does, what it is without that: a `Merged`.
     """
 
     parts: tuple[tuple[str, Layer], ...] = ()
@@ -98,6 +111,7 @@ class About(NamedTuple):
     fan_in: Callable[[tuple[int, ...]], float] | None = None
     normalizes: bool = False
     stream: str | Stream | Around | None = None
+    merged: Merged | None = None
 
     def __reduce__(self) -> Any:
         return type(self), _made.encoded(tuple(self))

@@ -10,6 +10,7 @@ from jaxnet import _checks as checks
 from jaxnet import initializers
 from jaxnet._dtypes import at_least_float32
 from jaxnet._made import made
+from jaxnet._symbolic import is_symbolic
 from jaxnet.errors import ConfigError, DataError, ShapeError
 from jaxnet.initializers import Initializer
 from jaxnet.layers.layer import Layer, Stream, stateless
@@ -78,6 +79,8 @@ def positions(
             if table.shape != (entries, channels):
                 raise ShapeError(f"the table must have shape {(entries, channels)}, got {table.shape}")
             checks.same_dtype(x=x, table=table)
+            if is_symbolic(time):
+                raise ShapeError(f"lengths must be numbers for a table of positions; the batch may be any ({x.shape})")
             if time > entries:
                 raise ShapeError(f"x has {time} positions, and {entries} were asked for; give positions more entries")
             added = jax.lax.dynamic_slice_in_dim(table, start, time).astype(at_least_float32(x.dtype))

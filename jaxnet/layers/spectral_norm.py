@@ -1,5 +1,6 @@
 """Spectral normalization: a kernel divided by its largest singular value."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from jaxnet._dtypes import at_least_float32, wide
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.layers import reparametrized
-from jaxnet.layers.layer import Layer, as_layer
+from jaxnet.layers.layer import Layer, Merged, as_layer
 from jaxnet.layers.layer import layer as define
 
 
@@ -105,7 +106,9 @@ def _spectral_norm(inner: Layer, iterations: int, epsilon: float) -> Layer:
         y, rest = inner.apply(divided(params, kernel, left, right), rest, x, train=train, key=key)
         return y, {**_dict(rest), "left": left, "right": right}
 
-    about = inner.about._replace(torch=_torch(inner), stream=reparametrized.streamed(inner, effective))
+    about = inner.about._replace(
+        torch=_torch(inner), stream=reparametrized.streamed(inner, effective), merged=Merged(inner, effective)
+    )
     return define(inner.name, init, apply, **about._asdict())
 
 
@@ -135,19 +138,19 @@ def _dict(state: Any) -> dict[str, Any]:
     return {}
 
 
+def _flat(into: Callable[[Any], Any], right: jax.Array) -> jax.Array:
+    return into(right[..., None]).reshape(-1)
+
+
 def _torch(inner: Layer) -> Any:
     """PyTorch keeps the vectors flat, of which the right one in its weight's order."""
     torch: tuple[Any, ...] = tuple(entry for entry in inner.about.torch if entry[0] != "kernel")
     into = next((f for leaf, _, f in inner.about.torch if leaf == "kernel"), None)
     if into is None:
         return torch
-
-    def flat(right):
-        return into(right[..., None]).reshape(-1)
-
     return (
         *torch,
         ("kernel", "parametrizations.weight.original", into),
         ("left", "parametrizations.weight.0._u", None),
-        ("right", "parametrizations.weight.0._v", flat),
+        ("right", "parametrizations.weight.0._v", functools.partial(_flat, into)),
     )

@@ -166,7 +166,7 @@ def _leaf(net: Layer, stream: Stream | str | None, capacity: int | None) -> Laye
                 y, state = net.apply(params, state, x, train=False)
             return y, Memory(state, memory)
 
-    return net._replace(apply=apply).described(parts=(), rebuild=None)
+    return net._replace(apply=apply).described(parts=(), rebuild=None, merged=None)
 
 
 def _joined(apart: Layer, around: Around) -> Layer:

@@ -13,7 +13,7 @@ from jaxnet._dtypes import wide
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.layers import reparametrized
-from jaxnet.layers.layer import Layer, as_layer
+from jaxnet.layers.layer import Layer, Merged, as_layer
 from jaxnet.layers.layer import layer as define
 
 
@@ -88,7 +88,9 @@ def _weight_norm(inner: Layer) -> Layer:
             ("scale", "parametrizations.weight.original0", into),
             ("kernel", "parametrizations.weight.original1", into),
         )
-    about = inner.about._replace(torch=torch, stream=reparametrized.streamed(inner, effective))
+    about = inner.about._replace(
+        torch=torch, stream=reparametrized.streamed(inner, effective), merged=Merged(inner, effective)
+    )
     return define(inner.name, init, apply, **about._asdict())
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from examples.vocoder import discriminators, frame_generator, mel, stft, time_generators
+from examples.vocoder import discriminators, frame_generator, mel, phases, stft, time_generators
 from jaxnet.errors import ConfigError
 
 CONFIG = mel.MelConfig()
@@ -26,21 +26,32 @@ def count(net, x):
         (frame_generator.frame_generator(CONFIG), MEL, 3_051_459),
         (frame_generator.frame_generator(CONFIG, learned_inverse=True), MEL, 3_051_459 + 1026 * 1024),
         (frame_generator.frame_generator(CONFIG, frame_generator.SIZES["L"]), MEL, 13_585_923),
-        (time_generators.melgan(), MEL, 4_260_257),
-        (time_generators.hifi_gan(time_generators.V1), MEL, 13_926_017),
-        (time_generators.hifi_gan(time_generators.V2), MEL, 925_985),
-        (time_generators.hifi_gan(time_generators.V3), MEL, 1_462_273),
-        (time_generators.melgan(causal=True), MEL, 4_260_257),
-        (time_generators.hifi_gan(time_generators.V1, causal=True), MEL, 13_926_017),
-        (discriminators.multi_period(), WAVE, 41_092_165),
-        (discriminators.multi_scale(), WAVE, 29_610_627),
-        (discriminators.melgan_discriminator(), WAVE, 16_913_859),
+        (time_generators.melgan(weight_norm=False), MEL, 4_260_257),
+        (time_generators.hifi_gan(time_generators.V1, weight_norm=False), MEL, 13_926_017),
+        (time_generators.hifi_gan(time_generators.V2, weight_norm=False), MEL, 925_985),
+        (time_generators.hifi_gan(time_generators.V3, weight_norm=False), MEL, 1_462_273),
+        (time_generators.melgan(causal=True, weight_norm=False), MEL, 4_260_257),
+        (time_generators.hifi_gan(time_generators.V1, causal=True, weight_norm=False), MEL, 13_926_017),
+        (discriminators.multi_period(normalized=False), WAVE, 41_092_165),
+        (discriminators.multi_scale(normalized=False), WAVE, 29_610_627),
+        (discriminators.melgan_discriminator(normalized=False), WAVE, 16_913_859),
+        # A length more for each output of a convolution, and for each input of a transposed one.
+        (time_generators.melgan(), MEL, 4_260_257 + 512 + 960 + 9 * 480 + 1),
+        (time_generators.hifi_gan(time_generators.V1), MEL, 13_926_017 + 512 + 960 + 18 * 480 + 1),
+        (time_generators.hifi_gan(time_generators.V2), MEL, 925_985 + 128 + 240 + 18 * 120 + 1),
+        (time_generators.hifi_gan(time_generators.V3), MEL, 1_462_273 + 256 + 448 + 6 * 224 + 1),
+        (time_generators.melgan(causal=True), MEL, 4_260_257 + 512 + 960 + 9 * 480 + 1),
+        (discriminators.multi_period(), WAVE, 41_092_165 + 5 * 2721),
+        (discriminators.multi_scale(), WAVE, 29_610_627 + 2 * 4097),  # of the first scale the spectrum is normalized
+        (discriminators.melgan_discriminator(), WAVE, 16_913_859 + 3 * 3409),
         (discriminators.period_discriminator_tiny(), WAVE, 632_547),
         (discriminators.spectrogram_discriminator(CONFIG), WAVE, 839_043),
     ],
     ids=[
         "S", "P1", "P1-learned", "L", "melgan", "hifi-gan-v1", "hifi-gan-v2", "hifi-gan-v3", "melgan-causal",
-        "hifi-gan-v1-causal", "multi-period", "multi-scale", "melgan-discriminator", "period-tiny", "spectrogram",
+        "hifi-gan-v1-causal", "multi-period", "multi-scale", "melgan-discriminator", "melgan-normed", "v1-normed",
+        "v2-normed", "v3-normed", "melgan-causal-normed", "multi-period-normed", "multi-scale-normed",
+        "melgan-discriminator-normed", "period-tiny", "spectrogram",
     ],
 )  # fmt: skip
 def test_parameter_counts(net, x, parameters):
@@ -177,6 +188,25 @@ def test_several_discriminators_see_the_wave():
     made = frame_generator.Made(jax.ShapeDtypeStruct((2, 1024), jnp.float32))
     judged = jax.eval_shape(lambda made: net.apply(*net.init(jax.random.key(0), made), made, train=True)[0], made)
     assert [one.score.shape for one in judged] == [(4, 512, 1), (2, 16, 1)]
+
+
+def test_a_step_of_both_weight_normed_players():
+    """Traced: the spectra's vectors move with the discriminators' state, and all fits together again."""
+    net = time_generators.hifi_gan(time_generators.HiFiGAN(8, (16, 16), (32, 32), (3,), ((1,),)))
+    judges = discriminators.of_wave(
+        discriminators.multi_period((2,), (4,)), discriminators.multi_scale(((4, 15, 1, 1), (4, 41, 4, 4)))
+    )
+    log_mel = jax.ShapeDtypeStruct((1, 32, 80), jnp.float32)
+    params = jax.eval_shape(lambda: net.init(jax.random.key(0), log_mel)[0])
+    phase = phases.adversarial_phase(CONFIG, net, judges, params, 4, 0, phases.RECIPE)
+    start = jax.eval_shape(lambda params: phases.adversarial_phase(
+        CONFIG, net, judges, params, 4, 0, phases.RECIPE).start(), params)  # fmt: skip
+    first_scale = start.discriminator.state[1][0]
+    assert first_scale[0][1][0].keys() == {"left", "right"}
+    assert {"kernel", "scale", "bias"} == start.discriminator.params[1][1][0][1][0].keys()
+    after, metrics = jax.eval_shape(phase.step, start, (WAVE, WAVE))
+    assert jax.tree.structure(after) == jax.tree.structure(start)
+    assert all(leaf.shape == () for leaf in jax.tree.leaves(metrics))
 
 
 def test_the_tree_of_another_network_is_refused():

@@ -75,9 +75,12 @@ def melgan(weights, x):
 
 
 GENERATORS = {
-    "melgan": (time_generators.melgan, melgan),
+    "melgan": (lambda: time_generators.melgan(weight_norm=False), melgan),
     **{
-        name: (lambda size=size: time_generators.hifi_gan(size), lambda w, x, size=size: hifi_gan(size, w, x))
+        name: (
+            lambda size=size: time_generators.hifi_gan(size, weight_norm=False),
+            lambda w, x, size=size: hifi_gan(size, w, x),
+        )
         for name, size in {"V1": time_generators.V1, "V2": time_generators.V2, "V3": time_generators.V3}.items()
     },
 }

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from examples.vocoder import audio, mel, phases, planning, samples, synthesize, time_generators, train
-from jaxnet import training
+from jaxnet import layers, training
 from jaxnet.errors import ConfigError, ShapeError
 
 pytest.importorskip("av")
@@ -214,6 +214,16 @@ def test_a_causal_generator_makes_the_wave_as_the_frames_come():
         pieces = list(vocoder.pieces(log_mel, frames))
         assert [len(piece) // CONFIG.hop for piece in pieces] == {1: [1] * 10, 4: [4, 4, 2]}[frames]
         np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-4 * np.abs(whole).max())
+    stream = layers.streaming(net)  # as it is trained, weight-normed
+    memory, pieces = (
+        layers.stream_state(stream, params, net.init(jax.random.key(0), log_mel[None])[1], log_mel[None]),
+        [],
+    )
+    step = jax.jit(lambda params, memory, x: stream.apply(params, memory, x, train=False))
+    for piece in (log_mel[None, :5], log_mel[None, 5:]):
+        made, memory = step(params, memory, piece)
+        pieces.append(made.wave[0])
+    np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-4 * np.abs(whole).max())
     said = synthesize.streamed(vocoder, log_mel, 4, whole)
     assert re.match(r"4 frames at a time \(64 ms\): at most \d\.\de[+-]\d+ from the whole; [\d.]+ ms a piece", said)
     assert said.endswith("88 of which are the frames'")  # four of 256 samples, and the 384 that the last sees beyond

@@ -47,7 +47,27 @@ def assert_exported_is_direct(f, symbolic, shapes, others=(), platforms=(HERE,))
         chex.assert_trees_all_close(exported.call(x, *others), jax.jit(run)(x, *others), rtol=1e-4, atol=1e-4)
 
 
-WITH_LENGTHS = [name for name, case in TABLE.items() if len(case.shape) > 2 and name != "chain"]
+# How many blocks an attention has, and which rows of a table are added, is written into the program.
+OF_NUMBERS = [name for name in TABLE if name.startswith("attention") or name == "positions-learned"]
+WITH_LENGTHS = [
+    name for name, case in TABLE.items() if len(case.shape) > 2 and name != "chain" and name not in OF_NUMBERS
+]
+
+
+@pytest.mark.parametrize("name", OF_NUMBERS)
+def test_of_a_layer_whose_lengths_are_numbers_the_batch_alone_is_symbolic(name):
+    case = TABLE[name]
+    _, length, channels = case.shape
+    layer = case.make()
+    params, state = layer.init(0, jax.ShapeDtypeStruct(case.shape, jnp.float32))
+
+    def f(x, params):
+        return layer.apply(params, state, x, train=False)[0]
+
+    assert_exported_is_direct(f, f"b, {length}, {channels}", [(3, length, channels)], (params,))
+    x = jax.ShapeDtypeStruct(jax.export.symbolic_shape(f"b, t, {channels}"), jnp.float32)
+    with pytest.raises(ShapeError, match=r"lengths must be numbers.*; the batch may be any"):
+        jax.eval_shape(f, x, params)
 
 
 @pytest.mark.parametrize("name", WITH_LENGTHS)

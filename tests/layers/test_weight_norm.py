@@ -229,3 +229,36 @@ def test_bad_input(case):
     call, error, message = BAD[case]
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("wrap", [layers.weight_norm, layers.spectral_norm])
+def test_merged_it_computes_the_same(wrap, name):
+    net = NETWORKS[name]()
+    normed = wrap(net)
+    params, state = normed.init(3, X)
+    params = jax.tree.map(lambda leaf: leaf * 1.5 if leaf.ndim > 1 else leaf + 0.1, params)
+    plain, plain_params, plain_state = layers.merged(normed, params, state)
+    chex.assert_trees_all_equal_shapes_and_dtypes((plain_params, plain_state), net.init(3, X))
+    ours, theirs = (
+        n.apply(p, s, X, train=False)[0] for n, p, s in ((normed, params, state), (plain, plain_params, plain_state))
+    )
+    tolerance = 1e-2 if name == "mixed" else 1e-6  # bfloat16 is divided, or what is divided is rounded to it
+    np.testing.assert_allclose(
+        np.asarray(ours, np.float32), np.asarray(theirs, np.float32), rtol=tolerance, atol=tolerance
+    )
+    assert layers.merged(plain, plain_params, plain_state)[0] is plain
+
+
+def test_merged_refuses():
+    net = layers.chain(layers.raveled(layers.weight_norm(layers.dense(2))))
+    with pytest.raises(ConfigError, match=r"^chain\[0\]: merged: nothing can be put into a raveled.*inside it"):
+        layers.merged(net, *net.init(0, X))
+    net = layers.chain(layers.weight_norm(layers.dense(2)), jnp.tanh)
+    params, state = net.init(0, X)
+    with pytest.raises(ConfigError, match=r"chain has the parts 0, 1, but params or state are no tuple"):
+        layers.merged(net, params[0], state)
+    with pytest.raises(ConfigError, match=r"^chain\[0\]: merged: params must have a kernel and a scale"):
+        layers.merged(net, (layers.dense(2).init(0, X)[0], ()), state)
+    with pytest.raises(ConfigError, match="merge the network first"):
+        layers.merged(net, params, layers.Memory(state, ()))
