@@ -30,8 +30,9 @@ def rms_norm(*, epsilon: float = 1e-6, scale: bool = True) -> Layer:
       >>> from jaxnet import layers
       >>> norm = layers.rms_norm()
       >>> params, state = norm.init(0, jnp.ones((1, 2)))
-      >>> norm.apply(params, state, jnp.array([[1.0, 7.0]]), train=False)[0].round(3)
-      Array([[0.2, 1.4]], dtype=float32)
+      >>> y, state = norm.apply(params, state, jnp.array([[1.0, 7.0]]), train=False)
+      >>> [round(float(value), 3) for value in y[0]]
+      [0.2, 1.4]
 
     Source: Zhang and Sennrich 2019, arXiv 1910.07467.
     """

@@ -49,8 +49,8 @@ def spectral_norm(layer: Layer | Callable[..., Any], *, iterations: int = 1, eps
       >>> params = {"kernel": jnp.array([[3.0, 0.0], [0.0, 4.0]])}
       >>> for _ in range(20):
       ...     y, state = net.apply(params, state, jnp.ones((1, 2)), train=True)
-      >>> y.round(3)
-      Array([[0.75, 1.  ]], dtype=float32)
+      >>> [round(float(value), 3) for value in y[0]]
+      [0.75, 1.0]
 
     Source: Miyato et al. 2018, arXiv 1802.05957.
     """
