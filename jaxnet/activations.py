@@ -1,10 +1,10 @@
 """Activation functions (4.2), elementwise but for softmax.
 
 Each is right over the whole range of its dtype, and so are its derivatives (but for those of `tanh`, which says how
-far): to a few units in the last place, or to what a few such units of x change. At the infinities, but for softmax,
-they are the limits. The literal eq. 4.14 and 4.15 overflow and give NaN gradients at large |x|, and y (1 - y) has no
-digit left where y is nearly 1. In 16 bits the arithmetic is in float32, and rounded once. Each docstring says what the
-derivative is where the function has a kink.
+far): to a few units in the last place, or to what a few such units of x change. At the infinities, but for softmax and
+the gated glu and swiglu, they are the limits. The literal eq. 4.14 and 4.15 overflow and give NaN gradients at large
+|x|, and y (1 - y) has no digit left where y is nearly 1. In 16 bits the arithmetic is in float32, and rounded once.
+Each docstring says what the derivative is where the function has a kink.
 """
 
 import functools
@@ -295,7 +295,9 @@ def swiglu(x: jax.Array, axis: int = -1) -> jax.Array:
 
 
 def _halves(x: jax.Array, axis: int) -> list[jax.Array]:
-    if not -x.ndim <= axis < x.ndim or x.shape[axis] % 2:
+    if isinstance(axis, bool) or not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
+        raise ShapeError(f"axis must be one of the axes of x, which has shape {x.shape}, got {axis!r}")
+    if x.shape[axis] % 2:
         raise ShapeError(f"axis {axis} must have an even size, to be halved, got shape {x.shape}")
     return jnp.split(x, 2, axis)
 

@@ -151,7 +151,8 @@ def r2(prediction: ArrayLike, target: ArrayLike, *, weights: ArrayLike | None = 
         prediction, target = counted.only(prediction), counted.only(target)
     total = jnp.sum(w, 0)
     safe = jnp.where(total == 0, 1.0, total)
-    first = target[:1]  # taken off first, for targets far from 0 whose deviations are small
+    # The first that counts is taken off first, for targets far from 0 whose deviations are small.
+    first = jnp.take_along_axis(target, jnp.argmax(w > 0, axis=0)[None], axis=0)
     shifted = target - first
     centered = shifted - (jnp.sum(w * shifted, 0) / safe)[None]
     missed, varied = (jnp.sum(w * lax.square(e), 0) for e in (target - prediction, centered))

@@ -117,12 +117,15 @@ def parted(tree: Any, cases: Sequence[tuple[Which, Any]] | Mapping[Which, Any]) 
     """For every case a tree of bools: each leaf belongs to the first case that chooses it.
 
     Raises:
-      ConfigError: a leaf that none chooses; as `select`.
+      ConfigError: a leaf that none chooses, or a pattern of leaves that all belong to cases before; as `select`.
     """
     taken = jax.tree.map(lambda _: False, tree)
     chosen = []
     for which, _ in cases.items() if isinstance(cases, Mapping) else cases:
-        mine = jax.tree.map(lambda on, gone: on and not gone, select(tree, which), taken)
+        meant = select(tree, which)
+        mine = jax.tree.map(lambda on, gone: on and not gone, meant, taken)
+        if isinstance(which, str) and which != "*" and any(jax.tree.leaves(meant)) and not any(jax.tree.leaves(mine)):
+            raise ConfigError(f"all that {which!r} chooses belongs to cases before it; put it before them")
         taken = jax.tree.map(lambda gone, on: gone or on, taken, mine)
         chosen.append(mine)
     left = [text(path) for path, gone in jax.tree_util.tree_leaves_with_path(taken) if not gone]

@@ -94,3 +94,10 @@ def test_fit_measures_them():
     )  # fmt: skip
     assert fit.history["validation_accuracy"][-1] > 0.9
     assert fit.history["validation_top 2"][-1] >= fit.history["validation_accuracy"][-1]
+
+
+def test_r2_far_from_0_whose_first_target_does_not_count():
+    target = jnp.asarray(1e7 + np.array([500.0, 1, 2, 3, 4]), jnp.float32)
+    prediction = target + jnp.asarray([9.0, 1, 0, 0, 0], jnp.float32)
+    found = metrics.r2(prediction, target, weights=jnp.array([0.0, 1, 1, 1, 1]))
+    np.testing.assert_allclose(found, 1 - 1 / 5, rtol=1e-6)

@@ -1,9 +1,8 @@
-"""The array functions under the layers: convolution, pooling, recurrences, attention; one door each."""
+"""The array functions under the layers: convolution, pooling, attention; one door each."""
 
 from jaxnet.kernels.attention import attention
 from jaxnet.kernels.conv import conv, conv_transpose
 from jaxnet.kernels.pooling import avg_pool, max_pool
-from jaxnet.kernels.recurrent import gru, lstm
 from jaxnet.kernels.torch_layout import (
     conv_kernel_from_torch,
     conv_kernel_to_torch,
@@ -20,7 +19,5 @@ __all__ = [
     "conv_transpose",
     "conv_transpose_kernel_from_torch",
     "conv_transpose_kernel_to_torch",
-    "gru",
-    "lstm",
     "max_pool",
 ]

@@ -53,9 +53,10 @@ def attention(
 
         y[b, t, h] = sum over s of  p[s] v[b, s, h],   p = softmax over s of  scale q[b, t, h] . k[b, s, h]
 
-    Scores and softmax are in float32, or wider if q is. Neither the value nor a derivative, of any order, keeps an
-    array of the size queries x keys: they are computed block by block, and again for the derivatives; blocks that
-    nothing is seen of are left out.
+    Scores and softmax are in float32, or wider if q is. They are computed block by block, and again for the
+    derivatives; blocks that nothing is seen of are left out. Beyond 2,048 positions neither the value nor a
+    derivative, of any order, keeps an array of the size queries x keys; up to there, second derivatives may, of two
+    heads at a time.
 
     Args:
       q: queries ``(batch, T, heads, D)``, floating point.
@@ -93,6 +94,8 @@ def attention(
     _check(q, k, v)
     checks.flag("causal", causal)
     window = None if window is None else checks.integer("window", window, minimum=1)
+    if window is not None and not is_symbolic(q.shape[1]) and window >= max(q.shape[1], k.shape[1]):
+        window = None  # all are near
     scale = 1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else checks.number("scale", scale)
     mask = None if mask is None else _full(mask, q, k)
     dropout = checks.number("dropout", dropout, low=0, high=1, open_high=True)
@@ -107,7 +110,7 @@ def attention(
 
 def _block(queries: int, keys: int) -> int:
     if queries * keys <= FEW**2:
-        return FEW_BLOCK
+        return max(FEW_BLOCK, -(-queries // (FEW // FEW_BLOCK)))
     return MANY_BLOCK if max(queries, keys) <= MANY else LOOP_BLOCK
 
 
@@ -208,7 +211,7 @@ def _run(short: Any, long: Any, sight: Sight, arrays: Any, limits: Any) -> Any:
         mine = mask
         if mask is not None:
             at = i * together
-            mine = lax.dynamic_index_in_dim(mask, at // heads if mask.shape[0] > 1 else 0, keepdims=False)
+            mine = lax.dynamic_index_in_dim(mask, at // heads if mask.shape[0] != 1 else 0, keepdims=False)
             if mask.shape[1] > 1:
                 mine = lax.dynamic_slice_in_dim(mine, at % heads, together)
         return form(sight, *arrays, (mine, None if key is None else jax.random.fold_in(key, i)))

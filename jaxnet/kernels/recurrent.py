@@ -139,12 +139,12 @@ def _lstm_rule(reverse, primals, tangents):
     read, dkernels = jnp.concatenate([x, _before(h, hs, reverse)], -1), jnp.concatenate([dkernel, drecurrent])
     given = _plain(dx, kernel) + _of_kernels(read, dkernels) + dbias[None, None]
     first = recurrent_kernel.T @ dh.T
-    given = _turned(given) + _at_first(first, len(x), reverse)
+    given = _turned(given) + _at_first(first, x.shape[0], reverse)
     slopes = _lstm_slopes(bent, cs, _before(c.T, cs, reverse), kept)
     through, _, forget, stays = slopes
     di, df, dg, do = jnp.split(through * given, 4, -2)
-    b_h = do if stays is None else do + stays * _at_first(dh.T, len(x), reverse)
-    b_c = di + df + dg + forget * _at_first(dc.T, len(x), reverse)
+    b_h = do if stays is None else do + stays * _at_first(dh.T, x.shape[0], reverse)
+    b_c = di + df + dg + forget * _at_first(dc.T, x.shape[0], reverse)
     dhs, dcs = _lstm_linear(recurrent_kernel, slopes, b_h, b_c, reverse)
     dgates = given + _recur(recurrent_kernel, dhs, reverse)
     return (hs, cs, bent), (_turned(dhs), dcs, (1 - bent * bent) * _halves(recurrent_kernel)[None] * dgates)
@@ -241,7 +241,7 @@ def _gru_rule(reverse, primals, tangents):
     dx_rz, of_x = jnp.split(_turned(dx), [two], -2)
     given = _turned(_of_kernels(before, drecurrent) + drecurrent_bias[None, None])
     given = given + jnp.pad(dx_rz, [(0, 0), (0, h.shape[1]), (0, 0)])
-    given = given + _at_first(recurrent_kernel.T @ dh.T, len(x), reverse)
+    given = given + _at_first(recurrent_kernel.T @ dh.T, x.shape[0], reverse)
 
     slope, wanted = 1 - n * n, (1 - z) * (1 - n * n)
     through = jnp.concatenate([wanted * p_n * r * (1 - r), (_turned(before) - n) * z * (1 - z), wanted * r], -2)
@@ -250,7 +250,7 @@ def _gru_rule(reverse, primals, tangents):
         zero = jnp.zeros((), n.dtype)
         through, wanted, keep = (jnp.where(kept, v, w) for v, w in ((through, zero), (wanted, zero), (z, zero + 1)))
     dr, dz, dn = jnp.split(through * given, 3, -2)
-    b = dr + dz + dn + wanted * of_x + keep * _at_first(dh.T, len(x), reverse)
+    b = dr + dz + dn + wanted * of_x + keep * _at_first(dh.T, x.shape[0], reverse)
     dhs = _gru_linear(recurrent_kernel, (through, keep), b, reverse)
     dp = given + _recur(recurrent_kernel, dhs, reverse)
     dbent = 0.5 * (1 - bent * bent) * dp[:, :two]

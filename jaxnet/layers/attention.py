@@ -69,7 +69,8 @@ def attention(
         dropout without a key.
       ShapeError: another rank, other channels, channels that ``heads`` does not divide, or a mask of another shape.
       DTypeError: not floating point, or a mask that is not bool.
-      DataError: a stream (`streaming`) longer than its ``capacity``; inside ``jit`` what comes after is NaN.
+      DataError: a stream (`streaming`) longer than its ``capacity``; inside ``jit`` the piece
+        that goes beyond is NaN, all of it, and so is what follows.
 
     Example:
       >>> import jax.numpy as jnp
@@ -172,6 +173,9 @@ class _Heads(NamedTuple):
         mask = _masked(x, self.cross)
         y = checks.floating("x", first(x))
         source = checks.floating("the context", x[1]) if self.cross else y
+        if mask is not None and jnp.shape(mask) == source.shape[:2]:  # what is not there makes no NaN in a derivative
+            source = jnp.where(mask[..., None], source, jnp.zeros_like(source))
+            y = y if self.cross else source
         checks.same_dtype(x=y, context=source)
         shapes = self.shapes(_channels(y), _channels(source))
         names = [prefix + name for prefix in shapes for name in ("kernel", "bias")[: 1 + self.bias]]

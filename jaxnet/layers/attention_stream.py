@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet import kernels
-from jaxnet.errors import ConfigError, ShapeError
+from jaxnet.errors import ConfigError, DTypeError, ShapeError
 from jaxnet.layers.positions import limited
 
 
@@ -33,9 +33,14 @@ def start(
 def step(memory: Any, q: Any, k: Any, v: Any, mask: Any, window: int | None) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The outputs of a piece, and the memory after it."""
     length, places, new = memory["length"], memory["key"].shape[1], q.shape[1]
+    if mask is not None:
+        if mask.shape != k.shape[:2]:
+            raise ShapeError(f"the mask of a stream must have shape {k.shape[:2]}, (batch, time), got {mask.shape}")
+        if mask.dtype != jnp.bool_:
+            raise DTypeError(f"the mask must be bool, True for what is there, got {mask.dtype}; write mask != 0")
+        # 0 times what is hidden is 0, also where it is NaN.
+        k, v = (jnp.where(mask[..., None, None], a, jnp.zeros_like(a)) for a in (k, v))
     pieces = {"key": k, "value": v} | ({} if mask is None else {"mask": mask})
-    if mask is not None and mask.shape != k.shape[:2]:
-        raise ShapeError(f"the mask of a stream must have shape {k.shape[:2]}, (batch, time), got {mask.shape}")
     if k.shape[0] != memory["key"].shape[0] or pieces.keys() != memory.keys() - {"length"}:
         raise ShapeError(
             f"the stream began with a batch of {memory['key'].shape[0]}{' and a mask' * ('mask' in memory)}, and a "

@@ -106,7 +106,7 @@ def batch_norm(
             batch_mean, batch_variance = (lax.stop_gradient(one.reshape(-1)) for one in statistics)
             new = _moved(decay, state, batch_mean, batch_variance, n)
         else:
-            y = wide(x)
+            y = wide(x if mask is None else jnp.where(mask[..., None], x, jnp.zeros_like(x)))
             factor = lax.rsqrt(variance.astype(y.dtype) + epsilon)
             y = (y - norms.last(mean.astype(y.dtype), x.ndim)) * norms.last(factor, x.ndim)
             new = state
@@ -121,7 +121,7 @@ def _values(x: jax.Array, mask: jax.Array | None, parts: tuple[str, ...]) -> Any
     n = x.size // max(x.shape[-1], 1) * _number(parts)
     if is_below(n, 2):
         raise ShapeError(
-            f"training needs at least two values a channel, got one (input {x.shape}), whose "
+            f"training needs at least two values a channel, got {n} (input {x.shape}), whose "
             f"variance is 0 whatever it is; use a larger batch, or layer_norm"
         )
     if mask is None:

@@ -57,14 +57,12 @@ def elman(
         return init(key, x), jnp.zeros((x.shape[0], units), at_least_float32(x.dtype))
 
     def inputs(params, x):
-        kernel, _, *biases = weights(params, units, 1, bias, x)
-        return (
-            product(wide(x), wide(kernel))
-            + sum(map(wide, biases), jnp.zeros((units,), at_least_float32(x.dtype)))[None, None]
-        )
+        kernel, recurrent_kernel, *biases = map(wide, weights(params, units, 1, bias, x))
+        y = product(wide(x), kernel) + sum(biases, jnp.zeros((units,), kernel.dtype))[None, None]
+        return {"recurrent_kernel": recurrent_kernel}, y
 
-    def step(params, h, x):
-        h = activation(x + h @ params["recurrent_kernel"].astype(h.dtype))
+    def step(params, h, x):  # R is wide: its gradient, a sum over the steps, has R's dtype
+        h = activation(x + h @ params["recurrent_kernel"])
         return h, h
 
     return Cell(begin, step, inputs, TORCH)

@@ -35,8 +35,8 @@ def embedding(
     Args:
       entries: how many tokens there are, from 0 to entries - 1.
       features: the length of a row.
-      padding: a token that stands for nothing: it gives 0, and its row has gradient 0. (In PyTorch it gives its row,
-        which starts at 0 too.)
+      padding: a token that stands for nothing: looked up, it gives 0, and its row has gradient 0; read for logits, by
+        `tied`, its row is one like the others, and learns. (In PyTorch it gives its row, which starts at 0 too.)
       table_init: ``f(key, shape, dtype)`` for the table. Where `tied` makes logits of it too, a small one, such as
         ``initializers.normal(0.02)``, begins near even odds.
 

@@ -5,10 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet import initializers, kernels
+from jaxnet import initializers
 from jaxnet._dtypes import at_least_float32, wide
 from jaxnet._made import made
 from jaxnet.initializers import Initializer
+from jaxnet.kernels import recurrent as recurrence
 from jaxnet.layers.elman import TORCH, starting, weights
 from jaxnet.layers.layer import Layer
 from jaxnet.layers.recurrent import recurrent
@@ -75,7 +76,7 @@ def gru(
     def run(params: Any, carry: Any, x: jax.Array, mask: Any, reverse: bool) -> Any:
         kernel, recurrent_kernel, *biases = map(wide, weights(params, units, 3, bias, x))
         both = biases or [jnp.zeros((3 * units,), kernel.dtype)] * 2
-        y, last = kernels.gru(wide(x), kernel, recurrent_kernel, both[0], both[1], carry, mask, reverse=reverse)
+        y, last = recurrence.gru(wide(x), kernel, recurrent_kernel, both[0], both[1], carry, mask, reverse=reverse)
         return last, y
 
     return recurrent("gru", draw, begin, run, direction=direction, carry=carry, torch=TORCH)

@@ -5,10 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet import initializers, kernels
+from jaxnet import initializers
 from jaxnet._dtypes import at_least_float32, wide
 from jaxnet._made import made
 from jaxnet.initializers import Initializer
+from jaxnet.kernels import recurrent as recurrence
 from jaxnet.layers.elman import TORCH, starting, weights
 from jaxnet.layers.layer import Layer
 from jaxnet.layers.recurrent import recurrent
@@ -76,7 +77,7 @@ def lstm(
     def run(params: Any, carry: Any, x: jax.Array, mask: Any, reverse: bool) -> Any:
         kernel, recurrent_kernel, *biases = map(wide, weights(params, units, 4, bias, x))
         total = sum(biases, jnp.zeros((4 * units,), kernel.dtype))
-        y, last = kernels.lstm(wide(x), kernel, recurrent_kernel, total, *carry, mask=mask, reverse=reverse)
+        y, last = recurrence.lstm(wide(x), kernel, recurrent_kernel, total, *carry, mask=mask, reverse=reverse)
         return last, y
 
     return recurrent("lstm", draw, begin, run, direction=direction, carry=carry, torch=TORCH)

@@ -43,7 +43,8 @@ def positions(
     Raises:
       ConfigError: a hyperparameter out of range.
       ShapeError: another rank, an odd number of channels for fixed positions, or a sequence longer than ``entries``.
-      DataError: a stream that has gone on for longer than ``entries``; inside ``jit`` those positions are NaN.
+      DataError: a stream that has gone on for longer than ``entries``; inside ``jit`` the piece
+        that goes beyond is NaN, all of it, and so is what follows.
 
     Example:
       >>> import jax.numpy as jnp

@@ -23,8 +23,8 @@ class Cell(NamedTuple):
       init: ``(key, x) -> (params, carry)``, where x is the `jax.ShapeDtypeStruct` of one step, (batch, features). Of
         the carry, a pytree of arrays that each begin with the batch, only shapes and dtypes count: it starts at 0.
       step: ``(params, carry, x) -> (carry, y)``.
-      inputs: ``(params, x) -> x`` of the whole sequence, (time, batch, features): what of a step's work needs no
-        carry, done for all steps at once, which is faster; ``step`` gets its result, one step at a time.
+      inputs: ``(params, x) -> (params, x)`` of the whole sequence, (time, batch, features): what of a step's work needs
+        no carry, done for all steps at once, which is faster; ``step`` gets its results, x one step at a time.
       torch: how PyTorch keeps the arrays in params, as in `Layer`.
 
     Example: the leaky integrator h_t = 0.9 h_{t-1} + x_t.
@@ -92,7 +92,7 @@ def rnn(cell: Cell, *, direction: str = "forward", carry: bool = False) -> Layer
 
     def run(params, carry, x, mask, reverse):
         if cell.inputs is not None:
-            x = cell.inputs(params, x)
+            params, x = cell.inputs(params, x)
         carry = jax.tree.map(lambda leaf: spread(leaf, *jax.tree.leaves((params, carry, x, mask))), carry)
 
         def step(carry, now):
@@ -236,6 +236,9 @@ def _fits(carry: Any, start: Callable[..., Any], x: Any) -> None:
             f"the carry must be {checks.describe(wanted)} for the input {x.shape}, got {checks.describe(carry)}; a "
             f"sequence goes on with as many examples as it began with"
         )
+    for leaf, like in zip(jax.tree.leaves(carry), jax.tree.leaves(wanted), strict=True):
+        if jnp.issubdtype(like.dtype, jnp.floating) and not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise DTypeError(f"the carry must be {checks.describe(wanted)}, got {checks.describe(carry)}; give floats")
 
 
 def _each_way(torch: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -14,7 +14,8 @@ from jaxnet.layers.layer import Layer, stateless
 def snake(alpha: float = 1.0) -> Layer:
     """Computes x + sin^2(alpha x) / alpha with a learned alpha a channel: a bias towards periodic signals.
 
-    Smooth; where alpha is 0 it is x, its limit. At the infinities it is x, too.
+    Smooth; where alpha is 0 it is x, its limit. At the infinities it is x, too. The derivative by an alpha that is
+    nearer to 0 than 5e-20 in float32, and not 0, is NaN.
 
     Args:
       alpha: the starting value; pi / alpha is the period.

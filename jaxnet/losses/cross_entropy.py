@@ -242,7 +242,9 @@ def sigmoid_cross_entropy(
         raise DataError("target must hold bools, or numbers from 0 to 1")
     positive = positive.reshape((1,) * (logits.ndim - positive.ndim) + positive.shape)
     # Two softpluses, and not one less t l: at t = 1 the derivative would be sigmoid(l) - 1, without a digit.
-    values = positive * target * activations.softplus(-logits) + (1 - target) * activations.softplus(logits)
+    # Each where its factor is not 0, since 0 times infinity is not 0.
+    there, gone = positive * target * activations.softplus(-logits), (1 - target) * activations.softplus(logits)
+    values = jnp.where(~(target <= 0), there, 0.0) + jnp.where(~(target >= 1), gone, 0.0)
     return reduce_weighted(values, counted, reduction)
 
 

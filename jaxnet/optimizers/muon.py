@@ -128,7 +128,7 @@ def muon(
     kept = {"mu": Kept(dtype=float_dtype("mu_dtype", mu_dtype))}
     of_matrices = rule(MuonState, step, numbers, kept, needs_params="Muon")
     rest = adamw(learning_rate, weight_decay=0.0, nesterov=nesterov) if others is None else others
-    return partition([(matrices, of_matrices), (lambda path, leaf: True, rest)])
+    return partition([(matrices, of_matrices), ("*", rest)])
 
 
 class Layout(NamedTuple):

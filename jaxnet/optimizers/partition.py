@@ -43,7 +43,7 @@ def partition(groups: Any) -> Optimizer:
 
     Source: the parameter groups of PyTorch; `optax.partition`.
     """
-    pairs = list(groups.items() if isinstance(groups, Mapping) else groups)
+    pairs = list(groups.items()) if isinstance(groups, Mapping) else groups if isinstance(groups, (list, tuple)) else ()
     if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
         raise ConfigError(
             f"groups must map which leaves to their optimizer, got {groups!r}; for example "

@@ -151,14 +151,14 @@ def of_parameters(mesh: Mesh, tree: Any, *, sharded: bool) -> Any:
 
 
 def must_agree(what: str, tree: Any) -> None:
-    """Refuses arrays that are not the same on all"""
+    """Refuses arrays that are not the same on all processes; those that lie over several are left out."""
     if jax.process_count() > 1:
         hint = "give all processes the same key and the same whole arrays; only of an iterable does each have its part"
         agree(what, checksum([leaf for leaf in jax.tree.leaves(tree) if not _over_processes(leaf)]), hint)
 
 
 def everywhere(tree: Any, mesh: Mesh | None) -> Any:
-    """Copies of arrays, the same on all processes, on every device of a mesh; without one, on JAX's default device."""
+    """Arrays, the same on all processes, on every device of a mesh; without one, on JAX's default device."""
     if mesh is None:
         return jax.tree.map(jnp.asarray, tree)
     return jax.tree.map(lambda leaf: put(leaf, replicated(mesh)), tree)

@@ -13,7 +13,7 @@ from jaxnet.errors import ConfigError, named
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 from jaxnet.optimizers import _members
 from jaxnet.optimizers.master_copy import keeps_master
-from jaxnet.training import devices, keeping, loop, sources
+from jaxnet.training import devices, keeping, loop, pairs, sources
 from jaxnet.training import state as states
 from jaxnet.training.divergence import what_is_wrong
 from jaxnet.training.early_stopping import EarlyStopping
@@ -122,7 +122,8 @@ def fit(
         make_step, net, loss, optimizer, metrics=metrics, regularizer=options.regularizer, accumulate=options.accumulate
     )
     guarded, unguarded = make(guard=options.guard), make(guard=False)
-    x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), data.first[0])
+    x = pairs.of_size(1, data.first[0]) if isinstance(data, Arrays) else data.first[0]
+    x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x)
     train_state = states.init(net, optimizer, x, checks.key(key), loss_scale=options.loss_scale)
     _warn_of_narrow(train_state)
     if isinstance(data, Arrays):

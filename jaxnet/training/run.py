@@ -218,7 +218,8 @@ class Run:
             self.position = _from_json(metadata["position"])
         if self.best is not None:
             self.best.restore(metadata["best"])
-            by_callback = self.finished and self.best.waited < metadata["best"]["patience"]
+            patience = metadata["best"].get("patience", metadata.get("patience"))  # beside it, in older checkpoints
+            by_callback = self.finished and self.best.waited < patience
             self.finished = by_callback or self.best.patience_ended  # which may be another patience now
 
 

@@ -335,3 +335,11 @@ Q, K = jnp.ones((2, 5, 4, 8)), jnp.ones((2, 7, 2, 8))
 def test_bad_input(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+@pytest.mark.parametrize("window", [7, 2**31 - 1, 2**63])
+def test_a_window_that_reaches_everything_is_none(window):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 7, 2, 3)), jnp.float32)
+    np.testing.assert_array_equal(
+        kernels.attention(x, x, x, causal=True, window=window), kernels.attention(x, x, x, causal=True)
+    )

@@ -285,3 +285,23 @@ def test_a_context_of_other_channels_is_not_pytorchs():
         interop.to_torch(params, state, net)
     with pytest.raises(CheckpointError, match=r"missing: in_proj_bias, in_proj_weight"):
         interop.from_torch({}, net, (X32, X32))
+
+
+def test_what_a_masked_position_holds_reaches_no_gradient_whole_or_in_pieces():
+    net = layers.attention(2, causal=True)
+    mask = jnp.array([[True, False, True, True]])
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 4, 4)), jnp.float32)
+    params, state = net.init(0, (x, mask))
+    bad = x.at[0, 1].set(jnp.nan)
+
+    def loss(params, x):
+        y, there = net.apply(params, state, (x, mask), train=False)[0]
+        return jnp.sum(jnp.where(there[..., None], jnp.sin(y), 0.0))
+
+    for found, wanted in zip(*(jax.tree.leaves(jax.grad(loss)(params, one)) for one in (bad, x)), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    stream = layers.streaming(net, capacity=4)
+    begun = layers.stream_state(stream, params, state, (bad, mask))
+    y, _ = stream.apply(params, begun, (bad, mask), train=False)[0]
+    whole, _ = net.apply(params, state, (x, mask), train=False)[0]
+    np.testing.assert_allclose(y[mask], whole[mask], rtol=1e-5, atol=1e-6)

@@ -230,3 +230,16 @@ def test_bad_input(case):
     call, error, message = BAD[case]
     with pytest.raises(error, match=message):
         call()
+
+
+def test_in_evaluation_what_is_masked_has_no_part_in_batch_norms_gradients():
+    norm, mask = layers.batch_norm(), jnp.array([[True, True, False]])
+    x = jnp.ones((1, 3, 2)).at[0, 2].set(jnp.nan)
+    params, state = norm.init(0, (x, mask))
+
+    def loss(params, x):
+        return jnp.sum(norm.apply(params, state, (x, mask), train=False)[0][0])
+
+    of_params, of_x = jax.grad(loss, (0, 1))(params, x)
+    np.testing.assert_allclose(of_params["scale"], 2.0, rtol=1e-4)
+    np.testing.assert_array_equal(of_x[0, 2], 0.0)

@@ -432,3 +432,20 @@ CALLS = [
 def test_bad_input_is_refused(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_a_carry_of_integers_is_refused():
+    net = layers.gru(UNITS, carry=True)
+    x = jnp.ones((BATCH, TIME, FEATURES))
+    params, _ = net.init(0, (x, jnp.zeros((BATCH, UNITS))))
+    with pytest.raises(DTypeError, match=r"gru: the carry must be .*; give floats"):
+        net.apply(params, (), (x, jnp.zeros((BATCH, UNITS), int)), train=False)
+
+
+def test_the_recurrent_kernels_gradient_is_summed_in_float32():
+    """Of 600 steps with the same gradient, a sum in bfloat16 would stop at 256 of them."""
+    net = layers.rnn(layers.elman(1, activation=lambda x: x, bias=False))
+    x = jnp.ones((1, 600, 1), jnp.bfloat16)
+    params = {"kernel": jnp.ones((1, 1), jnp.bfloat16), "recurrent_kernel": jnp.zeros((1, 1), jnp.bfloat16)}
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(net.apply(p, (), x, train=True)[0].astype(jnp.float32))))(params)
+    np.testing.assert_allclose(float(gradient["recurrent_kernel"][0, 0]), 599, rtol=2**-8)

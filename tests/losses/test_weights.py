@@ -196,3 +196,10 @@ def test_binary_cross_entropy_keeps_its_digits():
         losses.sigmoid_cross_entropy(logits, target, positive_weight=jnp.ones(2))
     with pytest.raises(DTypeError, match="kl_divergence: target must be distributions"):
         losses.kl_divergence(jnp.zeros((2, 3)), jnp.array([0, 1]))
+
+
+def test_binary_cross_entropy_at_the_infinities():
+    logits, target = jnp.array([jnp.inf, -jnp.inf, jnp.inf]), jnp.array([True, False, False])
+    np.testing.assert_array_equal(
+        losses.sigmoid_cross_entropy(logits, target, reduction="none"), np.array([0.0, 0.0, np.inf], np.float32)
+    )

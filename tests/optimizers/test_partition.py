@@ -109,3 +109,14 @@ def test_a_group_refuses_by_its_name():
     other = {**PARAMS, "head": {"kernel": jnp.ones(4)}}
     with pytest.raises(ShapeError, match=r"partition\['head'\]: adam: the gradients do not fit the optimizer's state"):
         optimizer.update(other, state, other)
+
+
+@pytest.mark.parametrize("groups", [None, 3])
+def test_what_is_no_mapping_is_refused(groups):
+    with pytest.raises(ConfigError, match="groups must map which leaves to their optimizer"):
+        optimizers.partition(groups)
+
+
+def test_a_group_behind_one_that_has_all_of_it_is_refused():
+    with pytest.raises(ConfigError, match="all that 'head' chooses belongs to cases before it; put it before them"):
+        optimizers.partition({"*": optimizers.sgd(0.1), "head": None}).init(PARAMS)
