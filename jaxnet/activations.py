@@ -1,10 +1,9 @@
 """Activation functions (4.2), elementwise but for softmax.
 
 Each is right over the whole range of its dtype, and so are its derivatives (but for those of `tanh`, which says how
-far): to a few units in the last place, or to what a few such units of x change. At the infinities, but for softmax and
-the gated glu and swiglu, they are the limits. The literal eq. 4.14 and 4.15 overflow and give NaN gradients at large
-|x|, and y (1 - y) has no digit left where y is nearly 1. In 16 bits the arithmetic is in float32, and rounded once.
-Each docstring says what the derivative is where the function has a kink.
+far): to a few units in the last place, or to what a few such units of x change. At the infinities, but for softmax, glu
+and swiglu, they are the limits. The literal eq. 4.14 and 4.15 overflow and give NaN gradients at large |x|. In 16 bits
+the arithmetic is in float32, and rounded once. Each docstring says what the derivative is at a kink.
 """
 
 import functools
