@@ -211,7 +211,7 @@ def main(argv: list[str] | None = None) -> float:
     parser.add_argument("--minutes", type=float, default=15, help="of training (default: 15)")
     parser.add_argument("--prompt", help="only write on, after this text, with what was trained")
     parser.add_argument("--length", type=int, default=500, help="bytes to write (default: 500)")
-    parser.add_argument("--temperature", type=float, default=0.7, help="below 1 is surer (default: 0.7)")
+    parser.add_argument("--temperature", type=float, default=0.9, help="below 1 is surer (default: 0.9)")
     parser.add_argument("--seed", type=int, default=0, help="of start, order and samples (default: 0)")
     parser.add_argument("--quick", action="store_true", help="a small model and 30 steps, to see that all works")
     parser.add_argument("--root", type=Path, default=Path(sysconfig.get_path("stdlib")), help="a folder of sources")
