@@ -60,9 +60,10 @@ def attention(
       (heads D, channels), and ``bias`` and ``output_bias``. Across, W_q is a ``query_kernel`` of its own, with a
       ``query_bias``.
 
-      The input is x, or ``(x, mask)``, and the output then ``(y, mask)``: what is masked is not seen, of a position
-      that sees nothing o is 0. Masks are bool, True for what is there: (batch, time), (batch, time, time) for each
-      query, or (batch, heads, time, time); across, the last axis is the context's, and so is the first form.
+      The input is x, or ``(x, mask)``, and the output then ``(y, mask)``: what is masked is not seen, and in a mask of
+      rank 2 its own x counts as 0; of a position that sees nothing o is 0. Masks are bool, True for what is there:
+      (batch, time), (batch, time, time) for each query, or (batch, heads, time, time); across, the last axis is the
+      context's, and so is the first form.
 
     Raises:
       ConfigError: a hyperparameter out of range, ``kv_heads`` that do not divide ``heads``, ``rotary`` across, or

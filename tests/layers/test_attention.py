@@ -38,8 +38,10 @@ def test_it_is_pytorchs_multihead_attention(dtype, bias, rank):
     into = source
     if rank == "cross":
         into = torch.tensor(context, requires_grad=True)
-    if rank == 2:
-        options["key_padding_mask"] = torch.tensor(~mask)
+    there = np.ones(x.shape[:2], bool)
+    if rank == 2:  # what is masked is not seen, and sees nothing of itself either
+        there, options["key_padding_mask"] = mask, torch.tensor(~mask)
+        co = co * mask[..., None]
     elif mask is not None:
         options["attn_mask"] = torch.tensor(~(np.repeat(mask, 2, 0) if rank == 3 else mask.reshape(4, 7, 7)))
     elif rank == "causal":
@@ -66,7 +68,7 @@ def test_it_is_pytorchs_multihead_attention(dtype, bias, rank):
         ours, (by_params, by_arrays) = jax.jit(lambda co, *a: (f(*a), jax.vjp(f, *a)[1](co)))(co, params, arrays)
         named = interop.to_torch(by_params, state, net)
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == "float32" else {"rtol": 1e-12, "atol": 1e-12}
-    np.testing.assert_allclose(ours, y.detach().numpy(), **tolerance)
+    np.testing.assert_allclose(ours[there], y.detach().numpy()[there], **tolerance)
     names = [name for name, _ in theirs.named_parameters()]
     for a, b in zip([*by_arrays, *(named[name] for name in names)], slopes, strict=True):
         np.testing.assert_allclose(a, b.numpy(), **tolerance)
