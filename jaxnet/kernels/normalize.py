@@ -133,4 +133,5 @@ def _sample(how: _How, x: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 
 def over_parts(collective: Callable[..., jax.Array], value: jax.Array, parts: tuple[str, ...]) -> jax.Array:
+    """``collective`` of a value over mesh axes, where there are any."""
     return collective(value, parts) if parts else value

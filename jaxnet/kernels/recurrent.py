@@ -11,7 +11,7 @@ the states' tangents, which a loop with one product a step solves, forwards; its
 system by its coefficients, again with products over all steps: derivatives of every order and mode are as fast.
 
 In the loops features come before the batch: XLA multiplies a wide kernel by a narrow batch in that order, (4 H, H) with
-(H, B), in two thirds of the time of (B, H) with (H, 4 H). It is slow where a product reads the larger factor
+(H, B), faster than (B, H) with (H, 4 H). It is slow where a product reads the larger factor
 transposed: there the transpose is made first, behind a barrier. Of two orders, that of the gradient is the fast one.
 """
 

@@ -19,6 +19,7 @@ def check(epsilon: Any, scale: Any, offset: Any) -> float:
 
 
 def names(scale: bool, offset: bool) -> tuple[str, ...]:
+    """The params that are learned."""
     return ("scale",) * scale + ("offset",) * offset
 
 
@@ -38,10 +39,12 @@ def affine(y: jax.Array, params: dict[str, Any], dtype: Any) -> jax.Array:
 
 
 def last(values: jax.Array, ndim: int) -> jax.Array:
+    """One value a channel, with axes of length 1 before it."""
     return values.reshape((1,) * (ndim - 1) + (-1,))
 
 
 def channels(shape: tuple[int, ...]) -> int:
+    """How many channels there are, on the last axis."""
     if len(shape) < 2 or not shape[-1]:
         raise ShapeError(f"x must have the axes (batch, ..., channels), got shape {shape}")
     return shape[-1]
