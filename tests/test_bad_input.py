@@ -153,7 +153,7 @@ ROWS = [
     ("43 decay 1", lambda: layers.batch_norm(decay=1), ConfigError, r"batch_norm: decay must be a finite number in \[0, 1\), got 1"),
     ("43 epsilon 0", lambda: layers.layer_norm(epsilon=0), ConfigError, r"layer_norm: epsilon must be a finite number in \(0, inf\]"),
     ("43 two sizes -1", lambda: layers.reshape(-1, -1), ConfigError, r"reshape: at most one size may be -1"),
-    ("45 batch norm of one value", apply(layers.batch_norm(), X[:1, 0], X, train=True), ShapeError, r"at least two values a channel, got one \(input \(1, 3\)\).*use a larger batch, or layer_norm"),
+    ("45 batch norm of one value", apply(layers.batch_norm(), X[:1, 0], X, train=True), ShapeError, r"at least two values a channel, got 1 \(input \(1, 3\)\).*use a larger batch, or layer_norm"),
     ("47 train is missing", lambda: layers.dense(3).apply(DENSE_PARAMS, (), X), TypeError, r"train"),
     ("47 train is 1", lambda: layers.dense(3).apply(DENSE_PARAMS, (), X, train=1), ConfigError, r"dense: train must be True or False, got 1"),
     ("47 train is traced", lambda: jax.jit(lambda t: layers.chain(layers.dense(3)).apply((DENSE_PARAMS,), ((),), X, train=t))(True), ConfigError, r"chain: train must be True or False, got a traced value; .*static_argnames"),
