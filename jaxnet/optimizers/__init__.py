@@ -5,6 +5,7 @@ from jaxnet.optimizers.adagrad import AdagradState, adagrad
 from jaxnet.optimizers.adam import AdamState, adam
 from jaxnet.optimizers.adamw import adamw
 from jaxnet.optimizers.angulargrad import AngularGradState, angulargrad
+from jaxnet.optimizers.averaged import averaged
 from jaxnet.optimizers.base import EmptyState, Optimizer, ScalarOrSchedule, Schedule, apply_updates, conjugate
 from jaxnet.optimizers.chain import chain
 from jaxnet.optimizers.clip import clip_by_global_norm, clip_by_value
@@ -50,6 +51,7 @@ __all__ = [
     "add_decayed_weights",
     "angulargrad",
     "apply_updates",
+    "averaged",
     "chain",
     "clip_by_global_norm",
     "clip_by_value",

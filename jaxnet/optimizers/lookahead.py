@@ -12,6 +12,7 @@ from jaxnet.optimizers._arithmetic import wide_dtype
 from jaxnet.optimizers._hyperparameters import scalar
 from jaxnet.optimizers._members import member, updated
 from jaxnet.optimizers._rule import door
+from jaxnet.optimizers.averaged import over_held
 from jaxnet.optimizers.base import Optimizer
 from jaxnet.optimizers.vectors import each, over_leaves, where
 
@@ -29,6 +30,10 @@ class LookaheadState(NamedTuple):
     steps_since_sync: jax.Array
     slow: Any
 
+    def averaged(self, params: Any) -> Any:
+        """The slow weights."""
+        return over_held(lambda slow, p: slow, self.slow, params)
+
 
 @door
 def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: ArrayLike, reset_state: bool = False) -> Optimizer:
@@ -41,7 +46,7 @@ def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: ArrayLike, 
 
     The parameters that are trained are the fast weights :math:`\theta`; the slow weights :math:`\phi` are in
     the state. So the training loop is the same as with any other optimizer, the loss never sees a pair of
-    trees, and evaluation takes ``state.slow``. (`optax.lookahead` wants its parameters as a
+    trees, and evaluation takes ``state.slow``, which is what `averaged` gives and `training.fit` returns. (`optax.lookahead` wants its parameters as a
     ``LookaheadParams`` pair.) After every k-th step the two trees are equal bit for bit (16-bit parameters are the
     rounding of their slow weights, which are float32); that needs the updates to be applied as they are, so this is
     the outermost transformation but for `skip_nonfinite` and `master_copy`.
