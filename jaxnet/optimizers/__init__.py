@@ -4,6 +4,7 @@ from jaxnet.optimizers.adabelief import AdaBeliefState, adabelief
 from jaxnet.optimizers.adagrad import AdagradState, adagrad
 from jaxnet.optimizers.adam import AdamState, adam
 from jaxnet.optimizers.adamw import adamw
+from jaxnet.optimizers.adan import AdanState, adan
 from jaxnet.optimizers.angulargrad import AngularGradState, angulargrad
 from jaxnet.optimizers.averaged import averaged
 from jaxnet.optimizers.base import EmptyState, Optimizer, ScalarOrSchedule, Schedule, apply_updates, conjugate
@@ -17,6 +18,12 @@ from jaxnet.optimizers.master_copy import MasterCopyState, master_copy
 from jaxnet.optimizers.muon import MuonState, muon
 from jaxnet.optimizers.partition import partition
 from jaxnet.optimizers.rmsprop import RmspropState, rmsprop
+from jaxnet.optimizers.schedule_free import (
+    ScheduleFreeState,
+    schedule_free,
+    schedule_free_adamw,
+    schedule_free_sgd,
+)
 from jaxnet.optimizers.schedules import (
     constant_schedule,
     exponential_decay,
@@ -30,6 +37,7 @@ __all__ = [
     "AdaBeliefState",
     "AdagradState",
     "AdamState",
+    "AdanState",
     "AddDecayedWeightsState",
     "AngularGradState",
     "EmptyState",
@@ -42,12 +50,14 @@ __all__ = [
     "RmspropState",
     "ScalarOrSchedule",
     "Schedule",
+    "ScheduleFreeState",
     "SgdState",
     "SkipNonfiniteState",
     "adabelief",
     "adagrad",
     "adam",
     "adamw",
+    "adan",
     "add_decayed_weights",
     "angulargrad",
     "apply_updates",
@@ -67,6 +77,9 @@ __all__ = [
     "piecewise_constant_schedule",
     "ravel",
     "rmsprop",
+    "schedule_free",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
     "sgd",
     "skip_nonfinite",
     "warmup_cosine_decay_schedule",
