@@ -10,6 +10,7 @@ from jaxnet.optimizers.base import EmptyState, Optimizer, ScalarOrSchedule, Sche
 from jaxnet.optimizers.chain import chain
 from jaxnet.optimizers.clip import clip_by_global_norm, clip_by_value
 from jaxnet.optimizers.decay import AddDecayedWeightsState, add_decayed_weights
+from jaxnet.optimizers.ema import EmaState, ema
 from jaxnet.optimizers.flat import Raveled, flat, ravel
 from jaxnet.optimizers.lion import LionState, lion
 from jaxnet.optimizers.lookahead import LookaheadState, lookahead
@@ -25,6 +26,7 @@ from jaxnet.optimizers.schedules import (
 )
 from jaxnet.optimizers.sgd import SgdState, sgd
 from jaxnet.optimizers.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
+from jaxnet.optimizers.swa import SwaState, swa
 
 __all__ = [
     "AdaBeliefState",
@@ -32,6 +34,7 @@ __all__ = [
     "AdamState",
     "AddDecayedWeightsState",
     "AngularGradState",
+    "EmaState",
     "EmptyState",
     "LionState",
     "LookaheadState",
@@ -44,6 +47,7 @@ __all__ = [
     "Schedule",
     "SgdState",
     "SkipNonfiniteState",
+    "SwaState",
     "adabelief",
     "adagrad",
     "adam",
@@ -57,6 +61,7 @@ __all__ = [
     "clip_by_value",
     "conjugate",
     "constant_schedule",
+    "ema",
     "exponential_decay",
     "flat",
     "lion",
@@ -69,5 +74,6 @@ __all__ = [
     "rmsprop",
     "sgd",
     "skip_nonfinite",
+    "swa",
     "warmup_cosine_decay_schedule",
 ]
