@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, named
@@ -18,10 +19,11 @@ from jaxnet.training import state as states
 from jaxnet.training.divergence import what_is_wrong
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluate import check_labels, make_evaluate
+from jaxnet.training.freezing import learned, mask
 from jaxnet.training.history import History, Record
 from jaxnet.training.identity import of_program
 from jaxnet.training.pairs import Arrays
-from jaxnet.training.state import TrainState
+from jaxnet.training.state import TrainState, checksum
 from jaxnet.training.step import Stepping, make_step, stepping
 
 
@@ -119,13 +121,15 @@ def fit(
         raise ConfigError(f"step must be what training.stepping returns, got {options!r}")
 
     make = functools.partial(
-        make_step, net, loss, optimizer, metrics=metrics, regularizer=options.regularizer, accumulate=options.accumulate
-    )
+        make_step, net, loss, optimizer, metrics=metrics, regularizer=options.regularizer,
+        accumulate=options.accumulate, freeze=options.freeze,
+    )  # fmt: skip
     guarded, unguarded = make(guard=options.guard), make(guard=False)
     x = pairs.of_size(1, data.first[0]) if isinstance(data, Arrays) else data.first[0]
     x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x)
-    train_state = states.init(net, optimizer, x, checks.key(key), loss_scale=options.loss_scale)
-    _warn_of_narrow(train_state)
+    train_state = states.init(net, optimizer, x, checks.key(key), loss_scale=options.loss_scale, freeze=options.freeze)
+    part = learned(train_state.params, options.freeze)
+    _warn_of_narrow(part, train_state.opt_state)
     if isinstance(data, Arrays):
         check_labels(net, loss, data.pair)
     evaluate = None
@@ -134,7 +138,9 @@ def fit(
         evaluate = _evaluation(net, loss, validation, metrics, size, epochs, mesh and mesh.mesh)
 
     if keep.checkpoints is not None:  # the rule by itself, so that a changed rate is told from a changed network
-        identity = {**keep.identity, "optimizer": _identity(optimizer, train_state)}
+        identity = {**keep.identity, "optimizer": _identity(optimizer, part, train_state.opt_state)}
+        if options.freeze is not None:
+            identity["freeze"] = f"{checksum(jax.tree.map(np.array, mask(train_state.params, options.freeze))):08x}"
         keep = keep._replace(identity=identity)
 
     trained = loop.train(
@@ -147,9 +153,9 @@ def fit(
     return Fit(params, state, trained.history, trained.train_state)
 
 
-def _warn_of_narrow(train_state: TrainState) -> None:
-    narrow = {p.dtype.name for p in jax.tree.leaves(train_state.params) if p.dtype in (jnp.float16, jnp.bfloat16)}
-    if narrow and not keeps_master(train_state.opt_state):
+def _warn_of_narrow(params: Params, opt_state: Any) -> None:
+    narrow = {p.dtype.name for p in jax.tree.leaves(params) if p.dtype in (jnp.float16, jnp.bfloat16)}
+    if narrow and not keeps_master(opt_state):
         checks.warn(
             f"parameters are {' and '.join(sorted(narrow))}, to which a step of less than half a unit in the "
             f"last place does nothing, so that training comes to a halt early; wrap the optimizer in "
@@ -157,14 +163,14 @@ def _warn_of_narrow(train_state: TrainState) -> None:
         )
 
 
-def _identity(optimizer: Any, train_state: TrainState) -> str:
+def _identity(optimizer: Any, params: Params, opt_state: Any) -> str:
     """A fingerprint of the optimizer's rule and its settings."""
 
     def update(grads, opt_state, params):
         extra = {"value": jnp.float32(0), "grad": grads, "value_fn": lambda params: jnp.float32(0)}
         return _members.updated(optimizer, grads, opt_state, params, extra)
 
-    return of_program(update, train_state.params, train_state.opt_state, train_state.params)
+    return of_program(update, params, opt_state, params)
 
 
 @named("fit: validation")

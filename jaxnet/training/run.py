@@ -204,8 +204,8 @@ class Run:
                 raise
             raise CheckpointError(
                 f"the run in {checkpoints.directory} is of another network or another kind of optimizer than this "
-                f"call's, so that it cannot go on; give another directory, and to begin there with its weights, where "
-                f"the network is the same, training.pretrained(net, *training.load_best("
+                f"call's, or freezes other parameters, so that it cannot go on; give another directory, and to begin "
+                f"there with its weights, where the network is the same, training.pretrained(net, *training.load_best("
                 f"{str(checkpoints.directory)!r}, net, x)): {error.message}"
             ) from error
         assert restored is not None
