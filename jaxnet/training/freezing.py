@@ -84,7 +84,7 @@ def _kept(layer: Layer) -> Layer:
         del train, key
         return layer.apply(params, state, x, train=False)[0], state
 
-    return layer._replace(apply=apply)
+    return layer._replace(apply=apply).described(parts=(), rebuild=None, statistics=None)
 
 
 def _whole(learned: Params, rest: Any) -> Params:
