@@ -78,7 +78,7 @@ class Run:
         self._saves_weights = getattr(weights, "saved", False)  # although no epoch is the best
         watched = self.best is not None or self._saves_weights
         self.best_weights: Any = copied(weights(train_state)) if watched else ()
-        self._weights_of = int(train_state.step)
+        self._weights_of = -1
         self._watches = watches
         self._looked, self._look_cost = time.perf_counter(), 0.0
         self._clock = time.perf_counter()
