@@ -67,13 +67,33 @@ def select(tree: Any, which: Which) -> Any:
       >>> select(params, lambda path, leaf: leaf.ndim > 1)
       {'body': {'bias': False, 'kernel': True}, 'head': False}
     """
-    if isinstance(which, str):
-        which = [which]
-    if isinstance(which, (list, tuple)) and which and all(isinstance(one, str) for one in which):
-        return _by_patterns(tree, list(which))
+    if _are_patterns(which):
+        several: Any = which
+        return _by_patterns(tree, [which] if isinstance(which, str) else list(several))
     if callable(which):
         return jax.tree_util.tree_map_with_path(lambda path, leaf: _bool(which(text(path), leaf), text(path)), tree)
     return _spread(tree, which)
+
+
+def checked(called: str, which: Which) -> Which:
+    """``which`` as it came, refused as far as that can be without a tree.
+
+    Raises:
+      ConfigError: it is nothing that `select` takes.
+    """
+    if not callable(which) and not _are_patterns(which):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(which):
+            if not _is_bool(leaf):
+                raise ConfigError(
+                    f"{called} must be a tree of bools, patterns of paths, or a function of path and leaf, got "
+                    f"{leaf!r}{f' at {text(path)}' if path else ''}"
+                )
+    return which
+
+
+def _are_patterns(which: Any) -> bool:
+    several = isinstance(which, (list, tuple)) and len(which) > 0
+    return isinstance(which, str) or (several and all(isinstance(one, str) for one in which))
 
 
 def _by_patterns(tree: Any, patterns: list[str]) -> Any:
@@ -109,8 +129,13 @@ def _spread(tree: Any, which: Any) -> Any:
         ) from error
 
 
+def _is_bool(value: Any) -> bool:
+    arrays = isinstance(value, (np.ndarray, np.generic, jax.Array))
+    return isinstance(value, bool) or (arrays and value.dtype == np.bool_ and value.shape == ())
+
+
 def _bool(value: Any, path: str = "") -> bool:
-    if isinstance(value, (bool, np.bool_)):
+    if _is_bool(value):
         return bool(value)
     place = f" for {path}" if path else ""
     raise ConfigError(f"leaves are chosen by True or False, got {value!r}{place}")
