@@ -5,10 +5,12 @@ from jaxnet.optimizers.adagrad import AdagradState, adagrad
 from jaxnet.optimizers.adam import AdamState, adam
 from jaxnet.optimizers.adamw import adamw
 from jaxnet.optimizers.angulargrad import AngularGradState, angulargrad
+from jaxnet.optimizers.averaged import averaged
 from jaxnet.optimizers.base import EmptyState, Optimizer, ScalarOrSchedule, Schedule, apply_updates, conjugate
 from jaxnet.optimizers.chain import chain
 from jaxnet.optimizers.clip import clip_by_global_norm, clip_by_value
 from jaxnet.optimizers.decay import AddDecayedWeightsState, add_decayed_weights
+from jaxnet.optimizers.ema import EmaState, ema
 from jaxnet.optimizers.flat import Raveled, flat, ravel
 from jaxnet.optimizers.lion import LionState, lion
 from jaxnet.optimizers.lookahead import LookaheadState, lookahead
@@ -24,6 +26,7 @@ from jaxnet.optimizers.schedules import (
 )
 from jaxnet.optimizers.sgd import SgdState, sgd
 from jaxnet.optimizers.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
+from jaxnet.optimizers.swa import SwaState, swa
 
 __all__ = [
     "AdaBeliefState",
@@ -31,6 +34,7 @@ __all__ = [
     "AdamState",
     "AddDecayedWeightsState",
     "AngularGradState",
+    "EmaState",
     "EmptyState",
     "LionState",
     "LookaheadState",
@@ -43,6 +47,7 @@ __all__ = [
     "Schedule",
     "SgdState",
     "SkipNonfiniteState",
+    "SwaState",
     "adabelief",
     "adagrad",
     "adam",
@@ -50,11 +55,13 @@ __all__ = [
     "add_decayed_weights",
     "angulargrad",
     "apply_updates",
+    "averaged",
     "chain",
     "clip_by_global_norm",
     "clip_by_value",
     "conjugate",
     "constant_schedule",
+    "ema",
     "exponential_decay",
     "flat",
     "lion",
@@ -67,5 +74,6 @@ __all__ = [
     "rmsprop",
     "sgd",
     "skip_nonfinite",
+    "swa",
     "warmup_cosine_decay_schedule",
 ]

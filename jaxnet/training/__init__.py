@@ -12,6 +12,7 @@ from jaxnet.training.history import History
 from jaxnet.training.keeping import keep
 from jaxnet.training.loop import Trained, train
 from jaxnet.training.pairs import arrays
+from jaxnet.training.reestimate import reestimate
 from jaxnet.training.sources import stream
 from jaxnet.training.state import Guard, LossScale, TrainState, init, pretrained
 from jaxnet.training.step import make_step, stepping
@@ -45,6 +46,7 @@ __all__ = [
     "make_step",
     "pretrained",
     "read_metadata",
+    "reestimate",
     "save",
     "sharded",
     "stepping",

@@ -179,7 +179,8 @@ class Checkpoints:
 def load_best(directory: str | os.PathLike[str] | Checkpoints, net: Any, x: Any) -> tuple[Params, State]:
     """Loads the weights of a run of `fit` out of its ``keep`` directory, whether it has ended or not.
 
-    They are those of the best epoch if the run had early stopping, else those of the last step that was saved.
+    They are those of the best epoch if the run had early stopping, else those of the last step that was saved; the
+    averages, where the optimizer averages (`optimizers.averaged`).
 
     Args:
       directory: what was given to `fit` as ``keep``.
@@ -215,7 +216,8 @@ def load_best(directory: str | os.PathLike[str] | Checkpoints, net: Any, x: Any)
             f"{directory.directory} holds no checkpoint; wanted the directory that a run of fit had as keep="
         )
     params, state = jax.eval_shape(lambda: net.init(jax.random.key(0), x))
-    if read_metadata(latest).get("best") is not None:
+    metadata = read_metadata(latest)
+    if metadata.get("best") is not None or metadata.get("weights"):
         return load(latest, (params, state), under="best")
     return load(latest, params, under="train_state/params"), load(latest, state, under="train_state/state")
 

@@ -101,6 +101,9 @@ class Source:
     Args:
       steps: batches an epoch, of what does not end or is read on.
       goes_on: whether an epoch of ``steps`` goes on in a list where the last one stopped, or begins it anew.
+
+    Attributes:
+      passing: what the batches of an epoch go through as they are read.
     """
 
     def __init__(self, data: Any, steps: int | None, *, goes_on: bool = True):
@@ -113,6 +116,7 @@ class Source:
         self._running: Iterator[Any] | None = None
         self._first: tuple[Iterator[Any], Any] | None = None
         self._begun = False
+        self.passing: Callable[[Iterator[Any]], Iterator[Any]] = lambda batches: batches
 
     def must_last(self, epochs: int) -> None:
         """Refuses, before the first epoch, what a later one will find empty."""
@@ -159,7 +163,7 @@ class Source:
             # What an earlier process has trained on already.
             skip = start + (epoch * self.steps if self.steps and runs_on and not self._begun else 0)
         self._begun = True
-        return batches, getattr(iterator, "get_state", None), skip
+        return self.passing(batches), getattr(iterator, "get_state", None), skip
 
     def whole_epoch(self, epoch: int) -> Iterator[Any]:
         """The batches of an epoch, ``steps`` of them if that was given, for a reader that does not fetch ahead."""
