@@ -1,7 +1,7 @@
 """What a user gives to train on or to measure, as a pair ``(x, target)`` of arrays: whole data, or one batch."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from jaxnet import _checks as checks
 from jaxnet import _incoming as incoming
 from jaxnet import data as data_module
-from jaxnet.errors import ConfigError, DTypeError, named
+from jaxnet.errors import ConfigError, DataError, DTypeError, named
 from jaxnet.training.step import pair
 
 
@@ -117,7 +117,73 @@ def batch(given: Any, narrowed: dict[str, np.dtype]) -> tuple[Any, Any]:
     for i, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
         leaf = incoming.host(name, leaf)
         leaves[i] = leaf if isinstance(leaf, jax.Array) else checks.host_array(name, leaf, narrowed)
+    lengths = [len(leaf) if leaf.ndim else None for leaf in leaves]
+    if len(set(lengths)) > 1 or None in lengths:
+        each = ", ".join(f"{name} {leaf.shape}" for name, leaf in zip(names, leaves, strict=True))
+        raise DataError(
+            f"the arrays of a batch must have one entry an example on their first axes, got the shapes {each}; are "
+            f"these single examples? Then data.examples(..., batch_size=32) makes batches of them"
+        )
     return pair(jax.tree.unflatten(treedef, leaves))
+
+
+def structs(batch: Any) -> Any:
+    """The shapes and dtypes of a batch, without its arrays."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
+
+
+def must_be_alike(batch: tuple[Any, Any], first: tuple[Any, Any]) -> None:
+    """Refuses a batch of another tree, other dtypes or other numbers of axes than the first one of its loader."""
+    built = [
+        (jax.tree.structure(pair), [(a.dtype, len(a.shape)) for a in jax.tree.leaves(pair)]) for pair in (batch, first)
+    ]
+    if built[0] == built[1]:
+        return
+    trees, leaves = zip(*built, strict=True)
+    cure = (
+        "have the loader give one dtype, as by .astype(...)"
+        if [n for _, n in leaves[0]] == [n for _, n in leaves[1]]
+        else "have the loader give one number of axes"
+    )
+    if trees[0] != trees[1]:
+        cure = "have the loader give one structure"
+    came, was = (f"x {checks.describe(x)}, target {checks.describe(target)}" for x, target in (batch, first))
+    raise DataError(f"the batch is {came}, and the first one was {was}; {cure}")
+
+
+def other_shapes(batch: tuple[Any, Any], first: tuple[Any, Any]) -> str:
+    """Which arrays of a batch have other sizes than those of the first one, but for the number of examples."""
+    leaves, firsts = jax.tree_util.tree_leaves_with_path(batch), jax.tree.leaves(first)
+    found = [
+        f"{leaf_name(path)} has shape {leaf.shape}, and had {was.shape} in the first batch"
+        for (path, leaf), was in zip(leaves, firsts, strict=True)
+        if leaf.shape[1:] != was.shape[1:]
+    ]
+    return " and ".join(found)
+
+
+def picks(pick: Any) -> Callable[[Any], Any]:
+    """The function from what a loader yields to ``(x, target)``, of ``pick`` as a user gives it."""
+    if pick is None:
+        return lambda batch: batch
+    if callable(pick):
+        return pick
+    if not isinstance(pick, (tuple, list)) or len(pick) != 2 or not all(isinstance(name, str) for name in pick):
+        raise ConfigError(
+            f"pick must be two names, ('image', 'label'), or a function from a batch to (x, target), got {pick!r}"
+        )
+
+    def by_name(batch):
+        if not isinstance(batch, Mapping):
+            raise ConfigError(f"pick={tuple(pick)} takes parts of a dict by name, got a {type(batch).__name__}")
+        missing = [name for name in pick if name not in batch]
+        if missing:
+            raise ConfigError(
+                f"pick names {', '.join(map(repr, missing))}, and the batch has {', '.join(map(repr, batch))}"
+            )
+        return batch[pick[0]], batch[pick[1]]
+
+    return by_name
 
 
 def of_size(size: int, tree: Any) -> Any:

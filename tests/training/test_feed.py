@@ -288,12 +288,14 @@ def test_means_are_over_samples_whatever_the_dispatches(steps, draw):
 
 WRONG_BATCHES = {
     "None": (None, ConfigError, r"a pair \(x, target\), got a NoneType; nothing but its end ends an epoch"),
-    "a dict": ({"image": X, "label": Y}, ConfigError, r"a dict; .*, give lambda epoch: \(\(b\['image'\], b\['label'\]\) for b in loader\)"),
+    "a dict": ({"image": X, "label": Y}, ConfigError, r"a dict; of a loader of dicts, give training.stream\(loader, pick=\('image', 'label'\)\)"),
     "text": ("abc", ConfigError, r"got a str"),
     "a pair of texts": (("ab", "cd"), DTypeError, r"x must be an array, got str"),
     "an array": (X, ConfigError, r"got a ndarray; to reproduce x itself, give \(x, x\)"),
-    "three": ((X, Y, Y), ConfigError, r"got a tuple of 3"),
-    "one": ((X,), ConfigError, r"got a tuple of 1"),
+    "three": ((X, Y, Y), ConfigError, r"got a tuple of 3; .*pick=lambda b: \(\(b\[0\], b\[1\]\), b\[2\]\)\)"),
+    "one": ((X,), ConfigError, r"got a tuple of 1; .*pick=lambda b: \(b\[0\], b\[0\]\)\)"),
+    "a single example": ((X[0], 3), DataError, r"shapes x \(\d,\), target \(\); are these single examples\?.*data.examples\("),
+    "unequal lengths": ((X, Y[:3]), DataError, r"one entry an example on their first axes, got .*target \(3, 1\)"),
     "empty": ((X[:0], Y[:0]), DataError, r"the batch is empty"),
     "ragged": (([[1.0], [2.0, 3.0]], Y), DTypeError, r"x must be an array, got list; .*rows must have one length"),
     "objects": ((np.array([[1, None]]), Y), DTypeError, r"x has dtype object"),
