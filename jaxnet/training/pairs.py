@@ -1,7 +1,7 @@
 """What a user gives to train on or to measure, as a pair ``(x, target)`` of arrays: whole data, or one batch."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -107,24 +107,29 @@ def checked_where_they_are(data: tuple[Any, ...]) -> tuple[Any, Any]:
     return pair(data)
 
 
-def batch(given: Any, narrowed: dict[str, np.dtype]) -> tuple[Any, Any]:
+def batch(given: Any, narrowed: dict[str, np.dtype], first: Any = None) -> tuple[Any, Any]:
     """A batch ``(x, target)``, as loaders of any library yield it, in dtypes that JAX keeps.
 
     Args:
       narrowed: takes the names and dtypes of what is rounded to 32 bits.
+      first: the shapes and dtypes of its loader's first batch, as which it must be built.
     """
     names, leaves, treedef = _flat(given)
     for i, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
         leaf = incoming.host(name, leaf)
         leaves[i] = leaf if isinstance(leaf, jax.Array) else checks.host_array(name, leaf, narrowed)
+    batch = jax.tree.unflatten(treedef, leaves)
+    if first is not None:
+        _must_be_alike(batch, first)
     lengths = [len(leaf) if leaf.ndim else None for leaf in leaves]
     if len(set(lengths)) > 1 or None in lengths:
         each = ", ".join(f"{name} {leaf.shape}" for name, leaf in zip(names, leaves, strict=True))
+        hint = "; are these single examples? Then data.examples(..., batch_size=32) makes batches of them"
         raise DataError(
-            f"the arrays of a batch must have one entry an example on their first axes, got the shapes {each}; are "
-            f"these single examples? Then data.examples(..., batch_size=32) makes batches of them"
+            f"the arrays of a batch must have one entry an example on their first axes, got the shapes {each}"
+            f"{hint if first is None else ''}"
         )
-    return pair(jax.tree.unflatten(treedef, leaves))
+    return pair(batch)
 
 
 def structs(batch: Any) -> Any:
@@ -132,23 +137,15 @@ def structs(batch: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
 
 
-def must_be_alike(batch: tuple[Any, Any], first: tuple[Any, Any]) -> None:
+def _must_be_alike(batch: tuple[Any, Any], first: tuple[Any, Any]) -> None:
     """Refuses a batch of another tree, other dtypes or other numbers of axes than the first one of its loader."""
-    built = [
-        (jax.tree.structure(pair), [(a.dtype, len(a.shape)) for a in jax.tree.leaves(pair)]) for pair in (batch, first)
-    ]
-    if built[0] == built[1]:
-        return
-    trees, leaves = zip(*built, strict=True)
-    cure = (
-        "have the loader give one dtype, as by .astype(...)"
-        if [n for _, n in leaves[0]] == [n for _, n in leaves[1]]
-        else "have the loader give one number of axes"
-    )
-    if trees[0] != trees[1]:
-        cure = "have the loader give one structure"
-    came, was = (f"x {checks.describe(x)}, target {checks.describe(target)}" for x, target in (batch, first))
-    raise DataError(f"the batch is {came}, and the first one was {was}; {cure}")
+    trees = [jax.tree.structure(pair) for pair in (batch, first)]
+    dtypes = [[leaf.dtype for leaf in jax.tree.leaves(pair)] for pair in (batch, first)]
+    axes = [[len(leaf.shape) for leaf in jax.tree.leaves(pair)] for pair in (batch, first)]
+    for (came, was), one in ((trees, "structure"), (dtypes, "dtype"), (axes, "number of axes")):
+        if came != was:
+            came, was = (f"x {checks.describe(x)}, target {checks.describe(target)}" for x, target in (batch, first))
+            raise DataError(f"the batch is {came}, and the first one was {was}; have the loader give one {one}")
 
 
 def other_shapes(batch: tuple[Any, Any], first: tuple[Any, Any]) -> str:
@@ -160,30 +157,6 @@ def other_shapes(batch: tuple[Any, Any], first: tuple[Any, Any]) -> str:
         if leaf.shape[1:] != was.shape[1:]
     ]
     return " and ".join(found)
-
-
-def picks(pick: Any) -> Callable[[Any], Any]:
-    """The function from what a loader yields to ``(x, target)``, of ``pick`` as a user gives it."""
-    if pick is None:
-        return lambda batch: batch
-    if callable(pick):
-        return pick
-    if not isinstance(pick, (tuple, list)) or len(pick) != 2 or not all(isinstance(name, str) for name in pick):
-        raise ConfigError(
-            f"pick must be two names, ('image', 'label'), or a function from a batch to (x, target), got {pick!r}"
-        )
-
-    def by_name(batch):
-        if not isinstance(batch, Mapping):
-            raise ConfigError(f"pick={tuple(pick)} takes parts of a dict by name, got a {type(batch).__name__}")
-        missing = [name for name in pick if name not in batch]
-        if missing:
-            raise ConfigError(
-                f"pick names {', '.join(map(repr, missing))}, and the batch has {', '.join(map(repr, batch))}"
-            )
-        return batch[pick[0]], batch[pick[1]]
-
-    return by_name
 
 
 def of_size(size: int, tree: Any) -> Any:
@@ -237,7 +210,7 @@ def _came(data: Any) -> str:
         x, target = [repr(name) for name in (*data, "x", "target")][:2]
         hint = f"give the pair (data[{x}], data[{target}])"
     elif hasattr(data, "columns"):
-        hint = "give the pair (table[columns of x], table[column of the target])"
+        hint = "give the pair of its columns, data.columns(table, target=...)"
     elif hasattr(data, "dtype"):
         hint = "to reproduce x itself, give (x, x)"
     elif isinstance(data, float) and 0 < data < 1:
@@ -252,5 +225,5 @@ def _came(data: Any) -> str:
         hint = "several inputs are one tree, ((a, b), target)" if len(data) > 2 else ""
         hint = "to reproduce x itself, give (x, x)" if len(data) == 1 else hint
     elif hasattr(data, "__getitem__"):
-        hint = "a data set that is read by index needs a loader around it"
+        hint = "of a data set that is read by index, data.examples(data, batch_size=32) makes batches"
     return f"{kind}; {hint}" if hint else kind

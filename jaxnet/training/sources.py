@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet.data._pick import picks
 from jaxnet.errors import ConfigError, DataError, innermost, named
 from jaxnet.training import pairs
 from jaxnet.training.pairs import Arrays
@@ -79,12 +80,14 @@ def given(data: Any, batch_size: Any = None, *, epochs: int = 1, goes_on: bool =
             raise ConfigError("arrays are trained on in batches: give batch_size")
         return pairs.batched(data, batch_size)
     if batch_size is not None:
-        what = (
-            "training.arrays has a batch_size of its own"
-            if isinstance(data, Arrays)
-            else "an iterable makes its own batches"
+        if isinstance(data, Arrays):
+            raise ConfigError("training.arrays has a batch_size of its own, so batch_size must not be given")
+        if not isinstance(data, Stream):
+            pairs.iterable(data)
+        raise ConfigError(
+            "an iterable makes its own batches, so batch_size must not be given; of single examples, "
+            f"data.examples(data, batch_size={batch_size}) makes them"
         )
-        raise ConfigError(f"{what}, so batch_size must not be given")
     if not isinstance(data, (Arrays, Source)):
         source = data if isinstance(data, Stream) else Stream(data)
         data = Source(source.batches, source.steps_per_epoch, pick=source.pick, goes_on=goes_on)
@@ -109,7 +112,7 @@ class Source:
         if callable(data):
             _takes_the_epoch(data)
         self.steps = None if steps is None else checks.integer("steps_per_epoch", steps, minimum=1)
-        self._pick = pairs.picks(pick)
+        self._pick = picks(pick)
         self._running: Iterator[Any] | None = None
         self._first: tuple[Any, Iterator[Any], Any] | None = None
         self._like: Any = None  # the shapes and dtypes of the first batch
@@ -137,7 +140,7 @@ class Source:
     @property
     def settings(self) -> dict[str, Any]:
         """What makes the batches of a run these ones, as far as it can be said."""
-        return {"steps_per_epoch": self.steps}
+        return {"steps_per_epoch": self.steps, **getattr(self._data, "settings", {})}
 
     def at(self, epoch: int, batch: int) -> named:
         """The door of a batch."""
@@ -150,10 +153,9 @@ class Source:
           narrowed: takes the names and dtypes of what is rounded to 32 bits.
         """
         with self.at(epoch, number):
-            batch = pairs.batch(self._pick(came), narrowed)
+            batch = pairs.batch(self._pick(came), narrowed, self._like)
             if self._like is None:
                 self._like = pairs.structs(batch)
-            pairs.must_be_alike(batch, self._like)
         return batch
 
     @contextlib.contextmanager
@@ -257,15 +259,14 @@ class Source:
                 self._running = data if once else _cycle(data)
             return data, self._running
         for part in (data, getattr(data, "sampler", None)):
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(epoch)
+            getattr(part, "set_epoch", lambda epoch: None)(epoch)
         return data, iter(data)
 
     def _resumed(self, loader: Any, runs_on: bool, start: int) -> Iterator[Any]:
         """The batches of a loader that was put where it had stopped; at its end, before an epoch, those of the next."""
         if runs_on:
-            self._running = loader if hasattr(loader, "__next__") else _cycle(loader)
-            return self._running
+            self._running = batches = loader if hasattr(loader, "__next__") else _cycle(loader)
+            return batches
         batches = iter(loader)
         if start:
             return batches
