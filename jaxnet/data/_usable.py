@@ -75,14 +75,22 @@ def must_fill(batch_size: int, samples: int, otherwise: str = "") -> None:
 
 
 def check_finite(name: str, column: np.ndarray) -> None:
-    """Refuses a NaN and an Inf, and says where it is."""
+    """Refuses a NaN and an Inf, and says where it is; looks at a mebi of values at once, which may lie in a file."""
     if column.dtype.kind in "iub":
         return
-    finite = np.isfinite(column)
-    if not finite.all():
-        where = tuple(int(k) for k in np.argwhere(~finite)[0])
+    rows = max(1, 2**20 // max(1, int(np.prod(column.shape[1:]))))
+    found, where = 0, ()
+    for first in range(0, len(column), rows) if column.ndim else ():
+        finite = np.isfinite(column[first : first + rows])
+        if finite.all():
+            continue
+        if not found:
+            row, *rest = np.argwhere(~finite)[0]
+            where = (first + int(row), *map(int, rest))
+        found += int((~finite).sum())
+    if found:
         raise DataError(
-            f"{name} holds {column[where]} at index {where} ({int((~finite).sum())} such values); one "
+            f"{name} holds {column[where]} at index {where} ({found} such values); one "
             f"spoils all that is computed with it: drop those samples, or replace the values"
         )
 

@@ -241,6 +241,25 @@ def test_the_order_of_an_epoch_goes_to_the_device_once(mesh, monkeypatch):
     assert feed._rows.cache_info().currsize <= 2
 
 
+def _at(offset):
+    """X where its memory is aligned as JAX takes it without a copy, or off it."""
+    memory = np.empty(X.size + 32, np.float32)
+    first = (-memory.ctypes.data % 64) // 4 + offset
+    array = memory[first : first + X.size].reshape(X.shape)
+    array[:] = X
+    return array
+
+
+def test_what_is_written_to_an_array_while_it_is_trained_on_changes_nothing():
+    usual = jax.tree.leaves(_of_fit(fit()))
+    for offset in (0, 1):
+        mine = _at(offset)
+        result = fit((mine, Y), callbacks=[lambda record, state, mine=mine: mine.fill(0)])
+        assert not mine.any()
+        for a, b in zip(jax.tree.leaves(_of_fit(result)), usual, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 # --- means ----------------------------------------------------------------------------------------------------------
 
 
