@@ -12,6 +12,7 @@ from jaxnet.training.history import History
 from jaxnet.training.keeping import keep
 from jaxnet.training.loop import Trained, train
 from jaxnet.training.pairs import arrays
+from jaxnet.training.predict import predict
 from jaxnet.training.sources import stream
 from jaxnet.training.state import Guard, LossScale, TrainState, init, pretrained
 from jaxnet.training.step import make_step, stepping
@@ -43,6 +44,7 @@ __all__ = [
     "make_evaluate",
     "make_gan_step",
     "make_step",
+    "predict",
     "pretrained",
     "read_metadata",
     "save",
