@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +61,44 @@ def save(path: str | os.PathLike[str], tree: Any, *, metadata: dict[str, Any] | 
 
     Source: the file of arrays: https://huggingface.co/docs/safetensors.
     """
+    found = tree if isinstance(tree, Gathered) else gathered(tree)
+    path = checks.path("path", path)
+    place = Path(os.path.realpath(path))
+    description = {"jax": jax.__version__, "metadata": jsonable(metadata), "leaves": found.entries}
+    _check_replaceable(place)
+    try:
+        if found.spread:
+            _spread.write(place, found.spread, _on_host(found.here), description)
+        else:
+            _file.write(place, _on_host(found.here), description)
+            _spread.sweep(place.parent, place.name)  # the parts of what was there
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {path}: {error.strerror or error}; what lies there is whole, or as it was before"
+        ) from error
+    return path
+
+
+class Gathered(NamedTuple):
+    """A tree to save, checked.
+
+    Attributes:
+      entries: what the file says of each leaf.
+      here: the arrays that this process has whole.
+      spread: those over several hosts.
+    """
+
+    entries: dict[str, Any]
+    here: dict[str, Any]
+    spread: dict[str, jax.Array]
+
+
+def gathered(tree: Any, *, copied: bool = False) -> Gathered:
+    """What `save` makes of its tree first.
+
+    Args:
+      copied: has all arrays copied to the host's memory, so that ``tree`` may be given away while they are written.
+    """
     leaves = _leaves.by_name("tree", tree)
     for name, leaf in leaves.items():
         if isinstance(leaf, jax.ShapeDtypeStruct):
@@ -70,27 +108,15 @@ def save(path: str | os.PathLike[str], tree: Any, *, metadata: dict[str, Any] | 
                 f"tree[{name!r}] was donated to a compiled function, or deleted, so its numbers are gone; "
                 f"save what the step returned instead of what was given to it"
             )
-    path = checks.path("path", path)
-    place = Path(os.path.realpath(path))
     arrays = {name: jax.random.key_data(leaf) if is_key(leaf) else leaf for name, leaf in leaves.items()}
     spread = {name: array for name, array in arrays.items() if _over_hosts(array)}
     here = {name: array for name, array in arrays.items() if name not in spread}
     entries = {
         name: _leaves.entry(leaf) | ({"spread": True} if name in spread else {}) for name, leaf in leaves.items()
     }
-    description = {"jax": jax.__version__, "metadata": jsonable(metadata), "leaves": entries}
-    _check_replaceable(place)
-    try:
-        if spread:
-            _spread.write(place, spread, _on_host(here), description)
-        else:
-            _file.write(place, _on_host(here), description)
-            _spread.sweep(place.parent, place.name)  # the parts of what was there
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write {path}: {error.strerror or error}; what lies there is whole, or as it was before"
-        ) from error
-    return path
+    if copied:
+        here = {name: _of_its_own(here[name], array) for name, array in _on_host(here).items()}
+    return Gathered(entries, here, spread)
 
 
 @named("load")
@@ -253,6 +279,12 @@ def _over_hosts(array: Any) -> bool:
 def _on_host(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
     filled = {name: array if array.size else np.zeros(array.shape, array.dtype) for name, array in arrays.items()}
     return {name: np.asarray(array) for name, array in jax.device_get(filled).items()}
+
+
+def _of_its_own(array: Any, host: np.ndarray) -> np.ndarray:
+    """What was gathered of an array; copied where that is the array's own memory, which a CPU's may be."""
+    elsewhere = isinstance(array, jax.Array) and all(device.platform != "cpu" for device in array.devices())
+    return host if elsewhere else np.array(host)
 
 
 def jsonable(metadata: Any) -> dict[str, Any]:
