@@ -203,25 +203,23 @@ def opened(path: str | os.PathLike[str]) -> Iterator[_file.File]:
 
 def read(file: _file.File, like: Any, under: str = "") -> Any:
     """The arrays of an open checkpoint, checked and placed like those of ``like``, in its structure."""
-    leaves = _fitting(file, like, under)
-    found = {}
-    spread = {name: leaf for name, leaf in leaves.items() if "spread" in file.description["leaves"][name]}
-    if spread:
-        with _spread.reader(file) as pieces:
-            for name, leaf in spread.items():
-                found[name] = _placed(pieces(name, _leaves.data(leaf)), leaf)
-    for name, leaf in leaves.items():
-        if name not in spread:
+    return jax.tree.unflatten(jax.tree.structure(like), read_leaves(file, list(_fitting(file, like, under).items())))
+
+
+def read_leaves(file: _file.File, leaves: list[tuple[str, Any]]) -> list[Any]:
+    """Arrays of an open checkpoint by their names, each placed like a leaf of the kind, shape and dtype that it has."""
+    stored, found = file.description["leaves"], []
+    some = any("spread" in stored[name] for name, _ in leaves)
+    with _spread.reader(file) if some else contextlib.nullcontext() as pieces:
+        for name, leaf in leaves:
             struct = _leaves.data(leaf)
-            found[name] = _placed(file.read(name, struct.dtype, struct.shape), leaf)
-    return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in leaves])
+            spread = pieces is not None and "spread" in stored[name]
+            found.append(placed(pieces(name, struct) if spread else file.read(name, struct.dtype, struct.shape), leaf))
+    return found
 
 
-def _fitting(file: _file.File, like: Any, under: str) -> dict[str, Any]:
-    """The leaves of ``like`` by name, if those stored ``under`` a place have the same names, shapes and dtypes."""
-    if not isinstance(under, str):
-        raise ConfigError(f"under must be a place such as 'train_state/params', got {under!r}")
-    under = under.strip("/")
+def wanted_leaves(like: Any) -> dict[str, Any]:
+    """The leaves to load into, by name, if JAX can hold what is wanted there."""
     leaves = _leaves.by_name("like", like)
     for name, leaf in leaves.items():
         if not _is_host(leaf) and not is_key(leaf):
@@ -231,6 +229,15 @@ def _fitting(file: _file.File, like: Any, under: str) -> dict[str, Any]:
                     f"like[{name!r}] is {leaf.dtype}, and JAX would make it {canonical}; enable 64-bit "
                     f"types with jax.config.update('jax_enable_x64', True), or have a NumPy array there"
                 )
+    return leaves
+
+
+def _fitting(file: _file.File, like: Any, under: str) -> dict[str, Any]:
+    """The leaves of ``like`` by name, if those stored ``under`` a place have the same names, shapes and dtypes."""
+    if not isinstance(under, str):
+        raise ConfigError(f"under must be a place such as 'train_state/params', got {under!r}")
+    under = under.strip("/")
+    leaves = wanted_leaves(like)
     if under:
         alone = jax.tree_util.treedef_is_leaf(jax.tree.structure(like))  # a key can be "" too
         leaves = {under if alone else f"{under}/{name}": leaf for name, leaf in leaves.items()}
@@ -258,7 +265,7 @@ def _is_host(like: Any) -> bool:
     return isinstance(like, (np.ndarray, np.generic))
 
 
-def _placed(array: Any, like: Any) -> Any:
+def placed(array: Any, like: Any) -> Any:
     """An array, or what reads one by slices, where ``like`` says that it belongs."""
     struct, placed = _leaves.data(like), array
     somewhere = isinstance(like, jax.ShapeDtypeStruct) or getattr(like, "committed", False)
