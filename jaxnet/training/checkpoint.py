@@ -210,7 +210,8 @@ def read_leaves(file: _file.File, leaves: list[tuple[str, Any]]) -> list[Any]:
     """Arrays of an open checkpoint by their names, each placed like a leaf of the kind, shape and dtype that it has."""
     stored, found = file.description["leaves"], []
     some = any("spread" in stored[name] for name, _ in leaves)
-    with _spread.reader(file) if some else contextlib.nullcontext() as pieces:
+    context: Any = _spread.reader(file) if some else contextlib.nullcontext()
+    with context as pieces:
         for name, leaf in leaves:
             struct = _leaves.data(leaf)
             spread = pieces is not None and "spread" in stored[name]
