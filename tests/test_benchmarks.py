@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import kernels, muon, sequence, timing, training, vocoder_step
+from benchmarks import kernels, memory, muon, sequence, timing, training, vocoder_step
 from benchmarks.kernels import picture, programs, report
 from benchmarks.kernels.cases import CASES, FAMILIES
 from benchmarks.sequence import attention, generation, gpt, norms, recurrent
@@ -69,6 +69,13 @@ def test_muon(monkeypatch, capsys, tmp_path):
     assert "Muon: 3 arrays, 68 numbers, 64 in matrices" in (printed := capsys.readouterr().out)
     assert "| ours | 1000 (1000-1000) |" in printed
     assert (tmp_path / "muon-partial.json").exists()
+
+
+def test_memory_is_measured_of_every_way(tmp_path):
+    memory.write(tmp_path / "x.npy", 1)
+    found = {way: memory.child(way, str(tmp_path / "x.npy")) for way in ("mapped", "blocks")}
+    assert all(record["bytes"] >= 0 and record["seconds"] > 0 for record in found.values())
+    assert memory.report(found).count("\n") == 3
 
 
 class TestKernels:

@@ -11,6 +11,7 @@ from jaxnet.optimizers.base import EmptyState, Optimizer, ScalarOrSchedule, Sche
 from jaxnet.optimizers.chain import chain
 from jaxnet.optimizers.clip import clip_by_global_norm, clip_by_value
 from jaxnet.optimizers.decay import AddDecayedWeightsState, add_decayed_weights
+from jaxnet.optimizers.ema import EmaState, ema
 from jaxnet.optimizers.flat import Raveled, flat, ravel
 from jaxnet.optimizers.lion import LionState, lion
 from jaxnet.optimizers.lookahead import LookaheadState, lookahead
@@ -32,6 +33,7 @@ from jaxnet.optimizers.schedules import (
 )
 from jaxnet.optimizers.sgd import SgdState, sgd
 from jaxnet.optimizers.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
+from jaxnet.optimizers.swa import SwaState, swa
 
 __all__ = [
     "AdaBeliefState",
@@ -40,6 +42,7 @@ __all__ = [
     "AdanState",
     "AddDecayedWeightsState",
     "AngularGradState",
+    "EmaState",
     "EmptyState",
     "LionState",
     "LookaheadState",
@@ -53,6 +56,7 @@ __all__ = [
     "ScheduleFreeState",
     "SgdState",
     "SkipNonfiniteState",
+    "SwaState",
     "adabelief",
     "adagrad",
     "adam",
@@ -67,6 +71,7 @@ __all__ = [
     "clip_by_value",
     "conjugate",
     "constant_schedule",
+    "ema",
     "exponential_decay",
     "flat",
     "lion",
@@ -82,5 +87,6 @@ __all__ = [
     "schedule_free_sgd",
     "sgd",
     "skip_nonfinite",
+    "swa",
     "warmup_cosine_decay_schedule",
 ]

@@ -43,6 +43,8 @@ OPTIMIZERS = {
     "partition": lambda: optimizers.partition(
         {lambda path, leaf: leaf.ndim > 1: optimizers.adam(0.01), "*": optimizers.sgd(half_at, momentum=0.9)}
     ),
+    "ema": lambda: optimizers.ema(optimizers.adam(0.01), 0.9),
+    "swa": lambda: optimizers.swa(optimizers.sgd(half_at, 0.9), start=2, every=2),
     "master copy": lambda: optimizers.master_copy(optimizers.adam(0.01)),
 }
 
