@@ -65,7 +65,8 @@ def test_muon(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(
         timing, "interleaved", lambda runs, **_: {name: timing.Timing(1.0, 1.0, 1.0, 1) for name in runs}
     )
-    muon.main(["--quick"])
+    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+        muon.main(["--quick"])
     assert "Muon: 3 arrays, 68 numbers, 64 in matrices" in (printed := capsys.readouterr().out)
     assert "| ours | 1000 (1000-1000) |" in printed
     assert (tmp_path / "muon-partial.json").exists()
