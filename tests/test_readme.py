@@ -133,3 +133,13 @@ def test_every_name_in_the_map_of_the_chapter_exists():
         owners = [getattr(jaxnet, name) for name in re.findall(r"jaxnet\.(\w+)", modules)]
         for name in re.findall(r"`(\w+)`", contents):
             assert any(hasattr(owner, name) for owner in owners), name
+
+
+def test_the_guide_to_data_runs(capsys):
+    scope = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.DOTALL):
+        exec(block, scope)
+    named, *folds = capsys.readouterr().out.splitlines()
+    assert set(eval(named)) <= {"cat", "dog"}
+    assert len(folds) == 5
+    assert all(0 < float(loss) < 20 for loss in folds)

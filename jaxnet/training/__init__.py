@@ -14,6 +14,7 @@ from jaxnet.training.loop import Trained, train
 from jaxnet.training.pairs import arrays
 from jaxnet.training.partial import Loaded, load_partial
 from jaxnet.training.predict import predict
+from jaxnet.training.reestimate import reestimate
 from jaxnet.training.sources import stream
 from jaxnet.training.state import Guard, LossScale, TrainState, init, pretrained
 from jaxnet.training.step import make_step, stepping
@@ -50,6 +51,7 @@ __all__ = [
     "predict",
     "pretrained",
     "read_metadata",
+    "reestimate",
     "save",
     "sharded",
     "stepping",

@@ -179,7 +179,8 @@ class Checkpoints:
 def load_best(directory: str | os.PathLike[str] | Checkpoints, net: Any, x: Any) -> tuple[Params, State]:
     """Loads the weights of a run of `fit` out of its ``keep`` directory, whether it has ended or not.
 
-    They are those of the best epoch if the run had early stopping, else those of the last step that was saved.
+    They are those of the best epoch if the run had early stopping, else those of the last step that was saved; the
+    averages, where the optimizer averages (`optimizers.averaged`).
 
     Args:
       directory: what was given to `fit` as ``keep``.
@@ -221,7 +222,8 @@ def weights_of(directory: Checkpoints) -> tuple[Path, str, str]:
         raise CheckpointError(
             f"{directory.directory} holds no checkpoint; wanted the directory that a run of fit had as keep="
         )
-    if read_metadata(latest).get("best") is not None:
+    metadata = read_metadata(latest)
+    if metadata.get("best") is not None or metadata.get("weights"):
         return latest, "best/0", "best/1"
     return latest, "train_state/params", "train_state/state"
 

@@ -116,14 +116,13 @@ def make_evaluate(
         # Of several processes, no other must wait for this one's means.
         with devices.together(DataError("another process could not measure its part; its error says why")):
             for number, batch in enumerate(source.whole_epoch(epoch)):
-                place = source.at(epoch, number)
-                with place:
-                    batch = pairs.batch(batch, narrowed)
+                batch = source.batch(epoch, number, batch, narrowed)
                 size = pairs.size(batch)
                 if mesh is not None:
                     batch = jax.device_put(batch, devices.over_batch_if_it_fits(mesh.local_mesh, size))
-                measured, finite = jax.device_get(of_batch(params, state, batch))
-                with place:
+                with source.where_it_is_odd(epoch, number, batch):
+                    measured, finite = jax.device_get(of_batch(params, state, batch))
+                with source.at(epoch, number):
                     _must_be_finite(batch, finite)
                 for name, value in measured.items():
                     totals[name] = totals.get(name, 0.0) + size * float(value)

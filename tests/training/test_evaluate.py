@@ -42,9 +42,9 @@ KINDS = {
     "JAX": lambda x, y: (jnp.asarray(x), jnp.asarray(y)),
     "one of each": lambda x, y: (jnp.asarray(x), y),
     "a tree": lambda x, y: ([jnp.asarray(x)], [y]),
-    "batches of NumPy": lambda x, y: [(X, Y), (x, y)],
-    "batches of JAX": lambda x, y: [(X, Y), (jnp.asarray(x), jnp.asarray(y))],
-    "a generator": lambda x, y: (pair for pair in [(X, Y), (jnp.asarray(x), y)]),
+    "batches of NumPy": lambda x, y: [(X.astype(x.dtype), Y.astype(x.dtype)), (x, y)],
+    "batches of JAX": lambda x, y: [(X.astype(x.dtype), Y.astype(x.dtype)), (jnp.asarray(x), jnp.asarray(y))],
+    "a generator": lambda x, y: (pair for pair in [(X.astype(x.dtype), Y.astype(x.dtype)), (jnp.asarray(x), y)]),
     "a function": lambda x, y: lambda epoch: [(jnp.asarray(x), y)],
     "on a mesh": lambda x, y: jax.device_put((x, y), _everywhere()),
 }
