@@ -25,9 +25,8 @@ def costs(options: argparse.Namespace) -> None:
     rows, results = [], {}
     for mebibytes in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            measured = share.shares(
-                mebibytes, Path(folder), seconds=4 if options.quick else 10, every=1 if mebibytes < 100 else 2.5
-            )
+            seconds, every = (2, 0.25) if options.quick else (4, 0.5) if mebibytes == 1 else (8, 2)
+            measured = share.shares(mebibytes, Path(folder), seconds=seconds, every=every)
         results[f"{mebibytes} MiB"] = measured
         rows += [
             [f"{mebibytes} MiB", way, f"{m['saves']}", f"{m['waits']:.4f}", f"{m['longer']:.4f}", f"{m['share']:.2%}"]

@@ -126,9 +126,10 @@ def _orbax(waits: list[float], place: Path, every: float, trained: Callable[...,
 
         def save(record, state):
             if time.perf_counter() - last[0] > every:
-                last[0] = began = time.perf_counter()
+                began = time.perf_counter()
                 manager.save(int(state.step), args=ocp.args.StandardSave({"params": state.params, "step": state.step}))
-                waits.append(time.perf_counter() - began)
+                last[0] = time.perf_counter()  # from its end on, as ours
+                waits.append(last[0] - began)
 
         took = trained([save], None)
         manager.wait_until_finished()
