@@ -25,8 +25,8 @@ def costs(options: argparse.Namespace) -> None:
     rows, results = [], {}
     for mebibytes in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            seconds, every = (2, 0.25) if options.quick else (4, 0.5) if mebibytes == 1 else (8, 2)
-            measured = share.shares(mebibytes, Path(folder), seconds=seconds, every=every)
+            every = 0.5 if mebibytes < 256 else 1.5
+            measured = share.shares(mebibytes, Path(folder), epochs=12 if options.quick else 20, every=every)
         results[f"{mebibytes} MiB"] = measured
         rows += [
             [f"{mebibytes} MiB", way, f"{m['saves']}", f"{m['waits']:.4f}", f"{m['longer']:.4f}", f"{m['share']:.2%}"]

@@ -21,15 +21,14 @@ from jaxnet.training.keeping import Saver
 EVERY = 10.0  # seconds from one checkpoint to the next, of which the share is told
 
 
-def shares(mebibytes: int, directory: Path, *, seconds: float, every: float) -> dict[str, dict[str, float]]:
-    """Trains with a state of this size, for about so many seconds each way, saved ``every`` few seconds.
+def shares(mebibytes: int, directory: Path, *, epochs: int, every: float) -> dict[str, dict[str, float]]:
+    """Trains with a state of this size, epochs of about a quarter of a second, saved ``every`` few seconds.
 
     Returns:
       way -> ``saves``; ``waits``, seconds that the training waited in the call that saves; ``longer``, seconds by which
       a save made it longer in all; and ``share``, what that is of the time at one save every 10 s.
     """
-    steps = max(1, int(0.25 * 4 / _trained(mebibytes, 2, 4, [])))  # to an epoch of a quarter of a second
-    epochs = int(seconds / 0.25)
+    steps = 6 if mebibytes < 256 else 1
     ways: dict[str, Callable[..., Any]] = {"beside": _ours, "in turn": _ours_in_turn}
     if importlib.util.find_spec("orbax") is not None:
         ways["orbax"] = _orbax
