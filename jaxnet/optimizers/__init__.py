@@ -4,6 +4,7 @@ from jaxnet.optimizers.adabelief import AdaBeliefState, adabelief
 from jaxnet.optimizers.adagrad import AdagradState, adagrad
 from jaxnet.optimizers.adam import AdamState, adam
 from jaxnet.optimizers.adamw import adamw
+from jaxnet.optimizers.adan import AdanState, adan
 from jaxnet.optimizers.angulargrad import AngularGradState, angulargrad
 from jaxnet.optimizers.averaged import averaged
 from jaxnet.optimizers.base import EmptyState, Optimizer, ScalarOrSchedule, Schedule, apply_updates, conjugate
@@ -18,6 +19,12 @@ from jaxnet.optimizers.master_copy import MasterCopyState, master_copy
 from jaxnet.optimizers.muon import MuonState, muon
 from jaxnet.optimizers.partition import partition
 from jaxnet.optimizers.rmsprop import RmspropState, rmsprop
+from jaxnet.optimizers.schedule_free import (
+    ScheduleFreeState,
+    schedule_free,
+    schedule_free_adamw,
+    schedule_free_sgd,
+)
 from jaxnet.optimizers.schedules import (
     constant_schedule,
     exponential_decay,
@@ -32,6 +39,7 @@ __all__ = [
     "AdaBeliefState",
     "AdagradState",
     "AdamState",
+    "AdanState",
     "AddDecayedWeightsState",
     "AngularGradState",
     "EmaState",
@@ -45,6 +53,7 @@ __all__ = [
     "RmspropState",
     "ScalarOrSchedule",
     "Schedule",
+    "ScheduleFreeState",
     "SgdState",
     "SkipNonfiniteState",
     "SwaState",
@@ -52,6 +61,7 @@ __all__ = [
     "adagrad",
     "adam",
     "adamw",
+    "adan",
     "add_decayed_weights",
     "angulargrad",
     "apply_updates",
@@ -72,6 +82,9 @@ __all__ = [
     "piecewise_constant_schedule",
     "ravel",
     "rmsprop",
+    "schedule_free",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
     "sgd",
     "skip_nonfinite",
     "swa",

@@ -19,9 +19,10 @@ from jaxnet.paths import text
 def averaged(opt_state: Any, params: Any) -> Any:
     """The weights to evaluate and to keep: of an optimizer that averages, the averages; of any other, the parameters.
 
-    Those that average are `ema`, `swa` and `lookahead` (whose slow weights they are), alone or anywhere inside others:
-    in a `chain`, a group of a `partition`, a `master_copy`, a `skip_nonfinite`, or one of optax's. Where one of them is
-    inside another, the outer one's averages are meant. `training.fit` evaluates, keeps and returns these weights.
+    Those that average are `ema`, `swa`, `lookahead` (whose slow weights they are) and `schedule_free`, alone or
+    anywhere inside others: in a `chain`, a group of a `partition`, a `master_copy`, a `skip_nonfinite`, or one of
+    optax's. Where one of them is inside another, the outer one's averages are meant. `training.fit` evaluates, keeps
+    and returns these weights.
 
     Args:
       opt_state: the optimizer's state.

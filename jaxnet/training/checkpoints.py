@@ -210,16 +210,22 @@ def load_best(directory: str | os.PathLike[str] | Checkpoints, net: Any, x: Any)
     net = as_layer(net)
     if not isinstance(directory, Checkpoints):
         directory = Checkpoints(checks.path("directory", directory))
+    latest, under_params, under_state = weights_of(directory)
+    params, state = jax.eval_shape(lambda: net.init(jax.random.key(0), x))
+    return load(latest, params, under=under_params), load(latest, state, under=under_state)
+
+
+def weights_of(directory: Checkpoints) -> tuple[Path, str, str]:
+    """The newest checkpoint of a run, and the places in it of the params and the state of `load_best`."""
     latest = directory.latest()
     if latest is None:
         raise CheckpointError(
             f"{directory.directory} holds no checkpoint; wanted the directory that a run of fit had as keep="
         )
-    params, state = jax.eval_shape(lambda: net.init(jax.random.key(0), x))
     metadata = read_metadata(latest)
     if metadata.get("best") is not None or metadata.get("weights"):
-        return load(latest, (params, state), under="best")
-    return load(latest, params, under="train_state/params"), load(latest, state, under="train_state/state")
+        return latest, "best/0", "best/1"
+    return latest, "train_state/params", "train_state/state"
 
 
 def _numbers(path: Path) -> tuple[int, ...]:

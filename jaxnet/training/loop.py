@@ -161,6 +161,7 @@ def train(
                 saver.record(run)
                 if due or run.done(epochs):
                     saver.save(run)
+            saver.written(run)
             _stop_or_due(interrupts, saver)  # for a signal that came with the last epoch's validation or callbacks
             run.must_be_sound(saver.checkpoints, now=True)
     report.end(run)

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxnet.errors import CheckpointError, ConfigError, NonFiniteError
 from jaxnet.training import early_stopping as stopping
+from jaxnet.training import positions
 from jaxnet.training.checkpoint import read_metadata
 from jaxnet.training.checkpoints import Checkpoints
 from jaxnet.training.feed import Progress, finite, taken
@@ -186,7 +187,7 @@ class Run:
         """What else a checkpoint holds of it, as JSON, besides the history's seal (`history.Log`)."""
         return dataclasses.asdict(self.epoch) | {
             # Of several processes each has its own, and the first one alone writes this: they read again instead.
-            "position": _as_json(self.position if jax.process_count() == 1 else None),
+            "position": positions.as_json(self.position if jax.process_count() == 1 else None),
             "finished": self.finished,
             "weights": self._saves_weights,
             "best": None if self.best is None else self.best.save(),
@@ -225,7 +226,7 @@ class Run:
         self.finished = metadata["finished"]
         if in_place:
             self.epoch = Epoch(**{field.name: metadata[field.name] for field in dataclasses.fields(Epoch)})
-            self.position = _from_json(metadata["position"])
+            self.position = positions.from_json(metadata["position"])
         if self.best is not None:
             self.best.restore(metadata["best"])
             patience = metadata["best"].get("patience", metadata.get("patience"))  # beside it, in older checkpoints
@@ -274,12 +275,3 @@ def _history(checkpoints: Checkpoints, seal: dict[str, int]) -> History:
             f"{str(checkpoints.directory)!r}, net, x))",
         ]
         raise CheckpointError(f"{error.message}; {', '.join(cures)}") from error
-
-
-def _as_json(position: Any) -> Any:
-    """An iterator's position, JSON or bytes, as JSON."""
-    return {"bytes": position.hex()} if isinstance(position, bytes) else {"json": position}
-
-
-def _from_json(saved: Any) -> Any:
-    return bytes.fromhex(saved["bytes"]) if "bytes" in saved else saved["json"]

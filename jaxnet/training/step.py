@@ -287,11 +287,14 @@ def pair(batch: Any) -> tuple[Any, Any]:
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         came = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
         hint = "to reproduce x itself, give (x, x)"
+        if isinstance(batch, (tuple, list)):
+            picked = "b[0], b[0]" if len(batch) == 1 else "(b[0], b[1]), b[2]"
+            hint = f"say what is what, training.stream(loader, pick=lambda b: ({picked}))"
         if batch is None:
             hint = "nothing but its end ends an epoch: leave out what cannot be loaded"
         elif isinstance(batch, Mapping):
             x, target = [repr(name) for name in (*batch, "x", "target")][:2]
-            hint = f"of a loader of dicts, give lambda epoch: ((b[{x}], b[{target}]) for b in loader)"
+            hint = f"of a loader of dicts, give training.stream(loader, pick=({x}, {target}))"
         raise ConfigError(f"a batch is a pair (x, target), got a {came}; {hint}")
     if any(0 in jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tuple(batch))):
         raise DataError("the batch is empty; the mean of no examples is NaN")

@@ -13,15 +13,19 @@ from jax.experimental import multihost_utils
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, DataError
 from jaxnet.training import devices, feed, pairs
+from jaxnet.training.ahead import ahead
 from jaxnet.training.devices import Place
 from jaxnet.training.feed import IN_FLIGHT, Progress
-from jaxnet.training.sources import Source, ahead
+from jaxnet.training.sources import Source
 from jaxnet.training.state import sound
 from jaxnet.training.step import Step
 from jaxnet.training.update import passed_over
 
 WINDOW = 32
 """Steps after which to look at them, if they do not take `feed.TARGET_SECONDS`."""
+
+MANY_SHAPES = 16
+"""Shapes of batches that are worth a warning, since compiling each may take longer than all training with it."""
 
 
 class Streamed:
@@ -71,8 +75,8 @@ class Streamed:
         failure: Exception | None = None
 
         def place(number, batch):
+            batch = self.source.batch(epoch, start + number, batch, narrowed)
             with self.source.at(epoch, start + number):
-                batch = pairs.batch(batch, narrowed)
                 mesh = self.place.mesh
                 return jax.device_put(batch) if mesh is None else devices.place_local_batch(batch, mesh)
 
@@ -87,7 +91,8 @@ class Streamed:
                     if narrowed and not self._warned:  # not in the thread, so that it names the caller's line
                         checks.warn_of_narrowed(narrowed)
                         self._warned = True
-                    train_state, metrics, seconds = self._step(train_state, batch)
+                    with self.source.where_it_is_odd(epoch, done, batch):
+                        train_state, metrics, seconds = self._step(train_state, batch)
                     compile_seconds += seconds
                     self.recent[done] = batch
                     window.append((metrics, batch if self.place.undoes else None, pairs.size(batch)))
@@ -119,6 +124,10 @@ class Streamed:
         began = time.perf_counter()
         train_state, metrics = self._program(train_state, batch)
         self._shapes.add(shapes)
+        if len(self._shapes) == MANY_SHAPES:
+            checks.warn(
+                f"the batches had {MANY_SHAPES} shapes so far, and each compiles a program of its own: pad them to few"
+            )
         jax.block_until_ready(metrics)
         return train_state, metrics, time.perf_counter() - began
 

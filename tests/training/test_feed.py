@@ -241,6 +241,25 @@ def test_the_order_of_an_epoch_goes_to_the_device_once(mesh, monkeypatch):
     assert feed._rows.cache_info().currsize <= 2
 
 
+def _at(offset):
+    """X where its memory is aligned as JAX takes it without a copy, or off it."""
+    memory = np.empty(X.size + 32, np.float32)
+    first = (-memory.ctypes.data % 64) // 4 + offset
+    array = memory[first : first + X.size].reshape(X.shape)
+    array[:] = X
+    return array
+
+
+def test_what_is_written_to_an_array_while_it_is_trained_on_changes_nothing():
+    usual = jax.tree.leaves(_of_fit(fit()))
+    for offset in (0, 1):
+        mine = _at(offset)
+        result = fit((mine, Y), callbacks=[lambda record, state, mine=mine: mine.fill(0)])
+        assert not mine.any()
+        for a, b in zip(jax.tree.leaves(_of_fit(result)), usual, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 # --- means ----------------------------------------------------------------------------------------------------------
 
 
@@ -288,12 +307,14 @@ def test_means_are_over_samples_whatever_the_dispatches(steps, draw):
 
 WRONG_BATCHES = {
     "None": (None, ConfigError, r"a pair \(x, target\), got a NoneType; nothing but its end ends an epoch"),
-    "a dict": ({"image": X, "label": Y}, ConfigError, r"a dict; .*, give lambda epoch: \(\(b\['image'\], b\['label'\]\) for b in loader\)"),
+    "a dict": ({"image": X, "label": Y}, ConfigError, r"a dict; of a loader of dicts, give training.stream\(loader, pick=\('image', 'label'\)\)"),
     "text": ("abc", ConfigError, r"got a str"),
     "a pair of texts": (("ab", "cd"), DTypeError, r"x must be an array, got str"),
     "an array": (X, ConfigError, r"got a ndarray; to reproduce x itself, give \(x, x\)"),
-    "three": ((X, Y, Y), ConfigError, r"got a tuple of 3"),
-    "one": ((X,), ConfigError, r"got a tuple of 1"),
+    "three": ((X, Y, Y), ConfigError, r"got a tuple of 3; .*pick=lambda b: \(\(b\[0\], b\[1\]\), b\[2\]\)\)"),
+    "one": ((X,), ConfigError, r"got a tuple of 1; .*pick=lambda b: \(b\[0\], b\[0\]\)\)"),
+    "a single example": ((X[0], 3), DataError, r"shapes x \(\d,\), target \(\); are these single examples\?.*data.examples\("),
+    "unequal lengths": ((X, Y[:3]), DataError, r"one entry an example on their first axes, got .*target \(3, 1\)"),
     "empty": ((X[:0], Y[:0]), DataError, r"the batch is empty"),
     "ragged": (([[1.0], [2.0, 3.0]], Y), DTypeError, r"x must be an array, got list; .*rows must have one length"),
     "objects": ((np.array([[1, None]]), Y), DTypeError, r"x has dtype object"),
