@@ -65,9 +65,7 @@ def test_the_guide_to_training_runs(tmp_path, monkeypatch, capsys):
 def test_the_guide_to_fine_tuning_runs(capsys):
     scope = {"jax": jax}
     text = (ROOT / "docs" / "fine-tuning.md").read_text()
-    text = text.replace(
-        "jnp.zeros((256, 8, 8))", "jax.random.normal(jax.random.key(0), (256, 8, 8))"
-    )
+    text = text.replace("jnp.zeros((256, 8, 8))", "jax.random.normal(jax.random.key(0), (256, 8, 8))")
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(block, scope)
     np.testing.assert_array_equal(scope["small"].params[0][0]["kernel"], scope["fit"].params[0][0]["kernel"])

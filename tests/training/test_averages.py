@@ -221,11 +221,14 @@ def test_fit_with_the_best_of_a_stream_on_a_mesh():
         kept.append(jax.device_get((train_state.opt_state.average, train_state.state)))
 
     rule = optimizers.ema(optimizers.sgd(0.05), 0.9)
-    result = fit(rule, lambda epoch: BATCHES, batch_size=None, early_stopping=3, mesh=mesh, callbacks=[look])
+    dicts = [{"x": x, "y": y} for x, y in BATCHES]
+    stream = training.stream(lambda epoch: dicts, pick=("x", "y"))
+    result = fit(rule, stream, batch_size=None, early_stopping=3, mesh=mesh, callbacks=[look])
     best = int(np.argmin(result.history["validation_loss"]))
     average, state = kept[best]
     close(result.params, average)
     close(result.state, training.reestimate(NET, result.params, state, BATCHES))
+    same(*(training.reestimate(NET, result.params, state, data) for data in (stream, BATCHES)))
 
 
 def test_fit_returns_lookaheads_slow_weights_and_freezes():
