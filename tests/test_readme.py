@@ -69,6 +69,7 @@ def test_the_guide_to_fine_tuning_runs(capsys):
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(block, scope)
     np.testing.assert_array_equal(scope["small"].params[0][0]["kernel"], scope["fit"].params[0][0]["kernel"])
+    jax.tree.map(np.testing.assert_array_equal, scope["small"].state, scope["fit"].state)
     assert (scope["params"][1]["kernel"] != scope["fit"].params[1]["kernel"]).any()  # merged
     assert (scope["fit"].params[0][0]["kernel"] != scope["trained"][0]["kernel"]).any()  # thawed
 
