@@ -157,10 +157,14 @@ class Source:
           narrowed: takes the names and dtypes of what is rounded to 32 bits.
         """
         with self.at(epoch, number):
-            batch = pairs.batch(self._pick(came), narrowed, self._like)
+            batch = self.pair(came, narrowed)
             if self._like is None:
                 self._like = pairs.structs(batch)
         return batch
+
+    def pair(self, came: Any, narrowed: dict[str, np.dtype]) -> tuple[Any, Any]:
+        """`batch`, which says of none where it was."""
+        return pairs.batch(self._pick(came), narrowed, self._like)
 
     @contextlib.contextmanager
     def where_it_is_odd(self, epoch: int, number: int, batch: Any) -> Iterator[None]:
