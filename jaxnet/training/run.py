@@ -76,7 +76,10 @@ class Run:
         self.in_row = self.longest_row = 0
         self.spoiled_by_update = self.finished = False
         self.best = None if early_stopping is None else stopping.Best(early_stopping)
-        self.best_weights: Any = () if self.best is None else copied(weights(train_state))
+        self._saves_weights = getattr(weights, "saved", False)  # although no epoch is the best
+        watched = self.best is not None or self._saves_weights
+        self.best_weights: Any = copied(weights(train_state)) if watched else ()
+        self._weights_of = -1
         self._watches = watches
         self._looked, self._look_cost = time.perf_counter(), 0.0
         self._clock = time.perf_counter()
@@ -167,12 +170,17 @@ class Run:
     @property
     def kept(self) -> Any:
         """The best weights, or the last if nothing was watched."""
-        return copied(self.weights(self.train_state)) if self.best is None else self.best_weights
+        if self.best is None and not self._saves_weights:
+            return copied(self.weights(self.train_state))
+        step = int(self.train_state.step)
+        if self.best is None and self._weights_of != step:
+            self.best_weights, self._weights_of = copied(self.weights(self.train_state)), step
+        return self.best_weights
 
     @property
     def saved(self) -> Any:
         """The arrays of a checkpoint."""
-        return {"train_state": self.train_state, "best": self.best_weights}
+        return {"train_state": self.train_state, "best": self.kept if self._saves_weights else self.best_weights}
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -181,6 +189,7 @@ class Run:
             # Of several processes each has its own, and the first one alone writes this: they read again instead.
             "position": positions.as_json(self.position if jax.process_count() == 1 else None),
             "finished": self.finished,
+            "weights": self._saves_weights,
             "best": None if self.best is None else self.best.save(),
         }
 
@@ -205,12 +214,13 @@ class Run:
                 raise
             raise CheckpointError(
                 f"the run in {checkpoints.directory} is of another network or another kind of optimizer than this "
-                f"call's, so that it cannot go on; give another directory, and to begin there with its weights, where "
-                f"the network is the same, training.pretrained(net, *training.load_best("
+                f"call's, or freezes other parameters, so that it cannot go on; give another directory, and to begin "
+                f"there with its weights, where the network is the same, training.pretrained(net, *training.load_best("
                 f"{str(checkpoints.directory)!r}, net, x)): {error.message}"
             ) from error
         assert restored is not None
         self.train_state, self.best_weights = restored[0]["train_state"], restored[0]["best"]
+        self._weights_of = int(self.train_state.step)
         self.in_row = int(self.train_state.guard.in_row)
         self.history = _history(checkpoints, metadata["history"])
         self.finished = metadata["finished"]

@@ -104,6 +104,9 @@ class Source:
       steps: batches an epoch, of what does not end or is read on.
       pick: as of `stream`.
       goes_on: whether an epoch of ``steps`` goes on in a list where the last one stopped, or begins it anew.
+
+    Attributes:
+      passing: what the batches of an epoch go through as they are read.
     """
 
     def __init__(self, data: Any, steps: int | None, *, pick: Any = None, goes_on: bool = True):
@@ -119,6 +122,7 @@ class Source:
         self._like: Any = None  # the shapes and dtypes of the first batch
         self._held: int | None = None  # batches of the epoch before
         self._begun = False
+        self.passing: Callable[[Iterator[Any]], Iterator[Any]] = lambda batches: batches
 
     def must_last(self, epochs: int) -> None:
         """Refuses, before the first epoch, what a later one will find empty."""
@@ -198,7 +202,7 @@ class Source:
             if position is not None and begins and (start > 0 or not callable(self._data)):
                 set_state(position)
                 batches, skip = self._resumed(loader, runs_on, start), 0
-        return self._read(iter(batches), epoch, start - skip), get_state, skip
+        return self.passing(self._read(iter(batches), epoch, start - skip)), get_state, skip
 
     def whole_epoch(self, epoch: int) -> Iterator[Any]:
         """The batches of an epoch, ``steps`` of them if that was given, for a reader that does not fetch ahead."""

@@ -1,5 +1,6 @@
 """The training step: a pure function from a state and a batch to the next state and what was measured."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError, named
 from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers import _members
 from jaxnet.optimizers._arithmetic import wide, wide_dtype
+from jaxnet.paths import Which
+from jaxnet.training.freezing import freezing
 from jaxnet.training.state import TrainState
 from jaxnet.training.update import counted, rescaled, take_step
 
@@ -37,6 +40,7 @@ def make_step(
     regularizer: Callable[[Any], jax.Array] | None = None,
     accumulate: int = 1,
     guard: bool | str = True,
+    freeze: Which | None = None,
 ) -> Step:
     """Makes the training step: forward, backward, update, as one pure function.
 
@@ -69,6 +73,11 @@ def make_step(
       guard: whether to skip steps that are not finite. Without it they are taken, which spoils the parameters; what is
         measured tells. With "update", steps are skipped too whose updated parameters are not finite, which costs
         a copy of the state.
+      freeze: which leaves of the parameters do not learn, as in `paths.select`. No gradient of them is computed, none
+        is in ``grad_norm``, a clip's norm or the guard, and the optimizer and the regularizer see None in their place;
+        `init` must get the same. A part of the network all of whose parameters are frozen runs as in evaluation: batch
+        norm keeps its statistics, dropout drops nothing. (A part that has none, such as a dropout, is frozen with the
+        part around it.)
 
     Returns:
       ``step(train_state, (x, target)) -> (train_state, metrics)``: "loss", "grad_norm", the metrics, and "skipped", 1
@@ -103,6 +112,12 @@ def make_step(
     accumulate = checks.integer("accumulate", accumulate, minimum=1)
     if guard != "update":
         checks.flag("guard", guard)
+    if freeze is not None:
+        make = functools.partial(
+            make_step, loss=loss, optimizer=optimizer, metrics=metrics, regularizer=regularizer, accumulate=accumulate,
+            guard=guard,
+        )  # fmt: skip
+        return named("make_step")(freezing(make, net, freeze, optimizer))
 
     def objective(params, state, batch, key, scale):
         x, target = batch
@@ -171,6 +186,7 @@ class Stepping(NamedTuple):
     loss_scale: float | None
     guard: bool | str
     max_skipped: int
+    freeze: Which | None = None
 
 
 @named("stepping")
@@ -181,6 +197,7 @@ def stepping(
     loss_scale: float | None = None,
     guard: bool | str = True,
     max_skipped: int = 20,
+    freeze: Which | None = None,
 ) -> Stepping:
     """How the steps of `fit` are made, where it is not the usual way.
 
@@ -190,6 +207,7 @@ def stepping(
       loss_scale: the first factor on the loss, for float16 (`init`); 2.0**15 is usual.
       guard: True, or "update" to look at the updated parameters too (`make_step`).
       max_skipped: non-finite steps in a row to skip before giving up.
+      freeze: which leaves of the parameters do not learn (`make_step`), such as ``"0/*"``, all of a chain's first part.
 
     Returns:
       What `fit` takes as ``step``.
@@ -219,7 +237,7 @@ def stepping(
         )
     accumulate = checks.integer("accumulate", accumulate, minimum=1)
     max_skipped = checks.integer("max_skipped", max_skipped, minimum=1)
-    return Stepping(regularizer, accumulate, loss_scale, guard, max_skipped)
+    return Stepping(regularizer, accumulate, loss_scale, guard, max_skipped, freeze)
 
 
 def checked_metrics(metrics: Mapping[str, Callable[..., Any]] | None) -> dict[str, Callable[..., Any]]:

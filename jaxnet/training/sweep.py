@@ -15,6 +15,7 @@ from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, located, named
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.optimizers import _members
+from jaxnet.paths import Which
 from jaxnet.training import nans, pairs
 from jaxnet.training import state as states
 from jaxnet.training.evaluate import check_labels, on_arrays
@@ -95,6 +96,7 @@ def sweep(
     batch_size: int,
     validation: Any = None,
     metrics: Mapping[str, Callable[[Any, Any], jax.Array]] | None = None,
+    freeze: Which | None = None,
 ) -> Sweep:
     """Trains one network many times, with other seeds and hyperparameters, all in one compiled program.
 
@@ -114,6 +116,7 @@ def sweep(
       batch_size: examples a step and member; samples that do not fill a batch are left out, others each epoch.
       validation: arrays ``(x, target)`` to measure at the end of every epoch.
       metrics: by name, more functions of ``(prediction, target)`` to measure.
+      freeze: which leaves of the parameters do not learn, as of `make_step`.
 
     Returns:
       A `Sweep`.
@@ -152,10 +155,10 @@ def sweep(
 
     @jax.vmap
     def begin(key, hyper):
-        return states.init(net, optimizer(**hyper), pairs.of_size(1, device[0]), key)
+        return states.init(net, optimizer(**hyper), pairs.of_size(1, device[0]), key, freeze=freeze)
 
     def one_step(train_state, hyper, row, *, guard=True):
-        step = make_step(net, loss, optimizer(**hyper), metrics=metrics, guard=guard)
+        step = make_step(net, loss, optimizer(**hyper), metrics=metrics, guard=guard, freeze=freeze)
         return step(train_state, jax.tree.map(lambda leaf: leaf[row], device))
 
     def epoch(train_state, hyper, rows, *, guard):
