@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet.data import Blocks, Examples
 from jaxnet.data._pick import picks
 from jaxnet.errors import ConfigError, DataError, innermost, named
 from jaxnet.training import pairs
@@ -144,7 +145,8 @@ class Source:
     @property
     def settings(self) -> dict[str, Any]:
         """What makes the batches of a run these ones, as far as it can be said."""
-        return {"steps_per_epoch": self.steps, **getattr(self._data, "settings", {})}
+        ours = self._data.settings if isinstance(self._data, (Blocks, Examples)) else {}
+        return {"steps_per_epoch": self.steps, **ours}
 
     def at(self, epoch: int, batch: int) -> named:
         """The door of a batch."""
