@@ -15,6 +15,7 @@ from jaxnet.optimizers.lookahead import LookaheadState, lookahead
 from jaxnet.optimizers.master_copy import MasterCopyState, master_copy
 from jaxnet.optimizers.muon import MuonState, muon
 from jaxnet.optimizers.partition import partition
+from jaxnet.optimizers.plateau import ReduceOnPlateauState, observe, reduce_on_plateau
 from jaxnet.optimizers.rmsprop import RmspropState, rmsprop
 from jaxnet.optimizers.schedules import (
     constant_schedule,
@@ -38,6 +39,7 @@ __all__ = [
     "MuonState",
     "Optimizer",
     "Raveled",
+    "ReduceOnPlateauState",
     "RmspropState",
     "ScalarOrSchedule",
     "Schedule",
@@ -61,9 +63,11 @@ __all__ = [
     "lookahead",
     "master_copy",
     "muon",
+    "observe",
     "partition",
     "piecewise_constant_schedule",
     "ravel",
+    "reduce_on_plateau",
     "rmsprop",
     "sgd",
     "skip_nonfinite",
