@@ -1,5 +1,6 @@
 """Training (4.6): the compiled step, the loop around it, and what keeps a run safe."""
 
+from jaxnet.training.callbacks import PerStep, per_step
 from jaxnet.training.checkpoint import load, read_metadata, save
 from jaxnet.training.checkpoints import Checkpoints, load_best
 from jaxnet.training.devices import sharded
@@ -16,6 +17,7 @@ from jaxnet.training.sources import stream
 from jaxnet.training.state import Guard, LossScale, TrainState, init, pretrained
 from jaxnet.training.step import make_step, stepping
 from jaxnet.training.sweep import Sweep, grid, sweep
+from jaxnet.training.trackers import Tracker, tensorboard, trackio, wandb
 
 __all__ = [
     "Checkpoints",
@@ -26,8 +28,10 @@ __all__ = [
     "Guard",
     "History",
     "LossScale",
+    "PerStep",
     "Player",
     "Sweep",
+    "Tracker",
     "TrainState",
     "Trained",
     "arrays",
@@ -43,6 +47,7 @@ __all__ = [
     "make_evaluate",
     "make_gan_step",
     "make_step",
+    "per_step",
     "pretrained",
     "read_metadata",
     "save",
@@ -50,5 +55,8 @@ __all__ = [
     "stepping",
     "stream",
     "sweep",
+    "tensorboard",
+    "trackio",
     "train",
+    "wandb",
 ]

@@ -14,11 +14,12 @@ from jaxnet import _checks as checks
 from jaxnet import data as data_module
 from jaxnet.errors import DataError, named
 from jaxnet.layers.layer import Layer, as_layer
-from jaxnet.training import devices, nans, pairs
+from jaxnet.training import devices, nans, pairs, weighted
 from jaxnet.training.pairs import Arrays
 from jaxnet.training.sources import given
 from jaxnet.training.state import all_finite
 from jaxnet.training.step import Metrics, checked_metrics, measure
+from jaxnet.training.weighted import applied
 
 Evaluate = Callable[..., dict[str, float]]
 """``(params, state, data, *, epoch=0) -> {"loss": ..., ...}``."""
@@ -31,13 +32,15 @@ def make_evaluate(
     *,
     metrics: Mapping[str, Callable[[Any, Any], jax.Array]] | None = None,
     batch_size: int = 256,
+    count: Callable[..., Any] | None = None,
     mesh: Any = None,
 ) -> Evaluate:
     """Makes the function that measures a network on a whole set.
 
     Of arrays ``(x, target)`` it computes the predictions batch by batch, in one compiled program, and then the loss and
     the metrics of all of them at once: exact for every loss and metric, whatever the size of the last batch. Of an
-    iterable of batches it gives their mean, weighted by their sizes.
+    iterable of batches it gives their mean, weighted by their sizes, or by the sums of their weights: data may be
+    ``(x, target, weights)``, which the loss and the metrics are given.
 
     NaN and Inf among the data are refused, wherever the data are; a prediction that is not finite is measured as it is,
     and gives a loss that is not finite.
@@ -47,6 +50,7 @@ def make_evaluate(
       loss: ``(prediction, target) -> scalar``.
       metrics: by name, more such functions.
       batch_size: examples at once.
+      count: ``target -> number``, what a batch counts, where it is something else (`make_step`).
       mesh: devices among which to share the examples. An iterable gives each process its own part, of any length; then
         parameters in pieces are put together on every device first.
 
@@ -71,6 +75,8 @@ def make_evaluate(
     checks.function("loss", loss)
     metrics = checked_metrics(metrics)
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
+    if count is not None:
+        checks.function("count", count)
     if mesh is not None:
         mesh = devices.automatic(mesh)
         batch_size += -batch_size % mesh.shape[mesh.axis_names[0]]
@@ -87,7 +93,7 @@ def make_evaluate(
     def of_batch(params, state, batch):
         x, target = batch
         measured = measure(loss, metrics, net.apply(params, state, x, train=False)[0], target)
-        return measured, all_finite(batch)
+        return measured, all_finite(batch), weighted.counted(count, target)
 
     @named("evaluate")
     def evaluate(params, state, data, *, epoch=0):
@@ -108,7 +114,7 @@ def make_evaluate(
         if mesh is not None:
             params, state = devices.whole_here((params, state), mesh)
         totals: dict[str, float] = {}
-        count = 0
+        total = 0.0
         narrowed: dict[str, np.dtype] = {}
         # Of several processes, no other must wait for this one's means.
         with devices.together(DataError("another process could not measure its part; its error says why")):
@@ -119,16 +125,17 @@ def make_evaluate(
                 size = pairs.size(batch)
                 if mesh is not None:
                     batch = jax.device_put(batch, devices.over_batch_if_it_fits(mesh.local_mesh, size))
-                measured, finite = jax.device_get(of_batch(params, state, batch))
+                measured, finite, weight = jax.device_get(of_batch(params, state, batch))
                 with place:
                     _must_be_finite(batch, finite)
-                for name, value in measured.items():
-                    totals[name] = totals.get(name, 0.0) + size * float(value)
-                count += size
+                weight = size if weight is None else float(weight)
+                for name, value in measured.items():  # of what counts nothing, not even NaN
+                    totals[name] = totals.get(name, 0.0) + (weight * float(value) if weight else 0.0)
+                total += weight
         if not warned:
             checks.warn_of_narrowed(narrowed)
         warned = warned or bool(narrowed)
-        return _over_processes({name: total / count for name, total in totals.items()}, count)
+        return _over_processes({name: sums / total if total else 0.0 for name, sums in totals.items()}, total)
 
     return evaluate
 
@@ -158,13 +165,14 @@ def on_arrays(
     return evaluate
 
 
-def _over_processes(means: dict[str, float], count: int) -> dict[str, float]:
-    """The means over what all processes have measured, each on ``count`` examples."""
+def _over_processes(means: dict[str, float], weight: float) -> dict[str, float]:
+    """The means over what all processes have measured, each on what counts ``weight``."""
     if jax.process_count() == 1:
         return means
-    mine = np.array(list(means.values())).view(np.uint32), np.int32(count)  # float64's bits, whatever JAX keeps
-    values, counts = multihost_utils.process_allgather(mine)
-    return dict(zip(means, np.average(values.view(np.float64), axis=0, weights=counts).tolist(), strict=True))
+    mine = np.array([weight, *means.values()]).view(np.uint32)  # float64's bits, whatever JAX keeps
+    weights, *values = multihost_utils.process_allgather(mine).view(np.float64).T
+    total = max(weights.sum(), np.finfo(np.float64).tiny)
+    return {name: float((weights * value).sum() / total) for name, value in zip(means, values, strict=True)}
 
 
 def _must_be_finite(data: Any, finite: bool) -> None:
@@ -178,7 +186,8 @@ def check_labels(net: Layer, loss: Any, data: Any) -> None:
 
     It is given a few thousand examples at a time, and nothing is computed.
     """
-    targets = jax.tree.leaves(data[1])
+    target = data[1]
+    targets = jax.tree.leaves(target.target if isinstance(target, weighted.Weighted) else target)
     if not targets or not all(jnp.issubdtype(target.dtype, jnp.integer) for target in targets):
         return
 
@@ -190,4 +199,4 @@ def check_labels(net: Layer, loss: Any, data: Any) -> None:
         target = jax.tree.map(jnp.asarray, target)
         prediction = jax.eval_shape(predict, jax.random.key(0), x)
         # It sees the labels, and of the predictions the shape: computed, each of its operations would compile.
-        jax.eval_shape(lambda prediction, target=target: loss(prediction, target), prediction)
+        jax.eval_shape(lambda prediction, target=target: applied("the loss", loss, prediction, target), prediction)

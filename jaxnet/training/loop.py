@@ -12,6 +12,8 @@ import jax
 
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, named
+from jaxnet.optimizers import plateau
+from jaxnet.training import callbacks as calls
 from jaxnet.training import devices, keeping, sources
 from jaxnet.training import early_stopping as stopping
 from jaxnet.training import identity as identities
@@ -22,10 +24,10 @@ from jaxnet.training.interrupts import ENDED, Interrupts, ending
 from jaxnet.training.pairs import Arrays
 from jaxnet.training.report import Report
 from jaxnet.training.run import Run
-from jaxnet.training.step import COLUMNS, Step
+from jaxnet.training.step import COLUMNS, MEASURED, Step
 from jaxnet.training.streamed import Streamed
 
-_OURS = [name for name in COLUMNS if name not in ("loss", "penalty", "grad_norm", "skipped")]
+_OURS = [name for name in COLUMNS if name not in MEASURED]
 
 
 class Trained(NamedTuple):
@@ -112,7 +114,8 @@ def train(
     callbacks = [checks.function("callbacks", callback) for callback in callbacks]
     _check_state(train_state)
     stop_early = stopping.checked(early_stopping, evaluate is not None)
-    step, unguarded = _checked(step, stop_early, evaluate), unguarded and _checked(unguarded, stop_early, evaluate)
+    step, unguarded = (one and _checked(one, stop_early, evaluate, train_state) for one in (step, unguarded))
+    of_steps = calls.of_steps(callbacks)
     keep, data = keeping.given(keep), sources.given(data, batch_size, epochs=epochs)
 
     # Where everything lives, and from where batches come.
@@ -134,6 +137,7 @@ def train(
             report.resumed(run, saver.checkpoints)
         saver.begin(run.history)
         with (
+            calls.closed(callbacks),
             Interrupts(sigterm=saver.checkpoints is not None) as interrupts,
             keeping.ended_early(run, saver, report.close),
             devices.in_use(place.mesh),
@@ -148,6 +152,11 @@ def train(
                         report.step(run, done)
                         must_learn(run, feed, saver, max_skipped, explain)
                         run.must_be_sound(saver.checkpoints, now=False)
+                        if of_steps:
+                            run.shown(done, of_steps)
+                            (run.finished,) = devices.any_process(run.finished)
+                            if run.finished:
+                                break
                         if _stop_or_due(interrupts, saver) and done.steps != feed.steps:
                             saver.save(run)
                 _stop_or_due(interrupts, saver)  # for a signal that came while a loader kept the run waiting
@@ -175,8 +184,11 @@ def _check_state(train_state: Any) -> None:
         )
 
 
-def _checked(step: Step, stop_early: stopping.EarlyStopping | None, evaluate: Any) -> Step:
+def _checked(step: Step, stop_early: stopping.EarlyStopping | None, evaluate: Any, train_state: Any) -> Step:
     """The step, which looks at the names that it measures while it is traced."""
+    watched = dict.fromkeys(plateau.monitors(train_state), "reduce_on_plateau")
+    if stop_early is not None:
+        watched[stop_early.monitor] = "early stopping"
 
     def checked(train_state, batch):
         train_state, metrics = step(train_state, batch)
@@ -189,8 +201,9 @@ def _checked(step: Step, stop_early: stopping.EarlyStopping | None, evaluate: An
                 f"of that name; use another"
             )
         validated = [f"validation_{name}" for name in getattr(evaluate, "names", ())]
-        if stop_early is not None and (validated or not stop_early.monitor.startswith("validation_")):
-            stopping.check_column(stop_early.monitor, [*metrics, *validated, *_OURS])
+        for name, who in watched.items():
+            if validated or evaluate is None or not name.startswith("validation_"):
+                stopping.check_column(name, [*metrics, *validated, *_OURS], who)
         return train_state, metrics
 
     return checked

@@ -42,9 +42,9 @@ def stream(batches: Any, *, steps_per_epoch: int | None = None) -> Stream:
     """Batches to train on or to measure; where an epoch is all that the iterable holds, itself is the short form.
 
     Args:
-      batches: an iterable of batches ``(x, target)``, a loader or a list, read anew each epoch; or a function from the
-        epoch's number, from 0, to an iterable. An iterator with ``get_state`` and ``set_state`` (Grain's) resumes
-        without reading again.
+      batches: an iterable of batches ``(x, target)``, or ``(x, target, weights)`` (`arrays`), a loader or a list, read
+        anew each epoch; or a function from the epoch's number, from 0, to an iterable. An iterator with ``get_state``
+        and ``set_state`` (Grain's) resumes without reading again.
       steps_per_epoch: batches an epoch, of what does not end. An iterator is read on from epoch to epoch; a list too,
         and begun again where it ends, but as a validation set anew each time, so that the same examples are measured.
 

@@ -14,7 +14,7 @@ from jaxnet import _checks as checks
 from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, located, named
 from jaxnet.layers.layer import Params, State, as_layer
-from jaxnet.optimizers import _members
+from jaxnet.optimizers import _members, plateau
 from jaxnet.training import nans, pairs
 from jaxnet.training import state as states
 from jaxnet.training.evaluate import check_labels, on_arrays
@@ -162,8 +162,9 @@ def sweep(
         train_state, measured = jax.lax.scan(
             lambda carry, row: one_step(carry, hyper, row, guard=guard), train_state, rows
         )
+        weight = measured.pop("weight", None)
         finite = {name: jnp.isfinite(values) for name, values in measured.items()}
-        means = {name: jnp.mean(values, where=finite[name]) for name, values in measured.items()}
+        means = {name: _mean(values, weight, finite[name]) for name, values in measured.items()}
         means["skipped"] = jnp.sum(measured["skipped"])
         return train_state, means, jnp.all(finite["loss"] & finite["grad_norm"]) & all_finite(train_state.params)
 
@@ -186,6 +187,7 @@ def sweep(
         # The data, the program's copy of them, and the orders of the next epoch.
         return found and found + 2 * nbytes(device) + nbytes(arguments[2])
 
+    watched = plateau.monitors(shapes)
     records: list[dict[str, np.ndarray]] = []
     where = next(iter(jax.tree.leaves(device)[0].devices()))
     with members_that_fit(len(seeds), where, bytes_of):
@@ -202,6 +204,8 @@ def sweep(
             if evaluate is not None:
                 validated = evaluate(train_state.params, train_state.state)
                 measured |= {f"validation_{name}": values for name, values in validated.items()}
+            if watched:
+                train_state = plateau.observe(train_state, measured)
             records.append(jax.device_get(measured))
     history = {name: np.stack([record[name] for record in records]) for name in records[0]}
     last = history["validation_loss" if validation is not None else "loss"][-1]
@@ -209,6 +213,14 @@ def sweep(
     usable = np.isfinite(last) & np.asarray(jax.vmap(all_finite)(train_state.params))
     best = int(np.argmin(np.where(usable, last, np.inf))) if usable.any() else -1
     return Sweep(train_state.params, train_state.state, history, settings, best)
+
+
+def _mean(values: jax.Array, weight: jax.Array | None, which: jax.Array) -> jax.Array:
+    """Over some of an epoch's steps, each by what its batch counted."""
+    if weight is None:
+        return jnp.mean(values, where=which)
+    weight = jnp.where(which, weight.astype(values.dtype), 0)
+    return jnp.sum(weight * jnp.where(which, values, 0)) / jnp.sum(weight)
 
 
 def _check_rule(rule: Callable[..., Any], settings: Mapping[str, np.ndarray], hyper: Mapping[str, Any]) -> None:

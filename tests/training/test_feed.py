@@ -292,7 +292,7 @@ WRONG_BATCHES = {
     "text": ("abc", ConfigError, r"got a str"),
     "a pair of texts": (("ab", "cd"), DTypeError, r"x must be an array, got str"),
     "an array": (X, ConfigError, r"got a ndarray; to reproduce x itself, give \(x, x\)"),
-    "three": ((X, Y, Y), ConfigError, r"got a tuple of 3"),
+    "four": ((X, Y, Y, Y), ConfigError, r"got a tuple of 4"),
     "one": ((X,), ConfigError, r"got a tuple of 1"),
     "empty": ((X[:0], Y[:0]), DataError, r"the batch is empty"),
     "ragged": (([[1.0], [2.0, 3.0]], Y), DTypeError, r"x must be an array, got list; .*rows must have one length"),
