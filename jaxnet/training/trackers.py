@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet import _optional as optional
-from jaxnet.errors import named
+from jaxnet.errors import ConfigError, named
 
 Write = Callable[[int, dict[str, float]], Any]
 """``(step, values by name)``."""
@@ -104,9 +104,10 @@ def wandb(run: Any = None, *, every: int = 100, **options: Any) -> Tracker:
 
     Raises:
       DependencyError: wandb is not installed; ``pip install wandb``.
-      ConfigError: what is no number.
+      ConfigError: what is no number, or options of a run that there is.
     """
-    return _of_run(optional.load("training.wandb", "wandb"), run, every, options)
+    library = optional.load("training.wandb", "wandb") if run is None else None
+    return _of_run(library, run, every, options)
 
 
 @named("trackio")
@@ -123,13 +124,16 @@ def trackio(run: Any = None, *, every: int = 100, **options: Any) -> Tracker:
 
     Raises:
       DependencyError: trackio is not installed; ``pip install trackio``.
-      ConfigError: what is no number.
+      ConfigError: what is no number, or options of a run that there is.
     """
-    return _of_run(optional.load("training.trackio", "trackio"), run, every, options)
+    library = optional.load("training.trackio", "trackio") if run is None else None
+    return _of_run(library, run, every, options)
 
 
 def _of_run(library: Any, run: Any, every: int, options: dict[str, Any]) -> Tracker:
     """Of a library whose ``init`` begins a run with ``log(values, step=)`` and ``finish()``."""
+    if run is not None and options:
+        raise ConfigError(f"a run that is there needs no {', '.join(options)}: they are for the one that is begun here")
 
     def begin():
         begun = library.init(**options) if run is None else run
