@@ -13,6 +13,7 @@ from jaxnet.training.history import History
 from jaxnet.training.keeping import keep
 from jaxnet.training.loop import Trained, train
 from jaxnet.training.pairs import arrays
+from jaxnet.training.pruning import Halving
 from jaxnet.training.sources import stream
 from jaxnet.training.state import Guard, LossScale, TrainState, init, pretrained
 from jaxnet.training.step import make_step, stepping
@@ -26,6 +27,7 @@ __all__ = [
     "Fit",
     "GANState",
     "Guard",
+    "Halving",
     "History",
     "LossScale",
     "PerStep",
