@@ -12,11 +12,10 @@ from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError, named
 from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers import _members
 from jaxnet.optimizers import _rates as rates
-from jaxnet.optimizers._arithmetic import wide, wide_dtype
 from jaxnet.training import weighted
 from jaxnet.training.accumulate import over_parts
 from jaxnet.training.state import TrainState
-from jaxnet.training.update import counted, rescaled, take_step
+from jaxnet.training.update import counted, rescaled, take_step, unscaled
 
 Metrics = dict[str, jax.Array]
 """Scalars by name."""
@@ -137,7 +136,7 @@ def make_step(
             )
         scale = None
         if train_state.loss_scale:
-            _check_scalable(train_state.params, guard)
+            check_scalable(train_state.params, guard)
             scale = train_state.loss_scale.value
         params, before, old = train_state.params, train_state.state, train_state.opt_state
         batch = pair(weighted.paired(batch))
@@ -152,8 +151,7 @@ def make_step(
                 return grads, state, (measured, value)
 
             grads, state, (measured, value) = over_parts(part, batch, accumulate, count, params, before)
-        if scale is not None:
-            grads = jax.tree.map(lambda g: wide(g) / scale.astype(wide_dtype(g.dtype)), grads)
+        grads = unscaled(grads, scale)
         taken = take_step(
             optimizer, measured["loss"], grads, params, old, (state, before), guard=guard,
             value=value, value_fn=lambda params: objective(params, before, batch, key, None)[0],
@@ -305,7 +303,8 @@ def pair(batch: Any) -> tuple[Any, Any]:
     return tuple(batch)
 
 
-def _check_scalable(params: Any, guard: bool | str) -> None:
+def check_scalable(params: Any, guard: bool | str) -> None:
+    """Refuses a loss scale without the guard, and for parameters that it would not help."""
     if not guard:
         raise ConfigError("a loss scale changes at steps that are not finite, so it needs guard=True")
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
