@@ -1,5 +1,6 @@
 """The loss and the metrics of a network on a whole set, in evaluation."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from jax.sharding import Mesh
 
 from jaxnet import _checks as checks
 from jaxnet import data as data_module
-from jaxnet.errors import DataError, named
+from jaxnet.errors import DataError, located, named
 from jaxnet.layers.layer import Layer, as_layer
 from jaxnet.training import devices, nans, pairs, weighted
 from jaxnet.training.pairs import Arrays
@@ -125,7 +126,8 @@ def make_evaluate(
                 size = pairs.size(batch)
                 if mesh is not None:
                     batch = jax.device_put(batch, devices.over_batch_if_it_fits(mesh.local_mesh, size))
-                measured, finite, weight = jax.device_get(of_batch(params, state, batch))
+                with located(place.who) if number else contextlib.nullcontext():  # the others know of no batch
+                    measured, finite, weight = jax.device_get(of_batch(params, state, batch))
                 with place:
                     _must_be_finite(batch, finite)
                 weight = size if weight is None else float(weight)

@@ -167,6 +167,12 @@ def _flat(given: Any) -> tuple[list[str], list[Any], Any]:
     return names, [leaf for _, leaf in found], treedef
 
 
+def described(batch: Any) -> str:
+    """The arrays of a batch: their names, dtypes and shapes."""
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    return ", ".join(f"{leaf_name(path)} {leaf.dtype} {leaf.shape}" for path, leaf in leaves)
+
+
 def leaf_name(path: Any) -> str:
     """A leaf of a pair by its path: ``x``, ``target['left']``, or ``weights``."""
     name, path = ("x", "target")[path[0].idx], path[1:]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from jaxnet import data, layers, losses, optimizers, training
-from jaxnet.errors import ConfigError, DataError, DTypeError, named
+from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError, named
 from jaxnet.training.devices import Place
 from jaxnet.training.feed import Progress, Resident
 from jaxnet.training.run import Run
@@ -319,3 +319,30 @@ def test_a_wrong_batch_is_refused_with_its_place(wrong):
         training.make_evaluate(net, losses.mse)(params, state, [good, batch])
     with pytest.raises(error, match=rf"^fit: validation: epoch 1, batch 0: .*{message}"):
         fit(validation=[batch])
+
+
+# --- batches unlike the first -----------------------------------------------------------------------------------------
+
+SQUARE = np.ones((8, 3), np.float32)
+ONE = SQUARE[:, :1]
+UNLIKE = {
+    "other features": ((np.ones((8, 4), np.float32), ONE), ShapeError, r"dense: the input has 4 features.* x float32 \(8, 4\), target float32 \(8, 1\), the first one x float32 \(8, 3\)"),
+    "another rank": ((SQUARE[..., None], ONE), ShapeError, r"dense: .* x float32 \(8, 3, 1\)"),
+    "another target": ((SQUARE, ONE[:, 0]), ShapeError, r"mse: prediction \(8, 1\) and target \(8,\).* target float32 \(8,\)"),
+    "fewer targets": ((SQUARE, ONE[:5]), ShapeError, r"mse: prediction \(8, 1\) and target \(5, 1\)"),
+    "another dtype": ((SQUARE.astype(np.float16), ONE), DTypeError, r"dense: dtypes differ: .* x float16 \(8, 3\)"),
+    "integers": ((SQUARE.astype(np.int32), ONE), DTypeError, "dense: x must be floating point, got int32"),
+    "a tree": (({"a": SQUARE}, ONE), DTypeError, r"dense: x must be an array, got a dict of a.*x\['a'\] float32"),
+    "weights": ((SQUARE, ONE, ONE[:, 0]), DataError, r"all batches have weights, or none: .* weights float32 \(8,\), the first"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("unlike", UNLIKE)
+def test_a_batch_unlike_the_first_is_refused_with_both(unlike):
+    batch, error, message = UNLIKE[unlike]
+    net = layers.chain(layers.dense(1))
+    with pytest.raises(error, match=rf"^fit: epoch 1, batch 1[:/].*{message}") as caught:
+        training.fit(
+            net, losses.mse, optimizers.sgd(0.1), [(SQUARE, ONE), batch, (SQUARE, ONE)], epochs=1, progress=False
+        )
+    assert int(caught.value.train_state.step) == 1  # the step before it is not lost
