@@ -121,9 +121,11 @@ def reduce_on_plateau(
     def init(params):
         trees.parameters(params)
         dtype = at_least_float32(*[jnp.asarray(p).dtype for p in jax.tree.leaves(params)])
-        counts = (jnp.zeros([], jnp.int32) for _ in range(3))
+        zero = lambda: jnp.zeros([], jnp.int32)  # noqa: E731 (arrays of their own, which can be donated)
         best = jnp.asarray(sign * jnp.inf, dtype)
-        return ReduceOnPlateauState(jnp.ones([], dtype), best, *counts, jnp.zeros([], dtype), monitor)
+        return ReduceOnPlateauState(
+            jnp.ones([], dtype), best, zero(), zero(), zero(), jnp.zeros([], dtype), monitor=monitor
+        )
 
     def update(updates, state, params=None, *, value=None, **extra_args):
         del extra_args

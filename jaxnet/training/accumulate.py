@@ -70,7 +70,8 @@ def _weights(groups: list[Any], parts: int, count: Callable[..., Any] | None) ->
             return None
         sizes = np.concatenate([np.full(leaf.shape[0], leaf.shape[1]) for leaf in map(_first, groups)])
         return jnp.asarray(sizes * parts / sizes.sum())
-    every = jnp.concatenate([jax.vmap(lambda target: counted(count, target))(target) for _, target in groups])
+    counts: list[Any] = [jax.vmap(lambda target: counted(count, target))(target) for _, target in groups]
+    every = jnp.concatenate(counts)
     total = jnp.sum(every)
     nothing = total == 0
     return jnp.where(nothing, 1, every * (jnp.asarray(parts, every.dtype) / jnp.where(nothing, 1, total)))

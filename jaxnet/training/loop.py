@@ -1,6 +1,7 @@
 """The loop around a training step: epochs, reports, early stopping, checkpoints, exact resume."""
 
 import contextlib
+import functools
 import json
 import os
 import zlib
@@ -114,7 +115,8 @@ def train(
     callbacks = [checks.function("callbacks", callback) for callback in callbacks]
     _check_state(train_state)
     stop_early = stopping.checked(early_stopping, evaluate is not None)
-    step, unguarded = (one and _checked(one, stop_early, evaluate, train_state) for one in (step, unguarded))
+    of = functools.partial(_checked, stop_early=stop_early, evaluate=evaluate, train_state=train_state)
+    step, unguarded = of(step), unguarded and of(unguarded)
     of_steps = calls.of_steps(callbacks)
     keep, data = keeping.given(keep), sources.given(data, batch_size, epochs=epochs)
 

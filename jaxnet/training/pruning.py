@@ -37,10 +37,10 @@ class Halving(NamedTuple):
     def rungs(self, members: int, epochs: int) -> dict[int, int]:
         """By the epoch of each rung, how many members go on from it."""
         factor = checks.integer("halving's factor", self.factor, minimum=2)
-        left = [members // factor]
-        while left[-1] > 1:
-            left.append(left[-1] // factor)
-        left = [many for many in left if many]
+        left = []
+        while members > 1:
+            members = max(members // factor, 1)
+            left.append(members)
         if self.first is None:
             ends = [epochs // factor**i for i in range(len(left), 0, -1)]
         else:

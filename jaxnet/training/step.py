@@ -181,7 +181,7 @@ class Stepping(NamedTuple):
 
     regularizer: Callable[[Any], jax.Array] | None
     accumulate: int
-    count: Callable[..., Any] | None
+    count: Callable[..., Any] | None  # pyright: ignore[reportIncompatibleMethodOverride]
     loss_scale: float | None
     guard: bool | str
     max_skipped: int
