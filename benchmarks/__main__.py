@@ -1,10 +1,15 @@
-"""``python -m benchmarks NAME [--quick]`` runs one benchmark; without a name it lists them."""
+"""``python -m benchmarks NAME [--quick]`` runs one benchmark; without a name it lists them.
+
+``python -m benchmarks --reuse-memory NAME`` sets glibc for all contestants as `jaxnet.memory.reuse` does.
+"""
 
 import importlib
 import os
 import pkgutil
 import sys
 from pathlib import Path
+
+from jaxnet.memory import TUNABLES
 
 HELPERS = {"timing", "__main__"}
 
@@ -17,10 +22,14 @@ def names() -> list[str]:
 
 def main(argv: list[str]) -> int:
     """Runs the benchmark that the first argument names."""
+    if argv and argv[0] == "--reuse-memory":
+        # In the environment, and so in the processes that benchmarks start.
+        os.environ["GLIBC_TUNABLES"] = TUNABLES
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks", *argv[1:]])
     if not argv or argv[0] not in names():
         if argv:
             print(f"There is no benchmark {argv[0]!r}.")
-        print("usage: python -m benchmarks NAME [--quick]\nNAME is one of: " + ", ".join(names()))
+        print("usage: python -m benchmarks [--reuse-memory] NAME [--quick]\nNAME is one of: " + ", ".join(names()))
         return 2 if argv else 0
     # Before PyTorch is loaded: after a call its idle OpenMP threads would spin for milliseconds, on the cores that the
     # next contestant needs. On 2 cores that made a JAX program of 2 ms take 3 in its turn; not spinning costs PyTorch

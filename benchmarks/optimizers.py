@@ -6,7 +6,6 @@ Every contestant takes three steps from the same start first, and must end where
 
 import argparse
 import importlib.util
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +26,10 @@ RULES: dict[str, tuple[dict[str, Any], int, str | None, dict[str, Any]]] = {
     "adagrad": ({"initial_accumulator_value": 0.0, "eps": 0.0}, 5, "Adagrad", {"eps": 0.0}),
     "rmsprop": ({"eps_in_sqrt": False}, 5, "RMSprop", {"alpha": 0.9}),
     "adabelief": ({}, 7, None, {}),
+    "lion": ({}, 5, None, {}),
+    "adan": ({}, 11, None, {}),
+    "schedule_free_sgd": ({"weight_decay": 0.01}, 5, None, {}),
+    "schedule_free_adamw": ({"weight_decay": 0.01}, 7, None, {}),
 }
 RATE = 1e-3
 # XLA compiles a step over 2,000 separate leaves in half a minute and more, so there only Adam is timed.
@@ -110,9 +113,10 @@ def contestants(rule: str, leaves: list[np.ndarray]) -> tuple[dict[str, Callable
     }
     missing = []
     if importlib.util.find_spec("optax"):
-        import optax
+        import optax.contrib
 
-        runs["optax"] = jax_update(getattr(optax, name)(RATE, **arguments), leaves, False)
+        theirs = getattr(optax, name, None) or getattr(optax.contrib, name)
+        runs["optax"] = jax_update(theirs(RATE, **arguments), leaves, False)
     else:
         missing.append("optax: not installed")
     if torch_name is None:
@@ -202,77 +206,6 @@ def training_steps(quick: bool) -> list[dict[str, Any]]:
     return records
 
 
-def transformer(quick: bool) -> dict[str, np.ndarray]:
-    """The arrays of a small transformer, 148 with 5.4 million numbers: most of what Muon moves is in its matrices."""
-    width, blocks = (32, 2) if quick else (192, 12)
-    shapes: dict[str, tuple[int, ...]] = {"tokens": (256, width), "positions": (256, width)}
-    for i in range(blocks):
-        for name, fan_out, fan_in in (("qkv", 3, 1), ("out", 1, 1), ("up", 4, 1), ("down", 1, 4)):
-            shapes[f"{i:02d} {name} kernel"] = (fan_in * width, fan_out * width)
-            shapes[f"{i:02d} {name} bias"] = (fan_out * width,)
-        shapes |= {f"{i:02d} norm {name}": (width,) for name in ("1 scale", "1 offset", "2 scale", "2 offset")}
-    shapes |= {"scale": (width,), "offset": (width,)}
-    rng = np.random.default_rng(0)
-    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-
-
-def muon(quick: bool) -> dict[str, Any]:
-    """Muon's whole update, the rest AdamW's: seconds of a step, and of the first call, which compiles."""
-    leaves = transformer(quick)
-    matrices = [leaf for leaf in leaves.values() if leaf.ndim == 2]
-    arguments: dict[str, Any] = {"beta": 0.95, "nesterov": False}
-    makes: dict[str, Callable[[], Callable[[], Any]]] = {
-        "ours": lambda: jax_update(optimizers.muon(RATE, **arguments), list(leaves.values()), False)
-    }
-    missing = []
-    if importlib.util.find_spec("optax"):
-        import optax.contrib
-
-        makes["optax"] = lambda: jax_update(optax.contrib.muon(RATE, **arguments), list(leaves.values()), False)
-    else:
-        missing.append("optax: not installed")
-    if importlib.util.find_spec("torch"):
-        makes["torch"] = lambda: _torch_muon(list(leaves.values()))
-    else:
-        missing.append("torch: not installed")
-    runs, first = {}, {}
-    for name, make in makes.items():
-        runs[name] = make()
-        began = time.perf_counter()
-        jax.block_until_ready(runs[name]())
-        first[name] = time.perf_counter() - began
-    compare({name: run for name, run in runs.items() if name != "torch"}, steps=2)
-    times = timing.interleaved(runs, seconds=0.5 if quick else 3.0, warmup=1)
-    return {
-        "arrays": len(leaves),
-        "numbers": sum(leaf.size for leaf in leaves.values()),
-        "in_matrices": sum(leaf.size for leaf in matrices),
-        "seconds": {name: t._asdict() for name, t in times.items()},
-        "first_call": first,
-        "missing": missing,
-    }
-
-
-def _torch_muon(leaves: list[np.ndarray]) -> Callable[[], Any]:
-    """PyTorch's, whose products are in bfloat16; its kernels are ours transposed, which changes no cost."""
-    import torch
-
-    params = [torch.from_numpy((leaf.T if leaf.ndim == 2 else leaf).copy()) for leaf in leaves]
-    for p in params:
-        p.grad = 0.1 * p + 0.01
-    both = [
-        torch.optim.Muon([p for p in params if p.ndim == 2], lr=RATE, weight_decay=0.0, nesterov=False),
-        torch.optim.AdamW([p for p in params if p.ndim != 2], lr=RATE, weight_decay=0.0, fused=True),
-    ]
-
-    def run():
-        for optimizer in both:
-            optimizer.step()
-        return params
-
-    return run
-
-
 def _training_step(optimizer: Any, loss: Any, start: Any, raveled: bool) -> Callable[[], Any]:
     params = optimizers.ravel(start) if raveled else jax.tree.map(jnp.array, start)
     objective = (lambda p: loss(p.unravel())) if raveled else loss
@@ -295,19 +228,7 @@ def main(argv: list[str]) -> None:
     """Prints the tables and saves the times."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks optimizers", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller trees, Adam and SGD only")
-    parser.add_argument("--muon", action="store_true", help="Muon alone, which is saved apart")
     options = parser.parse_args(argv)
-    if options.muon:
-        found = muon(options.quick)
-        print(f"Muon: {found['arrays']} arrays, {found['numbers']:,} numbers, {found['in_matrices']:,} in matrices")
-        rows = [
-            [name, timing.milliseconds(timing.Timing(**t)), f"{found['first_call'][name]:.2f}"]
-            for name, t in found["seconds"].items()
-        ]
-        print(timing.table(["", "a step: ms (10th-90th percentile)", "first call: s"], rows))
-        print(*found["missing"], sep="\n", end="")
-        print(f"written to {timing.save('muon-quick' if options.quick else 'muon', found).name}")
-        return
     bandwidth = copy_bandwidth(options.quick)
     print(f"measured copy: {bandwidth / 1e9:.1f} GB/s\n")
     columns = ["ours", "ours raveled", "ours in flat", "optax", "torch plain", "torch foreach", "torch fused"]

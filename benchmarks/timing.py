@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnet.memory import TUNABLES
+
 RESULTS = Path(__file__).parent / "results"
 FAST = 0.02  # seconds
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "torch", "flax", "equinox", "dm-haiku")
@@ -140,6 +142,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": model,
         "cores": os.cpu_count(),
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES"),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "load_at_start": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "devices": [device.device_kind for device in jax.devices()],
@@ -176,11 +179,12 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def path(name: str, *, partial: bool = False) -> Path:
     """Where a benchmark's results lie: ``benchmarks/results/NAME.json``.
 
-    On a GPU or TPU the name carries the device. Results of a partial run, which git ignores, never take the place of
-    a whole one's.
+    On a GPU or TPU the name carries the device, and where memory is reused, that. Results of a partial run, which git
+    ignores, never take the place of a whole one's.
     """
     device = jax.devices()[0]
     parts = [name] if device.platform == "cpu" else [name, re.sub(r"[^a-z0-9]+", "-", device.device_kind.lower())]
+    parts += ["memory-reused"] * (os.environ.get("GLIBC_TUNABLES") == TUNABLES)
     return RESULTS / ("-".join(parts + ["partial"] * partial) + ".json")
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.datasets import load_digits
 
-from jaxnet import activations, data, initializers, layers, losses, optimizers, training
+from jaxnet import activations, data, initializers, layers, losses, memory, optimizers, training
 
 
 def dense_network() -> layers.Layer:
@@ -96,4 +96,5 @@ def main(argv: list[str] | None = None) -> float:
 
 
 if __name__ == "__main__":
+    memory.reuse()  # steps are faster on a CPU: docs/kernels.md
     main()

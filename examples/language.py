@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import activations, initializers, layers, losses, optimizers, training
+from jaxnet import activations, initializers, layers, losses, memory, optimizers, training
 
 NOTHING = 256  # what stands before the text
 NEAR = 8  # how many of the last bytes are looked at one by one
@@ -258,4 +258,5 @@ def main(argv: list[str] | None = None) -> float:
 
 
 if __name__ == "__main__":
+    memory.reuse()  # steps are faster on a CPU: docs/kernels.md
     main()

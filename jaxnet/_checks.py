@@ -192,7 +192,7 @@ def host_array(name: str, value: np.ndarray | np.generic, narrowed: dict[str, np
     if not is_numeric(dtype):
         words = dtype.kind in "UST" or (dtype.kind == "O" and all(isinstance(entry, str) for entry in np.ravel(value)))
         cure = (
-            "number the classes, numpy.unique(names, return_inverse=True)[1]"
+            "number the classes, data.classes(names).encode(names)"
             if words
             else "build one rectangular numeric array, for example numpy.stack(rows).astype('float32')"
         )

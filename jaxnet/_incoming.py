@@ -1,6 +1,7 @@
 """What users hold numbers in, arrays, tables, tensors and lists, as NumPy arrays: asked once, at the door."""
 
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,12 +14,15 @@ from jaxnet.errors import DTypeError
 
 
 def is_nested_numbers(value: Any) -> bool:
-    """Whether ``value`` is a list of numbers, or of such lists: one array, where a list of arrays is a tree."""
+    """Whether ``value`` is a list of numbers, or of such lists: one array, where a list of arrays is a tree.
+
+    Words count as numbers here: a list of them is one array too, which is then refused as such.
+    """
     if not isinstance(value, (list, tuple)):
         return False
     if not value:
         return isinstance(value, list)
-    return all(isinstance(entry, (numbers.Number, np.generic)) or is_nested_numbers(entry) for entry in value)
+    return all(isinstance(entry, (numbers.Number, np.generic, str)) or is_nested_numbers(entry) for entry in value)
 
 
 def host(name: str, value: Any) -> np.ndarray | jax.Array:
@@ -44,6 +48,8 @@ def host(name: str, value: Any) -> np.ndarray | jax.Array:
         return array.astype(jax.dtypes.canonicalize_dtype(array.dtype)) if array.dtype.kind in "fc" else array
     if isinstance(value, (bool, int, float, complex)):
         return np.asarray(value)
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and value[:] is not value:
+        return host(name, value[:])  # a column of a data set of Hugging Face
     if not hasattr(value, "__array__") and not hasattr(value, "__dlpack__"):
         return checks.array(name, value)  # which says what to pass
     try:

@@ -15,7 +15,7 @@ from jaxnet._dtypes import wide
 from jaxnet.errors import ConfigError, DTypeError
 from jaxnet.losses.classes import classes, counts, one_hot, pick, reduce_classes, reduce_examples
 from jaxnet.losses.common import loss as door
-from jaxnet.losses.common import pair, weighted
+from jaxnet.losses.common import metric, pair, weighted
 from jaxnet.losses.regression import mae
 
 __all__ = ["accuracy", "mean_absolute_error", "r2", "top_k_accuracy"]
@@ -102,6 +102,7 @@ def top_k_accuracy(
     return reduce_classes((before < k).astype(scores.dtype), scores, target, counted, "mean")
 
 
+@door
 def mean_absolute_error(prediction: ArrayLike, target: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
     """The mean of |prediction - target|: `losses.mae` by the name of a metric.
 
@@ -119,7 +120,7 @@ def mean_absolute_error(prediction: ArrayLike, target: ArrayLike, *, weights: Ar
     return mae(prediction, target, weights=weights)
 
 
-@door
+@metric
 def r2(prediction: ArrayLike, target: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
     """The share of the targets' variance that is predicted: 1 - sum of (t - y)^2 / sum of (t - mean t)^2.
 

@@ -1,7 +1,7 @@
 """The parts of a tree by name: ``"0/branch/kernel"`` is the kernel of the branch of the first part of a chain.
 
-One way to say which leaves are meant, wherever some of them are: a pattern of their paths, several patterns, a function
-of a leaf's path and the leaf, or a tree of bools.
+One way to say which leaves are meant, wherever some of them are: a pattern of their paths, or of those that are not
+meant, several patterns, a function of a leaf's path and the leaf, or a tree of bools.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,8 +45,8 @@ def select(tree: Any, which: Which) -> Any:
       tree: parameters, or any other pytree of arrays.
       which: a pattern of paths, such as ``"0/*"``, ``"*/bias"`` or ``"*"``, where ``*`` stands for anything, ``/``
         too, ``?`` for one character and ``[0-3]`` for one of some, and a path alone also stands for all below it;
-        several patterns, of which one must fit; a function ``(path, leaf) -> bool``; or a tree of bools, of which a
-        prefix of the tree is enough.
+        several patterns, of which one must fit; before a pattern, "!" leaves out what fits it, of what others choose or
+        of all; a function ``(path, leaf) -> bool``; or a tree of bools, of which a prefix of the tree is enough.
 
     Returns:
       ``tree`` with a bool in place of every leaf.
@@ -62,26 +62,55 @@ def select(tree: Any, which: Which) -> Any:
       {'body': {'bias': True, 'kernel': True}, 'head': False}
       >>> select(params, ["*bias", "head"])
       {'body': {'bias': True, 'kernel': False}, 'head': True}
+      >>> select(params, "!head")
+      {'body': {'bias': True, 'kernel': True}, 'head': False}
       >>> select(params, lambda path, leaf: leaf.ndim > 1)
       {'body': {'bias': False, 'kernel': True}, 'head': False}
     """
-    if isinstance(which, str):
-        which = [which]
-    if isinstance(which, (list, tuple)) and which and all(isinstance(one, str) for one in which):
-        return _by_patterns(tree, list(which))
+    if _are_patterns(which):
+        several: Any = which
+        return _by_patterns(tree, [which] if isinstance(which, str) else list(several))
     if callable(which):
         return jax.tree_util.tree_map_with_path(lambda path, leaf: _bool(which(text(path), leaf), text(path)), tree)
     return _spread(tree, which)
 
 
+def checked(called: str, which: Which) -> Which:
+    """``which`` as it came, refused as far as that can be without a tree.
+
+    Raises:
+      ConfigError: it is nothing that `select` takes.
+    """
+    if not callable(which) and not _are_patterns(which):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(which):
+            if not _is_bool(leaf):
+                raise ConfigError(
+                    f"{called} must be a tree of bools, patterns of paths, or a function of path and leaf, got "
+                    f"{leaf!r}{f' at {text(path)}' if path else ''}"
+                )
+    return which
+
+
+def _are_patterns(which: Any) -> bool:
+    several = isinstance(which, (list, tuple)) and len(which) > 0
+    return isinstance(which, str) or (several and all(isinstance(one, str) for one in which))
+
+
 def _by_patterns(tree: Any, patterns: list[str]) -> Any:
     every = [text(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     for pattern in patterns:
-        if every and not any(_fits(path, pattern) for path in every):
+        if every and not any(_fits(path, pattern.removeprefix("!")) for path in every):
             raise ConfigError(
                 f"the pattern {pattern!r} fits no leaf; the paths are {listed(every)}; '*' stands for anything"
             )
-    return jax.tree_util.tree_map_with_path(lambda path, _: any(_fits(text(path), one) for one in patterns), tree)
+    without = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    wanted = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
+
+    def chosen(path, _):
+        one = text(path)
+        return any(_fits(one, pattern) for pattern in wanted) and not any(_fits(one, pattern) for pattern in without)
+
+    return jax.tree_util.tree_map_with_path(chosen, tree)
 
 
 def _fits(path: str, pattern: str) -> bool:
@@ -100,8 +129,13 @@ def _spread(tree: Any, which: Any) -> Any:
         ) from error
 
 
+def _is_bool(value: Any) -> bool:
+    arrays = isinstance(value, (np.ndarray, np.generic, jax.Array))
+    return isinstance(value, bool) or (arrays and value.dtype == np.bool_ and value.shape == ())
+
+
 def _bool(value: Any, path: str = "") -> bool:
-    if isinstance(value, (bool, np.bool_)):
+    if _is_bool(value):
         return bool(value)
     place = f" for {path}" if path else ""
     raise ConfigError(f"leaves are chosen by True or False, got {value!r}{place}")

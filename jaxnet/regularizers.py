@@ -18,28 +18,25 @@ from jaxnet._made import made
 from jaxnet._tables import few
 from jaxnet.errors import ConfigError, DTypeError, ShapeError, named
 from jaxnet.losses.common import absolute
-
-Path = tuple[Any, ...]
-"""Where a leaf sits: JAX's key path."""
+from jaxnet.paths import Which, checked, select, text
 
 _NOT_WEIGHTS = ("bias", "offset", "scale", "slope")
 
 
-def weights(path: Path, leaf: Any) -> bool:
+def weights(path: str, leaf: Any) -> bool:
     """Tells whether a leaf is a weight: not named bias, offset, scale or slope.
 
     Example:
-      >>> import jax
       >>> from jaxnet import regularizers
-      >>> regularizers.weights((jax.tree_util.DictKey("bias"),), None)
-      False
+      >>> regularizers.weights("0/bias", None), regularizers.weights("0/kernel", None)
+      (False, True)
     """
     del leaf
-    return not (path and getattr(path[-1], "key", None) in _NOT_WEIGHTS)
+    return path.rpartition("/")[2] not in _NOT_WEIGHTS
 
 
 @made
-def l1(strength: float, *, where: Callable[[Path, Any], bool] = weights) -> Callable[[Any], jax.Array]:
+def l1(strength: float, *, where: Which = weights) -> Callable[[Any], jax.Array]:
     """Makes the penalty strength * sum over i of |w_i|, eq. 4.26; it drives small weights towards zero.
 
     Its derivative is strength * sign(w), and 0 at w = 0: eq. 4.27 has -strength there, which would push a weight that
@@ -47,7 +44,7 @@ def l1(strength: float, *, where: Callable[[Path, Any], bool] = weights) -> Call
 
     Args:
       strength: lambda_1, at least 0.
-      where: ``(path, leaf) -> bool``, which leaves are penalized.
+      where: which leaves are penalized, as in `paths.select`.
 
     Returns:
       ``penalty(params)``, a scalar in at least float32, to add to a loss.
@@ -68,12 +65,12 @@ def l1(strength: float, *, where: Callable[[Path, Any], bool] = weights) -> Call
 
 
 @made
-def l2(strength: float, *, where: Callable[[Path, Any], bool] = weights) -> Callable[[Any], jax.Array]:
+def l2(strength: float, *, where: Which = weights) -> Callable[[Any], jax.Array]:
     """Makes the penalty strength * sum over i of w_i^2, eq. 4.28, with gradient 2 strength w (eq. 4.29); no one-half.
 
     Args:
       strength: lambda_2, at least 0.
-      where: ``(path, leaf) -> bool``, which leaves are penalized.
+      where: which leaves are penalized, as in `paths.select`.
 
     Returns:
       ``penalty(params)``, a scalar in at least float32, to add to a loss.
@@ -93,9 +90,7 @@ def l2(strength: float, *, where: Callable[[Path, Any], bool] = weights) -> Call
 
 
 @made
-def proximal_l1(
-    strength: float, *, where: Callable[[Path, Any], bool] = weights
-) -> Callable[[Any, float | jax.Array], Any]:
+def proximal_l1(strength: float, *, where: Which = weights) -> Callable[[Any, float | jax.Array], Any]:
     """Makes the step that shrinks weights by learning_rate * strength and stops at zero (soft thresholding)::
 
         w <- sign(w) max(|w| - learning_rate * strength, 0)
@@ -104,7 +99,7 @@ def proximal_l1(
 
     Args:
       strength: lambda_1, at least 0.
-      where: ``(path, leaf) -> bool``, which leaves shrink.
+      where: which leaves shrink, as in `paths.select`.
 
     Returns:
       ``step(params, learning_rate) -> params``.
@@ -123,7 +118,7 @@ def proximal_l1(
     Source: Daubechies et al. 2004, arXiv math/0307152; Parikh and Boyd 2014, Proximal Algorithms, 6.5.2.
     """
     strength = checks.number("strength", strength, low=0)
-    checks.function("where", where)
+    checked("where", where)
 
     @named("proximal_l1")
     def step(params: Any, learning_rate: float | jax.Array) -> Any:
@@ -149,7 +144,7 @@ def proximal_l1(
 
 def _penalty(name, strength, where, cost):
     strength = checks.number("strength", strength, low=0)
-    checks.function("where", where)
+    checked("where", where)
 
     @named(name)
     def penalty(params: Any) -> jax.Array:
@@ -165,17 +160,16 @@ def _penalty(name, strength, where, cost):
     return penalty
 
 
-def _choose(params: Any, where: Callable[[Path, Any], bool]) -> Any:
+def _choose(params: Any, where: Which) -> Any:
     """A tree of bools like ``params``: which leaves to take."""
     if hasattr(params, "unravel"):
         raise ConfigError("raveled parameters have lost their names; pass params.unravel()")
-    chosen = jax.tree_util.tree_map_with_path(lambda path, leaf: bool(where(path, leaf)), params)
-    taken = jax.tree_util.tree_leaves_with_path(params)
-    for (path, leaf), pick in zip(taken, jax.tree.leaves(chosen), strict=True):
-        name = jax.tree_util.keystr(path)
+    chosen = select(params, where)
+    taken = [(text(path) or "the leaf", leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    for (name, leaf), pick in zip(taken, jax.tree.leaves(chosen), strict=True):
         if pick and not jnp.issubdtype((dtype := checks.array(name, leaf).dtype), jnp.floating):
             raise DTypeError(f"leaf {name} is {dtype}; weights are floating point, leave others out with where")
     if not any(jax.tree.leaves(chosen)):
-        names = few([jax.tree_util.keystr(path) for path, _ in taken], 6, "") or "none"
+        names = few([name for name, _ in taken], 6, "") or "none"
         raise ConfigError(f"no leaf was picked to penalize, so it would do nothing; the leaves are {names}")
     return chosen

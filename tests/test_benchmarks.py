@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import kernels, sequence, timing, training, vocoder_step
+from benchmarks import kernels, memory, sequence, timing, training, vocoder_step
 from benchmarks.kernels import picture, programs, report
 from benchmarks.kernels.cases import CASES, FAMILIES
 from benchmarks.sequence import attention, generation, gpt, norms, recurrent
@@ -53,6 +53,13 @@ def test_at_their_own_pace_the_slow_are_called_less_often():
     assert calls == {"slow": 1 + 3, "fast": 1 + 2 * times["fast"].repetitions}
     even = timing.interleaved(contestants, seconds=0.0, warmup=0, minimum=2)
     assert [t.repetitions for t in even.values()] == [2, 2]
+
+
+def test_memory_is_measured_of_every_way(tmp_path):
+    memory.write(tmp_path / "x.npy", 1)
+    found = {way: memory.child(way, str(tmp_path / "x.npy")) for way in ("mapped", "blocks")}
+    assert all(record["bytes"] >= 0 and record["seconds"] > 0 for record in found.values())
+    assert memory.report(found).count("\n") == 3
 
 
 class TestKernels:

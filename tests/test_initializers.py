@@ -188,3 +188,18 @@ def test_bad_arguments():
         initializers.he_normal()(KEY, (4,), jnp.float32)
     with pytest.raises(ShapeError, match=r"asked for shape \(2, 3\), got \(3, 2\)"):
         layers.dense(3, kernel_init=lambda key, shape, dtype: jnp.ones(shape[::-1], dtype)).init(KEY, jnp.ones((1, 2)))
+
+
+def test_leaves_are_drawn_anew_by_their_paths():
+    params, _ = layers.chain(layers.dense(3), layers.dense(2)).init(0, jnp.ones((1, 4), jnp.bfloat16))
+    drawn = initializers.reinitialize(params, ["*kernel", "!1/*"], initializers.he_normal(), 7)
+    key = jax.random.fold_in(jax.random.key(7), 1)  # of the second leaf
+    wide = initializers.he_normal()(key, (4, 3), jnp.float32)
+    np.testing.assert_array_equal(drawn[0]["kernel"], wide.astype(jnp.bfloat16))
+    jax.tree.map(np.testing.assert_array_equal, (drawn[0]["bias"], drawn[1]), (params[0]["bias"], params[1]))
+    theirs = initializers.reinitialize(params, "*bias", jax.nn.initializers.normal(1.0), 7)
+    assert (theirs[1]["bias"] != 0).all()
+    with pytest.raises(ShapeError, match=r"needs a shape .* got \(3,\)"):
+        initializers.reinitialize(params, "*bias", initializers.he_normal(), 7)
+    with pytest.raises(ConfigError, match=r"reinitialize: the pattern '2/\*' fits no leaf"):
+        initializers.reinitialize(params, "2/*", initializers.zeros, 7)

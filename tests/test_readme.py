@@ -1,6 +1,10 @@
 """What the README says is so: its code runs, and continuous integration runs its own test command."""
 
+import functools
 import re
+import runpy
+import signal
+import sys
 from pathlib import Path
 
 import jax
@@ -8,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import testing
+from jaxnet import testing, training
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -74,6 +78,42 @@ def test_the_guide_to_sequences_runs(capsys):
     assert not jnp.any(jnp.isnan(scope["logits"]))
 
 
+def test_the_life_of_a_network_in_its_files(tmp_path, monkeypatch, capsys):
+    """Each block of the page is a file: run one after the other, with nothing in common but the directory."""
+    pytest.importorskip("flatbuffers")
+    blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", (ROOT / "docs" / "using.md").read_text(), re.DOTALL)
+    for name, text in blocks:
+        (tmp_path / name).write_text(text)
+    assert [name for name, _ in blocks[1:]] == ["train.py", "predict.py", "export.py", "serve.py", "tune.py"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("model", None)
+
+    def press_at_the_third_epoch(record, train_state):
+        if record["epoch"] == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "fit", functools.partial(training.fit, callbacks=[press_at_the_third_epoch]))
+        with pytest.raises(KeyboardInterrupt, match="the same call goes on from there"):
+            runpy.run_path("train.py")
+    assert re.search(r"SIGINT: saved at step (3\d|40) \(epoch 4\) in run", capsys.readouterr().out)
+    trained = runpy.run_path("train.py")["fit"]
+    assert "epoch  3/40" not in capsys.readouterr().out
+    assert len(trained.history) > 3
+    predicted = runpy.run_path("predict.py")
+    right, *shapes = capsys.readouterr().out.splitlines()
+    assert float(right.removeprefix("right: ")) == pytest.approx(max(trained.history["validation_accuracy"]), abs=0.03)
+    assert shapes == ["(64, 3) " * 9 + "(24, 3) "]
+    runpy.run_path("export.py")
+    exported = runpy.run_path("serve.py")["net"]
+    np.testing.assert_allclose(exported(predicted["x"][-24:]), predicted["logits"], rtol=1e-5, atol=1e-5)
+    report = runpy.run_path("tune.py")["report"]
+    assert report.kept == ("1/bias", "1/kernel")
+    assert set(report.loaded) == {"0/0/bias", "0/0/kernel", "0/1/offset", "0/1/scale"}
+    del sys.modules["model"]
+
+
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`jaxnet\.([\w.]+)", README))))
 def test_every_module_named_exists(name):
     import jaxnet
@@ -93,3 +133,13 @@ def test_every_name_in_the_map_of_the_chapter_exists():
         owners = [getattr(jaxnet, name) for name in re.findall(r"jaxnet\.(\w+)", modules)]
         for name in re.findall(r"`(\w+)`", contents):
             assert any(hasattr(owner, name) for owner in owners), name
+
+
+def test_the_guide_to_data_runs(capsys):
+    scope = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.DOTALL):
+        exec(block, scope)
+    named, *folds = capsys.readouterr().out.splitlines()
+    assert set(eval(named)) <= {"cat", "dog"}
+    assert len(folds) == 5
+    assert all(0 < float(loss) < 20 for loss in folds)

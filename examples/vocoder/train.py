@@ -33,7 +33,7 @@ from examples.vocoder.phases import (
 )
 from examples.vocoder.planning import Plan, Run, held_out, plan_seconds, plan_steps, seconds_per_step
 from examples.vocoder.validation import Validation
-from jaxnet import training
+from jaxnet import memory, training
 from jaxnet.errors import ConfigError
 
 
@@ -156,4 +156,5 @@ def main(argv: list[str] | None = None) -> dict[str, training.History]:
 
 
 if __name__ == "__main__":
+    memory.reuse()  # steps are faster on a CPU: docs/kernels.md
     main()

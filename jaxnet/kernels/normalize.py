@@ -82,19 +82,28 @@ def _normalized(how: _How, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Ar
         mean, x = sample + shifted, x - shifted
     x = _left(mask, x)
     variance = _average(how, lax.square(x), mask)
-    return x * lax.rsqrt(variance + how.epsilon), mean if how.centered else jnp.zeros_like(variance), variance
+    return x * _factor(how, variance), mean if how.centered else jnp.zeros_like(variance), variance
 
 
 @_normalized.defjvp
 def _derivative(how: _How, primals: Any, tangents: Any) -> Any:
     (x, mask), (t, _) = primals, tangents
     y, mean, variance = _normalized(how, x, mask)
-    factor = lax.rsqrt(variance + how.epsilon)
+    factor = _factor(how, variance)
     t = _left(mask, t)
     along = _average(how, y * t, mask)
     dmean = _average(how, t, mask) if how.centered else jnp.zeros_like(mean)
     dy = factor * (t - y * along - dmean) if how.centered else factor * (t - y * along)
     return (y, mean, variance), (_left(mask, dy), dmean, 2 * along / factor)
+
+
+def _factor(how: _How, variance: jax.Array) -> jax.Array:
+    """1 / sqrt(variance + epsilon), of which a processor's program writes one number a row.
+
+    XLA fuses the root with what spreads it over the row, and then writes, and allocates, an array of the size of x.
+    """
+    factor = lax.rsqrt(variance + how.epsilon)
+    return lax.platform_dependent(factor, cpu=lax.optimization_barrier, default=lambda factor: factor)
 
 
 def _left(mask: jax.Array | None, x: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ from jaxnet.layers.gru import gru
 from jaxnet.layers.inside import Watched, watched
 from jaxnet.layers.layer import About, Layer, Memory, Merged, Stream, layer, stateless
 from jaxnet.layers.layer_norm import layer_norm
+from jaxnet.layers.low_rank import low_rank
 from jaxnet.layers.lstm import lstm
 from jaxnet.layers.merged import merged
 from jaxnet.layers.on_first import on_first
@@ -64,6 +65,7 @@ __all__ = [
     "instance_norm",
     "layer",
     "layer_norm",
+    "low_rank",
     "lstm",
     "max_pool",
     "merged",

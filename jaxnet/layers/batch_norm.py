@@ -1,5 +1,6 @@
 """Batch normalization: keep each channel near mean 0 and variance 1 over the batch (4.6.3)."""
 
+import functools
 import math
 from typing import Any
 
@@ -113,7 +114,8 @@ def batch_norm(
         return norms.masked(norms.affine(y, params, x.dtype), mask), new
 
     torch = (*norms.TORCH, ("mean", "running_mean", None), ("variance", "running_var", None))
-    return layer("batch_norm", init, apply, torch=torch, normalizes=True, stream="pointwise")
+    alone = functools.partial(batch_norm, decay=0.0, epsilon=epsilon, scale=scale, offset=offset, axis_name=axis_name)
+    return layer("batch_norm", init, apply, torch=torch, normalizes=True, stream="pointwise", statistics=alone)
 
 
 def _values(x: jax.Array, mask: jax.Array | None, parts: tuple[str, ...]) -> Any:

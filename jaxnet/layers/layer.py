@@ -102,6 +102,8 @@ class About(NamedTuple):
       stream: how it is fed piece by piece: "pointwise", each position for itself; a `Stream`; or in words why it
         cannot be, and what to do. Of a container an `Around`, where ``rebuild`` is not enough.
       merged: of a layer that computes another's kernel, as `weight_norm` does, what it is without that: a `Merged`.
+      statistics: of a layer whose state averages what it sees in training, as `batch_norm`'s does, makes the same layer
+        with a state of the last batch's alone; `training.reestimate` takes the mean of those.
     """
 
     parts: tuple[tuple[str, Layer], ...] = ()
@@ -112,6 +114,7 @@ class About(NamedTuple):
     normalizes: bool = False
     stream: str | Stream | Around | None = None
     merged: Merged | None = None
+    statistics: Callable[[], Layer] | None = None
 
     def __reduce__(self) -> Any:
         return type(self), _made.encoded(tuple(self))

@@ -21,7 +21,17 @@ P = ParamSpec("P")
 
 
 def loss(function: Callable[P, jax.Array]) -> Callable[P, jax.Array]:
-    """A loss's door: its name begins its errors, and is its scope in profiles and in `jaxnet.backprop`."""
+    """A loss's door: its name begins its errors, and is its scope in profiles and in `jaxnet.backprop`.
+
+    Called with a prediction and a target alone, it is the mean over the examples of what it is for each of them.
+    """
+    scoped = metric(function)
+    scoped.mean_over_examples = scoped  # type: ignore[attr-defined]  # itself: what wraps it copies its attributes
+    return scoped
+
+
+def metric(function: Callable[P, jax.Array]) -> Callable[P, jax.Array]:
+    """The door of a function that may need all examples at once."""
 
     @named(function.__name__)
     @functools.wraps(function)
@@ -30,6 +40,11 @@ def loss(function: Callable[P, jax.Array]) -> Callable[P, jax.Array]:
             return function(*args, **kwargs)
 
     return scoped
+
+
+def is_mean_over_examples(function: Any) -> bool:
+    """Whether it is known to be: one of ours as it is, with no weights or other options."""
+    return function is not None and getattr(function, "mean_over_examples", None) is function
 
 
 def pair(prediction: ArrayLike, target: ArrayLike) -> tuple[jax.Array, jax.Array]:

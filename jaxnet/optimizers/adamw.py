@@ -37,8 +37,8 @@ def adamw(
       eps_root: added inside the root, >= 0; one of the two must be positive.
       mu_dtype: the dtype that the first moment is kept in; None for the parameters' own, at least float32.
       weight_decay: :math:`\lambda \ge 0`, a float, a scalar array, or a schedule.
-      mask: which parameters decay: a tree of bools (a prefix of the parameters' tree is enough), or a
-        function from the parameters to one. None for all.
+      mask: which parameters decay, as in `paths.select`, such as ``"*kernel"``; or, as in optax, a function from the
+        parameters to a tree of bools. None for all.
       nesterov: whether the first moment looks ahead by one step.
 
     Returns:
@@ -51,7 +51,7 @@ def adamw(
       >>> import jax
       >>> import jax.numpy as jnp
       >>> params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
-      >>> optimizer = adamw(0.1, weight_decay=0.5, mask=lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree))
+      >>> optimizer = adamw(0.1, weight_decay=0.5, mask="*kernel")
       >>> state = optimizer.init(params)
       >>> updates, state = optimizer.update(jax.tree.map(jnp.zeros_like, params), state, params)
       >>> updates["bias"], updates["kernel"][0]

@@ -1,9 +1,9 @@
 """Weight decay as a transformation of its own."""
 
+import inspect
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from jaxnet.errors import ConfigError
 from jaxnet.optimizers._arithmetic import promoted, scalar_like, wide
@@ -11,6 +11,7 @@ from jaxnet.optimizers._hyperparameters import scalars
 from jaxnet.optimizers._rule import door, rule
 from jaxnet.optimizers.base import Optimizer, ScalarOrSchedule
 from jaxnet.optimizers.vectors import Vector, each
+from jaxnet.paths import checked, select
 
 
 class AddDecayedWeightsState(NamedTuple):
@@ -28,8 +29,8 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None) 
 
     Args:
       weight_decay: :math:`\lambda \ge 0`, a float, a scalar array, or a schedule from step to value.
-      mask: which parameters decay: a tree of bools (a prefix of the parameters' tree is enough), or a
-        function from the parameters to one. None for all.
+      mask: which parameters decay, as in `paths.select`, such as ``"*kernel"``; or, as in optax, a function from the
+        parameters to a tree of bools. None for all.
 
     Returns:
       An `Optimizer` whose state is an `AddDecayedWeightsState`.
@@ -56,11 +57,8 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None) 
 
 def checked_decay(weight_decay: Any, mask: Any) -> dict[str, Any]:
     """The weight decay by name; the mask is checked as far as it can be without parameters."""
-    if mask is not None and not callable(mask):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
-            if not _is_bool(leaf):
-                place = jax.tree_util.keystr(path)
-                raise ConfigError(f"mask must be a tree of bools, got {leaf!r}{f' at {place}' if place else ''}")
+    if mask is not None:
+        checked("mask", mask)
     return scalars(weight_decay=weight_decay)
 
 
@@ -84,25 +82,15 @@ def _spread(mask: Any, params: Any) -> Any:
             "parameters in flat layout have no leaves to mask, only vectors; keep the tree (no ravel, no flat) "
             "for an optimizer with a mask"
         )
-    tree = True if mask is None else mask(params) if callable(mask) else mask
+    if mask is None:
+        return jax.tree.map(lambda _: True, params)
+    return select(params, mask(params) if callable(mask) and not _of_two(mask) else mask)
 
-    def spread(on, subtree):
-        if not _is_bool(on):
-            raise ConfigError(f"mask must be a tree of bools, got {on!r}")
-        return jax.tree.map(lambda _: bool(on), subtree)
 
+def _of_two(mask: Any) -> bool:
+    """Whether a function takes a path and a leaf; one of optax's takes the parameters."""
     try:
-        return jax.tree.map(spread, tree, params)
-    except ConfigError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"the mask {jax.tree.structure(tree)} is no prefix of the parameters "
-            f"{jax.tree.structure(params)}; give it one bool per parameter, or per subtree of them"
-        ) from error
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool) or (
-        isinstance(value, (np.ndarray, np.generic, jax.Array)) and value.dtype == np.bool_ and value.shape == ()
-    )
+        inspect.signature(mask).bind("", None)
+    except (TypeError, ValueError):  # or it has no signature
+        return False
+    return True

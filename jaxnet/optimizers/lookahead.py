@@ -9,11 +9,12 @@ from jax.typing import ArrayLike
 from jaxnet import _checks as checks
 from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers import _trees as trees
-from jaxnet.optimizers._arithmetic import wide_dtype
 from jaxnet.optimizers._hyperparameters import scalar
 from jaxnet.optimizers._members import member, updated
 from jaxnet.optimizers._rule import door
+from jaxnet.optimizers.averaged import over_held
 from jaxnet.optimizers.base import Optimizer
+from jaxnet.optimizers.ema import copies
 from jaxnet.optimizers.vectors import each, over_leaves, where
 
 
@@ -30,6 +31,10 @@ class LookaheadState(NamedTuple):
     steps_since_sync: jax.Array
     slow: Any
 
+    def averaged(self, params: Any) -> Any:
+        """The slow weights."""
+        return over_held(lambda slow, p: slow, self.slow, params)
+
 
 @door
 def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: ArrayLike, reset_state: bool = False) -> Optimizer:
@@ -42,10 +47,10 @@ def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: ArrayLike, 
 
     The parameters that are trained are the fast weights :math:`\theta`; the slow weights :math:`\phi` are in
     the state. So the training loop is the same as with any other optimizer, the loss never sees a pair of
-    trees, and evaluation takes ``state.slow``. (`optax.lookahead` wants its parameters as a
-    ``LookaheadParams`` pair.) After every k-th step the two trees are equal bit for bit (16-bit parameters are the
-    rounding of their slow weights, which are float32); that needs the updates to be applied as they are, so this is
-    the outermost transformation but for `skip_nonfinite` and `master_copy`.
+    trees, and evaluation takes ``state.slow``, which `averaged` finds and `training.fit` returns. (`optax.lookahead`
+    wants its parameters as a ``LookaheadParams`` pair.) After every k-th step the two trees are equal bit for bit
+    (16-bit parameters are the rounding of their slow weights, which are float32); that needs the updates to be applied
+    as they are, so this is the outermost transformation but for `skip_nonfinite` and `master_copy`.
 
     Args:
       fast_optimizer: the inner optimizer A, ours or optax's.
@@ -81,9 +86,7 @@ def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: ArrayLike, 
 
     def init(params):
         trees.parameters(params)
-        # A copy: a training step that donates parameters and state must not donate one buffer twice.
-        slow = jax.tree.map(lambda p: jnp.array(p, dtype=wide_dtype(jnp.asarray(p).dtype), copy=True), params)
-        return LookaheadState(fast_optimizer.init(params), jnp.zeros([], jnp.int32), slow)
+        return LookaheadState(fast_optimizer.init(params), jnp.zeros([], jnp.int32), copies(params))
 
     def update(updates, state, params=None, **extra_args):
         trees.state_is(state, LookaheadState)

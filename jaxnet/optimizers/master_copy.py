@@ -10,6 +10,7 @@ from jaxnet.optimizers import _trees as trees
 from jaxnet.optimizers._arithmetic import wide, wide_dtype
 from jaxnet.optimizers._members import member, updated
 from jaxnet.optimizers._rule import door
+from jaxnet.optimizers.averaged import averaged, averages, over_held
 from jaxnet.optimizers.base import Optimizer, apply_updates
 
 
@@ -23,6 +24,15 @@ class MasterCopyState(NamedTuple):
 
     master: Any
     inner_state: Any
+
+    @property
+    def averages(self) -> bool:
+        """Whether the optimizer inside averages."""
+        return averages(self.inner_state)
+
+    def averaged(self, params: Any) -> Any:
+        """What the optimizer inside averages, of the copy."""
+        return averaged(self.inner_state, over_held(lambda m, p: _followed(p, m), self.master, params))
 
 
 @door

@@ -1,5 +1,6 @@
 """Muon: momentum whose matrices are made orthogonal."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -69,8 +70,6 @@ def muon(
 
     .. math::
       X_0 = M / (\|M\|_F + \varepsilon), \quad A = X X^T, \quad X \leftarrow a X + (b A + c A^2) X
-
-    on all matrices of one shape at once.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, a float, a scalar array, or a schedule; about 0.02, or Adam's with
@@ -150,36 +149,65 @@ class Layout(NamedTuple):
 def orthogonal(
     leaves: list[jax.Array], layouts: list[Layout], steps: int, coefficients: tuple[float, float, float], eps: Any
 ) -> list[jax.Array]:
-    """O of every matrix in the leaves, for all of one shape (or lying on its side) and dtype at once."""
-    upright = [
-        _conjugate(x) if layout.rows > layout.columns else x
-        for x, layout in ((leaf.reshape(layout), layout) for leaf, layout in zip(leaves, layouts, strict=True))
-    ]
-    groups: dict[Any, list[int]] = {}
-    for i, x in enumerate(upright):
-        groups.setdefault((x.shape[1:], x.dtype), []).append(i)
-    found: dict[int, jax.Array] = {}
-    for members in groups.values():
-        together = newton_schulz(jnp.concatenate([upright[i] for i in members]), steps, coefficients, eps)
-        for i, x in zip(members, jnp.split(together, _ends(upright[i].shape[0] for i in members)), strict=True):
-            x = _conjugate(x) if layouts[i].rows > layouts[i].columns else x
-            found[i] = x.reshape(leaves[i].shape)
-    return [found[i] for i in range(len(leaves))]
+    """O of every matrix in the leaves."""
+    iterated = jax.jit(functools.partial(newton_schulz, steps=steps, coefficients=coefficients, eps=eps))
+
+    def one_by_one(stacks):
+        return [jax.lax.map(iterated, x) if len(x) > 1 else iterated(x[0])[None] for x in stacks]
+
+    def together(stacks):
+        groups: dict[Any, list[int]] = {}
+        for i, x in enumerate(stacks):
+            groups.setdefault((x.shape[1:], x.dtype), []).append(i)
+        found: dict[int, jax.Array] = {}
+        for members in groups.values():
+            those = [stacks[i] for i in members]
+            results = jnp.split(iterated(jnp.concatenate(those)), _ends(map(len, those)))
+            found.update(zip(members, results, strict=True))
+        return [found[i] for i in range(len(stacks))]
+
+    stacks = [leaf.reshape(layout) for leaf, layout in zip(leaves, layouts, strict=True)]
+    # XLA's CPU products of a stack of matrices are half as fast as those of one after the other, which need no copies.
+    results = jax.lax.platform_dependent(stacks, cpu=one_by_one, default=together)
+    return [x.reshape(leaf.shape) for x, leaf in zip(results, leaves, strict=True)]
 
 
-def newton_schulz(x: jax.Array, steps: int, coefficients: tuple[float, float, float], eps: Any) -> jax.Array:
-    """O of matrices (copies, rows, columns), of which the rows are fewer."""
-    a, b, c = coefficients
-    norm = jnp.sqrt(jnp.sum(jnp.real(x * x.conj()), (1, 2), keepdims=True))
-    x = x / (norm + eps).astype(x.dtype)
-    for _ in range(steps):
-        gram = jnp.matmul(x, _conjugate(x))
-        x = a * x + jnp.matmul(b * gram + c * jnp.matmul(gram, gram), x)
+def newton_schulz(x: jax.Array, *, steps: int, coefficients: tuple[float, float, float], eps: Any) -> jax.Array:
+    """O of matrices (..., rows, columns): X <- p(X X^T) X, or X p(X^T X) if that is the smaller square."""
+    shorter, longer = sorted(x.shape[-2:])
+    tall = x.shape[-1] == shorter
+    # Where one side is much the longer, the products of the squares alone are cheaper than those with X. Errors in
+    # their small eigenvalues grow by a^2 a step, so X is formed after every third.
+    at_once = 3 if 2 * longer > 3 * shorter else 1
+    for done in range(0, steps, at_once):
+        square = jnp.matmul(_conjugate(x), x) if tall else jnp.matmul(x, _conjugate(x))
+        factor = None
+        if not done:
+            norm = jnp.sqrt(jnp.real(jnp.trace(square, axis1=-2, axis2=-1)))[..., None, None]
+            factor = (1 / (norm + eps)).astype(x.dtype)
+            square = factor * square * factor
+        q = _polynomial(square, min(at_once, steps - done), *coefficients)
+        q = q if factor is None else factor * q
+        x = jnp.matmul(x, q) if tall else jnp.matmul(q, x)
     return x
 
 
+def _polynomial(square: jax.Array, steps: int, a: float, b: float, c: float) -> jax.Array:
+    """What X is multiplied by in some steps: the product of their P = a I + b A + c A^2, where A <- P^2 A."""
+    identity = jnp.eye(square.shape[-1], dtype=square.dtype)
+    q = None
+    for left in reversed(range(steps)):
+        p = a * jnp.broadcast_to(identity, square.shape) + b * square + c * jnp.matmul(square, square)
+        q = p if q is None else jnp.matmul(p, q)
+        if left:
+            square = jnp.matmul(p, jnp.matmul(p, square))
+    assert q is not None
+    return q
+
+
 def _conjugate(x: jax.Array) -> jax.Array:
-    return jnp.swapaxes(x, 1, 2).conj() if jnp.iscomplexobj(x) else jnp.swapaxes(x, 1, 2)
+    x = jnp.swapaxes(x, -1, -2)
+    return x.conj() if jnp.iscomplexobj(x) else x
 
 
 def _ends(sizes: Any) -> list[int]:

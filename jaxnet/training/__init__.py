@@ -13,7 +13,10 @@ from jaxnet.training.history import History
 from jaxnet.training.keeping import keep
 from jaxnet.training.loop import Trained, train
 from jaxnet.training.pairs import arrays
+from jaxnet.training.partial import Loaded, load_partial
+from jaxnet.training.predict import predict
 from jaxnet.training.pruning import Halving
+from jaxnet.training.reestimate import reestimate
 from jaxnet.training.sources import stream
 from jaxnet.training.state import Guard, LossScale, TrainState, init, pretrained
 from jaxnet.training.step import make_step, stepping
@@ -29,6 +32,7 @@ __all__ = [
     "Guard",
     "Halving",
     "History",
+    "Loaded",
     "LossScale",
     "PerStep",
     "Player",
@@ -46,12 +50,15 @@ __all__ = [
     "load",
     "load_best",
     "load_exported",
+    "load_partial",
     "make_evaluate",
     "make_gan_step",
     "make_step",
     "per_step",
+    "predict",
     "pretrained",
     "read_metadata",
+    "reestimate",
     "save",
     "sharded",
     "stepping",

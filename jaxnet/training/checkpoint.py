@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +61,44 @@ def save(path: str | os.PathLike[str], tree: Any, *, metadata: dict[str, Any] | 
 
     Source: the file of arrays: https://huggingface.co/docs/safetensors.
     """
+    found = tree if isinstance(tree, Gathered) else gathered(tree)
+    path = checks.path("path", path)
+    place = Path(os.path.realpath(path))
+    description = {"jax": jax.__version__, "metadata": jsonable(metadata), "leaves": found.entries}
+    _check_replaceable(place)
+    try:
+        if found.spread:
+            _spread.write(place, found.spread, _on_host(found.here), description)
+        else:
+            _file.write(place, _on_host(found.here), description)
+            _spread.sweep(place.parent, place.name)  # the parts of what was there
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {path}: {error.strerror or error}; what lies there is whole, or as it was before"
+        ) from error
+    return path
+
+
+class Gathered(NamedTuple):
+    """A tree to save, checked.
+
+    Attributes:
+      entries: what the file says of each leaf.
+      here: the arrays that this process has whole.
+      spread: those over several hosts.
+    """
+
+    entries: dict[str, Any]
+    here: dict[str, Any]
+    spread: dict[str, jax.Array]
+
+
+def gathered(tree: Any, *, copied: bool = False) -> Gathered:
+    """What `save` makes of its tree first.
+
+    Args:
+      copied: has all arrays copied to the host's memory, so that ``tree`` may be given away while they are written.
+    """
     leaves = _leaves.by_name("tree", tree)
     for name, leaf in leaves.items():
         if isinstance(leaf, jax.ShapeDtypeStruct):
@@ -70,27 +108,15 @@ def save(path: str | os.PathLike[str], tree: Any, *, metadata: dict[str, Any] | 
                 f"tree[{name!r}] was donated to a compiled function, or deleted, so its numbers are gone; "
                 f"save what the step returned instead of what was given to it"
             )
-    path = checks.path("path", path)
-    place = Path(os.path.realpath(path))
     arrays = {name: jax.random.key_data(leaf) if is_key(leaf) else leaf for name, leaf in leaves.items()}
     spread = {name: array for name, array in arrays.items() if _over_hosts(array)}
     here = {name: array for name, array in arrays.items() if name not in spread}
     entries = {
         name: _leaves.entry(leaf) | ({"spread": True} if name in spread else {}) for name, leaf in leaves.items()
     }
-    description = {"jax": jax.__version__, "metadata": jsonable(metadata), "leaves": entries}
-    _check_replaceable(place)
-    try:
-        if spread:
-            _spread.write(place, spread, _on_host(here), description)
-        else:
-            _file.write(place, _on_host(here), description)
-            _spread.sweep(place.parent, place.name)  # the parts of what was there
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write {path}: {error.strerror or error}; what lies there is whole, or as it was before"
-        ) from error
-    return path
+    if copied:
+        here = {name: _of_its_own(here[name], array) for name, array in _on_host(here).items()}
+    return Gathered(entries, here, spread)
 
 
 @named("load")
@@ -177,25 +203,24 @@ def opened(path: str | os.PathLike[str]) -> Iterator[_file.File]:
 
 def read(file: _file.File, like: Any, under: str = "") -> Any:
     """The arrays of an open checkpoint, checked and placed like those of ``like``, in its structure."""
-    leaves = _fitting(file, like, under)
-    found = {}
-    spread = {name: leaf for name, leaf in leaves.items() if "spread" in file.description["leaves"][name]}
-    if spread:
-        with _spread.reader(file) as pieces:
-            for name, leaf in spread.items():
-                found[name] = _placed(pieces(name, _leaves.data(leaf)), leaf)
-    for name, leaf in leaves.items():
-        if name not in spread:
+    return jax.tree.unflatten(jax.tree.structure(like), read_leaves(file, list(_fitting(file, like, under).items())))
+
+
+def read_leaves(file: _file.File, leaves: list[tuple[str, Any]]) -> list[Any]:
+    """Arrays of an open checkpoint by their names, each placed like a leaf of the kind, shape and dtype that it has."""
+    stored, found = file.description["leaves"], []
+    some = any("spread" in stored[name] for name, _ in leaves)
+    context: Any = _spread.reader(file) if some else contextlib.nullcontext()
+    with context as pieces:
+        for name, leaf in leaves:
             struct = _leaves.data(leaf)
-            found[name] = _placed(file.read(name, struct.dtype, struct.shape), leaf)
-    return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in leaves])
+            spread = pieces is not None and "spread" in stored[name]
+            found.append(placed(pieces(name, struct) if spread else file.read(name, struct.dtype, struct.shape), leaf))
+    return found
 
 
-def _fitting(file: _file.File, like: Any, under: str) -> dict[str, Any]:
-    """The leaves of ``like`` by name, if those stored ``under`` a place have the same names, shapes and dtypes."""
-    if not isinstance(under, str):
-        raise ConfigError(f"under must be a place such as 'train_state/params', got {under!r}")
-    under = under.strip("/")
+def wanted_leaves(like: Any) -> dict[str, Any]:
+    """The leaves to load into, by name, if JAX can hold what is wanted there."""
     leaves = _leaves.by_name("like", like)
     for name, leaf in leaves.items():
         if not _is_host(leaf) and not is_key(leaf):
@@ -205,6 +230,15 @@ def _fitting(file: _file.File, like: Any, under: str) -> dict[str, Any]:
                     f"like[{name!r}] is {leaf.dtype}, and JAX would make it {canonical}; enable 64-bit "
                     f"types with jax.config.update('jax_enable_x64', True), or have a NumPy array there"
                 )
+    return leaves
+
+
+def _fitting(file: _file.File, like: Any, under: str) -> dict[str, Any]:
+    """The leaves of ``like`` by name, if those stored ``under`` a place have the same names, shapes and dtypes."""
+    if not isinstance(under, str):
+        raise ConfigError(f"under must be a place such as 'train_state/params', got {under!r}")
+    under = under.strip("/")
+    leaves = wanted_leaves(like)
     if under:
         alone = jax.tree_util.treedef_is_leaf(jax.tree.structure(like))  # a key can be "" too
         leaves = {under if alone else f"{under}/{name}": leaf for name, leaf in leaves.items()}
@@ -232,7 +266,7 @@ def _is_host(like: Any) -> bool:
     return isinstance(like, (np.ndarray, np.generic))
 
 
-def _placed(array: Any, like: Any) -> Any:
+def placed(array: Any, like: Any) -> Any:
     """An array, or what reads one by slices, where ``like`` says that it belongs."""
     struct, placed = _leaves.data(like), array
     somewhere = isinstance(like, jax.ShapeDtypeStruct) or getattr(like, "committed", False)
@@ -253,6 +287,12 @@ def _over_hosts(array: Any) -> bool:
 def _on_host(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
     filled = {name: array if array.size else np.zeros(array.shape, array.dtype) for name, array in arrays.items()}
     return {name: np.asarray(array) for name, array in jax.device_get(filled).items()}
+
+
+def _of_its_own(array: Any, host: np.ndarray) -> np.ndarray:
+    """What was gathered of an array; copied where that is the array's own memory, which a CPU's may be."""
+    elsewhere = isinstance(array, jax.Array) and all(device.platform != "cpu" for device in array.devices())
+    return host if elsewhere else np.array(host)
 
 
 def jsonable(metadata: Any) -> dict[str, Any]:

@@ -179,7 +179,8 @@ class Checkpoints:
 def load_best(directory: str | os.PathLike[str] | Checkpoints, net: Any, x: Any) -> tuple[Params, State]:
     """Loads the weights of a run of `fit` out of its ``keep`` directory, whether it has ended or not.
 
-    They are those of the best epoch if the run had early stopping, else those of the last step that was saved.
+    They are those of the best epoch if the run had early stopping, else those of the last step that was saved; the
+    averages, where the optimizer averages (`optimizers.averaged`).
 
     Args:
       directory: what was given to `fit` as ``keep``.
@@ -209,15 +210,22 @@ def load_best(directory: str | os.PathLike[str] | Checkpoints, net: Any, x: Any)
     net = as_layer(net)
     if not isinstance(directory, Checkpoints):
         directory = Checkpoints(checks.path("directory", directory))
+    latest, under_params, under_state = weights_of(directory)
+    params, state = jax.eval_shape(lambda: net.init(jax.random.key(0), x))
+    return load(latest, params, under=under_params), load(latest, state, under=under_state)
+
+
+def weights_of(directory: Checkpoints) -> tuple[Path, str, str]:
+    """The newest checkpoint of a run, and the places in it of the params and the state of `load_best`."""
     latest = directory.latest()
     if latest is None:
         raise CheckpointError(
             f"{directory.directory} holds no checkpoint; wanted the directory that a run of fit had as keep="
         )
-    params, state = jax.eval_shape(lambda: net.init(jax.random.key(0), x))
-    if read_metadata(latest).get("best") is not None:
-        return load(latest, (params, state), under="best")
-    return load(latest, params, under="train_state/params"), load(latest, state, under="train_state/state")
+    metadata = read_metadata(latest)
+    if metadata.get("best") is not None or metadata.get("weights"):
+        return latest, "best/0", "best/1"
+    return latest, "train_state/params", "train_state/state"
 
 
 def _numbers(path: Path) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -160,8 +159,19 @@ def must_agree(what: str, tree: Any) -> None:
 def everywhere(tree: Any, mesh: Mesh | None) -> Any:
     """Arrays, the same on all processes, on every device of a mesh; without one, on JAX's default device."""
     if mesh is None:
-        return jax.tree.map(jnp.asarray, tree)
+        return jax.tree.map(_here, tree)
     return jax.tree.map(lambda leaf: put(leaf, replicated(mesh)), tree)
+
+
+def _here(leaf: Any) -> jax.Array:
+    """On JAX's default device, copied once at most, where `jnp.asarray` makes two copies of NumPy's array on a CPU.
+
+    JAX takes what is aligned to 64 bytes as it is: so a memory map to read from is never copied, and what its owner
+    could still write to is copied first.
+    """
+    if isinstance(leaf, np.ndarray) and leaf.flags.writeable and leaf.ctypes.data % 64 == 0:
+        leaf = leaf.copy()
+    return jax.device_put(leaf)
 
 
 def put(leaf: Any, sharding: NamedSharding) -> jax.Array:

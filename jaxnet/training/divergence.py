@@ -63,6 +63,7 @@ def must_learn(
     )
     try:
         saver.save(run)
+        saver.written(run)
     except CheckpointError as refused:
         error.add_note(f"It could not be saved: {refused}")
     error.batch = batch  # type: ignore[attr-defined]

@@ -1,6 +1,5 @@
 """The loss and the metrics of a network on a whole set, in evaluation."""
 
-import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,13 +12,14 @@ from jax.sharding import Mesh
 
 from jaxnet import _checks as checks
 from jaxnet import data as data_module
-from jaxnet.errors import DataError, located, named
+from jaxnet.errors import DataError, named
 from jaxnet.layers.layer import Layer, as_layer
+from jaxnet.losses.common import is_mean_over_examples
 from jaxnet.training import devices, nans, pairs, weighted
 from jaxnet.training.pairs import Arrays
 from jaxnet.training.sources import given
 from jaxnet.training.state import all_finite
-from jaxnet.training.step import Metrics, checked_metrics, measure
+from jaxnet.training.step import Metrics, checked_metrics, measure, scalar
 from jaxnet.training.weighted import applied
 
 Evaluate = Callable[..., dict[str, float]]
@@ -39,9 +39,11 @@ def make_evaluate(
     """Makes the function that measures a network on a whole set.
 
     Of arrays ``(x, target)`` it computes the predictions batch by batch, in one compiled program, and then the loss and
-    the metrics of all of them at once: exact for every loss and metric, whatever the size of the last batch. Of an
-    iterable of batches it gives their mean, weighted by their sizes, or by the sums of their weights: data may be
-    ``(x, target, weights)``, which the loss and the metrics are given.
+    the metrics of all of them at once: exact for every loss and metric, whatever the size of the last batch. Of
+    `jaxnet.losses` and `jaxnet.metrics` as they are, which are means over examples (but `metrics.r2`), only each
+    example's value is kept; where another function is among them, all predictions are. Of an iterable of batches it
+    gives their mean, weighted by their sizes, or by the sums of their weights: data may be ``(x, target, weights)``,
+    which the loss and the metrics are given.
 
     NaN and Inf among the data are refused, wherever the data are; a prediction that is not finite is measured as it is,
     and gives a loss that is not finite.
@@ -120,15 +122,13 @@ def make_evaluate(
         # Of several processes, no other must wait for this one's means.
         with devices.together(DataError("another process could not measure its part; its error says why")):
             for number, batch in enumerate(source.whole_epoch(epoch)):
-                place = source.at(epoch, number)
-                with place:
-                    batch = pairs.batch(batch, narrowed)
+                batch = source.batch(epoch, number, batch, narrowed)
                 size = pairs.size(batch)
                 if mesh is not None:
                     batch = jax.device_put(batch, devices.over_batch_if_it_fits(mesh.local_mesh, size))
-                with located(place.who) if number else contextlib.nullcontext():  # the others know of no batch
+                with source.where_it_is_odd(epoch, number, batch):
                     measured, finite, weight = jax.device_get(of_batch(params, state, batch))
-                with place:
+                with source.at(epoch, number):
                     _must_be_finite(batch, finite)
                 weight = size if weight is None else float(weight)
                 for name, value in measured.items():  # of what counts nothing, not even NaN
@@ -146,25 +146,73 @@ def on_arrays(
     net: Layer, loss: Any, metrics: Mapping[str, Any], batch_size: int, mesh: Mesh | None = None
 ) -> Callable[..., Metrics]:
     """The function that `make_evaluate` compiles for arrays: ``(params, state, x, target) -> metrics``."""
+    every = {"loss": loss, **metrics}
+    means = {name: f for name, f in every.items() if is_mean_over_examples(f)}  # so that no prediction need be kept
+
+    def measured_each(prediction, target):
+        prediction, target = jax.tree.map(lambda leaf: leaf[None], (prediction, target))
+        each = {name: scalar(name, applied(f"the {name}", f, prediction, target)) for name, f in means.items()}
+        return each, weighted.counted(None, target)
 
     def evaluate(params, state, x, target):
-        x = jax.tree.map(jnp.asarray, x)  # also where this runs without being compiled
-        n = jax.tree.leaves(x)[0].shape[0]
-        size = min(batch_size, n) if mesh is None else batch_size
-        # The last batch is filled with the last example, again and again; what it predicts is cut off.
-        rows = np.minimum(np.arange(-(-n // size) * size, dtype=np.int32), n - 1).reshape(-1, size)
+        x, target = jax.tree.map(jnp.asarray, (x, target))  # also where this runs without being compiled
 
-        def predict(index):
-            batch = jax.tree.map(lambda leaf: leaf[index], x)
-            if mesh is not None:
-                batch = jax.lax.with_sharding_constraint(batch, devices.over_batch(mesh))
-            return net.apply(params, state, batch, train=False)[0]
+        def of_batch(x, target):
+            prediction = net.apply(params, state, x, train=False)[0]
+            jax.eval_shape(functools.partial(measure, loss, metrics), prediction, target)  # errors with their shapes
+            each = jax.vmap(measured_each)(prediction, target) if means else ({}, None)
+            return each, None if len(means) == len(every) else prediction
 
-        prediction = jax.lax.map(predict, jnp.asarray(rows))
-        prediction = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:n], prediction)
-        return measure(loss, metrics, prediction, target)
+        (each, weights), prediction = _batch_by_batch(of_batch, (x, target), batch_size, mesh)
+        if prediction is None:
+            measured = {}
+        else:
+            rest = {name: f for name, f in metrics.items() if name not in means}
+            measured = measure(loss, rest, prediction, target)
+        return measured | {name: _mean(values, weights) for name, values in each.items()}
 
     return evaluate
+
+
+def _mean(values: jax.Array, weights: jax.Array | None) -> jax.Array:
+    """Of one value an example, each by what it counts; 0 where nothing does, as of the losses."""
+    if weights is None:
+        return jnp.mean(values)
+    weights = weights.astype(values.dtype)
+    total = jnp.sum(weights)
+    return jnp.sum(jnp.where(weights == 0, 0, weights * values)) / jnp.where(total == 0, 1, total)
+
+
+def _batch_by_batch(f: Callable[..., Any], data: Any, batch_size: int, mesh: Mesh | None) -> Any:
+    """``f`` of all data, which gives an entry an example, computed on batches of one size."""
+    n = jax.tree.leaves(data)[0].shape[0]
+    if mesh is None:
+        # The last batch ends with the last example, so that it begins among those of the one before; its entries are
+        # written over theirs. One array holds all, where a scan's outputs would be cut from another.
+        size = min(batch_size, n)
+
+        def batch(start):
+            return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), data)
+
+        def compute(i, whole):
+            start = jnp.minimum(i * size, n - size)
+            return jax.tree.map(
+                lambda all, some: jax.lax.dynamic_update_slice_in_dim(all, some, start, 0), whole, f(*batch(start))
+            )
+
+        shapes = jax.eval_shape(lambda: f(*batch(0)))
+        whole = jax.tree.map(lambda leaf: jnp.zeros((n, *leaf.shape[1:]), leaf.dtype), shapes)
+        return jax.lax.fori_loop(0, -(-n // size), compute, whole)
+
+    # On a mesh it is filled with the last example, again and again; what that gives is cut off.
+    rows = np.minimum(np.arange(-(-n // batch_size) * batch_size, dtype=np.int32), n - 1).reshape(-1, batch_size)
+
+    def of_rows(index):
+        batch = jax.tree.map(lambda leaf: leaf[index], data)
+        return f(*jax.lax.with_sharding_constraint(batch, devices.over_batch(mesh)))
+
+    each = jax.lax.map(of_rows, jnp.asarray(rows))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:n], each)
 
 
 def _over_processes(means: dict[str, float], weight: float) -> dict[str, float]:

@@ -7,21 +7,25 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, named
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 from jaxnet.optimizers import _members
+from jaxnet.optimizers.averaged import averages
 from jaxnet.optimizers.master_copy import keeps_master
 from jaxnet.training import devices, keeping, loop, pairs, sources
 from jaxnet.training import state as states
+from jaxnet.training.averaging import Averaged
 from jaxnet.training.divergence import what_is_wrong
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluate import check_labels, make_evaluate
+from jaxnet.training.freezing import in_evaluation, learned, mask
 from jaxnet.training.history import History, Record
 from jaxnet.training.identity import of_program
 from jaxnet.training.pairs import Arrays
-from jaxnet.training.state import TrainState
+from jaxnet.training.state import TrainState, checksum
 from jaxnet.training.step import Stepping, make_step, stepping
 
 
@@ -29,10 +33,11 @@ class Fit(NamedTuple):
     """What `fit` returns.
 
     Attributes:
-      params: of the best epoch if ``early_stopping`` was given, else of the last.
+      params: of the best epoch if ``early_stopping`` was given, else of the last; where the optimizer averages
+        (`optimizers.ema`, `swa`, `lookahead`), the averages.
       state: the network's state, of the same epoch.
       history: the records of all epochs.
-      train_state: after the last step, to train on with.
+      train_state: after the last step, to train on with; its parameters are those that are trained.
     """
 
     params: Params
@@ -66,6 +71,10 @@ def fit(
     dispatch, without compiling again for a last partial batch. With ``keep``, the run is saved every few seconds,
     at Ctrl-C and at SIGTERM, and the same call takes it up where it stopped: with the same bits, on the same machine,
     as if it had never been interrupted.
+
+    An optimizer that averages the weights (`optimizers.averaged`) asks for the averages: they are what is validated,
+    kept as best, saved for `load_best` and returned, with batch norm's statistics made anew for them (`reestimate`) of
+    the first 50 training batches; of a stream, of at most 256 MB of them. ``train_state`` holds the others.
 
     Args:
       net: a `Layer` from x to a prediction; to begin with weights that there are, `pretrained` of it and them.
@@ -121,30 +130,37 @@ def fit(
 
     make = functools.partial(
         make_step, net, loss, optimizer, metrics=metrics, regularizer=options.regularizer,
-        accumulate=options.accumulate, count=options.count,
+        accumulate=options.accumulate, count=options.count, freeze=options.freeze,
     )  # fmt: skip
     guarded, unguarded = make(guard=options.guard), make(guard=False)
     x = pairs.of_size(1, data.first[0]) if isinstance(data, Arrays) else data.first[0]
     x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x)
-    train_state = states.init(net, optimizer, x, checks.key(key), loss_scale=options.loss_scale)
-    _warn_of_narrow(train_state)
+    train_state = states.init(net, optimizer, x, checks.key(key), loss_scale=options.loss_scale, freeze=options.freeze)
+    part = learned(train_state.params, options.freeze)
+    _warn_of_narrow(part, train_state.opt_state)
     if isinstance(data, Arrays):
         check_labels(net, loss, data.pair)
+    weights = None
+    if averages(train_state.opt_state):
+        running = net if options.freeze is None else in_evaluation(net, mask(train_state.params, options.freeze))
+        weights = Averaged(running, data, mesh and mesh.mesh)
     evaluate = None
     if validation is not None:
         size = 2 * (data.batch_size if isinstance(data, Arrays) else 128)
         make = functools.partial(
             make_evaluate, net, loss, metrics=metrics, count=options.count, mesh=mesh and mesh.mesh
         )
-        evaluate = _evaluation(make, net, loss, validation, size, epochs)
+        evaluate = _evaluation(make, net, loss, validation, size, epochs, weights)
 
     if keep.checkpoints is not None:  # the rule by itself, so that a changed rate is told from a changed network
-        identity = {**keep.identity, "optimizer": _identity(optimizer, train_state)}
+        identity = {**keep.identity, "optimizer": _identity(optimizer, part, train_state.opt_state)}
+        if options.freeze is not None:
+            identity["freeze"] = f"{checksum(jax.tree.map(np.array, mask(train_state.params, options.freeze))):08x}"
         keep = keep._replace(identity=identity)
 
     trained = loop.train(
         guarded, train_state, data, epochs=epochs, evaluate=evaluate, early_stopping=early_stopping, keep=keep,
-        mesh=mesh, callbacks=callbacks, progress=progress, max_skipped=options.max_skipped,
+        weights=weights, mesh=mesh, callbacks=callbacks, progress=progress, max_skipped=options.max_skipped,
         explain=functools.partial(what_is_wrong, net, loss),
         unguarded=unguarded if options.loss_scale is None and options.guard is True else None,
     )  # fmt: skip
@@ -152,9 +168,9 @@ def fit(
     return Fit(params, state, trained.history, trained.train_state)
 
 
-def _warn_of_narrow(train_state: TrainState) -> None:
-    narrow = {p.dtype.name for p in jax.tree.leaves(train_state.params) if p.dtype in (jnp.float16, jnp.bfloat16)}
-    if narrow and not keeps_master(train_state.opt_state):
+def _warn_of_narrow(params: Params, opt_state: Any) -> None:
+    narrow = {p.dtype.name for p in jax.tree.leaves(params) if p.dtype in (jnp.float16, jnp.bfloat16)}
+    if narrow and not keeps_master(opt_state):
         checks.warn(
             f"parameters are {' and '.join(sorted(narrow))}, to which a step of less than half a unit in the "
             f"last place does nothing, so that training comes to a halt early; wrap the optimizer in "
@@ -162,19 +178,19 @@ def _warn_of_narrow(train_state: TrainState) -> None:
         )
 
 
-def _identity(optimizer: Any, train_state: TrainState) -> str:
+def _identity(optimizer: Any, params: Params, opt_state: Any) -> str:
     """A fingerprint of the optimizer's rule and its settings."""
 
     def update(grads, opt_state, params):
         extra = {"value": jnp.float32(0), "grad": grads, "value_fn": lambda params: jnp.float32(0)}
         return _members.updated(optimizer, grads, opt_state, params, extra)
 
-    return of_program(update, train_state.params, train_state.opt_state, train_state.params)
+    return of_program(update, params, opt_state, params)
 
 
 @named("fit: validation")
 def _evaluation(
-    make: Any, net: Layer, loss: Any, validation: Any, size: int, epochs: int
+    make: Any, net: Layer, loss: Any, validation: Any, size: int, epochs: int, weights: Any
 ) -> Callable[..., dict[str, float]]:
     """Measures the validation set after an epoch; the set is checked, and put in its place, before any training."""
     validation = sources.given(
@@ -189,7 +205,8 @@ def _evaluation(
     measure = make(batch_size=size)
 
     def evaluate(train_state, epoch):
-        return measure(train_state.params, train_state.state, held_out, epoch=epoch)
+        params, state = weights(train_state) if weights else (train_state.params, train_state.state)
+        return measure(params, state, held_out, epoch=epoch)
 
     evaluate.names = ("loss", *(make.keywords["metrics"] or ()))  # type: ignore[attr-defined]  # what `train` will find in the records
     return evaluate

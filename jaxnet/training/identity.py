@@ -17,6 +17,7 @@ _ADDRESS = re.compile(r'(custom_call @\w*callback[^\n]*?backend_config = ")\d+(?
 NAMES = {
     "program": "the step's program (network, loss, metrics, regularizer, accumulate, guard)",
     "optimizer": "the optimizer or its settings",
+    "freeze": "which parameters are frozen",
     "key": "the key",
     "params": "the parameters to begin with (key, pretrained weights or initializers)",
     "state": "the network's state to begin with",

@@ -1,6 +1,7 @@
 """How a run is kept: where, how often, and what makes it the run that goes on."""
 
 import contextlib
+import copy
 import functools
 import os
 import time
@@ -11,17 +12,18 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxnet import _checks as checks
-from jaxnet.errors import CheckpointError, ConfigError, JaxnetError, named
+from jaxnet.errors import CheckpointError, ConfigError, named
 from jaxnet.training import _atomic, devices
 from jaxnet.training import identity as identities
-from jaxnet.training.checkpoint import read_metadata
+from jaxnet.training.beside import Beside
+from jaxnet.training.checkpoint import gathered, read_metadata
 from jaxnet.training.checkpoints import Checkpoints
 from jaxnet.training.history import History, Log
 from jaxnet.training.interrupts import ending
 from jaxnet.training.run import HISTORY, Run
 
 SAVE_SHARE = 0.05
-"""The most of the time that saving checkpoints may take."""
+"""The most of the time that the training may wait for checkpoints."""
 
 
 class Keep(NamedTuple):
@@ -52,7 +54,9 @@ def keep(
     Args:
       directory: for the checkpoints; it is tried before the first step, and no other run may use it meanwhile. None
         saves no checkpoints.
-      seconds: how much work may be lost when the machine dies. Saving takes at most a twentieth of the time.
+      seconds: how much work may be lost when the machine dies. The state is copied to the host's memory, and written
+        from there while the training goes on, one checkpoint at a time; for the copies it waits at most a twentieth of
+        the time, and with several processes, which write before they go on, for the writing too.
       last: how many of the last checkpoints to keep (`Checkpoints`).
       best: whether to keep the best one too.
       resume: "same" goes on only with a run of the same program, optimizer, start, key, batches and order as this
@@ -117,6 +121,7 @@ class Saver:
         self._last = time.perf_counter()
         self._cost = 0.0
         self._saved: tuple[int, int] | None = None
+        self._writer = Beside()
 
     def __enter__(self) -> "Saver":
         """Holds the directory for this run alone; refuses one that another run holds, or that cannot be written."""
@@ -128,7 +133,10 @@ class Saver:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._held.close()
+        try:
+            self._writer.end()  # before another run may have the directory
+        finally:
+            self._held.close()
 
     def resume(self, run: Run, start: dict[str, str], step: Any, feed: Any) -> bool:
         """Takes up the run in the directory, if there is one; refuses one that is another than this call's.
@@ -193,17 +201,26 @@ class Saver:
                 raise run.left_on(error) from cause
 
     def due(self) -> bool:
-        """Whether the last checkpoint is old enough for another, by this process's clock."""
+        """Whether the last checkpoint is old enough for another, by this process's clock, or could not be written."""
         age = time.perf_counter() - self._last
-        return self.checkpoints is not None and age > max(self._keep.seconds, self._cost / SAVE_SHARE)
+        old = self.checkpoints is not None and age > max(self._keep.seconds, self._cost / SAVE_SHARE)
+        return self._writer.failed or (old and not self._writer.busy)
+
+    def written(self, run: Run) -> None:
+        """Waits until what was saved is on the disk; raises what kept it from that."""
+        if self.checkpoints is not None and jax.process_count() == 1:  # several write before they go on
+            self._attempt(self._writer.wait, run, self.checkpoints.directory)
 
     def save(self, run: Run) -> None:
-        """Saves now."""
+        """Saves now; after it the state may be given away, and `written` waits until it is on the disk."""
+        began = time.perf_counter()
+        self.written(run)
+        waited = time.perf_counter() - began
         step = int(run.train_state.step)
         if self.checkpoints is None or self._saved == (step, len(run.history)):
             return
         run.must_be_sound(self.checkpoints, now=True)
-        began = time.perf_counter()
+        began = time.perf_counter() - waited
         metric = None
         if run.best is not None and not run.epoch.step_of_epoch and len(run.history):
             value = run.history[-1][run.best.watch.monitor]
@@ -214,14 +231,26 @@ class Saver:
         checkpoints, kept = self.checkpoints, self._kept
         assert kept is not None
         self.record(run)
-        self._attempt(kept.sync, run, kept.path)  # it is on the disk before the checkpoint that stands for a part of it
+        this = {"settings": self.settings, "identity": self.identity, "batch": self.batch, "history": kept.seal}
+        metadata = copy.deepcopy(run.metadata) | this  # a loader may change the position that it gave
 
-        def save():
-            if in_pieces or jax.process_index() == 0:
-                this = {"settings": self.settings, "identity": self.identity, "batch": self.batch, "history": kept.seal}
-                checkpoints.save(step, tree, metadata=run.metadata | this, metric=metric)
+        def sync():  # the history is on the disk before the checkpoint that stands for a part of it
+            try:
+                kept.sync()
+            except OSError as cause:
+                raise CheckpointError(f"cannot write {kept.path}: {cause.strerror or cause}") from cause
 
-        self._attempt(save, run, checkpoints.directory)  # once it is there, all may end
+        if jax.process_count() == 1:
+            tree = gathered(tree, copied=True)
+            self._writer.start(lambda: (sync(), checkpoints.save(step, tree, metadata=metadata, metric=metric)))
+        else:  # written by all together, who must not be in the middle of a step
+            self._attempt(sync, run, kept.path)
+
+            def save():
+                if in_pieces or jax.process_index() == 0:
+                    checkpoints.save(step, tree, metadata=metadata, metric=metric)
+
+            self._attempt(save, run, checkpoints.directory)  # once it is there, all may end
         self._saved = (step, len(run.history))
         self._last = time.perf_counter()
         self._cost = self._last - began
@@ -232,8 +261,9 @@ class Saver:
         if self.checkpoints is not None and save:
             try:
                 self.save(run)
+                self.written(run)
                 return f"saved at {where} in {self.checkpoints.directory}; the same call goes on from there"
-            except (JaxnetError, OSError) as refused:
+            except Exception as refused:  # of the memory, too: the state is what must not be lost
                 return f"stopped at {where}, and that could not be saved, but is in error.train_state: {refused}"
         if self.checkpoints is not None and self.checkpoints.paths():
             newest = f"the newest checkpoint in {self.checkpoints.directory}"

@@ -76,7 +76,8 @@ def train(
       train_state: the state to begin with. It is copied first, and remains yours.
       evaluate: ``train_state -> {name: number}``, called after every epoch; its columns get ``validation_`` before
         their names. One that has an argument ``epoch`` is given the epoch's number, from 0.
-      weights: ``train_state -> tree``, what is kept of the best epoch; ``(params, state)`` unless given.
+      weights: ``train_state -> tree``, what is kept of the best epoch; ``(params, state)`` unless given. Of an
+        optimizer that averages it may give `optimizers.averaged`, and so may ``evaluate``.
       max_skipped: non-finite steps in a row at which the run ends.
       explain: ``batch -> str``, called with a batch that gave NaN, to say what is wrong with it.
       unguarded: the same step without its guard (``make_step(..., guard=False)``), which arrays are trained with where
@@ -171,6 +172,7 @@ def train(
                 saver.record(run)
                 if due or run.done(epochs):
                     saver.save(run)
+            saver.written(run)
             _stop_or_due(interrupts, saver)  # for a signal that came with the last epoch's validation or callbacks
             run.must_be_sound(saver.checkpoints, now=True)
     report.end(run)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxnet import _checks as checks
 from jaxnet import _incoming as incoming
 from jaxnet import data as data_module
-from jaxnet.errors import ConfigError, DTypeError, named
+from jaxnet.errors import ConfigError, DataError, DTypeError, named
 from jaxnet.training import weighted
 from jaxnet.training.step import pair
 from jaxnet.training.weighted import Weighted
@@ -128,17 +128,56 @@ def checked_where_they_are(data: tuple[Any, ...]) -> tuple[Any, Any]:
     return pair(data)
 
 
-def batch(given: Any, narrowed: dict[str, np.dtype]) -> tuple[Any, Any]:
+def batch(given: Any, narrowed: dict[str, np.dtype], first: Any = None) -> tuple[Any, Any]:
     """A batch ``(x, target)``, as loaders of any library yield it, in dtypes that JAX keeps.
 
     Args:
       narrowed: takes the names and dtypes of what is rounded to 32 bits.
+      first: the shapes and dtypes of its loader's first batch, as which it must be built.
     """
     names, leaves, treedef = _flat(given)
     for i, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
         leaf = incoming.host(name, leaf)
         leaves[i] = leaf if isinstance(leaf, jax.Array) else checks.host_array(name, leaf, narrowed)
-    return pair(jax.tree.unflatten(treedef, leaves))
+    batch = jax.tree.unflatten(treedef, leaves)
+    if first is not None:
+        _must_be_alike(batch, first)
+    lengths = [len(leaf) if leaf.ndim else None for leaf in leaves]
+    if len(set(lengths)) > 1 or None in lengths:
+        each = ", ".join(f"{name} {leaf.shape}" for name, leaf in zip(names, leaves, strict=True))
+        hint = "; are these single examples? Then data.examples(..., batch_size=32) makes batches of them"
+        raise DataError(
+            f"the arrays of a batch must have one entry an example on their first axes, got the shapes {each}"
+            f"{hint if first is None else ''}"
+        )
+    return pair(batch)
+
+
+def structs(batch: Any) -> Any:
+    """The shapes and dtypes of a batch, without its arrays."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
+
+
+def _must_be_alike(batch: tuple[Any, Any], first: tuple[Any, Any]) -> None:
+    """Refuses a batch of another tree, other dtypes or other numbers of axes than the first one of its loader."""
+    trees = [jax.tree.structure(pair) for pair in (batch, first)]
+    dtypes = [[leaf.dtype for leaf in jax.tree.leaves(pair)] for pair in (batch, first)]
+    axes = [[len(leaf.shape) for leaf in jax.tree.leaves(pair)] for pair in (batch, first)]
+    for (came, was), one in ((trees, "structure"), (dtypes, "dtype"), (axes, "number of axes")):
+        if came != was:
+            came, was = (f"x {checks.describe(x)}, target {checks.describe(target)}" for x, target in (batch, first))
+            raise DataError(f"the batch is {came}, and the first one was {was}; have the loader give one {one}")
+
+
+def other_shapes(batch: tuple[Any, Any], first: tuple[Any, Any]) -> str:
+    """Which arrays of a batch have other sizes than those of the first one, but for the number of examples."""
+    leaves, firsts = jax.tree_util.tree_leaves_with_path(batch), jax.tree.leaves(first)
+    found = [
+        f"{leaf_name(path)} has shape {leaf.shape}, and had {was.shape} in the first batch"
+        for (path, leaf), was in zip(leaves, firsts, strict=True)
+        if leaf.shape[1:] != was.shape[1:]
+    ]
+    return " and ".join(found)
 
 
 def of_size(size: int, tree: Any) -> Any:
@@ -165,12 +204,6 @@ def _flat(given: Any) -> tuple[list[str], list[Any], Any]:
     if "x" not in (name[:1] for name in names):
         raise DTypeError(f"x must be an array or a tree of arrays, got {given[0]!r}")
     return names, [leaf for _, leaf in found], treedef
-
-
-def described(batch: Any) -> str:
-    """The arrays of a batch: their names, dtypes and shapes."""
-    leaves = jax.tree_util.tree_leaves_with_path(batch)
-    return ", ".join(f"{leaf_name(path)} {leaf.dtype} {leaf.shape}" for path, leaf in leaves)
 
 
 def leaf_name(path: Any) -> str:
@@ -204,7 +237,7 @@ def _came(data: Any) -> str:
         x, target = [repr(name) for name in (*data, "x", "target")][:2]
         hint = f"give the pair (data[{x}], data[{target}])"
     elif hasattr(data, "columns"):
-        hint = "give the pair (table[columns of x], table[column of the target])"
+        hint = "give the pair of its columns, data.columns(table, target=...)"
     elif hasattr(data, "dtype"):
         hint = "to reproduce x itself, give (x, x)"
     elif isinstance(data, float) and 0 < data < 1:
@@ -219,5 +252,5 @@ def _came(data: Any) -> str:
         hint = "several inputs are one tree, ((a, b), target)" if len(data) > 3 else ""
         hint = "to reproduce x itself, give (x, x)" if len(data) == 1 else hint
     elif hasattr(data, "__getitem__"):
-        hint = "a data set that is read by index needs a loader around it"
+        hint = "of a data set that is read by index, data.examples(data, batch_size=32) makes batches"
     return f"{kind}; {hint}" if hint else kind

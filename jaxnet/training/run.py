@@ -16,6 +16,7 @@ from jaxnet.errors import CheckpointError, ConfigError, NonFiniteError
 from jaxnet.optimizers import plateau
 from jaxnet.training import callbacks as calls
 from jaxnet.training import early_stopping as stopping
+from jaxnet.training import positions
 from jaxnet.training.checkpoint import read_metadata
 from jaxnet.training.checkpoints import Checkpoints
 from jaxnet.training.feed import Progress, finite, taken
@@ -81,7 +82,10 @@ class Run:
         self.in_row = self.longest_row = 0
         self.spoiled_by_update = self.finished = False
         self.best = None if early_stopping is None else stopping.Best(early_stopping)
-        self.best_weights: Any = () if self.best is None else copied(weights(train_state))
+        self._saves_weights = getattr(weights, "saved", False)  # although no epoch is the best
+        watched = self.best is not None or self._saves_weights
+        self.best_weights: Any = copied(weights(train_state)) if watched else ()
+        self._weights_of = -1
         self._watches = watches
         self._looked, self._look_cost = time.perf_counter(), 0.0
         self._clock = time.perf_counter()
@@ -182,20 +186,26 @@ class Run:
     @property
     def kept(self) -> Any:
         """The best weights, or the last if nothing was watched."""
-        return copied(self.weights(self.train_state)) if self.best is None else self.best_weights
+        if self.best is None and not self._saves_weights:
+            return copied(self.weights(self.train_state))
+        step = int(self.train_state.step)
+        if self.best is None and self._weights_of != step:
+            self.best_weights, self._weights_of = copied(self.weights(self.train_state)), step
+        return self.best_weights
 
     @property
     def saved(self) -> Any:
         """The arrays of a checkpoint."""
-        return {"train_state": self.train_state, "best": self.best_weights}
+        return {"train_state": self.train_state, "best": self.kept if self._saves_weights else self.best_weights}
 
     @property
     def metadata(self) -> dict[str, Any]:
         """What else a checkpoint holds of it, as JSON, besides the history's seal (`history.Log`)."""
         return dataclasses.asdict(self.epoch) | {
             # Of several processes each has its own, and the first one alone writes this: they read again instead.
-            "position": _as_json(self.position if jax.process_count() == 1 else None),
+            "position": positions.as_json(self.position if jax.process_count() == 1 else None),
             "finished": self.finished,
+            "weights": self._saves_weights,
             "best": None if self.best is None else self.best.save(),
         }
 
@@ -220,18 +230,19 @@ class Run:
                 raise
             raise CheckpointError(
                 f"the run in {checkpoints.directory} is of another network or another kind of optimizer than this "
-                f"call's, so that it cannot go on; give another directory, and to begin there with its weights, where "
-                f"the network is the same, training.pretrained(net, *training.load_best("
+                f"call's, or freezes other parameters, so that it cannot go on; give another directory, and to begin "
+                f"there with its weights, where the network is the same, training.pretrained(net, *training.load_best("
                 f"{str(checkpoints.directory)!r}, net, x)): {error.message}"
             ) from error
         assert restored is not None
         self.train_state, self.best_weights = restored[0]["train_state"], restored[0]["best"]
+        self._weights_of = int(self.train_state.step)
         self.in_row = int(self.train_state.guard.in_row)
         self.history = _history(checkpoints, metadata["history"])
         self.finished = metadata["finished"]
         if in_place:
             self.epoch = Epoch(**{field.name: metadata[field.name] for field in dataclasses.fields(Epoch)})
-            self.position = _from_json(metadata["position"])
+            self.position = positions.from_json(metadata["position"])
         if self.best is not None:
             self.best.restore(metadata["best"])
             patience = metadata["best"].get("patience", metadata.get("patience"))  # beside it, in older checkpoints
@@ -274,12 +285,3 @@ def _history(checkpoints: Checkpoints, seal: dict[str, int]) -> History:
             f"{str(checkpoints.directory)!r}, net, x))",
         ]
         raise CheckpointError(f"{error.message}; {', '.join(cures)}") from error
-
-
-def _as_json(position: Any) -> Any:
-    """An iterator's position, JSON or bytes, as JSON."""
-    return {"bytes": position.hex()} if isinstance(position, bytes) else {"json": position}
-
-
-def _from_json(saved: Any) -> Any:
-    return bytes.fromhex(saved["bytes"]) if "bytes" in saved else saved["json"]

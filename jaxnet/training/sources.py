@@ -1,24 +1,19 @@
 """What stands as data at a door; and iterables of batches as a run reads them: by epochs, from where it stopped."""
 
 import contextlib
-import contextvars
 import dataclasses
 import inspect
 import itertools
-import queue
-import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
+import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet.data._pick import picks
 from jaxnet.errors import ConfigError, DataError, innermost, named
 from jaxnet.training import pairs
 from jaxnet.training.pairs import Arrays
-
-AHEAD = 2
-"""Batches fetched before they are needed."""
 
 _LASTING = (
     "give a list, a function from the epoch to an iterable, or training.stream(data, steps_per_epoch=...) of an "
@@ -26,7 +21,7 @@ _LASTING = (
 )
 
 _END = object()
-"""What comes after the last batch; a loader may yield anything else, which is then refused."""
+"""In the place of a batch where there is none; a loader may yield anything else, which is then refused."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,19 +29,23 @@ class Stream:
     """What `stream` returns: an iterable of batches, or a function from the epoch to one, and how many are an epoch."""
 
     batches: Any
-    steps_per_epoch: int | None
+    steps_per_epoch: int | None = None
+    pick: Any = None
 
 
 @named("stream")
-def stream(batches: Any, *, steps_per_epoch: int | None = None) -> Stream:
+def stream(batches: Any, *, steps_per_epoch: int | None = None, pick: Any = None) -> Stream:
     """Batches to train on or to measure; where an epoch is all that the iterable holds, itself is the short form.
 
     Args:
       batches: an iterable of batches ``(x, target)``, or ``(x, target, weights)`` (`arrays`), a loader or a list, read
         anew each epoch; or a function from the epoch's number, from 0, to an iterable. An iterator with ``get_state``
-        and ``set_state`` (Grain's) resumes without reading again.
+        and ``set_state`` (Grain's), and a loader with ``state_dict`` and ``load_state_dict`` (torchdata's, Hugging
+        Face's) resume without reading again; one with ``set_epoch``, or whose ``sampler`` has it, is told each epoch.
       steps_per_epoch: batches an epoch, of what does not end. An iterator is read on from epoch to epoch; a list too,
         and begun again where it ends, but as a validation set anew each time, so that the same examples are measured.
+      pick: what of a batch is x and what the target, where it is no pair: two names, as ``("image", "label")`` of
+        batches that are dicts (a third for weights), or a function from what the loader yields to ``(x, target)``.
 
     Returns:
       What `fit` and `train` take as ``data``, `fit` as ``validation``, and `make_evaluate`'s function as ``data``.
@@ -64,8 +63,8 @@ def stream(batches: Any, *, steps_per_epoch: int | None = None) -> Stream:
       >>> fit.history[-1]["step"]
       10
     """
-    source = Source(batches, steps_per_epoch)
-    return Stream(batches, source.steps)
+    source = Source(batches, steps_per_epoch, pick=pick)
+    return Stream(batches, source.steps, pick)
 
 
 def given(data: Any, batch_size: Any = None, *, epochs: int = 1, goes_on: bool = True) -> "Arrays | Source":
@@ -81,15 +80,17 @@ def given(data: Any, batch_size: Any = None, *, epochs: int = 1, goes_on: bool =
             raise ConfigError("arrays are trained on in batches: give batch_size")
         return pairs.batched(data, batch_size)
     if batch_size is not None:
-        what = (
-            "training.arrays has a batch_size of its own"
-            if isinstance(data, Arrays)
-            else "an iterable makes its own batches"
+        if isinstance(data, Arrays):
+            raise ConfigError("training.arrays has a batch_size of its own, so batch_size must not be given")
+        if not isinstance(data, Stream):
+            pairs.iterable(data)
+        raise ConfigError(
+            "an iterable makes its own batches, so batch_size must not be given; of single examples, "
+            f"data.examples(data, batch_size={batch_size}) makes them"
         )
-        raise ConfigError(f"{what}, so batch_size must not be given")
     if not isinstance(data, (Arrays, Source)):
-        source = data if isinstance(data, Stream) else Stream(data, None)
-        data = Source(source.batches, source.steps_per_epoch, goes_on=goes_on)
+        source = data if isinstance(data, Stream) else Stream(data)
+        data = Source(source.batches, source.steps_per_epoch, pick=source.pick, goes_on=goes_on)
     if isinstance(data, Source):
         data.must_last(epochs)
     return data
@@ -100,19 +101,27 @@ class Source:
 
     Args:
       steps: batches an epoch, of what does not end or is read on.
+      pick: as of `stream`.
       goes_on: whether an epoch of ``steps`` goes on in a list where the last one stopped, or begins it anew.
+
+    Attributes:
+      passing: what the batches of an epoch go through as they are read.
     """
 
-    def __init__(self, data: Any, steps: int | None, *, goes_on: bool = True):
+    def __init__(self, data: Any, steps: int | None, *, pick: Any = None, goes_on: bool = True):
         self.who = innermost()  # by the time that a batch is read, it may be another
         self._goes_on = goes_on
         self._data = pairs.iterable(data)
         if callable(data):
             _takes_the_epoch(data)
         self.steps = None if steps is None else checks.integer("steps_per_epoch", steps, minimum=1)
+        self._pick = picks(pick)
         self._running: Iterator[Any] | None = None
-        self._first: tuple[Iterator[Any], Any] | None = None
+        self._first: tuple[Any, Iterator[Any], Any] | None = None
+        self._like: Any = None  # the shapes and dtypes of the first batch
+        self._held: int | None = None  # batches of the epoch before
         self._begun = False
+        self.passing: Callable[[Iterator[Any]], Iterator[Any]] = lambda batches: batches
 
     def must_last(self, epochs: int) -> None:
         """Refuses, before the first epoch, what a later one will find empty."""
@@ -125,41 +134,73 @@ class Source:
     def first(self) -> tuple[Any, Any]:
         """The first batch, in dtypes that JAX keeps, which is looked at and not lost."""
         if self._first is None:
-            iterator = self._iterator(0)
-            batch = _next(iterator)
+            loader, iterator = self._opened(0)
+            batch = next(self._read(iterator, 0, 0), _END)
             if batch is _END:
                 raise DataError("the data held no batch")
-            self._first = (iterator, batch)
-        with self.at(0, 0):
-            return pairs.batch(self._first[1], {})
+            self._first = (loader, iterator, batch)
+        return self.batch(0, 0, self._first[2], {})
 
     @property
     def settings(self) -> dict[str, Any]:
         """What makes the batches of a run these ones, as far as it can be said."""
-        return {"steps_per_epoch": self.steps}
+        return {"steps_per_epoch": self.steps, **getattr(self._data, "settings", {})}
 
     def at(self, epoch: int, batch: int) -> named:
         """The door of a batch."""
-        of = "" if self.who == "evaluate" else f"epoch {epoch + 1}, "
-        return named(f"{self.who}: {of}batch {batch}")
+        return named(f"{self.who}: {self._place(epoch, batch)}")
+
+    def batch(self, epoch: int, number: int, came: Any, narrowed: dict[str, np.dtype]) -> tuple[Any, Any]:
+        """A pair ``(x, target)`` of what the loader gave as a batch, which is built as the first one was.
+
+        Args:
+          narrowed: takes the names and dtypes of what is rounded to 32 bits.
+        """
+        with self.at(epoch, number):
+            batch = pairs.batch(self._pick(came), narrowed, self._like)
+            if self._like is None:
+                self._like = pairs.structs(batch)
+        return batch
+
+    @contextlib.contextmanager
+    def where_it_is_odd(self, epoch: int, number: int, batch: Any) -> Iterator[None]:
+        """Where what computes with a batch refuses it, and its shape is not the first one's, says which it is."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            odd = pairs.other_shapes(batch, self._like)
+            if not odd:
+                raise
+            with self.at(epoch, number):
+                raise DataError(
+                    f"{odd}, which cannot be computed with ({error}); have the loader pad or cut it, or leave it out"
+                ) from error
 
     def epoch(self, epoch: int, start: int, position: Any) -> tuple[Iterator[Any], Callable[[], Any] | None, int]:
-        """The batches of an epoch, what tells the iterator's position, if it can, and how many to skip to ``start``."""
-        if self._first is not None and (epoch == 0 or self._first[0] is self._running):
-            iterator: Any = self._first[0]
-            batches = itertools.chain([self._first[1]], iterator)  # which does not close the iterator at its end
-        else:
-            iterator = batches = self._iterator(epoch)
+        """The batches of an epoch, what tells their loader's position, if it can, and how many to skip to ``start``."""
+        first = self._first
         self._first = None
-        runs_on, skip = iterator is self._running, 0
-        if position is not None and hasattr(iterator, "set_state") and (not self._begun if runs_on else start > 0):
-            iterator.set_state(position)
-            batches = iterator
+        if first is not None and (epoch == 0 or first[1] is self._running):
+            loader, iterator, batch = first
+            batches: Any = itertools.chain([batch], iterator)  # which does not close the iterator at its end
         else:
-            # What an earlier process has trained on already.
-            skip = start + (epoch * self.steps if self.steps and runs_on and not self._begun else 0)
+            loader, iterator = self._opened(epoch)
+            batches = iterator
+        runs_on, begins = iterator is self._running, not self._begun
         self._begun = True
-        return batches, getattr(iterator, "get_state", None), skip
+        # What an earlier process has trained on already, where nothing better is known.
+        skip = start + (epoch * self.steps if self.steps and runs_on and begins else 0)
+        get_state, set_state = _position(iterator, "get_state", "set_state")  # Grain's
+        if get_state:
+            if position is not None and (begins if runs_on else start > 0):
+                set_state(position)
+                batches, skip = iterator, 0
+        else:
+            get_state, set_state = _position(loader, "state_dict", "load_state_dict")
+            if position is not None and begins and (start > 0 or not callable(self._data)):
+                set_state(position)
+                batches, skip = self._resumed(loader, runs_on, start), 0
+        return self.passing(self._read(iter(batches), epoch, start - skip)), get_state, skip
 
     def whole_epoch(self, epoch: int) -> Iterator[Any]:
         """The batches of an epoch, ``steps`` of them if that was given, for a reader that does not fetch ahead."""
@@ -171,7 +212,7 @@ class Source:
         self.must_suffice(epoch, count)
 
     def must_suffice(self, epoch: int, count: int) -> None:
-        """Refuses an epoch that held fewer batches than it had to."""
+        """Refuses an epoch that held fewer batches than it had to, or another number of them than the one before."""
         if not count:
             which = "the data" if self.who == "evaluate" else f"epoch {epoch + 1}"
             why = "; an iterator is read only once"
@@ -180,19 +221,61 @@ class Source:
             raise DataError(f"{which} held no batch{why}: {_LASTING}")
         if self.steps is not None and count < self.steps:
             raise DataError(f"the data ended after {count} batches of an epoch of steps_per_epoch={self.steps}")
+        if self._held not in (None, count) and self.steps is None and not callable(self._data):
+            raise DataError(
+                f"the loader ended after {count} batches of epoch {epoch + 1}, and the epoch before held {self._held}: "
+                f"has it lost any? Where epochs differ by themselves, give a function, lambda epoch: loader"
+            )
+        self._held = count
 
-    def _iterator(self, epoch: int) -> Any:
-        if callable(self._data):
-            batches: Any = self._data(epoch)
-            if not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
-                raise ConfigError(f"data({epoch}) must return an iterable of batches, got {type(batches).__name__}")
-            return iter(batches)
-        once = hasattr(self._data, "__next__")
-        if not once and (self.steps is None or not self._goes_on):
-            return iter(self._data)
-        if self._running is None:  # one iterator for all epochs; a list is begun again where it ends
-            self._running = self._data if once else _cycle(self._data)
-        return self._running
+    def _place(self, epoch: int, batch: int) -> str:
+        return f"batch {batch}" if self.who == "evaluate" else f"epoch {epoch + 1}, batch {batch}"
+
+    def _read(self, batches: Iterator[Any], epoch: int, number: int) -> Iterator[Any]:
+        """The batches, of which ``number`` is the first; what the loader raises says for which one."""
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except Exception as error:
+                if isinstance(error, ValueError) and "generator already executing" in str(error):
+                    raise DataError(
+                        "the loader is still at work for a run that was stopped while it waited; make a new one"
+                    ) from error
+                place = self._place(epoch, number) if number >= 0 else "what was trained on before, read again"
+                error.add_note(f"{self.who or 'jaxnet'}: the loader raised this for {place}")
+                raise
+            yield batch
+            number += 1
+
+    def _opened(self, epoch: int) -> tuple[Any, Any]:
+        """The loader of an epoch, and the iterator over its batches."""
+        data = self._data
+        if callable(data):
+            loader: Any = data(epoch)
+            if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+                raise ConfigError(f"data({epoch}) must return an iterable of batches, got {type(loader).__name__}")
+            return loader, iter(loader)
+        once = hasattr(data, "__next__")
+        if once or (self.steps is not None and self._goes_on):
+            if self._running is None:  # one iterator for all epochs; a list is begun again where it ends
+                self._running = data if once else _cycle(data)
+            return data, self._running
+        for part in (data, getattr(data, "sampler", None)):
+            getattr(part, "set_epoch", lambda epoch: None)(epoch)
+        return data, iter(data)
+
+    def _resumed(self, loader: Any, runs_on: bool, start: int) -> Iterator[Any]:
+        """The batches of a loader that was put where it had stopped; at its end, before an epoch, those of the next."""
+        if runs_on:
+            self._running = batches = loader if hasattr(loader, "__next__") else _cycle(loader)
+            return batches
+        batches = iter(loader)
+        if start:
+            return batches
+        first = list(itertools.islice(batches, 1))
+        return itertools.chain(first, batches) if first else iter(loader)
 
 
 def _takes_the_epoch(data: Any) -> None:
@@ -206,104 +289,17 @@ def _takes_the_epoch(data: Any) -> None:
         pass
 
 
-def _next(batches: Iterator[Any]) -> Any:
-    """The next batch, or `_END`."""
-    try:
-        return next(batches, _END)
-    except ValueError as error:
-        if "generator already executing" not in str(error):
-            raise
-        raise DataError(
-            "the loader is still at work for a run that was stopped while it waited; make a new one"
-        ) from error
+def _position(loader: Any, get: str, put: str) -> tuple[Any, Any]:
+    """What tells the position of a loader, and what sets it; None, where it has none."""
+    has = hasattr(loader, get) and hasattr(loader, put)
+    return (getattr(loader, get), getattr(loader, put)) if has else (None, None)
 
 
 def _cycle(data: Any) -> Iterator[Any]:
-    while True:
-        empty = True
+    """Begins again where the data end; a loader that was put at its end holds nothing the first time."""
+    empty = 0
+    while empty < 2:
+        empty += 1
         for batch in data:
-            empty = False
+            empty = 0
             yield batch
-        if empty:
-            return
-
-
-def _callers_jax() -> Callable[[], contextlib.AbstractContextManager[Any]]:
-    """What gives another thread JAX's settings of this one, which JAX keeps for every thread apart.
-
-    A setting is carried if it differs in the other thread, and if a context manager of its name is public. The thread
-    guard stays here: it would take the other thread for the one to be kept to.
-    """
-    settings, mesh = jax.config.values, jax.sharding.get_mesh()
-    abstract_mesh = jax.sharding.get_abstract_mesh()
-
-    def enter() -> contextlib.AbstractContextManager[Any]:
-        stack: Any = contextlib.ExitStack()
-        here = jax.config.values
-        for name in sorted(settings):  # transfer_guard before those of one direction, which it sets too
-            manager: Any = getattr(jax, name.removeprefix("jax_"), None)
-            if settings[name] != here[name] and callable(manager) and name != "jax_thread_guard":
-                stack.enter_context(manager(settings[name]))
-        if mesh != jax.sharding.get_mesh():
-            stack.enter_context(jax.set_mesh(mesh))
-        if abstract_mesh != jax.sharding.get_abstract_mesh():
-            stack.enter_context(jax.sharding.use_abstract_mesh(abstract_mesh))
-        return stack
-
-    return enter
-
-
-def ahead(
-    batches: Iterator[Any], get_state: Callable[[], Any] | None, skip: int, limit: int | None,
-    place: Callable[[int, Any], Any], stop: Callable[[], bool],
-) -> Generator[tuple[Any, Any], None, None]:  # fmt: skip
-    """Fetches and places batches in a thread, a few ahead; each with the position of its iterator after it.
-
-    The thread sees the caller's settings, JAX's and those in context variables (NumPy's error state).
-    """
-    fetched: queue.Queue[Any] = queue.Queue(AHEAD)
-    stopped, settings = threading.Event(), _callers_jax()
-
-    def put(item):
-        """Whether it was put; not, if nobody will take it."""
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                fetched.put(item, timeout=0.1)
-                return True
-        return False
-
-    def fetch():
-        try:
-            with settings():
-                for _ in range(skip):
-                    if stopped.is_set():
-                        return
-                    _next(batches)
-                for number in itertools.count() if limit is None else range(limit):
-                    batch = _next(batches)
-                    if batch is _END:
-                        break
-                    if not put((place(number, batch), get_state() if get_state else None)):
-                        return
-            put(_END)
-        except BaseException as error:  # it belongs to the thread that waits
-            put(error)
-
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(fetch,), daemon=True)
-    thread.start()
-    patience: float | None = 1.0  # a loader that blocks would keep a run from ending; its thread ends with the process
-    try:
-        while not stop():  # also while a loader keeps the run waiting
-            try:
-                item = fetched.get(timeout=0.1)
-            except queue.Empty:
-                continue
-            if item is _END:
-                patience = None
-                return
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join(patience)

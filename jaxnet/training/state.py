@@ -11,6 +11,8 @@ from jaxnet import _checks as checks
 from jaxnet.errors import named
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 from jaxnet.optimizers import _members
+from jaxnet.paths import Which
+from jaxnet.training.freezing import learned
 
 MOST_BYTES_KEPT = 2**24
 """Up to this size of the state, dispatches keep the one they began with, and run without the guard."""
@@ -68,7 +70,9 @@ class TrainState(NamedTuple):
 
 
 @named("training.init")
-def init(net: Any, optimizer: Any, x: Any, key: Any, *, loss_scale: float | None = None) -> TrainState:
+def init(
+    net: Any, optimizer: Any, x: Any, key: Any, *, loss_scale: float | None = None, freeze: Which | None = None
+) -> TrainState:
     """Draws the parameters of a network and makes the state that `make_step`'s function takes.
 
     Args:
@@ -78,12 +82,13 @@ def init(net: Any, optimizer: Any, x: Any, key: Any, *, loss_scale: float | None
       key: a PRNG key or an integer seed; the parameters are drawn from ``split(key)[0]``, every step from
         ``split(key)[1]``.
       loss_scale: the first factor on the loss, for float16 (2.0**15 is usual); None for none.
+      freeze: which leaves of the parameters do not learn, as of `make_step`: the optimizer's state is for the others.
 
     Returns:
       A `TrainState` at step 0.
 
     Raises:
-      ConfigError: no optimizer, no key, or a factor that is not positive.
+      ConfigError: no optimizer, no key, a factor that is not positive, or a ``freeze`` that chooses no leaf, or all.
 
     Example:
       >>> import jax.numpy as jnp
@@ -96,7 +101,7 @@ def init(net: Any, optimizer: Any, x: Any, key: Any, *, loss_scale: float | None
     optimizer = _members.member(optimizer)
     init_key, step_key = jax.random.split(checks.key(key))
     params, state = net.init(init_key, x)
-    return from_params(optimizer, params, state, step_key, loss_scale=loss_scale)
+    return from_params(optimizer, params, state, step_key, loss_scale=loss_scale, freeze=freeze)
 
 
 @named("pretrained")
@@ -124,11 +129,12 @@ def pretrained(net: Any, params: Params, state: State) -> Layer:
 
 @named("training.init")
 def from_params(
-    optimizer: Any, params: Params, state: State, key: jax.Array, *, loss_scale: float | None = None
-) -> TrainState:
+    optimizer: Any, params: Params, state: State, key: jax.Array, *, loss_scale: float | None = None,
+    freeze: Which | None = None,
+) -> TrainState:  # fmt: skip
     """A `TrainState` at step 0 with parameters that exist already."""
     scale = new_scale(loss_scale)
-    return TrainState(params, state, optimizer.init(params), key, jnp.int32(0), new_guard(), scale)
+    return TrainState(params, state, optimizer.init(learned(params, freeze)), key, jnp.int32(0), new_guard(), scale)
 
 
 def new_guard() -> Guard:

@@ -1,5 +1,6 @@
 """The training step: a pure function from a state and a batch to the next state and what was measured."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,8 +13,10 @@ from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError, named
 from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers import _members
 from jaxnet.optimizers import _rates as rates
+from jaxnet.paths import Which
 from jaxnet.training import weighted
 from jaxnet.training.accumulate import over_parts
+from jaxnet.training.freezing import freezing
 from jaxnet.training.state import TrainState
 from jaxnet.training.update import counted, rescaled, take_step, unscaled
 
@@ -41,6 +44,7 @@ def make_step(
     accumulate: int = 1,
     count: Callable[..., Any] | None = None,
     guard: bool | str = True,
+    freeze: Which | None = None,
 ) -> Step:
     """Makes the training step: forward, backward, update, as one pure function.
 
@@ -78,6 +82,11 @@ def make_step(
       guard: whether to skip steps that are not finite. Without it they are taken, which spoils the parameters; what is
         measured tells. With "update", steps are skipped too whose updated parameters are not finite, which costs
         a copy of the state.
+      freeze: which leaves of the parameters do not learn, as in `paths.select`. No gradient of them is computed, none
+        is in ``grad_norm``, a clip's norm or the guard, and the optimizer and the regularizer see None in their place;
+        `init` must get the same. A part of the network all of whose parameters are frozen runs as in evaluation: batch
+        norm keeps its statistics, dropout drops nothing. (A part that has none, such as a dropout, is frozen with the
+        part around it.)
 
     Returns:
       ``step(train_state, (x, target)) -> (train_state, metrics)``: "loss", "grad_norm", the metrics, "skipped", 1 for a
@@ -88,7 +97,7 @@ def make_step(
       ConfigError: what is no network, loss, optimizer or metric; from the step, if its batch is no pair, or if a loss
         scale meets float16 parameters.
       ShapeError: from the step: the loss or a metric is no scalar.
-      DataError: from the step: ``accumulate`` does not divide the batch, or the batch is empty.
+      DataError: from the step: the batch is empty.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -115,6 +124,12 @@ def make_step(
     accumulate = checks.integer("accumulate", accumulate, minimum=1)
     if guard != "update":
         checks.flag("guard", guard)
+    if freeze is not None:
+        make = functools.partial(
+            make_step, loss=loss, optimizer=optimizer, metrics=metrics, regularizer=regularizer, accumulate=accumulate,
+            count=count, guard=guard,
+        )  # fmt: skip
+        return named("make_step")(freezing(make, net, freeze, optimizer))
 
     def objective(params, state, batch, key, scale):
         x, target = batch
@@ -185,6 +200,7 @@ class Stepping(NamedTuple):
     loss_scale: float | None
     guard: bool | str
     max_skipped: int
+    freeze: Which | None = None
 
 
 @named("stepping")
@@ -196,6 +212,7 @@ def stepping(
     loss_scale: float | None = None,
     guard: bool | str = True,
     max_skipped: int = 20,
+    freeze: Which | None = None,
 ) -> Stepping:
     """How the steps of `fit` are made, where it is not the usual way.
 
@@ -207,6 +224,7 @@ def stepping(
       loss_scale: the first factor on the loss, for float16 (`init`); 2.0**15 is usual.
       guard: True, or "update" to look at the updated parameters too (`make_step`).
       max_skipped: non-finite steps in a row to skip before giving up.
+      freeze: which leaves of the parameters do not learn (`make_step`), such as ``"0/*"``, all of a chain's first part.
 
     Returns:
       What `fit` takes as ``step``.
@@ -238,7 +256,7 @@ def stepping(
         )
     accumulate = checks.integer("accumulate", accumulate, minimum=1)
     max_skipped = checks.integer("max_skipped", max_skipped, minimum=1)
-    return Stepping(regularizer, accumulate, count, loss_scale, guard, max_skipped)
+    return Stepping(regularizer, accumulate, count, loss_scale, guard, max_skipped, freeze)
 
 
 def checked_metrics(metrics: Mapping[str, Callable[..., Any]] | None) -> dict[str, Callable[..., Any]]:
@@ -291,11 +309,14 @@ def pair(batch: Any) -> tuple[Any, Any]:
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         came = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
         hint = "to reproduce x itself, give (x, x)"
+        if isinstance(batch, (tuple, list)):
+            picked = "b[0], b[0]" if len(batch) == 1 else "(b[0], b[1]), b[2]"
+            hint = f"say what is what, training.stream(loader, pick=lambda b: ({picked}))"
         if batch is None:
             hint = "nothing but its end ends an epoch: leave out what cannot be loaded"
         elif isinstance(batch, Mapping):
             x, target = [repr(name) for name in (*batch, "x", "target")][:2]
-            hint = f"of a loader of dicts, give lambda epoch: ((b[{x}], b[{target}]) for b in loader)"
+            hint = f"of a loader of dicts, give training.stream(loader, pick=({x}, {target}))"
         raise ConfigError(f"a batch is a pair (x, target), got a {came}; {hint}")
     weighted.check(batch[1])
     if any(0 in jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tuple(batch))):

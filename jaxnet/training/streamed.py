@@ -3,7 +3,7 @@
 import contextlib
 import time
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -11,18 +11,21 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxnet import _checks as checks
-from jaxnet.errors import ConfigError, DataError, JaxnetError
+from jaxnet.errors import ConfigError, DataError
 from jaxnet.training import devices, feed, pairs
+from jaxnet.training.ahead import ahead
 from jaxnet.training.devices import Place
 from jaxnet.training.feed import IN_FLIGHT, Progress
-from jaxnet.training.sources import Source, ahead
+from jaxnet.training.sources import Source
 from jaxnet.training.state import sound
 from jaxnet.training.step import Step
 from jaxnet.training.update import passed_over
-from jaxnet.training.weighted import Weighted
 
 WINDOW = 32
 """Steps after which to look at them, if they do not take `feed.TARGET_SECONDS`."""
+
+MANY_SHAPES = 16
+"""Shapes of batches that are worth a warning, since compiling each may take longer than all training with it."""
 
 
 class Streamed:
@@ -40,7 +43,7 @@ class Streamed:
         self.steps = source.steps
         self.recent: dict[int, Any] = {}
         self._program = place.compiled(step)
-        self._shapes: dict[Any, str] = {}  # of the batches so far, with words for them
+        self._shapes: set[Any] = set()
         self._warned = False
         self.stop: Callable[[], bool] = lambda: False
 
@@ -72,8 +75,8 @@ class Streamed:
         failure: Exception | None = None
 
         def place(number, batch):
+            batch = self.source.batch(epoch, start + number, batch, narrowed)
             with self.source.at(epoch, start + number):
-                batch = pairs.batch(batch, narrowed)
                 mesh = self.place.mesh
                 return jax.device_put(batch) if mesh is None else devices.place_local_batch(batch, mesh)
 
@@ -88,7 +91,8 @@ class Streamed:
                     if narrowed and not self._warned:  # not in the thread, so that it names the caller's line
                         checks.warn_of_narrowed(narrowed)
                         self._warned = True
-                    train_state, metrics, seconds = self._step(train_state, batch, self.source.at(epoch, done).who)
+                    with self.source.where_it_is_odd(epoch, done, batch):
+                        train_state, metrics, seconds = self._step(train_state, batch)
                     compile_seconds += seconds
                     self.recent[done] = batch
                     window.append((metrics, batch if self.place.undoes else None, pairs.size(batch)))
@@ -111,35 +115,21 @@ class Streamed:
         if not self.stop():
             self.source.must_suffice(epoch, done)
 
-    def _step(self, train_state: Any, batch: Any, place: str) -> tuple[Any, Any, float]:
+    def _step(self, train_state: Any, batch: Any) -> tuple[Any, Any, float]:
         """Takes a step; returns also what it measured, and of the first of its shape how long it took to compile."""
-        leaves, treedef = jax.tree.flatten(batch)
-        shapes = treedef, *((a.shape, str(a.dtype)) for a in leaves)
+        shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(batch))
         if shapes in self._shapes:
             return *self._program(train_state, batch), 0.0
-        self._agree_on(shapes[1:])
+        self._agree_on(shapes)
         began = time.perf_counter()
-        with self._unlike_the_first(batch, place):
-            train_state, metrics = self._program(train_state, batch)
-        self._shapes[shapes] = pairs.described(batch)
+        train_state, metrics = self._program(train_state, batch)
+        self._shapes.add(shapes)
+        if len(self._shapes) == MANY_SHAPES:
+            checks.warn(
+                f"the batches had {MANY_SHAPES} shapes so far, and each compiles a program of its own: pad them to few"
+            )
         jax.block_until_ready(metrics)
         return train_state, metrics, time.perf_counter() - began
-
-    @contextlib.contextmanager
-    def _unlike_the_first(self, batch: Any, place: str) -> Iterator[None]:
-        """Errors of a batch that is another than those before it say where it is, and what they were."""
-        if not self._shapes:
-            yield
-            return
-        first = next(iter(self._shapes.values()))
-        try:
-            if ("weights" in first) != isinstance(batch[1], Weighted):
-                raise DataError("all batches have weights, or none: of this one the means would count otherwise")
-            yield
-        except JaxnetError as error:
-            error.path = (place, *error.path)
-            error.message += f". The batch holds {pairs.described(batch)}, the first one {first}"
-            raise
 
     def _without_bad_updates(self, before: Any, after: Any, window: list[Any]) -> tuple[Any, list[dict[str, Any]]]:
         """The state after a window of steps, without updates that are not finite, and what the steps measured."""
@@ -159,7 +149,7 @@ class Streamed:
             return
         if self._shapes:
             raise DataError(
-                f"over several processes all batches have the shapes of the first, {next(iter(self._shapes))[1:]}, "
+                f"over several processes all batches have the shapes of the first, {next(iter(self._shapes))}, "
                 f"got {shapes}; drop or fill a last smaller batch"
             )
         devices.agree("the shape of the first batch", zlib.crc32(repr(shapes).encode()), f"here it is {shapes}")

@@ -15,6 +15,7 @@ from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, located, named
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.optimizers import _members, plateau
+from jaxnet.paths import Which
 from jaxnet.training import early_stopping as stopping
 from jaxnet.training import nans, pairs, pruning
 from jaxnet.training import state as states
@@ -101,6 +102,7 @@ def sweep(
     metrics: Mapping[str, Callable[[Any, Any], jax.Array]] | None = None,
     halving: pruning.Halving | int | None = None,
     early_stopping: stopping.EarlyStopping | int | None = None,
+    freeze: Which | None = None,
 ) -> Sweep:
     """Trains one network many times, with other seeds and hyperparameters, all in one compiled program.
 
@@ -127,6 +129,7 @@ def sweep(
         there is one, or what ``early_stopping`` watches.
       early_stopping: epochs to wait for a better validation loss, or an `EarlyStopping`, of each member by itself; the
         weights are then those of its best epoch. The program shrinks whenever half of its members have stopped.
+      freeze: which leaves of the parameters do not learn, as of `make_step`.
 
     Returns:
       A `Sweep`.
@@ -169,10 +172,10 @@ def sweep(
 
     @jax.vmap
     def begin(key, hyper):
-        return states.init(net, optimizer(**hyper), pairs.of_size(1, device[0]), key)
+        return states.init(net, optimizer(**hyper), pairs.of_size(1, device[0]), key, freeze=freeze)
 
     def one_step(train_state, hyper, row, *, guard=True):
-        step = make_step(net, loss, optimizer(**hyper), metrics=metrics, guard=guard)
+        step = make_step(net, loss, optimizer(**hyper), metrics=metrics, guard=guard, freeze=freeze)
         return step(train_state, jax.tree.map(lambda leaf: leaf[row], device))
 
     def epoch(train_state, hyper, rows, *, guard):

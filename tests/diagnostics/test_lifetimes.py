@@ -60,6 +60,7 @@ ENTRIES = {
     "summary": lambda net, path: layers.summary(net.layer, X),
     "as_matrix": lambda net, path: layers.as_matrix(net.layer.about.parts[0][1], net.params[0], X[:1]),
     "evaluate": lambda net, path: training.make_evaluate(net.layer, net.loss)(net.params, net.state, (X, Y)),
+    "predict": lambda net, path: training.predict(net.layer, net.params, net.state, X),
     "backprop": lambda net, path: backprop.trace(
         lambda params: net.loss(net.layer.apply(params, net.state, X, train=False)[0], Y), net.params
     ),

@@ -119,6 +119,8 @@ TABLE = {
         ),
         (2, 4, 4),
     ),
+    "low_rank": Case(lambda: layers.low_rank(layers.conv(4, 3, groups=2), 2, alpha=3.0), (2, 7, 4)),
+    "low_rank-repeat": Case(lambda: layers.low_rank(layers.repeat(layers.dense(4), 2), 1), (2, 3, 4)),
     "weight_norm-repeat": Case(lambda: layers.weight_norm(layers.repeat(layers.conv(4, 1), 2)), (2, 4, 4)),
     "spectral_norm": Case(lambda: layers.spectral_norm(layers.conv(3, 2)), (2, 4, 2)),
     "lstm": Case(lambda: layers.lstm(3), (2, 4, 3)),
@@ -412,7 +414,7 @@ def test_leaves_have_full_names(case):
     params, state = apart(layer, params, state)
     names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
     full = {"kernel", "bias", "recurrent_kernel", "recurrent_bias", "output_kernel", "output_bias"}
-    assert names <= full | {"scale", "offset", "slope", "table", "alpha"}
+    assert names <= full | {"scale", "offset", "slope", "table", "alpha", "down", "up"}
     assert {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(state)} <= STATES
 
 

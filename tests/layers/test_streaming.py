@@ -110,6 +110,7 @@ FED = {
     ),
     "frozen": Case(lambda: layers.frozen(layers.chain(causal(), layers.residual(causal()), layers.batch_norm()))),
     "weight_norm": Case(lambda: layers.weight_norm(causal(dilation=2))),
+    "low_rank": Case(lambda: layers.low_rank(causal(dilation=2), 2)),
     "weight_norm-network": Case(
         lambda: layers.weight_norm(layers.chain(up(2, 4, strides=2), layers.residual(causal(2)), layers.dense(3)))
     ),

@@ -37,9 +37,14 @@ OPTIMIZERS = {
     "flat": lambda: optimizers.flat(optimizers.adam(0.01)),
     "lion": lambda: optimizers.lion(0.01),
     "muon": lambda: optimizers.muon(0.01, weight_decay=0.1),
+    "adan": lambda: optimizers.adan(0.01, weight_decay=0.1),
+    "schedule free sgd": lambda: optimizers.schedule_free_sgd(0.01, warmup_steps=2, weight_decay=0.1),
+    "schedule free adamw": lambda: optimizers.schedule_free_adamw(half_at, b2=0.9, weight_decay=0.1),
     "partition": lambda: optimizers.partition(
         {lambda path, leaf: leaf.ndim > 1: optimizers.adam(0.01), "*": optimizers.sgd(half_at, momentum=0.9)}
     ),
+    "ema": lambda: optimizers.ema(optimizers.adam(0.01), 0.9),
+    "swa": lambda: optimizers.swa(optimizers.sgd(half_at, 0.9), start=2, every=2),
     "master copy": lambda: optimizers.master_copy(optimizers.adam(0.01)),
 }
 

@@ -161,7 +161,7 @@ def test_missing_parameters():
 def test_masks_that_do_not_fit():
     for mask in ({"w": True}, lambda tree: {"nothing": True}):
         optimizer = o.adamw(0.1, mask=mask)
-        with pytest.raises(ConfigError, match="no prefix of the parameters"):
+        with pytest.raises(ConfigError, match="a tree of bools must be a prefix of the tree"):
             optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
 
 

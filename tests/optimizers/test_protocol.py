@@ -176,8 +176,11 @@ def test_masks_of_adamw_agree_with_masking_by_optax():
     params = {"layer": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "last": jnp.ones(2)}
     mask = {"layer": {"kernel": True, "bias": False}, "last": True}
     prefix = {"layer": False, "last": True}
-    for m in (mask, prefix, lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree)):
-        ours, _ = scan(optimizers.adamw(0.1, weight_decay=0.3, mask=m), params, 3)
+    matrices = lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree)  # noqa: E731
+    for our_mask, their_mask in (
+        (mask, mask), (prefix, prefix), (matrices, matrices), ("last", prefix), (lambda path, p: p.ndim > 1, matrices)
+    ):  # fmt: skip
+        ours, _ = scan(optimizers.adamw(0.1, weight_decay=0.3, mask=our_mask), params, 3)
         with jax.numpy_dtype_promotion("standard"):
-            theirs, _ = scan(optax.adamw(0.1, weight_decay=0.3, mask=m), params, 3)
+            theirs, _ = scan(optax.adamw(0.1, weight_decay=0.3, mask=their_mask), params, 3)
         chex.assert_trees_all_equal(ours, theirs)

@@ -150,6 +150,18 @@ ARGUMENTS = {
             "mu_dtype": dtypes,
         }
     ),
+    "adan": st.fixed_dictionaries(
+        {
+            "learning_rate": rates,
+            "b1": decays,
+            "b2": decays,
+            "b3": st.floats(0.5, 0.9999),
+            "eps": small,
+            "eps_root": st.sampled_from([0.0, 1e-8]),
+            "weight_decay": st.sampled_from([0.0, 0.1]),
+            "mask": st.sampled_from([None, lambda t: jax.tree.map(lambda p: p.ndim > 1, t)]),
+        }
+    ),
     "adabelief": st.fixed_dictionaries(
         {"learning_rate": rates, "eps": small, "eps_root": st.sampled_from([1e-16, 1e-8]), **moments}
     ),

@@ -24,10 +24,16 @@ def network():
     )  # fmt: skip
 
 
-def fit(data=None, **options):
+def averaging():
+    """An optimizer whose averages are validated, with statistics made anew."""
+    return optimizers.ema(optimizers.adam(1e-2), 0.9)
+
+
+def fit(data=None, optimizer=None, **options):
     options = {"batch_size": 16, "validation": sounds(19, seed=1), **options} if data is None else options
+    data = sounds(72) if data is None else data
     return calls.fit(
-        network(), losses.softmax_cross_entropy, optimizers.adam(1e-2), sounds(72) if data is None else data,
+        network(), losses.softmax_cross_entropy, optimizer or optimizers.adam(1e-2), data,
         **{"epochs": 2, "progress": False, **options},
     )  # fmt: skip
 

@@ -75,7 +75,7 @@ def test_two_processes_train_as_one(tmp_path):
     try:
         one = {"arrays": runs.fit()}
         x, labels = runs.sounds(19, seed=1)
-        one["iterable"] = runs.fit(runs.batches(), validation=[(x, labels)])
+        one["iterable"] = runs.fit(runs.batches(), runs.averaging(), validation=[(x, labels)])
         printed = [process.communicate(timeout=300)[0] for process in processes]
     finally:
         for process in processes:

@@ -1,5 +1,6 @@
 """`make_evaluate`, and what `fit` validates on: what is finite, how much of an iterable is read, and when."""
 
+import functools
 import itertools
 
 import jax
@@ -7,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import layers, losses, optimizers, training
+from jaxnet import layers, losses, metrics, optimizers, training
 from jaxnet.errors import ConfigError, DataError
+from jaxnet.training.evaluate import on_arrays
 from tests.training import calls
 
 RANDOM = np.random.default_rng(7)
@@ -40,9 +42,9 @@ KINDS = {
     "JAX": lambda x, y: (jnp.asarray(x), jnp.asarray(y)),
     "one of each": lambda x, y: (jnp.asarray(x), y),
     "a tree": lambda x, y: ([jnp.asarray(x)], [y]),
-    "batches of NumPy": lambda x, y: [(X, Y), (x, y)],
-    "batches of JAX": lambda x, y: [(X, Y), (jnp.asarray(x), jnp.asarray(y))],
-    "a generator": lambda x, y: (pair for pair in [(X, Y), (jnp.asarray(x), y)]),
+    "batches of NumPy": lambda x, y: [(X.astype(x.dtype), Y.astype(x.dtype)), (x, y)],
+    "batches of JAX": lambda x, y: [(X.astype(x.dtype), Y.astype(x.dtype)), (jnp.asarray(x), jnp.asarray(y))],
+    "a generator": lambda x, y: (pair for pair in [(X.astype(x.dtype), Y.astype(x.dtype)), (jnp.asarray(x), y)]),
     "a function": lambda x, y: lambda epoch: [(jnp.asarray(x), y)],
     "on a mesh": lambda x, y: jax.device_put((x, y), _everywhere()),
 }
@@ -86,6 +88,48 @@ def test_integers_are_finite():
 def test_arrays_on_the_device_have_equal_lengths():
     with pytest.raises(DataError, match=r"^evaluate: the arrays have 12, 9 samples"):
         EVALUATE(PARAMS, STATE, (jnp.asarray(X), jnp.asarray(Y)[:9]))
+
+
+# --- what is kept ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["one of ours", "one that needs all", "one that wraps ours"])
+def test_predictions_are_kept_once_and_only_for_what_needs_them(loss):
+    wide = layers.dense(500)
+    params, state = wide.init(0, X[:1])
+    x = RANDOM.standard_normal((200, 2)).astype(np.float32)
+    labels = np.arange(200, dtype=np.int32)
+
+    @functools.wraps(losses.softmax_cross_entropy)
+    def squared(logits, labels):
+        return losses.softmax_cross_entropy(logits, labels) ** 2
+
+    def largest(logits, labels):
+        return jnp.max(logits) + 0 * jnp.mean(labels.astype(jnp.float32))
+
+    mine = {"one of ours": losses.softmax_cross_entropy, "one that needs all": largest, "one that wraps ours": squared}
+    measured = {"accuracy": metrics.accuracy}
+    f = jax.jit(on_arrays(wide, mine[loss], measured, 8))
+    compiled = f.lower(params, state, x, labels).compile()
+    predictions = 200 * 500 * 4
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    logits = wide.apply(params, state, x, train=False)[0]
+    found = compiled(params, state, x, labels)
+    assert sorted(found) == ["accuracy", "loss"]
+    np.testing.assert_allclose(found["loss"], mine[loss](logits, jnp.asarray(labels)), rtol=1e-5)
+    np.testing.assert_allclose(found["accuracy"], metrics.accuracy(logits, jnp.asarray(labels)), rtol=1e-5)
+    if loss != "one that wraps ours":  # which makes arrays of that size itself
+        assert temporary < (0.5 if loss == "one of ours" else 1.5) * predictions
+
+
+def test_arrays_of_keys_are_cut_into_batches_too():
+    net = layers.stateless(lambda key, x: (), lambda params, x: x[0] + jax.vmap(jax.random.uniform)(x[1])[:, None])
+    x = (jnp.asarray(X[:, :1]), jax.random.split(jax.random.key(0), 12))
+    at_once = losses.mse(net.apply((), (), x, train=False)[0], jnp.asarray(Y))
+    measured = training.make_evaluate(net, losses.mse, batch_size=5)((), (), (x, jnp.asarray(Y)))
+    assert measured["loss"] == pytest.approx(float(at_once), rel=1e-6)
+    y = training.predict(net, (), (), x, batch_size=5)
+    np.testing.assert_allclose(y, net.apply((), (), x, train=False)[0], rtol=1e-6)
 
 
 # --- how much is read ------------------------------------------------------------------------------------------------

@@ -73,7 +73,9 @@ def main(port, process, folder):
     mine = slice(0, 16) if first else slice(16, 19)  # two batches and one
     validation = [(x[mine][i : i + 8], labels[mine][i : i + 8]) for i in range(0, len(x[mine]), 8)]
     parts = [(own(x), own(labels)) for x, labels in runs.batches()]
-    results["iterable"] = measured(runs.fit(parts, validation=validation, steps_per_epoch=4, mesh=mesh))
+    results["iterable"] = measured(
+        runs.fit(parts, runs.averaging(), validation=validation, steps_per_epoch=4, mesh=mesh)
+    )
 
     # Interrupted by a signal to one of the processes.
     def stop(record, train_state):

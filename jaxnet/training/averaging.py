@@ -1,0 +1,82 @@
+"""The weights that `fit` evaluates, keeps and returns where the optimizer averages those that it trains."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxnet import _checks as checks
+from jaxnet.errors import JaxnetError
+from jaxnet.layers.layer import Layer, Params, State
+from jaxnet.optimizers.averaged import averaged
+from jaxnet.training import devices, pairs
+from jaxnet.training.pairs import Arrays
+from jaxnet.training.reestimate import of_arrays, reestimating
+from jaxnet.training.sources import Source
+from jaxnet.training.state import nbytes
+
+MOST_BATCHES, MOST_BYTES = 50, 2**28
+"""How many training batches the statistics of batch norms are made of, and how large those of a stream may be."""
+
+
+class Averaged:
+    """``train_state -> (params, state)``: the averages, with statistics of training batches that are theirs.
+
+    Those are the first batches of the data: of arrays, in the order of the first epoch; of a stream, the first that
+    were read of the last epoch begun.
+    """
+
+    saved = True  # a checkpoint holds them beside the train state
+
+    def __init__(self, net: Layer, data: "Arrays | Source", mesh: jax.sharding.Mesh | None):
+        self._afresh, self._mesh, self._data = reestimating(net), mesh, data
+        self._averaged = jax.jit(averaged)
+        self._read: list[Any] = []
+        self._last: tuple[int, Any] | None = None
+        if self._afresh is not None and isinstance(data, Source):
+            data.passing = self._remembered
+
+    def __call__(self, train_state: Any) -> tuple[Params, State]:
+        step = int(train_state.step)
+        if self._last is None or self._last[0] != step:
+            self._last = step, self._made(train_state, step)
+        return self._last[1]
+
+    def _made(self, train_state: Any, step: int) -> tuple[Params, State]:
+        with devices.in_use(self._mesh):
+            params, state = self._averaged(train_state.opt_state, train_state.params), train_state.state
+            if self._afresh is not None and step:
+                state = self._afresh(params, state, self._batches(), checks.key(0))[0]
+        return params, state
+
+    def _batches(self) -> Iterator[Any]:
+        mesh = self._mesh
+        if isinstance(self._data, Arrays):
+            for x in of_arrays(self._data, MOST_BATCHES):
+                yield x if mesh is None else jax.tree.map(lambda leaf: devices.put(leaf, devices.over_batch(mesh)), x)
+            return
+        read = self._read
+        if jax.process_count() > 1:  # of which one may have read further ahead
+            read = read[: int(multihost_utils.process_allgather(np.int32(len(read))).min())]
+        for x in read:
+            yield x if mesh is None else devices.place_local_batch(x, mesh)
+
+    def _remembered(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches of an epoch, of which the first are copied; a loader may fill its arrays anew."""
+        mine: list[Any] = []
+        for batch in batches:
+            if len(mine) < MOST_BATCHES:
+                try:
+                    x = jax.tree.map(np.array, pairs.batch(batch, {})[0])
+                    if not mine or (nbytes(mine) + nbytes(x) <= MOST_BYTES and _shapes(x) == _shapes(mine[0])):
+                        mine.append(x)
+                        self._read = mine
+                except JaxnetError:  # which the run itself refuses, with its place
+                    pass
+            yield batch
+
+
+def _shapes(x: Any) -> Any:
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), x)
