@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers import _trees as trees
 from jaxnet.optimizers._arithmetic import copies, next_count
 from jaxnet.optimizers._hyperparameters import at, decays
@@ -100,7 +101,7 @@ def ema(optimizer: Any, decay: ScalarOrSchedule = 0.999, *, debias: bool = True)
         average = moved(state.average, params, updates, part)
         return updates, EmaState(inner, next_count(state.count), weight, average)
 
-    return Optimizer(init, update)
+    return rates.as_inside(Optimizer(init, update), optimizer, "inner_state")
 
 
 def moved(average: Any, params: Any, updates: Any, part: jax.Array) -> Any:

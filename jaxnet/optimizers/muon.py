@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, ShapeError
+from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers._hyperparameters import decays, float_dtype, scalar, scalars
 from jaxnet.optimizers._rule import Kept, door, rule
 from jaxnet.optimizers.adam import unbiased_mean
@@ -127,7 +128,8 @@ def muon(
     kept = {"mu": Kept(dtype=float_dtype("mu_dtype", mu_dtype))}
     of_matrices = rule(MuonState, step, numbers, kept, needs_params="Muon")
     rest = adamw(learning_rate, weight_decay=0.0, nesterov=nesterov) if others is None else others
-    return partition([(matrices, of_matrices), ("*", rest)])
+    both = partition([(matrices, of_matrices), ("*", rest)])
+    return rates.saying(both, lambda before, after: rates.known(of_matrices, before[0], after[0]))
 
 
 class Layout(NamedTuple):

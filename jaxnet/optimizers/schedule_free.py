@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
+from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers import _trees as trees
 from jaxnet.optimizers._arithmetic import copies, next_count, promoted, scalar_like
 from jaxnet.optimizers._hyperparameters import at, decays, float_dtype, scalar, scalars
@@ -244,7 +245,11 @@ def _around(base_optimizer: Any, rate: Any, b1: Any, power: Any, state_dtype: An
         updates, z = over_leaves(move, updates, params, state.z)
         return updates, ScheduleFreeState(state.b1, weight_sum, next_count(state.step_count), max_lr, base_state, z)
 
-    return Optimizer(init, update)
+    def said(before, after):
+        del after
+        return rates.Rate({"": at("learning_rate", rate, before.step_count)})
+
+    return rates.saying(Optimizer(init, update), said)
 
 
 def _warmed(learning_rate: Any, warmup_steps: Any) -> Any:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers import _trees as trees
 from jaxnet.optimizers._arithmetic import copies, next_count
 from jaxnet.optimizers._members import member, updated
@@ -93,4 +94,4 @@ def swa(optimizer: Any, start: int, every: int = 1) -> Optimizer:
         average = moved(state.average, params, updates, part)
         return updates, SwaState(inner, count, taken, average)
 
-    return Optimizer(init, update)
+    return rates.as_inside(Optimizer(init, update), optimizer, "inner_state")
