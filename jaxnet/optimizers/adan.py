@@ -47,10 +47,10 @@ def adan(
       d_i = g_i - g_{i-1}, \quad
       m_i = \beta_1 m_{i-1} + (1 - \beta_1) g_i, \quad
       v_i = \beta_2 v_{i-1} + (1 - \beta_2) d_i, \quad
-      n_i = \beta_3 n_{i-1} + (1 - \beta_3) |g_i + (1 - \beta_2) d_i|^2
+      n_i = \beta_3 n_{i-1} + (1 - \beta_3) |g_i + \beta_2 d_i|^2
 
     .. math::
-      \theta_i = \theta_{i-1} - \eta \left( \frac{\hat m_i + (1 - \beta_2) \hat v_i}
+      \theta_i = \theta_{i-1} - \eta \left( \frac{\hat m_i + \beta_2 \hat v_i}
         {\sqrt{\hat n_i + \bar\varepsilon} + \varepsilon} + \lambda \theta_{i-1} \right)
 
     with :math:`d_1 = 0` and averages that are corrected for their start at 0, as Adam's. Rates are 5 to 10 times
@@ -59,7 +59,8 @@ def adan(
     Args:
       learning_rate: :math:`\eta \ge 0`, a float, a scalar array, or a schedule from step (0, 1, ...) to value.
       b1: :math:`\beta_1` in [0, 1), the decay of the mean gradient.
-      b2: :math:`\beta_2` in [0, 1), the decay of its mean change. (The paper's betas are 1 minus these.)
+      b2: :math:`\beta_2` in [0, 1), the decay of its mean change. (The paper's betas are 1 minus these; `optax.adan`
+        takes :math:`1 - \beta_2` for the factor of the change, where the paper and its authors' program have this.)
       b3: :math:`\beta_3` in [0, 1), the decay of the second moment.
       eps: :math:`\varepsilon \ge 0`, added outside the root.
       eps_root: :math:`\bar\varepsilon \ge 0`, added inside the root; one of the two must be positive.
@@ -79,7 +80,7 @@ def adan(
       >>> optimizer.update(jnp.array([4.0, -0.5, 0.0]), optimizer.init(params), params)[0].round(2)
       Array([-1.,  1., -0.], dtype=float32)
 
-    Source: Xie et al., Adan: adaptive Nesterov momentum algorithm, arXiv 2208.06677; `optax.adan`.
+    Source: Xie et al., Adan: adaptive Nesterov momentum algorithm, arXiv 2208.06677.
     """
     numbers = scalars(learning_rate=learning_rate, eps=eps, eps_root=eps_root) | decays(b1=b1, b2=b2, b3=b3)
     numbers |= checked_decay(weight_decay, mask)
@@ -89,8 +90,8 @@ def adan(
         d = each(lambda x: jnp.where(s.count == 1, jnp.zeros_like(x), x), g - s.g)
         m = (1 - b1) * g + b1 * s.m
         v = (1 - b2) * d + b2 * s.v
-        n = (1 - b3) * abs_squared(g + (1 - b2) * d) + b3 * s.n
-        ahead = unbiased(m, b1, s.count) + (1 - b2) * unbiased(v, b2, s.count)
+        n = (1 - b3) * abs_squared(g + b2 * d) + b3 * s.n
+        ahead = unbiased(m, b1, s.count) + b2 * unbiased(v, b2, s.count)
         u = ahead / (sqrt(unbiased(n, b3, s.count) + eps_root) + eps)
         return -learning_rate * decayed(u, params, weight_decay, mask), s._replace(m=m, v=v, n=n, g=g)
 

@@ -106,15 +106,15 @@ def test_adabelief_by_its_paper():
 
 
 def test_adan_by_its_paper():
-    """Its averages corrected for their start at 0, as in the authors' code, and the betas 1 minus the paper's."""
+    """As in the authors' code: averages corrected for their start at 0, and the betas 1 minus the paper's."""
     grads, b1, b2, b3, eps, rate = gradients(), 0.9, 0.8, 0.99, 1e-8, 0.01
     m = v = n = w = np.zeros(grads.shape[1])
     previous, expected = grads[0], []
     for i, g in enumerate(grads, start=1):
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * (g - previous)
-        n = b3 * n + (1 - b3) * (g + (1 - b2) * (g - previous)) ** 2
-        ahead = m / (1 - b1**i) + (1 - b2) * v / (1 - b2**i)
+        n = b3 * n + (1 - b3) * (g + b2 * (g - previous)) ** 2
+        ahead = m / (1 - b1**i) + b2 * v / (1 - b2**i)
         w = w - rate * ahead / (np.sqrt(n / (1 - b3**i)) + eps)
         previous = g
         expected.append(w)

