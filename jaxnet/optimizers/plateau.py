@@ -58,7 +58,7 @@ def reduce_on_plateau(
     r"""Multiplies updates by a scale that falls by a factor after ``patience`` values in a row without a better one.
 
     .. math::
-      \text{better:}\quad v < (1 - r)\, v_{\text{best}} - a, \qquad
+      \text{better:}\quad v < v_{\text{best}} - r\, |v_{\text{best}}| - a, \qquad
       s \leftarrow \max(f\, s,\; s_{\min}) \ \text{after}\ p\ \text{values without one}
 
     The values are a measure of an epoch, given by its name in the history, and `fit` and `sweep` hand them over::
@@ -78,7 +78,7 @@ def reduce_on_plateau(
       accumulation_size: steps whose losses are one value; without ``monitor``.
       min_scale: the least scale.
       monitor: the column of the history to watch; None for the steps' losses.
-      mode: "min" if less is better, "max" if more is: then better is more than :math:`(1 + r) v_{best} + a`.
+      mode: "min" if less is better, "max" if more is: then better is more than :math:`v_{best} + r |v_{best}| + a`.
 
     Returns:
       An `Optimizer` whose state is a `ReduceOnPlateauState`.
@@ -100,7 +100,8 @@ def reduce_on_plateau(
       [-1.]
       [-0.5]
 
-    Source: `optax.contrib.reduce_on_plateau`, with its names; `torch.optim.lr_scheduler.ReduceLROnPlateau`.
+    Source: `optax.contrib.reduce_on_plateau`, with its names; `torch.optim.lr_scheduler.ReduceLROnPlateau`. Both take
+    :math:`(1 - r) v_{best} - a`, which is above a best value below 0.
     """
     factor = scalar("factor", factor, high=1.0, open_low=True, open_high=True, schedule=False)
     patience = checks.integer("patience", patience, minimum=1)
@@ -142,7 +143,8 @@ def reduce_on_plateau(
         return jax.tree.map(lambda u: u * state.scale.astype(u.dtype), updates), state
 
     def _judged(state):
-        bound = state.best * (1 - sign * rtol) - sign * atol
+        part = jnp.where(state.best < 0, 1 + sign * rtol, 1 - sign * rtol)
+        bound = state.best * part - sign * atol
         better = state.value < bound if mode == "min" else state.value > bound
         cooling = state.cooldown_count > 0
         waited = jnp.where(better | cooling, 0, state.plateau_count + 1)
