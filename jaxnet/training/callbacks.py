@@ -85,6 +85,7 @@ def as_numbers(record: dict[str, Any]) -> None:
         try:
             record[name] = value.item() if np.shape(value) == () and hasattr(value, "item") else float(value)
         except (TypeError, ValueError) as error:
+            del record[name]  # without it the run can be saved
             raise ConfigError(
                 f"a callback has put {name!r} in the record of epoch {record.get('epoch')}, a {type(value).__name__} "
                 f"of shape {np.shape(value)}; the history keeps a number an epoch, such as float(x.mean())"

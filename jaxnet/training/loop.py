@@ -155,14 +155,13 @@ def train(
                         report.step(run, done)
                         must_learn(run, feed, saver, max_skipped, explain)
                         run.must_be_sound(saver.checkpoints, now=False)
-                        if of_steps:
-                            run.shown(done, of_steps)
-                            (run.finished,) = devices.any_process(run.finished)
-                            if run.finished:
-                                break
-                        if _stop_or_due(interrupts, saver) and done.steps != feed.steps:
+                        run.shown(done, of_steps)
+                        due = _stop_or_due(interrupts, saver, run)
+                        if run.finished:
+                            break
+                        if due and done.steps != feed.steps:
                             saver.save(run)
-                _stop_or_due(interrupts, saver)  # for a signal that came while a loader kept the run waiting
+                _stop_or_due(interrupts, saver, run)  # for a signal that came while a loader kept the run waiting
                 if run.ends_here(epochs) and run.in_row == int(run.train_state.step):  # nothing was ever learned
                     must_learn(run, feed, saver, run.in_row, explain)
 
@@ -173,7 +172,7 @@ def train(
                 if due or run.done(epochs):
                     saver.save(run)
             saver.written(run)
-            _stop_or_due(interrupts, saver)  # for a signal that came with the last epoch's validation or callbacks
+            _stop_or_due(interrupts, saver, run)  # for a signal that came with the last epoch's validation or callbacks
             run.must_be_sound(saver.checkpoints, now=True)
     report.end(run)
     return Trained(run.train_state, run.kept, 0 if run.best is None else run.best.epoch, run.history)
@@ -213,10 +212,14 @@ def _checked(step: Step, stop_early: stopping.EarlyStopping | None, evaluate: An
     return checked
 
 
-def _stop_or_due(interrupts: Interrupts, saver: keeping.Saver) -> bool:
-    """Raises what a signal, here or on another process, ends the run with; else, whether to save."""
+def _stop_or_due(interrupts: Interrupts, saver: keeping.Saver, run: Run) -> bool:
+    """Raises what a signal, here or on another process, ends the run with; else, whether to save.
+
+    A run that a callback has ended on one process is at its end on all, whatever callbacks the others were given.
+    """
     names = tuple(ENDED)
-    *stops, due = devices.any_process(*[interrupts.received == name for name in names], saver.due())
+    flags = [interrupts.received == name for name in names]
+    *stops, due, run.finished = devices.any_process(*flags, saver.due(), run.finished)
     if any(stops):
         raise ending(names[stops.index(True)], "")
     return due

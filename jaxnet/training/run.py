@@ -6,7 +6,7 @@ import inspect
 import itertools
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -151,8 +151,10 @@ class Run:
         error.train_state, error.history = self.train_state, self.history  # type: ignore[attr-defined]
         return error
 
-    def shown(self, done: Progress, functions: Iterable[Any]) -> None:
+    def shown(self, done: Progress, functions: Sequence[Any]) -> None:
         """Has functions look at what a dispatch has measured (`callbacks.per_step`)."""
+        if not functions:
+            return
         last = int(self.train_state.step)
         measured = {"step": np.arange(last - len(done.measured["loss"]), last) + 1, **done.measured}
         for function in functions:
@@ -180,7 +182,7 @@ class Run:
         self.epoch = Epoch()
         for callback in callbacks:
             self.finished |= calls.ends(callback(record, self.train_state))
-        calls.as_numbers(record)
+            calls.as_numbers(record)
         self._clock = time.perf_counter()
 
     @property

@@ -72,6 +72,18 @@ def test_true_of_a_step_ends_the_run_at_once(tmp_path):
     assert again.history[-1]["step"] == ended.history[-1]["step"]
 
 
+def test_processes_with_other_callbacks_meet_as_often(monkeypatch):
+    """So that none waits for ever for one that was given a tracker, or for one without."""
+    met = []
+    monkeypatch.setattr("jaxnet.training.devices.any_process", lambda *flags: met.append(len(flags)) or flags)
+    counts = []
+    for callbacks in ([], [training.per_step(lambda *_: None)]):
+        met.clear()
+        fit([(X, X)], batch_size=None, epochs=1, callbacks=callbacks)
+        counts.append(list(met))
+    assert counts[0] == counts[1]
+
+
 def test_an_error_of_a_callback_keeps_the_steps():
     def fail(measured, train_state):
         raise RuntimeError("mine")
@@ -86,9 +98,12 @@ def test_an_error_of_a_callback_keeps_the_steps():
 
 
 @pytest.mark.parametrize("value", [np.ones(2), "text", None], ids=["array", "text", "None"])
-def test_what_is_no_number_is_refused_in_a_record(value):
-    with pytest.raises(ConfigError, match=r"a callback has put 'mine' in the record of epoch 1, a .*a number an epoch"):
-        fit(callbacks=[lambda record, state: record.update(mine=value)])
+def test_what_is_no_number_is_refused_in_a_record(value, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"a callback has put 'mine' in the record of epoch 1, a .*a number an epoch"
+    ) as e:
+        fit(callbacks=[lambda record, state: record.update(mine=value)], keep=tmp_path)
+    assert "fit: saved at step 5" in e.value.__notes__[-1]  # and not lost with it
 
 
 def test_callbacks_that_are_none_are_refused():
