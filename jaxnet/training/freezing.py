@@ -1,4 +1,4 @@
-"""Leaves that are not learned: kept out of all that a step does with parameters, by passing them as state."""
+"""Leaves that are not learned: kept out of all that a step does with parameters, for they are a part of the network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -49,19 +49,22 @@ def freezing(make: Callable[[Any], Any], net: Layer, freeze: Which, optimizer: A
         running = in_evaluation(net, frozen)
 
         def apply(params, state, x, *, train, key=None):
-            y, new = running.apply(_whole(params, state[1]), state[0], x, train=train, key=key)
-            return y, (new, state[1])
+            return running.apply(_whole(params, rest), state, x, train=train, key=key)
 
-        split = train_state._replace(params=part, state=(train_state.state, rest))
         try:
-            after, measured = make(net._replace(apply=apply))(split, batch)
+            after, measured = make(net._replace(apply=apply))(train_state._replace(params=part), batch)
         except (ValueError, TypeError) as error:
             _made_for_them(optimizer, part, train_state.opt_state, error)
             raise
         guard = after.guard._replace(leaf=_counted_in_all(frozen, after.guard.leaf, measured["skipped"]))
-        return after._replace(params=_whole(after.params, rest), state=after.state[0], guard=guard), measured
+        return after._replace(params=_whole(after.params, rest), guard=guard), measured
 
     return step
+
+
+def as_trained(net: Layer, params: Params, freeze: Which | None) -> Layer:
+    """The network as a step with this ``freeze`` runs it."""
+    return net if freeze is None else in_evaluation(net, mask(params, freeze))
 
 
 def in_evaluation(net: Layer, frozen: Any) -> Layer:
