@@ -1,10 +1,11 @@
-"""The weights that `fit` evaluates, keeps and returns where the optimizer averages those that it trains."""
+"""The weights that `fit` and `sweep` evaluate, keep and return where the optimizer averages those that it trains."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -14,7 +15,7 @@ from jaxnet.layers.layer import Layer, Params, State
 from jaxnet.optimizers.averaged import averaged
 from jaxnet.training import devices
 from jaxnet.training.pairs import Arrays
-from jaxnet.training.reestimate import of_arrays, reestimating
+from jaxnet.training.reestimate import by_batch, of_arrays, reestimating
 from jaxnet.training.sources import Source
 from jaxnet.training.state import nbytes
 
@@ -26,7 +27,7 @@ class Averaged:
     """``train_state -> (params, state)``: the averages, with statistics of training batches that are theirs.
 
     Those are the first batches of the data: of arrays, in the order of the first epoch; of a stream, the first that
-    were read of the last epoch begun.
+    were read of the last epoch begun, which are others where a run goes on from a loader's position within it.
     """
 
     saved = True  # a checkpoint holds them beside the train state
@@ -77,6 +78,23 @@ class Averaged:
                 except JaxnetError:  # the run makes the same pair of it, and refuses it with its place
                     pass
             yield batch
+
+
+def of_member(net: Layer, x: Any) -> Callable[[Any, jax.Array], tuple[Params, State]]:
+    """`Averaged` inside the program of a sweep: ``(train_state, rows of x by batches) -> (params, state)``."""
+    one_more: Any = by_batch(net)
+
+    def weights(train_state, rows):
+        params, state = averaged(train_state.opt_state, train_state.params), train_state.state
+        if one_more is None:
+            return params, state
+
+        def batch(carry, row):
+            return one_more(params, *carry, jax.tree.map(lambda leaf: leaf[row], x), checks.key(0)), None
+
+        return params, jax.lax.scan(batch, (state, jnp.int32(0)), rows[:MOST_BATCHES])[0][0]
+
+    return weights
 
 
 def _shapes(x: Any) -> Any:

@@ -21,7 +21,7 @@ from jaxnet.training.averaging import Averaged
 from jaxnet.training.divergence import what_is_wrong
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluate import check_labels, make_evaluate
-from jaxnet.training.freezing import in_evaluation, learned, mask
+from jaxnet.training.freezing import as_trained, learned, mask
 from jaxnet.training.history import History, Record
 from jaxnet.training.identity import of_program
 from jaxnet.training.pairs import Arrays
@@ -34,7 +34,7 @@ class Fit(NamedTuple):
 
     Attributes:
       params: of the best epoch if ``early_stopping`` was given, else of the last; where the optimizer averages
-        (`optimizers.ema`, `swa`, `lookahead`), the averages.
+        (`optimizers.averaged` says which do), the averages.
       state: the network's state, of the same epoch.
       history: the records of all epochs.
       train_state: after the last step, to train on with; its parameters are those that are trained.
@@ -142,8 +142,7 @@ def fit(
         check_labels(net, loss, data.pair)
     weights = None
     if averages(train_state.opt_state):
-        running = net if options.freeze is None else in_evaluation(net, mask(train_state.params, options.freeze))
-        weights = Averaged(running, data, mesh and mesh.mesh)
+        weights = Averaged(as_trained(net, train_state.params, options.freeze), data, mesh and mesh.mesh)
     evaluate = None
     if validation is not None:
         size = 2 * (data.batch_size if isinstance(data, Arrays) else 128)

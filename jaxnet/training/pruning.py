@@ -133,7 +133,9 @@ class Pruning:
             better = mine
         else:
             best = self._scores[members]
-            better = mine & ~np.isnan(values) & (np.isnan(best) | (best - values > self._watch.minimum_change))
+            with np.errstate(invalid="ignore"):  # of two that are infinite
+                gains = best - values > self._watch.minimum_change
+            better = mine & ~np.isnan(values) & (np.isnan(best) | gains)
             self._scores[members[better]] = values[better]
             self._waited[members] = np.where(better, 0, self._waited[members] + mine)
             self._going[members] &= self._waited[members] < self._watch.patience

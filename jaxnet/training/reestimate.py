@@ -12,7 +12,7 @@ from jaxnet.errors import ConfigError, DataError, located, named
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 from jaxnet.paths import Which
 from jaxnet.training import nans, sources
-from jaxnet.training.freezing import in_evaluation, mask
+from jaxnet.training.freezing import as_trained
 from jaxnet.training.pairs import Arrays
 from jaxnet.training.state import all_finite
 
@@ -64,7 +64,7 @@ def reestimate(
             "the parameters lie on the devices of several processes, of which each would read other batches; fit makes "
             "the statistics anew by itself, and elsewhere one process can, with whole parameters of its own"
         )
-    afresh = reestimating(net if freeze is None else in_evaluation(net, mask(params, freeze)))
+    afresh = reestimating(as_trained(net, params, freeze))
     if afresh is None:
         return state
     if batches is not None:
@@ -81,11 +81,27 @@ def reestimate(
 
 def reestimating(net: Layer) -> Callable[..., tuple[State, int, int]] | None:
     """``(params, state, batches of x, key) -> (state, batches that were finite, batches)``; None if nothing is kept."""
+    one_more = by_batch(net)
+    if one_more is None:
+        return None
+    program = nans.compiled(one_more)
+
+    def over(params: Params, state: State, batches: Iterable[Any], key: jax.Array) -> tuple[State, int, int]:
+        taken, given = jnp.int32(0), 0
+        for x in batches:
+            state, taken = program(params, state, taken, x, key)
+            given += 1
+        return state, int(taken), given
+
+    return over
+
+
+def by_batch(net: Layer) -> Callable[..., tuple[State, jax.Array]] | None:
+    """``(params, state, batches that are in it, one more x, key) -> (state, batches)``; None if nothing is kept."""
     measuring, any_kept = _measuring(net)
     if not any_kept:
         return None
 
-    @nans.compiled
     def one_more(params, state, taken, x, key):
         new = measuring.apply(params, state, x, train=True, key=jax.random.fold_in(key, taken))[1]
         finite = all_finite(new)
@@ -99,14 +115,7 @@ def reestimating(net: Layer) -> Callable[..., tuple[State, int, int]] | None:
 
         return jax.tree.map(mean, state, new), taken
 
-    def over(params: Params, state: State, batches: Iterable[Any], key: jax.Array) -> tuple[State, int, int]:
-        taken, given = jnp.int32(0), 0
-        for x in batches:
-            state, taken = one_more(params, state, taken, x, key)
-            given += 1
-        return state, int(taken), given
-
-    return over
+    return one_more
 
 
 def of_arrays(arrays: Arrays, most: int | None) -> Iterator[Any]:

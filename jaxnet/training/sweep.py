@@ -15,11 +15,13 @@ from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, located, named
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.optimizers import _members, plateau
+from jaxnet.optimizers.averaged import averages
 from jaxnet.paths import Which
+from jaxnet.training import averaging, nans, pairs, pruning
 from jaxnet.training import early_stopping as stopping
-from jaxnet.training import nans, pairs, pruning
 from jaxnet.training import state as states
 from jaxnet.training.evaluate import check_labels, on_arrays
+from jaxnet.training.freezing import as_trained
 from jaxnet.training.memory import bytes_needed, members_that_fit
 from jaxnet.training.state import MOST_BYTES_KEPT, all_finite, nbytes
 from jaxnet.training.step import checked_metrics, make_step
@@ -108,7 +110,8 @@ def sweep(
 
     Member m is trained as ``fit(net, loss, optimizer(**its settings), data, key=its seed)`` would, with
     ``data = arrays(x, target, batch_size=..., seed=its seed)``, to within rounding. (Of members of more than 16 MB
-    together, updates that are not finite although the gradient is are taken, and the member is never the best.)
+    together, updates that are not finite although the gradient is are taken, and the member is never the best.) Where
+    the optimizer averages the weights, the averages are validated and returned, as by `fit`.
 
     With ``halving``, members that are behind are dropped at rungs, and the others go on in a smaller program: each rung
     compiles once more, and saves what the dropped would have taken. What they have come to is kept, with their history.
@@ -190,18 +193,24 @@ def sweep(
 
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
     shapes = jax.eval_shape(begin, keys, hyper)
-    first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (shapes, hyper))
+    first: Any = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (shapes, hyper))
     first = (*first, jax.ShapeDtypeStruct((batch_size,), jnp.int32))
     small = nbytes(shapes) <= MOST_BYTES_KEPT
     held_out = jax.tree.map(jnp.asarray, validation)
     measured_on = on_arrays(net, loss, checked_metrics(metrics), 2 * batch_size)
+
+    weights, its_orders = None, None
+    if averages(shapes.opt_state):
+        weights = averaging.of_member(as_trained(net, first[0].params, freeze), device[0])
+        its_orders = orders(0, *range(len(seeds)))
 
     @functools.cache
     def programs(alone):
         over = _over_members(1 if alone else len(seeds), one_step, *first)
         unguarded = nans.compiled(over(functools.partial(epoch, guard=False)))
         guarded = nans.compiled(over(functools.partial(epoch, guard="update" if small else True)), donate_argnums=0)
-        return unguarded, guarded, nans.compiled(over(lambda params, state: measured_on(params, state, *held_out)))
+        evaluate = nans.compiled(over(lambda params, state: measured_on(params, state, *held_out)))
+        return unguarded, guarded, evaluate, weights and nans.compiled(over(weights))
 
     def bytes_of(members):
         arguments = pairs.of_size(members, (shapes, hyper, orders(0, *range(len(seeds)))))
@@ -210,17 +219,18 @@ def sweep(
         # The data, the program's copy of them, and the orders of the next epoch.
         return found and found + 2 * nbytes(device) + nbytes(arguments[2])
 
-    watched = plateau.monitors(shapes)
+    watched = dict.fromkeys(plateau.monitors(shapes), "reduce_on_plateau")
     members = pruning.Pruning(len(seeds), rungs, watch, "loss" if validation is None else "validation_loss")
-    if watch is not None and not watch.monitor.startswith("validation_"):
-        stopping.check_column(watch.monitor, jax.eval_shape(one_step, *first)[1])
+    for monitor, who in (watched if watch is None else watched | {watch.monitor: "early stopping"}).items():
+        validated = [] if validation is None else [f"validation_{name}" for name in ("loss", *(metrics or ()))]
+        stopping.check_column(monitor, [*jax.eval_shape(one_step, *first)[1], *validated], who)
     records: list[dict[str, np.ndarray]] = []
     where, well = next(iter(jax.tree.leaves(device)[0].devices())), small
     with members_that_fit(len(seeds), where, bytes_of):
         train_state = jax.jit(begin)(keys, hyper)
         for number in range(epochs):
             rows = orders(number, *members.places.tolist())
-            unguarded, guarded, evaluate = programs(len(members.places) == 1)
+            unguarded, guarded, evaluate, of_weights = programs(len(members.places) == 1)
             after, measured, finite = (unguarded if well else guarded)(train_state, hyper, rows)
             if number + 1 < epochs:
                 orders(number + 1, *members.places.tolist())  # drawn while the device computes
@@ -228,18 +238,20 @@ def sweep(
                 well = False  # once a member has diverged, this epoch and all that follow are trained with the guard
                 after, measured, _ = guarded(train_state, hyper, rows)
             train_state = after
+            kept = of_weights(train_state, its_orders) if of_weights else (train_state.params, train_state.state)
             if validation is not None:
-                validated = evaluate(train_state.params, train_state.state)
+                validated = evaluate(*kept)
                 measured |= {f"validation_{name}": values for name, values in validated.items()}
             if watched:
                 train_state = plateau.observe(train_state, measured)
             measured = jax.device_get(measured)
             records.append(members.record(measured))
-            stay = members.after(number + 1, measured, (train_state.params, train_state.state))
+            stay = members.after(number + 1, measured, kept)
             if members.over:
                 break
             if stay is not None:
-                train_state, hyper = jax.tree.map(lambda leaf, stay=stay: leaf[stay], (train_state, hyper))
+                going = (train_state, hyper, its_orders)
+                train_state, hyper, its_orders = jax.tree.map(lambda leaf, stay=stay: leaf[stay], going)
     history = {name: np.stack([record[name] for record in records]) for name in records[0]}
     (params, state), best = members.result()
     return Sweep(params, state, history, settings, best, members.epochs)

@@ -240,6 +240,21 @@ def test_fit_with_the_best_of_a_stream_on_a_mesh():
     same(*(training.reestimate(NET, result.params, state, data) for data in (stream, BATCHES)))
 
 
+def test_a_sweep_has_them_too():
+    """Of each member what `fit` has, before a rung and after it."""
+    seeds, decays = [4, 7], [0.5, 0.9]
+    rule = lambda decay: optimizers.ema(optimizers.sgd(0.1), decay)  # noqa: E731
+    swept = training.sweep(
+        NET, losses.mse, rule, (X, Y), settings={"seed": seeds, "decay": decays}, epochs=2, batch_size=8,
+        validation=(X[:9], Y[:9]), halving=training.Halving(2, first=1),
+    )  # fmt: skip
+    m = swept.best
+    data = training.arrays(X, Y, batch_size=8, seed=seeds[m])
+    alone = fit(rule(decays[m]), data, batch_size=None, epochs=2, key=seeds[m])
+    close(swept.member(m), (alone.params, alone.state), rtol=1e-4)
+    close(swept.history["validation_loss"][:, m], alone.history["validation_loss"], rtol=1e-4)
+
+
 def test_fit_returns_lookaheads_slow_weights_and_freezes():
     result = fit(
         optimizers.lookahead(optimizers.sgd(0.1), 5, 0.5), epochs=1, validation=None,

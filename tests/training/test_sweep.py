@@ -9,6 +9,7 @@ import pytest
 
 from jaxnet import activations, data, layers, losses, optimizers, training
 from jaxnet.errors import ConfigError, DataError, DTypeError
+from jaxnet.training.pruning import Pruning
 from tests.training import calls
 
 RANDOM = np.random.default_rng(0)
@@ -119,6 +120,14 @@ def test_rungs(members, epochs, halving, rungs):
     assert halving.rungs(members, epochs) == rungs
 
 
+def test_a_measure_that_stays_infinite_is_waited_for():
+    pruned = Pruning(1, {}, training.EarlyStopping(2), "loss")
+    for epoch in (1, 2, 3):
+        pruned.after(epoch, {"validation_loss": np.full(1, np.inf, np.float32)}, ({"kernel": jnp.ones((1, 2))}, ()))
+    assert pruned.over
+    assert pruned.result()[1] == -1
+
+
 def test_a_diverged_network_is_never_the_best_and_harms_no_other():
     def rate(rate):
         return optimizers.sgd(rate)
@@ -189,6 +198,19 @@ def sweep(settings=None, train=TRAIN, **options):
         (ConfigError, "halving by 3 would drop none of 2 members in 1 epochs; give more", lambda: sweep(halving=3)),
         (ConfigError, "halving's factor must be an integer >= 2", lambda: sweep(halving=1)),
         (ConfigError, "there is no validation set", lambda: sweep(early_stopping=3)),
+        (
+            ConfigError,
+            "reduce_on_plateau watches 'validation_loss', and the history has only grad_norm, loss",
+            lambda: training.sweep(
+                NET,
+                CE,
+                lambda: optimizers.reduce_on_plateau(monitor="validation_loss"),
+                TRAIN,
+                settings={"seed": [0]},
+                epochs=1,
+                batch_size=8,
+            ),
+        ),
         (
             ConfigError,
             "early stopping watches 'los', .*did you mean 'loss'",
