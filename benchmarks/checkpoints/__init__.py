@@ -1,6 +1,7 @@
 """Checkpoints under kill -9, flipped bits and a fuzzer, how fast they are written and read, what they cost a run."""
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,14 @@ def costs(options: argparse.Namespace) -> None:
     print("\n" + timing.table(header, []))
     results: dict[str, Any] = {}
     for mebibytes in (64, 1) if options.quick else (1024, 1):
-        every = 0.5 if mebibytes < 256 else 1.5
+        every, epochs = (0.5, 16) if mebibytes < 256 else (6, 100)
         with tempfile.TemporaryDirectory() as folder:
-            for way, m in share.shares(mebibytes, Path(folder), epochs=40 if mebibytes > 256 else 16, every=every):
+            for way, m in share.shares(mebibytes, Path(folder), epochs=epochs, every=every):
                 results.setdefault(f"{mebibytes} MiB", {})[way] = m
                 numbers = f"{m['saves']} | {m['waits']:.4f} | {m['longer']:.4f} | {m['share']:.2%}"
                 print(f"| {mebibytes} MiB | {way} | {numbers} |", flush=True)
-    print(f"\nwritten to {timing.save('checkpoints-share', results, partial=options.quick).name}")
+                path = timing.save("checkpoints-share", results, partial=options.quick)
+                print(f"(written to {path.name})", file=sys.stderr)
 
 
 def files(options: argparse.Namespace) -> None:
