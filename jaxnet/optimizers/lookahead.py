@@ -9,12 +9,12 @@ from jax.typing import ArrayLike
 from jaxnet import _checks as checks
 from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers import _trees as trees
+from jaxnet.optimizers._arithmetic import copies
 from jaxnet.optimizers._hyperparameters import scalar
 from jaxnet.optimizers._members import member, updated
 from jaxnet.optimizers._rule import door
 from jaxnet.optimizers.averaged import over_held
 from jaxnet.optimizers.base import Optimizer
-from jaxnet.optimizers.ema import copies
 from jaxnet.optimizers.vectors import each, over_leaves, where
 
 

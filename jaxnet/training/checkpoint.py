@@ -93,11 +93,12 @@ class Gathered(NamedTuple):
     spread: dict[str, jax.Array]
 
 
-def gathered(tree: Any, *, copied: bool = False) -> Gathered:
+def gathered(tree: Any, copies: dict[str, np.ndarray] | None = None) -> Gathered:
     """What `save` makes of its tree first.
 
     Args:
-      copied: has all arrays copied to the host's memory, so that ``tree`` may be given away while they are written.
+      copies: has all arrays copied to the host's memory, so that ``tree`` may be given away while they are written; and
+        holds these copies. What it holds already is written over: memory that is new costs several times the copying.
     """
     leaves = _leaves.by_name("tree", tree)
     for name, leaf in leaves.items():
@@ -114,8 +115,8 @@ def gathered(tree: Any, *, copied: bool = False) -> Gathered:
     entries = {
         name: _leaves.entry(leaf) | ({"spread": True} if name in spread else {}) for name, leaf in leaves.items()
     }
-    if copied:
-        here = {name: _of_its_own(here[name], array) for name, array in _on_host(here).items()}
+    if copies is not None:
+        here = {name: _of_its_own(here[name], array, copies, name) for name, array in _on_host(here).items()}
     return Gathered(entries, here, spread)
 
 
@@ -209,12 +210,12 @@ def read(file: _file.File, like: Any, under: str = "") -> Any:
 def read_leaves(file: _file.File, leaves: list[tuple[str, Any]]) -> list[Any]:
     """Arrays of an open checkpoint by their names, each placed like a leaf of the kind, shape and dtype that it has."""
     stored, found = file.description["leaves"], []
+    pieces: Any
     some = any("spread" in stored[name] for name, _ in leaves)
-    context: Any = _spread.reader(file) if some else contextlib.nullcontext()
-    with context as pieces:
+    with _spread.reader(file) if some else contextlib.nullcontext() as pieces:
         for name, leaf in leaves:
             struct = _leaves.data(leaf)
-            spread = pieces is not None and "spread" in stored[name]
+            spread = "spread" in stored[name]
             found.append(placed(pieces(name, struct) if spread else file.read(name, struct.dtype, struct.shape), leaf))
     return found
 
@@ -289,10 +290,16 @@ def _on_host(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.asarray(array) for name, array in jax.device_get(filled).items()}
 
 
-def _of_its_own(array: Any, host: np.ndarray) -> np.ndarray:
+def _of_its_own(array: Any, host: np.ndarray, copies: dict[str, np.ndarray], name: str) -> np.ndarray:
     """What was gathered of an array; copied where that is the array's own memory, which a CPU's may be."""
-    elsewhere = isinstance(array, jax.Array) and all(device.platform != "cpu" for device in array.devices())
-    return host if elsewhere else np.array(host)
+    if isinstance(array, jax.Array) and all(device.platform != "cpu" for device in array.devices()):
+        return host
+    before = copies.get(name)
+    if before is None or (before.shape, before.dtype) != (host.shape, host.dtype):
+        copies[name] = np.array(host)
+    else:
+        np.copyto(before, host)
+    return copies[name]
 
 
 def jsonable(metadata: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet.data import Blocks, Examples
 from jaxnet.data._pick import picks
 from jaxnet.errors import ConfigError, DataError, innermost, named
 from jaxnet.training import pairs
@@ -144,7 +145,8 @@ class Source:
     @property
     def settings(self) -> dict[str, Any]:
         """What makes the batches of a run these ones, as far as it can be said."""
-        return {"steps_per_epoch": self.steps, **getattr(self._data, "settings", {})}
+        ours = self._data.settings if isinstance(self._data, (Blocks, Examples)) else {}
+        return {"steps_per_epoch": self.steps, **ours}
 
     def at(self, epoch: int, batch: int) -> named:
         """The door of a batch."""
@@ -157,10 +159,14 @@ class Source:
           narrowed: takes the names and dtypes of what is rounded to 32 bits.
         """
         with self.at(epoch, number):
-            batch = pairs.batch(self._pick(came), narrowed, self._like)
+            batch = self.pair(came, narrowed)
             if self._like is None:
                 self._like = pairs.structs(batch)
         return batch
+
+    def pair(self, came: Any, narrowed: dict[str, np.dtype]) -> tuple[Any, Any]:
+        """`batch`, which says of none where it was."""
+        return pairs.batch(self._pick(came), narrowed, self._like)
 
     @contextlib.contextmanager
     def where_it_is_odd(self, epoch: int, number: int, batch: Any) -> Iterator[None]:

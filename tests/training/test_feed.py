@@ -313,7 +313,7 @@ WRONG_BATCHES = {
     "an array": (X, ConfigError, r"got a ndarray; to reproduce x itself, give \(x, x\)"),
     "four": ((X, Y, Y, Y), ConfigError, r"got a tuple of 4; .*pick=lambda b: \(\(b\[0\], b\[1\]\), b\[2\]\)\)"),
     "one": ((X,), ConfigError, r"got a tuple of 1; .*pick=lambda b: \(b\[0\], b\[0\]\)\)"),
-    "a single example": ((X[0], 3), DataError, r"shapes x \(\d,\), target \(\); are these single examples\?.*data.examples\("),
+    "a single example": ((X[0], Y[0]), DataError, r"(shapes x \(3,\), target \(1,\); are these single examples\? Then data.examples\(|one number of axes)"),
     "unequal lengths": ((X, Y[:3]), DataError, r"one entry an example on their first axes, got .*target \(3, 1\)"),
     "empty": ((X[:0], Y[:0]), DataError, r"the batch is empty"),
     "ragged": (([[1.0], [2.0, 3.0]], Y), DTypeError, r"x must be an array, got list; .*rows must have one length"),

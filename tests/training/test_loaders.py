@@ -3,6 +3,7 @@
 import functools
 import tempfile
 import warnings
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -148,6 +149,34 @@ def test_split_and_batches_take_every_holder_of_numbers(holder):
         assert type(x) is type(y) is np.ndarray
         np.testing.assert_array_equal(x, right_x)
         np.testing.assert_array_equal(y, right_y)
+
+
+class Column(Sequence):
+    """A column of a data set, as Hugging Face has them: neither list nor array."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, i):
+        return self.values[i]
+
+
+def test_columns_of_a_data_set_and_batches_that_are_no_pairs(usual):
+    x, y = next(data.batches(Column(X.tolist()), Column(Y.tolist()), batch_size=24, shuffle=False))
+    np.testing.assert_array_equal(x, X)
+    np.testing.assert_array_equal(y, Y)
+    dicts = [{"label": Y[i : i + 8], "image": X[i : i + 8]} for i in (0, 8, 16)]
+    for pick in (("image", "label"), lambda b: (b["image"], b["label"])):
+        np.testing.assert_allclose(DOORS["fit"](training.stream(dicts, pick=pick)), usual["fit"][1], rtol=1e-6)
+    picked = training.stream(dicts, pick=("image", "label"))
+    np.testing.assert_allclose(DOORS["evaluate"](picked), usual["evaluate"][1], rtol=1e-6)
+    with pytest.raises(
+        ConfigError, match=r"^fit: epoch 1, batch 0: pick names 'img', and the batch has 'label', 'image'"
+    ):
+        fit(training.stream(dicts, pick=("img", "label")))
 
 
 @pytest.mark.peers
@@ -304,6 +333,16 @@ def test_messages_name_what_is_wrong_and_its_cure(tmp_path):
 
     with pytest.raises(DTypeError, match=r"number the classes, data.classes\(names\).encode\(names\)"):
         fit((x, np.array(["cat", "dog"] * 4)))
+    with pytest.raises(
+        DTypeError, match=r"^fit: target has dtype <U3, which is no number; number the classes, data.classes"
+    ):
+        fit((x, ["cat", "dog"] * 4))
+    with pytest.raises(
+        ConfigError, match=r"batch_size must not be given; of single examples, data.examples\(data, batch_size=4\)"
+    ):
+        fit(list(zip(x, y, strict=True)))
+    with pytest.raises(ConfigError, match=r"two names, \('image', 'label'\), or a function .*got 'image'"):
+        training.stream([(x, y)], pick="image")
     for tree in ({"tokens": x, "mask": x}, (x, x)):
         with pytest.raises(DTypeError, match=r"array 0 is a (dict|tuple) of arrays; give its arrays one by one"):
             data.split(tree, y)
