@@ -1,6 +1,7 @@
 """The weights that `fit` evaluates, keeps and returns where the optimizer averages those that it trains."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -8,7 +9,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxnet import _checks as checks
-from jaxnet.errors import JaxnetError
 from jaxnet.layers.layer import Layer, Params, State
 from jaxnet.optimizers.averaged import averaged
 from jaxnet.training import devices, pairs
@@ -36,7 +36,7 @@ class Averaged:
         self._read: list[Any] = []
         self._last: tuple[int, Any] | None = None
         if self._afresh is not None and isinstance(data, Source):
-            data.passing = self._remembered
+            data.passing = functools.partial(self._remembered, data.picked)
 
     def __call__(self, train_state: Any) -> tuple[Params, State]:
         step = int(train_state.step)
@@ -63,17 +63,17 @@ class Averaged:
         for x in read:
             yield x if mesh is None else devices.place_local_batch(x, mesh)
 
-    def _remembered(self, batches: Iterator[Any]) -> Iterator[Any]:
+    def _remembered(self, picked: Callable[[Any], Any], batches: Iterator[Any]) -> Iterator[Any]:
         """The batches of an epoch, of which the first are copied; a loader may fill its arrays anew."""
         mine: list[Any] = []
         for batch in batches:
             if len(mine) < MOST_BATCHES:
                 try:
-                    x = jax.tree.map(np.array, pairs.batch(batch, {})[0])
+                    x = jax.tree.map(np.array, pairs.batch(picked(batch), {})[0])
                     if not mine or (nbytes(mine) + nbytes(x) <= MOST_BYTES and _shapes(x) == _shapes(mine[0])):
                         mine.append(x)
                         self._read = mine
-                except JaxnetError:  # which the run itself refuses, with its place
+                except Exception:  # which the run itself refuses, with its place
                     pass
             yield batch
 

@@ -11,7 +11,7 @@ from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, DataError, located, named
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 from jaxnet.paths import Which
-from jaxnet.training import nans, pairs, sources
+from jaxnet.training import nans, sources
 from jaxnet.training.freezing import in_evaluation, mask
 from jaxnet.training.pairs import Arrays
 from jaxnet.training.state import all_finite
@@ -115,8 +115,7 @@ def of_arrays(arrays: Arrays, most: int | None) -> Iterator[Any]:
 
 def _of_source(source: Any, most: int | None) -> Iterator[Any]:
     for number, batch in enumerate(source.whole_epoch(0)):
-        with source.at(0, number):
-            yield pairs.batch(batch, {})[0]
+        yield source.batch(0, number, batch, {})[0]
         if number + 1 == most:
             return
 

@@ -106,6 +106,7 @@ class Source:
       goes_on: whether an epoch of ``steps`` goes on in a list where the last one stopped, or begins it anew.
 
     Attributes:
+      picked: what ``pick`` makes of what the loader gave as a batch.
       passing: what the batches of an epoch go through as they are read.
     """
 
@@ -116,7 +117,7 @@ class Source:
         if callable(data):
             _takes_the_epoch(data)
         self.steps = None if steps is None else checks.integer("steps_per_epoch", steps, minimum=1)
-        self._pick = picks(pick)
+        self.pick, self.picked = pick, picks(pick)
         self._running: Iterator[Any] | None = None
         self._first: tuple[Any, Iterator[Any], Any] | None = None
         self._like: Any = None  # the shapes and dtypes of the first batch
@@ -159,7 +160,12 @@ class Source:
           narrowed: takes the names and dtypes of what is rounded to 32 bits.
         """
         with self.at(epoch, number):
-            batch = pairs.batch(self._pick(came), narrowed, self._like)
+            try:
+                came = self.picked(came)
+            except Exception as error:
+                error.add_note(f"{self.who or 'jaxnet'}: pick raised this for {self._place(epoch, number)}")
+                raise
+            batch = pairs.batch(came, narrowed, self._like)
             if self._like is None:
                 self._like = pairs.structs(batch)
         return batch
