@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxnet.errors import DependencyError
 
-PACKAGES = {"matplotlib": "matplotlib", "flatbuffers": "flatbuffers"}
+PACKAGES = {name: name for name in ("matplotlib", "flatbuffers", "tensorboard", "wandb", "trackio")}
 """By the library's first name in Python, what pip calls it."""
 
 

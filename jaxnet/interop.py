@@ -33,6 +33,8 @@ weight_norm     ``scale``, ``kernel``             ``parametrizations.weight.orig
 spectral_norm   ``kernel``                        ``parametrizations.weight.original``
 its state       ``left``, ``right``               ``parametrizations.weight.0._u``, ``_v``
 snake           ``alpha (C,)``                    ``alpha (C,)``
+low_rank        its layer's                       ``base_layer.weight`` and so on, as in PEFT
+its change      ``low_rank/kernel/down``, ``up``  ``lora_A.weight``, ``lora_B.weight (N_out, r)``
 ==============  ================================  ==========================================================
 
 Those of weight_norm and spectral_norm are of `torch.nn.utils.parametrizations`. `from_torch` takes the names of the

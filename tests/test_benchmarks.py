@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import kernels, memory, sequence, timing, training, vocoder_step
+from benchmarks import kernels, memory, muon, sequence, timing, training, vocoder_step
 from benchmarks.kernels import picture, programs, report
 from benchmarks.kernels.cases import CASES, FAMILIES
 from benchmarks.sequence import attention, generation, gpt, norms, recurrent
@@ -53,6 +53,23 @@ def test_at_their_own_pace_the_slow_are_called_less_often():
     assert calls == {"slow": 1 + 3, "fast": 1 + 2 * times["fast"].repetitions}
     even = timing.interleaved(contestants, seconds=0.0, warmup=0, minimum=2)
     assert [t.repetitions for t in even.values()] == [2, 2]
+
+
+def test_muon(monkeypatch, capsys, tmp_path):
+    """Of few arrays; PyTorch's, if it is there, in float32 too, and it ends where ours ends."""
+    arrays = {name: np.ones(shape, np.float32) for name, shape in (("wide", (4, 8)), ("tall", (8, 4)), ("bias", (4,)))}
+    arrays["wide"][0], arrays["tall"][0] = 3.0, -2.0
+    monkeypatch.setattr(muon, "transformer", lambda quick: arrays)
+    monkeypatch.setattr(timing, "RESULTS", tmp_path)
+    monkeypatch.setattr(timing, "matrix_product_flops", lambda: 1e9)
+    monkeypatch.setattr(
+        timing, "interleaved", lambda runs, **_: {name: timing.Timing(1.0, 1.0, 1.0, 1) for name in runs}
+    )
+    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+        muon.main(["--quick"])
+    assert "Muon: 3 arrays, 68 numbers, 64 in matrices" in (printed := capsys.readouterr().out)
+    assert "| ours | 1000 (1000-1000) |" in printed
+    assert (tmp_path / "muon-partial.json").exists()
 
 
 def test_memory_is_measured_of_every_way(tmp_path):

@@ -54,6 +54,9 @@ ENTRIES = {
             "weights": lambda path: pictures.weights_over_time(path, [report()], [0]),
         },
     ),
+    "tensorboard": ("tensorboard", {"tensorboard": lambda path: training.tensorboard(path)}),
+    "wandb": ("wandb", {"wandb": lambda path: training.wandb(project="a")}),
+    "trackio": ("trackio", {"trackio": lambda path: training.trackio(project="a")}),
     "flatbuffers": (
         "flatbuffers",
         {

@@ -62,6 +62,18 @@ def test_the_guide_to_training_runs(tmp_path, monkeypatch, capsys):
     assert "'accuracy': 1.0" in capsys.readouterr().out  # all its labels are 0
 
 
+def test_the_guide_to_fine_tuning_runs(capsys):
+    scope = {"jax": jax}
+    text = (ROOT / "docs" / "fine-tuning.md").read_text()
+    text = text.replace("jnp.zeros((256, 8, 8))", "jax.random.normal(jax.random.key(0), (256, 8, 8))")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, scope)
+    np.testing.assert_array_equal(scope["small"].params[0][0]["kernel"], scope["fit"].params[0][0]["kernel"])
+    jax.tree.map(np.testing.assert_array_equal, scope["small"].state, scope["fit"].state)
+    assert (scope["params"][1]["kernel"] != scope["fit"].params[1]["kernel"]).any()  # merged
+    assert (scope["fit"].params[0][0]["kernel"] != scope["trained"][0]["kernel"]).any()  # thawed
+
+
 def test_the_guide_to_sequences_runs(capsys):
     text = (ROOT / "docs" / "sequences.md").read_text()
     scope = {}

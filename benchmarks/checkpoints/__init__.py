@@ -1,18 +1,44 @@
-"""Checkpoints under kill -9, flipped bits and a fuzzer, and how fast they are written and read."""
+"""Checkpoints under kill -9, flipped bits and a fuzzer, how fast they are written and read, what they cost a run."""
 
 import argparse
 import tempfile
 from pathlib import Path
 
 from benchmarks import timing
-from benchmarks.checkpoints import damage, kills, speed
+from benchmarks.checkpoints import damage, kills, share, speed
 
 
 def main(argv: list[str]) -> None:
     """Prints what was found and saves it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks checkpoints", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="12 kills, 200 flips, 5 s of fuzzing, 32 MiB")
+    parser.add_argument("--share", action="store_true", help="only what they cost a run")
     options = parser.parse_args(argv)
+    if not options.share:
+        files(options)
+    costs(options)
+
+
+def costs(options: argparse.Namespace) -> None:
+    """What saving costs a run with a small state and with a large one."""
+    sizes = (1, 64) if options.quick else (1, 1024)
+    rows, results = [], {}
+    for mebibytes in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            every = 0.5 if mebibytes < 256 else 1.5
+            measured = share.shares(mebibytes, Path(folder), epochs=12 if options.quick else 20, every=every)
+        results[f"{mebibytes} MiB"] = measured
+        rows += [
+            [f"{mebibytes} MiB", way, f"{m['saves']}", f"{m['waits']:.4f}", f"{m['longer']:.4f}", f"{m['share']:.2%}"]
+            for way, m in measured.items()
+        ]
+    header = ["state", "written", "saves", "s waited a save", "s longer a save", "of the time, every 10 s"]
+    print("\n" + timing.table(header, rows))
+    print(f"\nwritten to {timing.save('checkpoints-share', results, partial=options.quick).name}")
+
+
+def files(options: argparse.Namespace) -> None:
+    """How checkpoints take being killed, damaged, written and read."""
     count, bits, seconds, mebibytes = (12, 200, 5, 32) if options.quick else (100, 5000, 60, 256)
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)

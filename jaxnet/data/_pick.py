@@ -12,9 +12,11 @@ def picks(pick: Any) -> Callable[[Any], Any]:
         return lambda batch: batch
     if callable(pick):
         return pick
-    if not isinstance(pick, (tuple, list)) or len(pick) != 2 or not all(isinstance(name, str) for name in pick):
+    names = isinstance(pick, (tuple, list)) and len(pick) in (2, 3) and all(isinstance(name, str) for name in pick)
+    if not names:
         raise ConfigError(
-            f"pick must be two names, ('image', 'label'), or a function from a batch to (x, target), got {pick!r}"
+            f"pick must be two names, ('image', 'label'), a third for weights, or a function from a batch to "
+            f"(x, target), got {pick!r}"
         )
 
     def by_name(batch):
@@ -25,6 +27,6 @@ def picks(pick: Any) -> Callable[[Any], Any]:
             raise ConfigError(
                 f"pick names {', '.join(map(repr, missing))}, and the batch has {', '.join(map(repr, batch))}"
             )
-        return batch[pick[0]], batch[pick[1]]
+        return tuple(batch[name] for name in pick)
 
     return by_name

@@ -32,10 +32,8 @@ def gru(
 
         r, z = s(x_r + p_r), s(x_z + p_z);    n = tanh(x_n + r p_n);    y_t = h_t = (1 - z) n + z h_{t-1}
 
-    from h = 0. The reset gate r multiplies after the product with R, as in PyTorch and cuDNN; in the paper, before.
-    W x_t is one matrix product for all steps. It computes in float32, or wider if x is.
-
-    Several layers are a `chain` of them; of PyTorch's names for their arrays `lstm` tells.
+    from h = 0. The reset gate r multiplies after the product with R, as in PyTorch and cuDNN; in the paper, before. All
+    else is as in `lstm`.
 
     Args:
       units: the size of h.
@@ -47,14 +45,10 @@ def gru(
       bias_init: for both biases (3 units,).
 
     Returns:
-      A layer from (batch, time, features), or that and a mask (batch, time) as in `rnn`, to (batch, time, units), of
-      both directions (batch, time, 2 units). Its params are ``kernel``, ``recurrent_kernel``, ``bias`` and
-      ``recurrent_bias``, of both directions a dict of ``forward`` and ``backward``.
+      A layer like `lstm`, with the same names in its params.
 
     Raises:
-      ConfigError: ``units`` is no positive integer, or an unknown ``direction``.
-      ShapeError: the input's rank or number of features, a mask or a carry that does not fit.
-      DTypeError: the input's dtype, or a mask that is not boolean.
+      ConfigError, ShapeError, DTypeError: where `lstm` does.
 
     Example:
       >>> import jax.numpy as jnp

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxnet import _checks as checks
 from jaxnet._dtypes import wide
 from jaxnet.errors import DataError, DTypeError, ShapeError
-from jaxnet.losses.common import loss, reduce
+from jaxnet.losses.common import loss, reduce_weighted, weighted
 
 _NEVER = -1e30  # the logarithm of a probability of 0, but finite: from minus infinity, NaN would reach the gradient
 
@@ -25,6 +25,7 @@ def ctc(
     mask: ArrayLike | None = None,
     label_mask: ArrayLike | None = None,
     blank: int = 0,
+    weights: ArrayLike | None = None,
     reduction: str = "mean",
 ) -> jax.Array:
     """Minus the logarithm of the probability that the frames spell the labels, over all alignments of the two.
@@ -39,6 +40,8 @@ def ctc(
       mask: (batch, time), True for the frames that are there.
       label_mask: (batch, N), True for the labels that are there, which come first.
       blank: the class that says nothing.
+      weights: what each example counts, numbers from 0 or a mask, (batch,): "mean" divides by their sum, and is 0 where
+        that is 0. What counts 0 changes nothing, not even a NaN; its labels must be some that can be.
       reduction: "mean" over the examples (PyTorch's also divides each by its number of labels), "sum" of them, or
         "none" for one value an example.
 
@@ -71,6 +74,8 @@ def ctc(
     if checks.integer("blank", blank, minimum=0) >= count:
         checks.integer("the number of classes", count, minimum=blank + 1)
     there, labelled = _mask("mask", mask, (batch, time)), _mask("label_mask", label_mask, labels.shape)
+    counted = weighted(weights, (batch,), logits.dtype)
+    logits = logits if counted is None else counted.only(logits)
     labels = labels.astype(jnp.int32) if jnp.iinfo(labels.dtype).bits < 32 else labels
     _check(labels, labelled, there, count, blank)
 
@@ -81,7 +86,7 @@ def ctc(
     fits = jnp.sum(there, 1) >= jnp.sum(labelled, 1) + jnp.sum(again & labelled, 1)
     values = jnp.where(fits, values, jnp.inf)
     zero = 0.0 * jnp.sum(jnp.where(valid[:, None, None], 0.0, logits), (1, 2))  # NaN in the gradient as well
-    return reduce(values + zero / valid.astype(values.dtype), reduction)
+    return reduce_weighted(values + zero / valid.astype(values.dtype), counted, reduction)
 
 
 def _log_probability(

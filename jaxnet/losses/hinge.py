@@ -8,7 +8,7 @@ from jaxnet import _checks as checks
 from jaxnet import activations
 from jaxnet._dtypes import wide
 from jaxnet.errors import DTypeError
-from jaxnet.losses.classes import Counts, classes, one_hot, pick, reduce_classes
+from jaxnet.losses.classes import classes, counts, one_hot, pick, reduce_classes
 from jaxnet.losses.common import loss
 
 
@@ -19,6 +19,7 @@ def hinge(
     *,
     margin: float = 1.0,
     variant: str = "weston_watkins",
+    weights: ArrayLike | None = None,
     reduction: str = "mean",
 ) -> jax.Array:
     """Multi-class hinge loss, eq. 4.21 corrected: the true class must lead every other by ``margin``.
@@ -36,6 +37,7 @@ def hinge(
       label: integer classes of shape (...).
       margin: the lead that costs nothing, above 0.
       variant: "weston_watkins" or "crammer_singer".
+      weights: as in `softmax_cross_entropy`.
       reduction: "mean" over the examples, "sum" of them, or "none" for one value an example.
 
     Returns:
@@ -44,7 +46,7 @@ def hinge(
     Raises:
       ShapeError: shapes that do not fit, or no example.
       DTypeError: labels that are no integers.
-      DataError: outside ``jit``: a label outside 0..C-1. Inside it gives NaN.
+      DataError: outside ``jit``: a label outside 0..C-1, which inside gives NaN, or a negative weight.
       ConfigError: a margin of 0 or less, an unknown variant or reduction.
 
     Example:
@@ -58,13 +60,16 @@ def hinge(
     scores = wide(checks.floating("scores", scores))
     margin = checks.number("margin", margin, low=0, open_low=True)
     checks.choice("variant", variant, ("weston_watkins", "crammer_singer"))
-    label, integer = classes("scores", scores, label, None)
+    label, integer = classes("scores", scores, label, None, weights)
     if not integer:
         raise DTypeError(f"label must be integers of shape {scores.shape[:-1]}, got {label.dtype} {label.shape}")
+    counted = counts(scores, label, None, weights, None)
+    if counted.keep is not None:  # what does not count, even NaN, must not reach the gradient
+        scores = jnp.where(counted.keep[..., None], scores, 0.0)
     rival = ~one_hot(label, scores.shape[-1])
     lead = scores - pick(scores, label)[..., None] + margin
     if variant == "weston_watkins":
         values = jnp.sum(jnp.where(rival, activations.relu(lead), 0.0), axis=-1)
     else:
         values = activations.relu(jnp.max(jnp.where(rival, lead, -jnp.inf), axis=-1))
-    return reduce_classes(values, scores, label, Counts(), reduction)
+    return reduce_classes(values, scores, label, counted, reduction)

@@ -11,11 +11,18 @@ from jax.typing import ArrayLike
 from jaxnet import _checks as checks
 from jaxnet._dtypes import wide
 from jaxnet.errors import ConfigError, ShapeError, named
-from jaxnet.losses.common import absolute, loss, norm, pair, per_example, reduce
+from jaxnet.losses.common import Weights, absolute, loss, norm, pair, per_example, reduce_weighted, weighted
 
 
 @loss
-def spectral_mse(prediction: ArrayLike, target: ArrayLike, *, axis: int = 1, reduction: str = "mean") -> jax.Array:
+def spectral_mse(
+    prediction: ArrayLike,
+    target: ArrayLike,
+    *,
+    axis: int = 1,
+    weights: ArrayLike | None = None,
+    reduction: str = "mean",
+) -> jax.Array:
     """Mean squared error between DFT magnitudes, eq. 4.17: (1/K) sum over k of (|Y[k]| - |T[k]|)^2.
 
     Of a real signal half of the K = N bins mirror the others, so only half are computed and the inner ones weigh twice.
@@ -25,14 +32,17 @@ def spectral_mse(prediction: ArrayLike, target: ArrayLike, *, axis: int = 1, red
       prediction: real signals, (batch, time) or (batch, time, channels), floating point.
       target: the same shape.
       axis: the axis of time.
+      weights: what each signal counts, numbers from 0 or a mask, (batch,): "mean" divides by their sum, and is 0 where
+        that is 0. What counts 0 changes nothing, not even a NaN.
       reduction: "mean" over the examples, "sum" of them, or "none" for one value an example.
 
     Returns:
       A scalar, or (batch,) for "none".
 
     Raises:
-      ShapeError: the shapes differ, there is no example, or no axis of time beside the batch.
+      ShapeError: the shapes differ, the weights' do not fit, there is no example, or no axis of time beside the batch.
       DTypeError: not floating point.
+      DataError: outside ``jit``: a negative weight.
       ConfigError: an unknown reduction.
 
     Example:
@@ -44,7 +54,7 @@ def spectral_mse(prediction: ArrayLike, target: ArrayLike, *, axis: int = 1, red
 
     Source: chapter 4.3.1.
     """
-    prediction, target = _signals(prediction, target, axis)
+    prediction, target, counted = _signals(prediction, target, axis, weights)
     n = prediction.shape[axis]
     bins = n // 2 + 1
     weight = np.full(bins, 2.0)
@@ -55,7 +65,8 @@ def spectral_mse(prediction: ArrayLike, target: ArrayLike, *, axis: int = 1, red
         [-1 if i == axis % prediction.ndim else 1 for i in range(prediction.ndim)]
     )
     difference = jnp.abs(jnp.fft.rfft(prediction, axis=axis)) - jnp.abs(jnp.fft.rfft(target, axis=axis))
-    return reduce(per_example(jnp.sum(weight * lax.square(difference), axis=axis)), reduction)
+    values = per_example(jnp.sum(weight * lax.square(difference), axis=axis))
+    return reduce_weighted(values, counted, reduction)
 
 
 @loss
@@ -65,6 +76,7 @@ def multi_resolution_stft(
     *,
     resolutions: Sequence[tuple[int, int, int]] = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240)),
     floor: float = 1e-5,
+    weights: ArrayLike | None = None,
     reduction: str = "mean",
 ) -> jax.Array:
     """Spectral convergence plus log-magnitude distance of short-time spectra, averaged over resolutions.
@@ -83,13 +95,15 @@ def multi_resolution_stft(
       resolutions: (points of the DFT, hop, length of the Hann window), in samples. A signal is padded with zeros by
         half a DFT at both ends, so that every sample counts.
       floor: the magnitude below which two spectra count as equal, and |S|_F at the least.
+      weights: as in `spectral_mse`.
       reduction: "mean" over the examples, "sum" of them, or "none" for one value an example.
 
     Returns:
       A scalar, or (batch,) for "none".
 
     Raises:
-      ShapeError: the shapes differ, or there is no example.
+      ShapeError: the shapes differ, the weights' do not fit, or there is no example.
+      DataError: outside ``jit``: a negative weight.
       ConfigError: a window longer than its DFT, sizes below 1, or an unknown reduction.
 
     Example:
@@ -101,7 +115,7 @@ def multi_resolution_stft(
 
     Source: Yamamoto et al. 2019, arXiv 1910.11480, eq. 3 to 6.
     """
-    prediction, target = _signals(prediction, target, 1)
+    prediction, target, counted = _signals(prediction, target, 1, weights)
     floor = checks.number("floor", floor, low=0, open_low=True)
     if not resolutions:
         raise ConfigError("at least one resolution (dft, hop, window) is needed, got none")
@@ -114,7 +128,7 @@ def multi_resolution_stft(
         convergence = norm(s - t, axes) / jnp.maximum(norm(s, axes), floor)
         distance = absolute(jnp.log(_floored(s, floor)) - jnp.log(_floored(t, floor)))
         total = total + convergence + jnp.mean(distance, axes)
-    return reduce(total / len(resolutions), reduction)
+    return reduce_weighted(total / len(resolutions), counted, reduction)
 
 
 @named("stft_magnitude")
@@ -166,7 +180,10 @@ def stft_magnitude(x: ArrayLike, *, dft: int, hop: int, window: int) -> jax.Arra
     return jnp.abs(jnp.fft.rfft(framed * jnp.asarray(taper, x.dtype)[None, None]))
 
 
-def _signals(prediction: ArrayLike, target: ArrayLike, axis: int) -> tuple[jax.Array, jax.Array]:
+def _signals(
+    prediction: ArrayLike, target: ArrayLike, axis: int, weights: ArrayLike | None
+) -> tuple[jax.Array, jax.Array, Weights | None]:
+    """Both, checked, 0 where a signal counts 0, and what each counts."""
     prediction, target = pair(prediction, target)
     axis = checks.integer("axis", axis, minimum=-prediction.ndim)
     if prediction.ndim < 2 or axis >= prediction.ndim or axis % prediction.ndim == 0:
@@ -174,7 +191,10 @@ def _signals(prediction: ArrayLike, target: ArrayLike, axis: int) -> tuple[jax.A
             f"signals must have the axes (batch, time) or (batch, time, channels), got {prediction.shape} with "
             f"time on axis {axis}; add a batch axis with x[None]"
         )
-    return prediction, target
+    counted = weighted(weights, prediction.shape[:1], prediction.dtype)
+    if counted is not None:
+        prediction, target = counted.only(prediction), counted.only(target)
+    return prediction, target, counted
 
 
 def _floored(x: jax.Array, floor: float) -> jax.Array:

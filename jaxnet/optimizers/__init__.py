@@ -18,6 +18,7 @@ from jaxnet.optimizers.lookahead import LookaheadState, lookahead
 from jaxnet.optimizers.master_copy import MasterCopyState, master_copy
 from jaxnet.optimizers.muon import MuonState, muon
 from jaxnet.optimizers.partition import partition
+from jaxnet.optimizers.plateau import ReduceOnPlateauState, observe, reduce_on_plateau
 from jaxnet.optimizers.rmsprop import RmspropState, rmsprop
 from jaxnet.optimizers.schedule_free import (
     ScheduleFreeState,
@@ -50,6 +51,7 @@ __all__ = [
     "MuonState",
     "Optimizer",
     "Raveled",
+    "ReduceOnPlateauState",
     "RmspropState",
     "ScalarOrSchedule",
     "Schedule",
@@ -78,9 +80,11 @@ __all__ = [
     "lookahead",
     "master_copy",
     "muon",
+    "observe",
     "partition",
     "piecewise_constant_schedule",
     "ravel",
+    "reduce_on_plateau",
     "rmsprop",
     "schedule_free",
     "schedule_free_adamw",

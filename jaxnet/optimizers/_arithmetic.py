@@ -57,3 +57,8 @@ def full_like(tree: Any, value: Any, dtype: Any = None) -> Any:
         return jnp.full_like(leaf, jnp.asarray(value).astype(leaf_dtype), dtype=leaf_dtype)
 
     return jax.tree.map(fill, tree)
+
+
+def copies(tree: Any, dtype: Any = None) -> Any:
+    """The tree in ``dtype`` or `wide_dtype`, in buffers of its own: a step must not donate one buffer twice."""
+    return jax.tree.map(lambda p: jnp.array(p, dtype=dtype or wide_dtype(jnp.asarray(p).dtype), copy=True), tree)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, named
+from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers import _trees as trees
 from jaxnet.optimizers._arithmetic import full_like, next_count
 from jaxnet.optimizers._hyperparameters import at
@@ -91,7 +92,12 @@ def rule(
         updates, *new = over_leaves(over, updates, *old)
         return updates, state._replace(count=count, **dict(zip(kept, new, strict=True)))
 
-    return Optimizer(init, update)
+    def rate(before, after):
+        del after
+        return rates.Rate({"": at("learning_rate", hyperparameters["learning_rate"], before.count)})
+
+    optimizer = Optimizer(init, update)
+    return rates.saying(optimizer, rate) if "learning_rate" in hyperparameters else optimizer
 
 
 def stateless(change: Callable[[Vector], Vector]) -> Optimizer:

@@ -31,15 +31,10 @@ def adamw(
 
     Args:
       learning_rate: :math:`\eta \ge 0`, a float, a scalar array, or a schedule from step (0, 1, ...) to value.
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      eps: added outside the root, >= 0.
-      eps_root: added inside the root, >= 0; one of the two must be positive.
-      mu_dtype: the dtype that the first moment is kept in; None for the parameters' own, at least float32.
+      b1, b2, eps, eps_root, mu_dtype, nesterov: as in `adam`.
       weight_decay: :math:`\lambda \ge 0`, a float, a scalar array, or a schedule.
       mask: which parameters decay, as in `paths.select`, such as ``"*kernel"``; or, as in optax, a function from the
         parameters to a tree of bools. None for all.
-      nesterov: whether the first moment looks ahead by one step.
 
     Returns:
       An `Optimizer` whose state is an `AdamState`, so that a run can change between `adam` and `adamw`.

@@ -3,6 +3,7 @@
 from typing import Any
 
 from jaxnet.errors import ConfigError, located, named
+from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers._members import is_plain_pair, member, updated
 from jaxnet.optimizers._rule import door
 from jaxnet.optimizers.base import Optimizer
@@ -60,4 +61,7 @@ def chain(*optimizers: Any) -> Optimizer:
             states.append(new)
         return updates, tuple(states)
 
-    return Optimizer(init, update)
+    def rate(before, after):
+        return rates.joined([rates.known(*one) for one in zip(members, before, after, strict=True)])
+
+    return rates.saying(Optimizer(init, update), rate)

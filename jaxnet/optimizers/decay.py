@@ -29,8 +29,7 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None) 
 
     Args:
       weight_decay: :math:`\lambda \ge 0`, a float, a scalar array, or a schedule from step to value.
-      mask: which parameters decay, as in `paths.select`, such as ``"*kernel"``; or, as in optax, a function from the
-        parameters to a tree of bools. None for all.
+      mask: which parameters decay, as in `adamw`.
 
     Returns:
       An `Optimizer` whose state is an `AddDecayedWeightsState`.

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers import _trees as trees
-from jaxnet.optimizers._arithmetic import next_count, wide_dtype
+from jaxnet.optimizers._arithmetic import copies, next_count
 from jaxnet.optimizers._hyperparameters import at, decays
 from jaxnet.optimizers._members import member, updated
 from jaxnet.optimizers._rule import door
@@ -100,12 +101,7 @@ def ema(optimizer: Any, decay: ScalarOrSchedule = 0.999, *, debias: bool = True)
         average = moved(state.average, params, updates, part)
         return updates, EmaState(inner, next_count(state.count), weight, average)
 
-    return Optimizer(init, update)
-
-
-def copies(params: Any) -> Any:
-    """The parameters in at least float32, in buffers of their own: a step must not donate one buffer twice."""
-    return jax.tree.map(lambda p: jnp.array(p, dtype=wide_dtype(jnp.asarray(p).dtype), copy=True), params)
+    return rates.as_inside(Optimizer(init, update), optimizer, "inner_state")
 
 
 def moved(average: Any, params: Any, updates: Any, part: jax.Array) -> Any:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.errors import ConfigError, ShapeError, named
+from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers import _trees as trees
 from jaxnet.optimizers._arithmetic import promoted
 from jaxnet.optimizers._members import member, updated
@@ -198,7 +199,7 @@ def flat(optimizer: Any) -> Optimizer:
         raveled, new = updated(optimizer, grads, state, params, extra_args)
         return raveled if isinstance(updates, Raveled) else raveled.unravel(), new
 
-    return Optimizer(init, update)
+    return rates.saying(Optimizer(init, update), lambda before, after: rates.known(optimizer, before, after))
 
 
 def _raveled(tree: Any, like: _Layout | None = None) -> Raveled:

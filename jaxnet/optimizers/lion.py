@@ -48,8 +48,7 @@ def lion(
       b2: :math:`\beta_2` in [0, 1), the decay of the momentum.
       mu_dtype: the dtype that the momentum is kept in; None for the parameters' own, at least float32.
       weight_decay: :math:`\lambda \ge 0`, a float, a scalar array, or a schedule.
-      mask: which parameters decay, as in `paths.select`, such as ``"*kernel"``; or, as in optax, a function from the
-        parameters to a tree of bools. None for all.
+      mask: which parameters decay, as in `adamw`.
 
     Returns:
       An `Optimizer` whose state is a `LionState`.

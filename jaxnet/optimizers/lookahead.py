@@ -7,13 +7,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
+from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers import _trees as trees
+from jaxnet.optimizers._arithmetic import copies
 from jaxnet.optimizers._hyperparameters import scalar
 from jaxnet.optimizers._members import member, updated
 from jaxnet.optimizers._rule import door
 from jaxnet.optimizers.averaged import over_held
 from jaxnet.optimizers.base import Optimizer
-from jaxnet.optimizers.ema import copies
 from jaxnet.optimizers.vectors import each, over_leaves, where
 
 
@@ -110,4 +111,4 @@ def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: ArrayLike, 
         steps = (state.steps_since_sync + 1) % sync_period
         return updates, LookaheadState(fast_state, steps, slow)
 
-    return Optimizer(init, update)
+    return rates.as_inside(Optimizer(init, update), fast_optimizer, "fast_state")

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers import _trees as trees
 from jaxnet.optimizers._arithmetic import wide, wide_dtype
 from jaxnet.optimizers._members import member, updated
@@ -99,7 +100,7 @@ def master_copy(optimizer: Any) -> Optimizer:
         updates, master = (jax.tree.map(lambda _, pair, i=i: pair[i], params, moved) for i in (0, 1))
         return updates, MasterCopyState(master, inner)
 
-    return Optimizer(init, update)
+    return rates.as_inside(Optimizer(init, update), optimizer, "inner_state")
 
 
 def keeps_master(state: Any) -> bool:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, ShapeError
+from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers._hyperparameters import decays, float_dtype, scalar, scalars
 from jaxnet.optimizers._rule import Kept, door, rule
 from jaxnet.optimizers.adam import unbiased_mean
@@ -127,7 +128,8 @@ def muon(
     kept = {"mu": Kept(dtype=float_dtype("mu_dtype", mu_dtype))}
     of_matrices = rule(MuonState, step, numbers, kept, needs_params="Muon")
     rest = adamw(learning_rate, weight_decay=0.0, nesterov=nesterov) if others is None else others
-    return partition([(matrices, of_matrices), ("*", rest)])
+    both = partition([(matrices, of_matrices), ("*", rest)])
+    return rates.saying(both, lambda before, after: rates.known(of_matrices, before[0], after[0]))
 
 
 class Layout(NamedTuple):
@@ -148,7 +150,7 @@ def orthogonal(
     leaves: list[jax.Array], layouts: list[Layout], steps: int, coefficients: tuple[float, float, float], eps: Any
 ) -> list[jax.Array]:
     """O of every matrix in the leaves."""
-    iterated = jax.jit(functools.partial(newton_schulz, steps=steps, coefficients=coefficients, eps=eps))
+    iterated = functools.partial(newton_schulz, eps=eps, steps=steps, coefficients=coefficients)
 
     def one_by_one(stacks):
         return [jax.lax.map(iterated, x) if len(x) > 1 else iterated(x[0])[None] for x in stacks]
@@ -170,22 +172,19 @@ def orthogonal(
     return [x.reshape(leaf.shape) for x, leaf in zip(results, leaves, strict=True)]
 
 
-def newton_schulz(x: jax.Array, *, steps: int, coefficients: tuple[float, float, float], eps: Any) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("steps", "coefficients"))  # traced once for all matrices of one shape
+def newton_schulz(x: jax.Array, *, eps: Any, steps: int, coefficients: tuple[float, float, float]) -> jax.Array:
     """O of matrices (..., rows, columns): X <- p(X X^T) X, or X p(X^T X) if that is the smaller square."""
     shorter, longer = sorted(x.shape[-2:])
     tall = x.shape[-1] == shorter
     # Where one side is much the longer, the products of the squares alone are cheaper than those with X. Errors in
     # their small eigenvalues grow by a^2 a step, so X is formed after every third.
     at_once = 3 if 2 * longer > 3 * shorter else 1
+    norm = jnp.sqrt(jnp.sum(jnp.real(x * x.conj()), (-2, -1), keepdims=True))
+    x = x / (norm + eps).astype(x.dtype)
     for done in range(0, steps, at_once):
         square = jnp.matmul(_conjugate(x), x) if tall else jnp.matmul(x, _conjugate(x))
-        factor = None
-        if not done:
-            norm = jnp.sqrt(jnp.real(jnp.trace(square, axis1=-2, axis2=-1)))[..., None, None]
-            factor = (1 / (norm + eps)).astype(x.dtype)
-            square = factor * square * factor
         q = _polynomial(square, min(at_once, steps - done), *coefficients)
-        q = q if factor is None else factor * q
         x = jnp.matmul(x, q) if tall else jnp.matmul(q, x)
     return x
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.errors import ConfigError, located, named
+from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers import _trees as trees
 from jaxnet.optimizers._members import member, updated
 from jaxnet.optimizers._rule import door
@@ -80,7 +81,14 @@ def partition(groups: Any) -> Optimizer:
             states.append(its_state)
         return total, tuple(states)
 
-    return Optimizer(init, update)
+    def rate(before, after):
+        groups = {}
+        for i, ((which, one), *states) in enumerate(zip(cases, before, after, strict=True)):
+            name = which if isinstance(which, str) else str(i)
+            groups |= {} if one is None else rates.columns(one, *states, of=name)
+        return rates.Rate(groups)
+
+    return rates.saying(Optimizer(init, update), rate)
 
 
 def _those(mine: Any, tree: Any) -> Any:

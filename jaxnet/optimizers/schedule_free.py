@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
+from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers import _trees as trees
-from jaxnet.optimizers._arithmetic import next_count, promoted, scalar_like, wide_dtype
+from jaxnet.optimizers._arithmetic import copies, next_count, promoted, scalar_like
 from jaxnet.optimizers._hyperparameters import at, decays, float_dtype, scalar, scalars
 from jaxnet.optimizers._members import member, updated
 from jaxnet.optimizers._rule import Kept, door, rule
@@ -218,10 +219,7 @@ def _around(base_optimizer: Any, rate: Any, b1: Any, power: Any, state_dtype: An
 
     def init(params):
         trees.parameters(params, state_dtype)
-        # A copy: a training step that donates parameters and state must not donate one buffer twice.
-        z = jax.tree.map(
-            lambda p: jnp.array(p, dtype=state_dtype or wide_dtype(jnp.asarray(p).dtype), copy=True), params
-        )
+        z = copies(params, state_dtype)
         dtypes = [jnp.finfo(leaf.dtype).dtype for leaf in jax.tree.leaves(z)]
         real = max([jnp.dtype(jnp.float32), *dtypes], key=lambda dtype: dtype.itemsize)
         numbers = jnp.zeros([], real), jnp.zeros([], jnp.int32), jnp.zeros([], real)
@@ -247,7 +245,11 @@ def _around(base_optimizer: Any, rate: Any, b1: Any, power: Any, state_dtype: An
         updates, z = over_leaves(move, updates, params, state.z)
         return updates, ScheduleFreeState(state.b1, weight_sum, next_count(state.step_count), max_lr, base_state, z)
 
-    return Optimizer(init, update)
+    def said(before, after):
+        del after
+        return rates.Rate({"": at("learning_rate", rate, before.step_count)})
+
+    return rates.saying(Optimizer(init, update), said)
 
 
 def _warmed(learning_rate: Any, warmup_steps: Any) -> Any:

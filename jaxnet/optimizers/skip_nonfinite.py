@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers import _trees as trees
 from jaxnet.optimizers._arithmetic import next_count
 from jaxnet.optimizers._members import member, updated
@@ -88,7 +89,7 @@ def skip_nonfinite(optimizer: Any) -> Optimizer:
             inner_state=inner,
         )
 
-    return Optimizer(init, update)
+    return rates.as_inside(Optimizer(init, update), optimizer, "inner_state")
 
 
 def _inexact(tree: Any) -> list[Any]:

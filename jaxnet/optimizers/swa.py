@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers import _trees as trees
-from jaxnet.optimizers._arithmetic import next_count
+from jaxnet.optimizers._arithmetic import copies, next_count
 from jaxnet.optimizers._members import member, updated
 from jaxnet.optimizers._rule import door
 from jaxnet.optimizers.averaged import over_held
 from jaxnet.optimizers.base import Optimizer
-from jaxnet.optimizers.ema import copies, moved
+from jaxnet.optimizers.ema import moved
 
 
 class SwaState(NamedTuple):
@@ -93,4 +94,4 @@ def swa(optimizer: Any, start: int, every: int = 1) -> Optimizer:
         average = moved(state.average, params, updates, part)
         return updates, SwaState(inner, count, taken, average)
 
-    return Optimizer(init, update)
+    return rates.as_inside(Optimizer(init, update), optimizer, "inner_state")

@@ -1,5 +1,6 @@
 """Training (4.6): the compiled step, the loop around it, and what keeps a run safe."""
 
+from jaxnet.training.callbacks import PerStep, per_step
 from jaxnet.training.checkpoint import load, read_metadata, save
 from jaxnet.training.checkpoints import Checkpoints, load_best
 from jaxnet.training.devices import sharded
@@ -14,11 +15,13 @@ from jaxnet.training.loop import Trained, train
 from jaxnet.training.pairs import arrays
 from jaxnet.training.partial import Loaded, load_partial
 from jaxnet.training.predict import predict
+from jaxnet.training.pruning import Halving
 from jaxnet.training.reestimate import reestimate
 from jaxnet.training.sources import stream
 from jaxnet.training.state import Guard, LossScale, TrainState, init, pretrained
 from jaxnet.training.step import make_step, stepping
 from jaxnet.training.sweep import Sweep, grid, sweep
+from jaxnet.training.trackers import Tracker, tensorboard, trackio, wandb
 
 __all__ = [
     "Checkpoints",
@@ -27,11 +30,14 @@ __all__ = [
     "Fit",
     "GANState",
     "Guard",
+    "Halving",
     "History",
     "Loaded",
     "LossScale",
+    "PerStep",
     "Player",
     "Sweep",
+    "Tracker",
     "TrainState",
     "Trained",
     "arrays",
@@ -48,6 +54,7 @@ __all__ = [
     "make_evaluate",
     "make_gan_step",
     "make_step",
+    "per_step",
     "predict",
     "pretrained",
     "read_metadata",
@@ -57,5 +64,8 @@ __all__ = [
     "stepping",
     "stream",
     "sweep",
+    "tensorboard",
+    "trackio",
     "train",
+    "wandb",
 ]

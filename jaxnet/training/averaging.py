@@ -1,7 +1,7 @@
 """The weights that `fit` evaluates, keeps and returns where the optimizer averages those that it trains."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from jaxnet import _checks as checks
 from jaxnet.layers.layer import Layer, Params, State
 from jaxnet.optimizers.averaged import averaged
-from jaxnet.training import devices, pairs
+from jaxnet.training import devices
 from jaxnet.training.pairs import Arrays
 from jaxnet.training.reestimate import of_arrays, reestimating
 from jaxnet.training.sources import Source
@@ -36,7 +36,7 @@ class Averaged:
         self._read: list[Any] = []
         self._last: tuple[int, Any] | None = None
         if self._afresh is not None and isinstance(data, Source):
-            data.passing = functools.partial(self._remembered, data.picked)
+            data.passing = functools.partial(self._remembered, data)
 
     def __call__(self, train_state: Any) -> tuple[Params, State]:
         step = int(train_state.step)
@@ -63,17 +63,17 @@ class Averaged:
         for x in read:
             yield x if mesh is None else devices.place_local_batch(x, mesh)
 
-    def _remembered(self, picked: Callable[[Any], Any], batches: Iterator[Any]) -> Iterator[Any]:
+    def _remembered(self, source: Source, batches: Iterator[Any]) -> Iterator[Any]:
         """The batches of an epoch, of which the first are copied; a loader may fill its arrays anew."""
         mine: list[Any] = []
         for batch in batches:
             if len(mine) < MOST_BATCHES:
                 try:
-                    x = jax.tree.map(np.array, pairs.batch(picked(batch), {})[0])
+                    x = jax.tree.map(np.array, source.pair(batch, {})[0])
                     if not mine or (nbytes(mine) + nbytes(x) <= MOST_BYTES and _shapes(x) == _shapes(mine[0])):
                         mine.append(x)
                         self._read = mine
-                except Exception:  # which the run itself refuses, with its place
+                except Exception:  # the run makes the same pair of it, and refuses it with its place
                     pass
             yield batch
 

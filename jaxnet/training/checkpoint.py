@@ -93,11 +93,12 @@ class Gathered(NamedTuple):
     spread: dict[str, jax.Array]
 
 
-def gathered(tree: Any, *, copied: bool = False) -> Gathered:
+def gathered(tree: Any, copies: dict[str, np.ndarray] | None = None) -> Gathered:
     """What `save` makes of its tree first.
 
     Args:
-      copied: has all arrays copied to the host's memory, so that ``tree`` may be given away while they are written.
+      copies: has all arrays copied to the host's memory, so that ``tree`` may be given away while they are written; and
+        holds these copies. What it holds already is written over: memory that is new costs several times the copying.
     """
     leaves = _leaves.by_name("tree", tree)
     for name, leaf in leaves.items():
@@ -114,8 +115,8 @@ def gathered(tree: Any, *, copied: bool = False) -> Gathered:
     entries = {
         name: _leaves.entry(leaf) | ({"spread": True} if name in spread else {}) for name, leaf in leaves.items()
     }
-    if copied:
-        here = {name: _of_its_own(here[name], array) for name, array in _on_host(here).items()}
+    if copies is not None:
+        here = {name: _of_its_own(here[name], array, copies, name) for name, array in _on_host(here).items()}
     return Gathered(entries, here, spread)
 
 
@@ -289,10 +290,16 @@ def _on_host(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.asarray(array) for name, array in jax.device_get(filled).items()}
 
 
-def _of_its_own(array: Any, host: np.ndarray) -> np.ndarray:
+def _of_its_own(array: Any, host: np.ndarray, copies: dict[str, np.ndarray], name: str) -> np.ndarray:
     """What was gathered of an array; copied where that is the array's own memory, which a CPU's may be."""
-    elsewhere = isinstance(array, jax.Array) and all(device.platform != "cpu" for device in array.devices())
-    return host if elsewhere else np.array(host)
+    if isinstance(array, jax.Array) and all(device.platform != "cpu" for device in array.devices()):
+        return host
+    before = copies.get(name)
+    if before is None or (before.shape, before.dtype) != (host.shape, host.dtype):
+        copies[name] = np.array(host)
+    else:
+        np.copyto(before, host)
+    return copies[name]
 
 
 def jsonable(metadata: Any) -> dict[str, Any]:

@@ -57,13 +57,13 @@ def checked(value: Any, has_validation: bool) -> EarlyStopping | None:
     return value
 
 
-def check_column(monitor: str, columns: Iterable[str]) -> None:
+def check_column(monitor: str, columns: Iterable[str], who: str = "early stopping") -> None:
     """Refuses to watch a column that the records will not have."""
     columns = list(columns)
     if monitor not in columns:
         near = difflib.get_close_matches(monitor, columns, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"early stopping watches {monitor!r}, and the history has only {', '.join(columns)}{hint}")
+        raise ConfigError(f"{who} watches {monitor!r}, and the history has only {', '.join(columns)}{hint}")
 
 
 class Best:

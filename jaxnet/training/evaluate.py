@@ -15,11 +15,12 @@ from jaxnet import data as data_module
 from jaxnet.errors import DataError, named
 from jaxnet.layers.layer import Layer, as_layer
 from jaxnet.losses.common import is_mean_over_examples
-from jaxnet.training import devices, nans, pairs
+from jaxnet.training import devices, nans, pairs, weighted
 from jaxnet.training.pairs import Arrays
 from jaxnet.training.sources import given
 from jaxnet.training.state import all_finite
 from jaxnet.training.step import Metrics, checked_metrics, measure, scalar
+from jaxnet.training.weighted import applied
 
 Evaluate = Callable[..., dict[str, float]]
 """``(params, state, data, *, epoch=0) -> {"loss": ..., ...}``."""
@@ -32,6 +33,7 @@ def make_evaluate(
     *,
     metrics: Mapping[str, Callable[[Any, Any], jax.Array]] | None = None,
     batch_size: int = 256,
+    count: Callable[..., Any] | None = None,
     mesh: Any = None,
 ) -> Evaluate:
     """Makes the function that measures a network on a whole set.
@@ -40,7 +42,8 @@ def make_evaluate(
     the metrics of all of them at once: exact for every loss and metric, whatever the size of the last batch. Of
     `jaxnet.losses` and `jaxnet.metrics` as they are, which are means over examples (but `metrics.r2`), only each
     example's value is kept; where another function is among them, all predictions are. Of an iterable of batches it
-    gives their mean, weighted by their sizes.
+    gives their mean, weighted by their sizes, or by the sums of their weights: data may be ``(x, target, weights)``,
+    which the loss and the metrics are given.
 
     NaN and Inf among the data are refused, wherever the data are; a prediction that is not finite is measured as it is,
     and gives a loss that is not finite.
@@ -50,6 +53,7 @@ def make_evaluate(
       loss: ``(prediction, target) -> scalar``.
       metrics: by name, more such functions.
       batch_size: examples at once.
+      count: ``target -> number``, what a batch counts, where it is something else (`make_step`).
       mesh: devices among which to share the examples. An iterable gives each process its own part, of any length; then
         parameters in pieces are put together on every device first.
 
@@ -74,6 +78,8 @@ def make_evaluate(
     checks.function("loss", loss)
     metrics = checked_metrics(metrics)
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
+    if count is not None:
+        checks.function("count", count)
     if mesh is not None:
         mesh = devices.automatic(mesh)
         batch_size += -batch_size % mesh.shape[mesh.axis_names[0]]
@@ -90,7 +96,7 @@ def make_evaluate(
     def of_batch(params, state, batch):
         x, target = batch
         measured = measure(loss, metrics, net.apply(params, state, x, train=False)[0], target)
-        return measured, all_finite(batch)
+        return measured, all_finite(batch), weighted.counted(count, target)
 
     @named("evaluate")
     def evaluate(params, state, data, *, epoch=0):
@@ -111,7 +117,7 @@ def make_evaluate(
         if mesh is not None:
             params, state = devices.whole_here((params, state), mesh)
         totals: dict[str, float] = {}
-        count = 0
+        total = 0.0
         narrowed: dict[str, np.dtype] = {}
         # Of several processes, no other must wait for this one's means.
         with devices.together(DataError("another process could not measure its part; its error says why")):
@@ -121,16 +127,17 @@ def make_evaluate(
                 if mesh is not None:
                     batch = jax.device_put(batch, devices.over_batch_if_it_fits(mesh.local_mesh, size))
                 with source.where_it_is_odd(epoch, number, batch):
-                    measured, finite = jax.device_get(of_batch(params, state, batch))
+                    measured, finite, weight = jax.device_get(of_batch(params, state, batch))
                 with source.at(epoch, number):
                     _must_be_finite(batch, finite)
-                for name, value in measured.items():
-                    totals[name] = totals.get(name, 0.0) + size * float(value)
-                count += size
+                weight = size if weight is None else float(weight)
+                for name, value in measured.items():  # of what counts nothing, not even NaN
+                    totals[name] = totals.get(name, 0.0) + (weight * float(value) if weight else 0.0)
+                total += weight
         if not warned:
             checks.warn_of_narrowed(narrowed)
         warned = warned or bool(narrowed)
-        return _over_processes({name: total / count for name, total in totals.items()}, count)
+        return _over_processes({name: sums / total if total else 0.0 for name, sums in totals.items()}, total)
 
     return evaluate
 
@@ -143,8 +150,9 @@ def on_arrays(
     means = {name: f for name, f in every.items() if is_mean_over_examples(f)}  # so that no prediction need be kept
 
     def measured_each(prediction, target):
-        one = jax.tree.map(lambda leaf: leaf[None], (prediction, target))
-        return {name: scalar(name, f(*one)) for name, f in means.items()}
+        prediction, target = jax.tree.map(lambda leaf: leaf[None], (prediction, target))
+        each = {name: scalar(name, applied(f"the {name}", f, prediction, target)) for name, f in means.items()}
+        return each, weighted.counted(None, target)
 
     def evaluate(params, state, x, target):
         x, target = jax.tree.map(jnp.asarray, (x, target))  # also where this runs without being compiled
@@ -152,18 +160,27 @@ def on_arrays(
         def of_batch(x, target):
             prediction = net.apply(params, state, x, train=False)[0]
             jax.eval_shape(functools.partial(measure, loss, metrics), prediction, target)  # errors with their shapes
-            each = jax.vmap(measured_each)(prediction, target) if means else {}
+            each = jax.vmap(measured_each)(prediction, target) if means else ({}, None)
             return each, None if len(means) == len(every) else prediction
 
-        each, prediction = _batch_by_batch(of_batch, (x, target), batch_size, mesh)
+        (each, weights), prediction = _batch_by_batch(of_batch, (x, target), batch_size, mesh)
         if prediction is None:
             measured = {}
         else:
             rest = {name: f for name, f in metrics.items() if name not in means}
             measured = measure(loss, rest, prediction, target)
-        return measured | {name: jnp.mean(values) for name, values in each.items()}
+        return measured | {name: _mean(values, weights) for name, values in each.items()}
 
     return evaluate
+
+
+def _mean(values: jax.Array, weights: jax.Array | None) -> jax.Array:
+    """Of one value an example, each by what it counts; 0 where nothing does, as of the losses."""
+    if weights is None:
+        return jnp.mean(values)
+    weights = weights.astype(values.dtype)
+    total = jnp.sum(weights)
+    return jnp.sum(jnp.where(weights == 0, 0, weights * values)) / jnp.where(total == 0, 1, total)
 
 
 def _batch_by_batch(f: Callable[..., Any], data: Any, batch_size: int, mesh: Mesh | None) -> Any:
@@ -198,13 +215,14 @@ def _batch_by_batch(f: Callable[..., Any], data: Any, batch_size: int, mesh: Mes
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:n], each)
 
 
-def _over_processes(means: dict[str, float], count: int) -> dict[str, float]:
-    """The means over what all processes have measured, each on ``count`` examples."""
+def _over_processes(means: dict[str, float], weight: float) -> dict[str, float]:
+    """The means over what all processes have measured, each on what counts ``weight``."""
     if jax.process_count() == 1:
         return means
-    mine = np.array(list(means.values())).view(np.uint32), np.int32(count)  # float64's bits, whatever JAX keeps
-    values, counts = multihost_utils.process_allgather(mine)
-    return dict(zip(means, np.average(values.view(np.float64), axis=0, weights=counts).tolist(), strict=True))
+    mine = np.array([weight, *means.values()]).view(np.uint32)  # float64's bits, whatever JAX keeps
+    weights, *values = multihost_utils.process_allgather(mine).view(np.float64).T
+    total = max(weights.sum(), np.finfo(np.float64).tiny)
+    return {name: float((weights * value).sum() / total) for name, value in zip(means, values, strict=True)}
 
 
 def _must_be_finite(data: Any, finite: bool) -> None:
@@ -218,7 +236,8 @@ def check_labels(net: Layer, loss: Any, data: Any) -> None:
 
     It is given a few thousand examples at a time, and nothing is computed.
     """
-    targets = jax.tree.leaves(data[1])
+    target = data[1]
+    targets = jax.tree.leaves(target.target if isinstance(target, weighted.Weighted) else target)
     if not targets or not all(jnp.issubdtype(target.dtype, jnp.integer) for target in targets):
         return
 
@@ -230,4 +249,4 @@ def check_labels(net: Layer, loss: Any, data: Any) -> None:
         target = jax.tree.map(jnp.asarray, target)
         prediction = jax.eval_shape(predict, jax.random.key(0), x)
         # It sees the labels, and of the predictions the shape: computed, each of its operations would compile.
-        jax.eval_shape(lambda prediction, target=target: loss(prediction, target), prediction)
+        jax.eval_shape(lambda prediction, target=target: applied("the loss", loss, prediction, target), prediction)

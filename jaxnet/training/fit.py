@@ -78,11 +78,11 @@ def fit(
 
     Args:
       net: a `Layer` from x to a prediction; to begin with weights that there are, `pretrained` of it and them.
-      loss: ``(prediction, target) -> scalar``.
+      loss: ``(prediction, target) -> scalar``; where the data have weights, it is given them as ``weights``.
       optimizer: an ``(init, update)`` pair, ours or optax's.
-      data: arrays ``(x, target)`` with one example an entry of their first axes (or trees of such arrays), of any
-        library; or an iterable of batches ``(x, target)``, a loader or a list, read anew each epoch; or a function from
-        the epoch's number, from 0, to an iterable. `arrays` and `stream` say more of either.
+      data: arrays ``(x, target)``, or ``(x, target, weights)``, with one example an entry of their first axes (or trees
+        of such arrays), of any library; or an iterable of batches ``(x, target)``, a loader or a list, read anew each
+        epoch; or a function from the epoch's number, from 0, to an iterable. `arrays` and `stream` say more of either.
       epochs: how often to go through the data.
       batch_size: B, examples a step, of arrays ``(x, target)``.
       validation: data to measure after every epoch, as ``data``.
@@ -96,8 +96,9 @@ def fit(
         parameters and the optimizer's state too. Several processes make the same call, each with the whole arrays, or
         with a `stream` of its own parts of the batches and steps_per_epoch.
       callbacks: functions ``(record, train_state)`` to call after every epoch; one that returns True (a bool of Python,
-        NumPy or JAX) ends the run. The state's arrays are given back to the next step: copy what you keep
-        (`jax.device_get`).
+        NumPy or JAX) ends the run, and numbers that it puts in the record are columns of the history. `per_step` of a
+        function looks at every step; `tensorboard`, `wandb` and `trackio` write both. The state's arrays are given back
+        to the next step: copy what you keep (`jax.device_get`).
       progress: whether to print, or a function that takes the lines.
 
     Returns:
@@ -129,7 +130,7 @@ def fit(
 
     make = functools.partial(
         make_step, net, loss, optimizer, metrics=metrics, regularizer=options.regularizer,
-        accumulate=options.accumulate, freeze=options.freeze,
+        accumulate=options.accumulate, count=options.count, freeze=options.freeze,
     )  # fmt: skip
     guarded, unguarded = make(guard=options.guard), make(guard=False)
     x = pairs.of_size(1, data.first[0]) if isinstance(data, Arrays) else data.first[0]
@@ -146,7 +147,10 @@ def fit(
     evaluate = None
     if validation is not None:
         size = 2 * (data.batch_size if isinstance(data, Arrays) else 128)
-        evaluate = _evaluation(net, loss, validation, metrics, size, epochs, mesh and mesh.mesh, weights)
+        make = functools.partial(
+            make_evaluate, net, loss, metrics=metrics, count=options.count, mesh=mesh and mesh.mesh
+        )
+        evaluate = _evaluation(make, net, loss, validation, size, epochs, weights)
 
     if keep.checkpoints is not None:  # the rule by itself, so that a changed rate is told from a changed network
         identity = {**keep.identity, "optimizer": _identity(optimizer, part, train_state.opt_state)}
@@ -186,7 +190,7 @@ def _identity(optimizer: Any, params: Params, opt_state: Any) -> str:
 
 @named("fit: validation")
 def _evaluation(
-    net: Layer, loss: Any, validation: Any, metrics: Any, size: int, epochs: int, mesh: Any, weights: Any
+    make: Any, net: Layer, loss: Any, validation: Any, size: int, epochs: int, weights: Any
 ) -> Callable[..., dict[str, float]]:
     """Measures the validation set after an epoch; the set is checked, and put in its place, before any training."""
     validation = sources.given(
@@ -197,12 +201,12 @@ def _evaluation(
     if isinstance(validation, Arrays):
         size = validation.batch_size
         devices.must_agree("the validation set", validation.pair)
-        held_out = devices.everywhere(validation.pair, mesh)
-    measure = make_evaluate(net, loss, metrics=metrics, batch_size=size, mesh=mesh)
+        held_out = devices.everywhere(validation.pair, make.keywords["mesh"])
+    measure = make(batch_size=size)
 
     def evaluate(train_state, epoch):
         params, state = weights(train_state) if weights else (train_state.params, train_state.state)
         return measure(params, state, held_out, epoch=epoch)
 
-    evaluate.names = ("loss", *(metrics or ()))  # type: ignore[attr-defined]  # what `train` will find in the records
+    evaluate.names = ("loss", *(make.keywords["metrics"] or ()))  # type: ignore[attr-defined]  # what `train` will find in the records
     return evaluate

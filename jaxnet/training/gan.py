@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
-from jaxnet.errors import named
+from jaxnet.errors import ConfigError, DataError, named
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.optimizers import _members
-from jaxnet.training.state import Guard, new_guard
-from jaxnet.training.step import Step, pair, scalar
-from jaxnet.training.update import counted, take_step
+from jaxnet.optimizers import _rates as rates
+from jaxnet.training.state import Guard, LossScale, new_guard, new_scale
+from jaxnet.training.step import Step, check_scalable, pair, scalar
+from jaxnet.training.update import Taken, counted, rescaled, take_step, unscaled
+from jaxnet.training.weighted import Weighted
 
 
 class Player(NamedTuple):
@@ -39,6 +41,7 @@ class GANState(NamedTuple):
       step: steps done, int32.
       guard: what the finite guard has counted; its leaf is counted over the discriminator's parameters,
         then the generator's.
+      loss_scale: a `LossScale` of both losses, or () without loss scaling.
     """
 
     generator: Player
@@ -46,6 +49,7 @@ class GANState(NamedTuple):
     key: jax.Array
     step: jax.Array
     guard: Guard
+    loss_scale: LossScale | tuple[()] = ()
 
     @property
     def params(self) -> dict[str, Params]:
@@ -60,7 +64,14 @@ class GANState(NamedTuple):
 
 @named("init_gan")
 def init_gan(
-    generator: Any, discriminator: Any, generator_optimizer: Any, discriminator_optimizer: Any, x: Any, key: Any
+    generator: Any,
+    discriminator: Any,
+    generator_optimizer: Any,
+    discriminator_optimizer: Any,
+    x: Any,
+    key: Any,
+    *,
+    loss_scale: float | None = None,
 ) -> GANState:
     """Draws the parameters of both networks; the discriminator's input has the shape of the generator's output.
 
@@ -71,12 +82,13 @@ def init_gan(
       discriminator_optimizer: another.
       x: an example of the generator's input, or its `jax.ShapeDtypeStruct`.
       key: a PRNG key or an integer seed.
+      loss_scale: the first factor on both losses, for float16 (`init`); None for none.
 
     Returns:
       A `GANState` at step 0.
 
     Raises:
-      ConfigError: no optimizer or no key.
+      ConfigError: no optimizer, no key, or a factor that is not positive.
     """
     generator, discriminator = as_layer(generator), as_layer(discriminator)
     first, second, step_key = jax.random.split(checks.key(key), 3)
@@ -89,6 +101,7 @@ def init_gan(
         step_key,
         jnp.int32(0),
         new_guard(),
+        new_scale(loss_scale),
     )
 
 
@@ -100,6 +113,8 @@ def make_gan_step(
     discriminator_loss: Callable[[Any, Any], jax.Array],
     generator_optimizer: Any,
     discriminator_optimizer: Any,
+    *,
+    critic_steps: int = 1,
 ) -> Step:
     """Makes a step in which the discriminator learns from real and made examples, and then the generator from it.
 
@@ -109,6 +124,12 @@ def make_gan_step(
     first two where D returns its features, a reconstruction loss the last two). Each player has its own optimizer, and
     keeps everything where its loss or its gradient is not finite.
 
+    With ``critic_steps`` n a batch is split into n parts of one size: the discriminator takes a step on each, against
+    what the generator makes of it, and the generator one on the last.
+
+    *Averages*: with `optimizers.ema` (or Lookahead) as the generator's optimizer, the average lies in
+    ``gan_state.generator.opt_state``; ``weights=`` of `train` says what is kept and returned.
+
     Args:
       generator: a `Layer` from x to what it makes.
       discriminator: a `Layer` from that to scores, an array or a tree of arrays.
@@ -116,13 +137,16 @@ def make_gan_step(
       discriminator_loss: ``(scores of real, scores of made) -> scalar``.
       generator_optimizer: an ``(init, update)`` pair.
       discriminator_optimizer: another.
+      critic_steps: n, the discriminator's steps for each of the generator's.
 
     Returns:
-      ``step(gan_state, (x, real)) -> (gan_state, metrics)``, with "loss" (the generator's), "discriminator_loss" and
-      both gradients' norms and "skipped", 1 where a player has kept everything.
+      ``step(gan_state, (x, real)) -> (gan_state, metrics)``, with "loss" (the generator's), "discriminator_loss", both
+      gradients' norms, their learning rates where the optimizers say them, and "skipped", 1 where a player has kept
+      everything; the discriminator's are means over its steps.
 
     Raises:
-      ConfigError: what is no network, loss or optimizer.
+      ConfigError: what is no network, loss or optimizer; from the step, a batch with weights.
+      DataError: from the step, a batch that ``critic_steps`` does not divide.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -137,9 +161,10 @@ def make_gan_step(
       >>> state = training.init_gan(G, D, adam, adam, jnp.zeros((1, 2)), 0)
       >>> state, metrics = step(state, (jnp.ones((4, 2)), jnp.full((4, 1), 3.0)))
       >>> sorted(metrics)
-      ['discriminator_grad_norm', 'discriminator_loss', 'grad_norm', 'loss', 'skipped']
+      ['discriminator_grad_norm', 'discriminator_learning_rate', 'discriminator_loss', 'grad_norm', 'learning_rate',
+       'loss', 'skipped']
 
-    Source: Goodfellow et al. 2014, arXiv 1406.2661, algorithm 1 with k = 1.
+    Source: Goodfellow et al. 2014, arXiv 1406.2661, algorithm 1 with k of n.
     """
     generator, discriminator = as_layer(generator), as_layer(discriminator)
     for name, f in (("generator_loss", generator_loss), ("discriminator_loss", discriminator_loss)):
@@ -147,60 +172,132 @@ def make_gan_step(
     generator_optimizer = _members.member(generator_optimizer)
     discriminator_optimizer = _members.member(discriminator_optimizer)
 
+    critic_steps = checks.integer("critic_steps", critic_steps, minimum=1)
+
     def judge(params, state, y, key):
         return discriminator.apply(params, state, y, train=True, key=key)
+
+    def generate(params, state, x, key):
+        return generator.apply(params, state, x, train=True, key=key)
+
+    def judged(d: Player, made, real, keys, scale) -> tuple[Taken, jax.Array]:
+        """A step of the discriminator, and its loss."""
+
+        def objective(params):
+            real_scores, state = judge(params, d.state, real, keys[1])
+            made_scores, state = judge(params, state, made, keys[2])
+            value = scalar("discriminator_loss", discriminator_loss(real_scores, made_scores))
+            return _scaled(value, scale), (state, value)
+
+        (_, (state, value)), grads = jax.value_and_grad(objective, has_aux=True)(d.params)
+        taken = take_step(
+            discriminator_optimizer, value, unscaled(grads, scale), d.params, d.opt_state, (state, d.state), guard=True,
+            value=value, value_fn=lambda params: objective(params)[1][1],
+        )  # fmt: skip
+        return taken, value
+
+    def critic(gan_state, parts, key, scale):
+        """The discriminator's steps on all parts but the last; both players' states, and what each step was."""
+        g = gan_state.generator
+
+        def one(carry, numbered):
+            state, d = carry
+            i, (x, real) = numbered
+            keys = jax.random.split(jax.random.fold_in(key, i), 4)
+            made, after = generate(g.params, state, x, keys[0])
+            taken, value = judged(d, made, real, keys, scale)
+            state = jax.tree.map(lambda old, new: jnp.where(taken.skipped, old, new), state, after)
+            return (state, Player(taken.params, taken.state, taken.opt_state)), _Step(value, *taken[3:])
+
+        numbers = jnp.arange(critic_steps - 1)
+        (state, d), steps = jax.lax.scan(one, (g.state, gan_state.discriminator), (numbers, parts))
+        return g._replace(state=state), d, steps
 
     @named("make_gan_step")
     def step(gan_state, batch):
         x, real = pair(batch)
-        g, d = gan_state.generator, gan_state.discriminator
-        keys = jax.random.split(jax.random.fold_in(gan_state.key, gan_state.step), 4)
+        if isinstance(real, Weighted):
+            raise ConfigError("the losses of two players take no weights; give batches (x, real)")
+        scale = None
+        if gan_state.loss_scale:
+            check_scalable(gan_state.params, True)
+            scale = gan_state.loss_scale.value
+        key = jax.random.fold_in(gan_state.key, gan_state.step)
+        keys = jax.random.split(key, 4)
+        g, d, firsts = gan_state.generator, gan_state.discriminator, None
+        if critic_steps > 1:
+            parts, (x, real) = _parts((x, real), critic_steps)
+            g, d, firsts = critic(gan_state, parts, key, scale)
 
         # The generator runs once: its gradient is pulled back from where the discriminator has changed.
-        def generate(params):
-            return generator.apply(params, g.state, x, train=True, key=keys[0])
-
-        made, pull_back, g_state = jax.vjp(generate, g.params, has_aux=True)
-
-        def d_objective(params):
-            real_scores, state = judge(params, d.state, real, keys[1])
-            made_scores, state = judge(params, state, made, keys[2])
-            return scalar("discriminator_loss", discriminator_loss(real_scores, made_scores)), state
-
-        (d_value, d_state), d_grads = jax.value_and_grad(d_objective, has_aux=True)(d.params)
-        judged = take_step(
-            discriminator_optimizer, d_value, d_grads, d.params, d.opt_state, (d_state, d.state), guard=True,
-            value=d_value, value_fn=lambda params: d_objective(params)[0],
-        )  # fmt: skip
+        made, pull_back, g_state = jax.vjp(lambda params: generate(params, g.state, x, keys[0]), g.params, has_aux=True)
+        of_d, d_value = judged(d, made, real, keys, scale)
 
         def g_objective(made):
-            made_scores, _ = judge(judged.params, judged.state, made, keys[3])
-            real_scores, _ = judge(judged.params, judged.state, real, keys[3])
+            made_scores, _ = judge(of_d.params, of_d.state, made, keys[3])
+            real_scores, _ = judge(of_d.params, of_d.state, real, keys[3])
             value = generator_loss(made_scores, jax.lax.stop_gradient(real_scores), made, real)
-            return scalar("generator_loss", value)
+            value = scalar("generator_loss", value)
+            return _scaled(value, scale), value
 
-        g_value, of_made = jax.value_and_grad(g_objective)(made)
+        (_, g_value), of_made = jax.value_and_grad(g_objective, has_aux=True)(made)
         (g_grads,) = pull_back(of_made)
-        generated = take_step(
-            generator_optimizer, g_value, g_grads, g.params, g.opt_state, (g_state, g.state), guard=True,
-            value=g_value, value_fn=lambda params: g_objective(generate(params)[0]),
+        of_g = take_step(
+            generator_optimizer, g_value, unscaled(g_grads, scale), g.params, g.opt_state, (g_state, g.state),
+            guard=True, value=g_value,
+            value_fn=lambda params: g_objective(generate(params, g.state, x, keys[0])[0])[1],
         )  # fmt: skip
+        judging = _joined(firsts, _Step(d_value, *of_d[3:]))
+        skipped = judging.skipped | of_g.skipped
         behind = len(jax.tree.leaves(d.params))
-        leaf = jnp.where(judged.leaf >= 0, judged.leaf, jnp.where(generated.leaf >= 0, generated.leaf + behind, -1))
-        skipped = judged.skipped | generated.skipped
+        leaf = jnp.where(judging.leaf >= 0, judging.leaf, jnp.where(of_g.leaf >= 0, of_g.leaf + behind, -1))
         gan_state = GANState(
-            Player(generated.params, generated.state, generated.opt_state),
-            Player(judged.params, judged.state, judged.opt_state),
+            Player(of_g.params, of_g.state, of_g.opt_state),
+            Player(of_d.params, of_d.state, of_d.opt_state),
             gan_state.key,
             gan_state.step + 1,
             counted(gan_state.guard, ~skipped, leaf, gan_state.step),
+            rescaled(gan_state.loss_scale, ~skipped),
         )
         return gan_state, {
             "loss": g_value,
-            "discriminator_loss": d_value,
-            "grad_norm": generated.norm,
-            "discriminator_grad_norm": judged.norm,
+            "discriminator_loss": judging.value,
+            "grad_norm": of_g.norm,
+            "discriminator_grad_norm": judging.norm,
+            **rates.columns(generator_optimizer, g.opt_state, of_g.opt_state),
+            **rates.columns(discriminator_optimizer, d.opt_state, of_d.opt_state, "discriminator_learning_rate"),
             "skipped": skipped.astype(jnp.float32),
         }
 
     return step
+
+
+class _Step(NamedTuple):
+    """A step of the discriminator: its loss, and as in `Taken`."""
+
+    value: jax.Array
+    skipped: jax.Array
+    norm: jax.Array
+    leaf: jax.Array
+
+
+def _joined(firsts: _Step | None, last: _Step) -> _Step:
+    """The means of several steps, whether one was skipped, and the first leaf that was not finite."""
+    if firsts is None:
+        return last
+    every = jax.tree.map(lambda some, one: jnp.append(some, one), firsts, last)
+    leaf = every.leaf[jnp.argmax(every.leaf >= 0)]
+    return _Step(jnp.mean(every.value), jnp.any(every.skipped), jnp.mean(every.norm), leaf)
+
+
+def _parts(batch: Any, count: int) -> tuple[Any, Any]:
+    """A batch in parts of one size: all but the last, stacked, and the last."""
+    size, rest = divmod(jax.tree.leaves(batch)[0].shape[0], count)
+    if rest:
+        raise DataError(f"critic_steps={count} must divide the batch of {size * count + rest}, a part a step")
+    parts = jax.tree.map(lambda leaf: leaf.reshape(count, size, *leaf.shape[1:]), batch)
+    return jax.tree.map(lambda leaf: leaf[:-1], parts), jax.tree.map(lambda leaf: leaf[-1], parts)
+
+
+def _scaled(value: jax.Array, scale: jax.Array | None) -> jax.Array:
+    return value if scale is None else value * scale.astype(value.dtype)

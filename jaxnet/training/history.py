@@ -218,7 +218,8 @@ def _records(raw: bytes, source: Path) -> list[Record]:
 def line(record: Record, epochs: int, seconds_left: float) -> str:
     """A record as a line to print."""
     skip = ("epoch", "step", "steps_per_second", "seconds", "grad_norm", "loss_deviation", "skipped")
-    parts = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in record.items() if name not in skip]
+    shown = {name: value for name, value in record.items() if name not in skip and name.split()[0] != "learning_rate"}
+    parts = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in shown.items()]
     if record.get("skipped"):
         count = int(record["skipped"])
         parts.append(f"{count} step{'s' if count > 1 else ''} skipped (not finite)")

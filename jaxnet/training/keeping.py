@@ -121,7 +121,7 @@ class Saver:
         self._last = time.perf_counter()
         self._cost = 0.0
         self._saved: tuple[int, int] | None = None
-        self._writer = Beside()
+        self._writer, self._copies = Beside(), {}
 
     def __enter__(self) -> "Saver":
         """Holds the directory for this run alone; refuses one that another run holds, or that cannot be written."""
@@ -241,7 +241,7 @@ class Saver:
                 raise CheckpointError(f"cannot write {kept.path}: {cause.strerror or cause}") from cause
 
         if jax.process_count() == 1:
-            tree = gathered(tree, copied=True)
+            tree = gathered(tree, self._copies)
             self._writer.start(lambda: (sync(), checkpoints.save(step, tree, metadata=metadata, metric=metric)))
         else:  # written by all together, who must not be in the middle of a step
             self._attempt(sync, run, kept.path)

@@ -1,6 +1,7 @@
 """The loop around a training step: epochs, reports, early stopping, checkpoints, exact resume."""
 
 import contextlib
+import functools
 import json
 import os
 import zlib
@@ -12,6 +13,8 @@ import jax
 
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, named
+from jaxnet.optimizers import plateau
+from jaxnet.training import callbacks as calls
 from jaxnet.training import devices, keeping, sources
 from jaxnet.training import early_stopping as stopping
 from jaxnet.training import identity as identities
@@ -22,10 +25,10 @@ from jaxnet.training.interrupts import ENDED, Interrupts, ending
 from jaxnet.training.pairs import Arrays
 from jaxnet.training.report import Report
 from jaxnet.training.run import Run
-from jaxnet.training.step import COLUMNS, Step
+from jaxnet.training.step import COLUMNS, MEASURED, Step
 from jaxnet.training.streamed import Streamed
 
-_OURS = [name for name in COLUMNS if name not in ("loss", "penalty", "grad_norm", "skipped")]
+_OURS = [name for name in COLUMNS if name not in MEASURED]
 
 
 class Trained(NamedTuple):
@@ -113,7 +116,9 @@ def train(
     callbacks = [checks.function("callbacks", callback) for callback in callbacks]
     _check_state(train_state)
     stop_early = stopping.checked(early_stopping, evaluate is not None)
-    step, unguarded = _checked(step, stop_early, evaluate), unguarded and _checked(unguarded, stop_early, evaluate)
+    of = functools.partial(_checked, stop_early=stop_early, evaluate=evaluate, train_state=train_state)
+    step, unguarded = of(step), unguarded and of(unguarded)
+    of_steps = calls.of_steps(callbacks)
     keep, data = keeping.given(keep), sources.given(data, batch_size, epochs=epochs)
 
     # Where everything lives, and from where batches come.
@@ -135,6 +140,7 @@ def train(
             report.resumed(run, saver.checkpoints)
         saver.begin(run.history)
         with (
+            calls.closed(callbacks),
             Interrupts(sigterm=saver.checkpoints is not None) as interrupts,
             keeping.ended_early(run, saver, report.close),
             devices.in_use(place.mesh),
@@ -149,6 +155,11 @@ def train(
                         report.step(run, done)
                         must_learn(run, feed, saver, max_skipped, explain)
                         run.must_be_sound(saver.checkpoints, now=False)
+                        if of_steps:
+                            run.shown(done, of_steps)
+                            (run.finished,) = devices.any_process(run.finished)
+                            if run.finished:
+                                break
                         if _stop_or_due(interrupts, saver) and done.steps != feed.steps:
                             saver.save(run)
                 _stop_or_due(interrupts, saver)  # for a signal that came while a loader kept the run waiting
@@ -177,8 +188,11 @@ def _check_state(train_state: Any) -> None:
         )
 
 
-def _checked(step: Step, stop_early: stopping.EarlyStopping | None, evaluate: Any) -> Step:
+def _checked(step: Step, stop_early: stopping.EarlyStopping | None, evaluate: Any, train_state: Any) -> Step:
     """The step, which looks at the names that it measures while it is traced."""
+    watched = dict.fromkeys(plateau.monitors(train_state), "reduce_on_plateau")
+    if stop_early is not None:
+        watched[stop_early.monitor] = "early stopping"
 
     def checked(train_state, batch):
         train_state, metrics = step(train_state, batch)
@@ -191,8 +205,9 @@ def _checked(step: Step, stop_early: stopping.EarlyStopping | None, evaluate: An
                 f"of that name; use another"
             )
         validated = [f"validation_{name}" for name in getattr(evaluate, "names", ())]
-        if stop_early is not None and (validated or not stop_early.monitor.startswith("validation_")):
-            stopping.check_column(stop_early.monitor, [*metrics, *validated, *_OURS])
+        for name, who in watched.items():
+            if validated or evaluate is None or not name.startswith("validation_"):
+                stopping.check_column(name, [*metrics, *validated, *_OURS], who)
         return train_state, metrics
 
     return checked

@@ -1,4 +1,7 @@
-"""What a user gives to train on or to measure, as a pair ``(x, target)`` of arrays: whole data, or one batch."""
+"""What a user gives to train on or to measure, as a pair of arrays ``(x, target)``: whole data, or one batch.
+
+Of three, ``(x, target, weights)``, the third goes beside the target (`weighted.Weighted`).
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,7 +14,9 @@ from jaxnet import _checks as checks
 from jaxnet import _incoming as incoming
 from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, DataError, DTypeError, named
+from jaxnet.training import weighted
 from jaxnet.training.step import pair
+from jaxnet.training.weighted import Weighted
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,7 +32,7 @@ class Arrays:
 
     @property
     def pair(self) -> tuple[Any, Any]:
-        """``(x, target)``."""
+        """``(x, target)``; the target with its weights, if it has some."""
         return self.x, self.target
 
     @property
@@ -49,13 +54,24 @@ class Arrays:
 
 @named("arrays")
 def arrays(
-    x: Any, target: Any, *, batch_size: int, seed: int = 0, shuffle: bool = True, drop_last: bool = True
+    x: Any,
+    target: Any,
+    weights: Any = None,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    shuffle: bool = True,
+    drop_last: bool = True,
 ) -> Arrays:
     """Arrays to train on in batches; ``(x, target)`` with `fit`'s ``batch_size`` is the short form.
 
     Args:
       x: an array with one example an entry of its first axis, or a tree of such arrays, of any library.
       target: as x.
+      weights: what each example counts, or each entry of its target: numbers from 0 or a mask, whose first axis is the
+        examples'. The loss and the metrics are given them, ``loss(prediction, target, weights=weights)``; a batch
+        counts by their sum in all means. ``(x, target, weights)`` is the short form, and so is such a batch of a
+        loader.
       batch_size: B, examples a step; of a validation set, examples at once.
       seed: of the order, an integer that gives one order with every version of JAX (`data.epoch_order`).
       shuffle: draw a new order each epoch.
@@ -79,7 +95,8 @@ def arrays(
       >>> fit.history[0]["step"]
       4
     """
-    return batched((x, target), batch_size, seed, shuffle, drop_last)
+    data = (x, target) if weights is None else (x, target, weights)
+    return batched(data, batch_size, seed, shuffle, drop_last)
 
 
 def batched(data: Any, batch_size: Any, seed: Any = 0, shuffle: Any = True, drop_last: Any = True) -> Arrays:
@@ -92,14 +109,18 @@ def batched(data: Any, batch_size: Any, seed: Any = 0, shuffle: Any = True, drop
 
 def checked(data: Any) -> tuple[Any, Any]:
     """``(x, target)``, each an array or a tree of arrays, on the host and checked: finite, and equally many."""
+    data = weighted.paired(data)
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise ConfigError(f"data must be a pair of arrays (x, target), got {_came(data)}")
     names, leaves, treedef = _flat(data)
-    return jax.tree.unflatten(treedef, data_module.usable(leaves, names))
+    found = jax.tree.unflatten(treedef, data_module.usable(leaves, names))
+    weighted.check(found[1])
+    return found
 
 
 def checked_where_they_are(data: tuple[Any, ...]) -> tuple[Any, Any]:
     """`checked`, but JAX's own stay on their device, where nothing has yet looked for NaN and Inf."""
+    data = weighted.paired(data)
     if len(data) != 2 or not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(data)):
         return checked(data)
     names, leaves, _ = _flat(data)
@@ -172,6 +193,7 @@ def size(batch: Any) -> int:
 
 def _flat(given: Any) -> tuple[list[str], list[Any], Any]:
     """The leaves of a pair, nested lists of numbers among them, with their names; and its structure."""
+    given = weighted.paired(given)
     if not isinstance(given, (tuple, list)) or len(given) != 2:
         pair(given)  # which says what came
     given = tuple(given)
@@ -185,14 +207,19 @@ def _flat(given: Any) -> tuple[list[str], list[Any], Any]:
 
 
 def leaf_name(path: Any) -> str:
-    """A leaf of a pair by its path: ``x``, or ``target['left']``."""
-    return ("x", "target")[path[0].idx] + jax.tree_util.keystr(path[1:])
+    """A leaf of a pair by its path: ``x``, ``target['left']``, or ``weights``."""
+    name, path = ("x", "target")[path[0].idx], path[1:]
+    if name == "target" and path and getattr(path[0], "name", None) in Weighted._fields:
+        name, path = path[0].name, path[1:]
+    return name + jax.tree_util.keystr(path)
 
 
 def iterable(data: Any) -> Any:
     """``data``, if batches can be read from it: an iterable of them, or a function from the epoch to one."""
     holder = isinstance(data, (str, bytes, Mapping)) or hasattr(data, "__array__") or hasattr(data, "__dlpack__")
-    two_arrays = isinstance(data, (tuple, list)) and len(data) == 2 and all(hasattr(part, "shape") for part in data)
+    two_arrays = (
+        isinstance(data, (tuple, list)) and len(data) in (2, 3) and all(hasattr(part, "shape") for part in data)
+    )
     if holder or two_arrays or not (callable(data) or hasattr(data, "__iter__")):
         raise ConfigError(
             f"data must be arrays (x, target), an iterable of batches, or a function from the epoch to one; "
@@ -222,7 +249,7 @@ def _came(data: Any) -> str:
         kind, hint = "a pair of arrays", "give it in the place of a stream, or training.arrays"
     elif isinstance(data, (tuple, list)):
         kind = f"a {kind} of {len(data)}"
-        hint = "several inputs are one tree, ((a, b), target)" if len(data) > 2 else ""
+        hint = "several inputs are one tree, ((a, b), target)" if len(data) > 3 else ""
         hint = "to reproduce x itself, give (x, x)" if len(data) == 1 else hint
     elif hasattr(data, "__getitem__"):
         hint = "of a data set that is read by index, data.examples(data, batch_size=32) makes batches"

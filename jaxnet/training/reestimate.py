@@ -44,7 +44,7 @@ def reestimate(
       The state, with the statistics made anew; of a network that keeps none, the state.
 
     Raises:
-      ConfigError: a batch norm inside a layer that nothing can be put into.
+      ConfigError: a batch norm inside a layer that nothing can be put into, or parameters on several processes.
       DataError: no data, or a batch of which the statistics are not finite.
 
     Example:
@@ -59,6 +59,11 @@ def reestimate(
     Source: Izmailov et al. 2018, arXiv 1803.05407, algorithm 1; `torch.optim.swa_utils.update_bn`.
     """
     net = as_layer(net)
+    if not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)):
+        raise ConfigError(
+            "the parameters lie on the devices of several processes, of which each would read other batches; fit makes "
+            "the statistics anew by itself, and elsewhere one process can, with whole parameters of its own"
+        )
     afresh = reestimating(net if freeze is None else in_evaluation(net, mask(params, freeze)))
     if afresh is None:
         return state

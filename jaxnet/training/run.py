@@ -13,6 +13,8 @@ import jax
 import numpy as np
 
 from jaxnet.errors import CheckpointError, ConfigError, NonFiniteError
+from jaxnet.optimizers import plateau
+from jaxnet.training import callbacks as calls
 from jaxnet.training import early_stopping as stopping
 from jaxnet.training import positions
 from jaxnet.training.checkpoint import read_metadata
@@ -31,7 +33,8 @@ class Epoch:
 
     Attributes:
       step_of_epoch: steps done.
-      totals: by name, and by the size of the batch: the count, the sum, and the sum of the squares, of what is finite.
+      totals: by name, and by the size of the batch: the count, the sum, and the sum of the squares, of what is finite;
+        each step by its weight where it measured one, under the size 1.
       skipped: steps that changed nothing.
       seconds: spent, without compiling.
     """
@@ -44,18 +47,21 @@ class Epoch:
     def add(self, measured: dict[str, np.ndarray], sizes: np.ndarray | int) -> None:
         """Takes in what steps have measured on batches of these sizes."""
         each_size: list[int] = [sizes] if isinstance(sizes, int) else sizes.tolist()
+        weights = [1]
+        if "weight" in measured:
+            each_size, weights = [1], measured["weight"].tolist()
         for name, values in measured.items():
-            if name == "skipped":  # counted, not averaged
+            if name in ("skipped", "weight"):  # counted, not averaged
                 continue
             totals = self.totals.setdefault(name, {})
             each = {size: totals.setdefault(str(size), [0, 0.0, 0.0]) for size in each_size}
             # One after the other, so that the sum does not depend on the dispatches.
-            for value, size in zip(values.tolist(), itertools.cycle(each_size)):
+            for value, size, weight in zip(values.tolist(), itertools.cycle(each_size), itertools.cycle(weights)):
                 if math.isfinite(value):
                     total = each[size]
-                    total[0] += 1
-                    total[1] += value
-                    total[2] += value * value
+                    total[0] += weight
+                    total[1] += weight * value
+                    total[2] += weight * value * value
 
     def means(self) -> dict[str, float]:
         """Of all that was measured, and the deviation of the loss."""
@@ -145,6 +151,13 @@ class Run:
         error.train_state, error.history = self.train_state, self.history  # type: ignore[attr-defined]
         return error
 
+    def shown(self, done: Progress, functions: Iterable[Any]) -> None:
+        """Has functions look at what a dispatch has measured (`callbacks.per_step`)."""
+        last = int(self.train_state.step)
+        measured = {"step": np.arange(last - len(done.measured["loss"]), last) + 1, **done.measured}
+        for function in functions:
+            self.finished |= calls.ends(function(measured, self.train_state))
+
     def end_epoch(self, evaluate: Any, callbacks: Iterable[Any]) -> None:
         """Closes an epoch with its record."""
         record: Record = {"epoch": len(self.history) + 1, "step": int(self.train_state.step), **self.epoch.means()}
@@ -159,12 +172,15 @@ class Run:
         if self.best is not None:
             if self.best.improved(record):
                 self.best_weights = copied(self.weights(self.train_state))
-            self.finished = self.best.patience_ended
+            self.finished |= self.best.patience_ended
+        if plateau.monitors(self.train_state):
+            self.train_state = plateau.observe(self.train_state, record)
         self.history.records.append(record)
         # The epoch is over: what the callbacks raise finds a run that can be saved and taken up.
         self.epoch = Epoch()
         for callback in callbacks:
-            self.finished |= _is_true(callback(record, self.train_state))
+            self.finished |= calls.ends(callback(record, self.train_state))
+        calls.as_numbers(record)
         self._clock = time.perf_counter()
 
     @property
@@ -247,12 +263,6 @@ def moments(totals: dict[str, list[float]]) -> tuple[float, float]:
     largest = max(map(int, totals))  # of which the others are parts, so that nothing is rounded where all are equal
     count, total, squares = (sum(int(size) / largest * sums[i] for size, sums in totals.items()) for i in range(3))
     return total / count, squares / count
-
-
-def _is_true(answer: Any) -> bool:
-    """Whether a callback asks to end the run: with True, of Python, NumPy or JAX."""
-    truths = isinstance(answer, (bool, np.bool_)) or getattr(answer, "dtype", None) == np.dtype(bool)
-    return truths and np.shape(answer) == () and bool(answer)
 
 
 def _history(checkpoints: Checkpoints, seal: dict[str, int]) -> History:

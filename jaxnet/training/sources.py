@@ -12,7 +12,7 @@ import numpy as np
 from jaxnet import _checks as checks
 from jaxnet.data import Blocks, Examples
 from jaxnet.data._pick import picks
-from jaxnet.errors import ConfigError, DataError, innermost, named
+from jaxnet.errors import ConfigError, DataError, JaxnetError, innermost, named
 from jaxnet.training import pairs
 from jaxnet.training.pairs import Arrays
 
@@ -39,14 +39,14 @@ def stream(batches: Any, *, steps_per_epoch: int | None = None, pick: Any = None
     """Batches to train on or to measure; where an epoch is all that the iterable holds, itself is the short form.
 
     Args:
-      batches: an iterable of batches ``(x, target)``, a loader or a list, read anew each epoch; or a function from the
-        epoch's number, from 0, to an iterable. An iterator with ``get_state`` and ``set_state`` (Grain's), and a loader
-        with ``state_dict`` and ``load_state_dict`` (torchdata's, Hugging Face's) resume without reading again; one with
-        ``set_epoch``, or whose ``sampler`` has it, is told each epoch.
+      batches: an iterable of batches ``(x, target)``, or ``(x, target, weights)`` (`arrays`), a loader or a list, read
+        anew each epoch; or a function from the epoch's number, from 0, to an iterable. An iterator with ``get_state``
+        and ``set_state`` (Grain's), and a loader with ``state_dict`` and ``load_state_dict`` (torchdata's, Hugging
+        Face's) resume without reading again; one with ``set_epoch``, or whose ``sampler`` has it, is told each epoch.
       steps_per_epoch: batches an epoch, of what does not end. An iterator is read on from epoch to epoch; a list too,
         and begun again where it ends, but as a validation set anew each time, so that the same examples are measured.
       pick: what of a batch is x and what the target, where it is no pair: two names, as ``("image", "label")`` of
-        batches that are dicts, or a function from what the loader yields to ``(x, target)``.
+        batches that are dicts (a third for weights), or a function from what the loader yields to ``(x, target)``.
 
     Returns:
       What `fit` and `train` take as ``data``, `fit` as ``validation``, and `make_evaluate`'s function as ``data``.
@@ -161,14 +161,18 @@ class Source:
         """
         with self.at(epoch, number):
             try:
-                came = self.picked(came)
+                batch = self.pair(came, narrowed)
             except Exception as error:
-                error.add_note(f"{self.who or 'jaxnet'}: pick raised this for {self._place(epoch, number)}")
+                if not isinstance(error, JaxnetError):
+                    error.add_note(f"{self.who or 'jaxnet'}: pick raised this for {self._place(epoch, number)}")
                 raise
-            batch = pairs.batch(came, narrowed, self._like)
             if self._like is None:
                 self._like = pairs.structs(batch)
         return batch
+
+    def pair(self, came: Any, narrowed: dict[str, np.dtype]) -> tuple[Any, Any]:
+        """`batch`, which says of none where it was."""
+        return pairs.batch(self.picked(came), narrowed, self._like)
 
     @contextlib.contextmanager
     def where_it_is_odd(self, epoch: int, number: int, batch: Any) -> Iterator[None]:

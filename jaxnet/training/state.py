@@ -133,16 +133,20 @@ def from_params(
     freeze: Which | None = None,
 ) -> TrainState:  # fmt: skip
     """A `TrainState` at step 0 with parameters that exist already."""
-    scale: LossScale | tuple[()] = ()
-    if loss_scale is not None:
-        factor = checks.number("loss_scale", loss_scale, low=0, open_low=True)
-        scale = LossScale(jnp.float32(factor), jnp.int32(0))
+    scale = new_scale(loss_scale)
     return TrainState(params, state, optimizer.init(learned(params, freeze)), key, jnp.int32(0), new_guard(), scale)
 
 
 def new_guard() -> Guard:
     """The counts before the first step."""
     return Guard(jnp.int32(0), jnp.int32(0), jnp.int32(-1), jnp.int32(-1))
+
+
+def new_scale(factor: float | None) -> LossScale | tuple[()]:
+    """The loss scale before the first step; () for None."""
+    if factor is None:
+        return ()
+    return LossScale(jnp.float32(checks.number("loss_scale", factor, low=0, open_low=True)), jnp.int32(0))
 
 
 @jax.jit

@@ -12,11 +12,13 @@ from jaxnet._dtypes import at_least_float32
 from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError, named
 from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers import _members
-from jaxnet.optimizers._arithmetic import wide, wide_dtype
+from jaxnet.optimizers import _rates as rates
 from jaxnet.paths import Which
+from jaxnet.training import weighted
+from jaxnet.training.accumulate import over_parts
 from jaxnet.training.freezing import freezing
 from jaxnet.training.state import TrainState
-from jaxnet.training.update import counted, rescaled, take_step
+from jaxnet.training.update import counted, rescaled, take_step, unscaled
 
 Metrics = dict[str, jax.Array]
 """Scalars by name."""
@@ -24,9 +26,10 @@ Metrics = dict[str, jax.Array]
 Step = Callable[[Any, Any], tuple[Any, Metrics]]
 """``(train_state, batch) -> (train_state, metrics)``."""
 
-COLUMNS = (
-    "epoch", "step", "loss", "penalty", "grad_norm", "loss_deviation", "skipped", "seconds", "steps_per_second",
-)  # fmt: skip
+MEASURED = ("loss", "penalty", "grad_norm", "learning_rate", "weight", "skipped")
+"""Names that a step may measure beside the metrics."""
+
+COLUMNS = ("epoch", "step", *MEASURED, "loss_deviation", "seconds", "steps_per_second")
 """Names that a run's records have for themselves."""
 
 
@@ -39,12 +42,14 @@ def make_step(
     metrics: Mapping[str, Callable[[Any, Any], jax.Array]] | None = None,
     regularizer: Callable[[Any], jax.Array] | None = None,
     accumulate: int = 1,
+    count: Callable[..., Any] | None = None,
     guard: bool | str = True,
     freeze: Which | None = None,
 ) -> Step:
     """Makes the training step: forward, backward, update, as one pure function.
 
-    The step minimizes ``loss(prediction, target) + regularizer(params)`` on a batch ``(x, target)``. To clip
+    The step minimizes ``loss(prediction, target) + regularizer(params)`` on a batch ``(x, target)``, and
+    ``loss(prediction, target, weights=weights) + ...`` on one with weights, ``(x, target, weights)``. To clip
     gradients, chain the clip before the rule: ``optimizers.chain(optimizers.clip_by_global_norm(1.0), adam(1e-3))``;
     for mixed precision, wrap the network: ``layers.mixed_precision(net)``.
 
@@ -68,8 +73,12 @@ def make_step(
         regularizer) as ``value``, ``grad``, and ``value_fn``, the loss as a function of the parameters.
       metrics: by name, more functions of ``(prediction, target)`` to a scalar.
       regularizer: ``params -> scalar``, added to the loss that is minimized, and measured as "penalty".
-      accumulate: splits a batch into this many parts, one after the other, and averages their gradients: less memory,
-        and the same result for a loss that is a mean over examples (batch norm sees the parts).
+      accumulate: splits a batch into this many parts, one after the other, and averages their gradients, each by what
+        it counts: less memory, and the same result for a loss that is a mean (batch norm sees the parts). Where it does
+        not divide the batch, the first parts have one example more.
+      count: ``target -> number``, what the loss's mean divides by where that is not the number of examples, nor the sum
+        of their weights: with an ``ignore_label`` of -1, ``lambda target: (target != -1).sum()``. By it parts of a
+        batch are averaged, and batches of an epoch.
       guard: whether to skip steps that are not finite. Without it they are taken, which spoils the parameters; what is
         measured tells. With "update", steps are skipped too whose updated parameters are not finite, which costs
         a copy of the state.
@@ -80,14 +89,15 @@ def make_step(
         part around it.)
 
     Returns:
-      ``step(train_state, (x, target)) -> (train_state, metrics)``: "loss", "grad_norm", the metrics, and "skipped", 1
-      for a step that changed nothing, else 0; float32, or float64 where they were computed so.
+      ``step(train_state, (x, target)) -> (train_state, metrics)``: "loss", "grad_norm", the metrics, "skipped", 1 for a
+      step that changed nothing, else 0, and where there is such, "learning_rate" and "weight", what the batch counted;
+      float32, or float64 where they were computed so.
 
     Raises:
       ConfigError: what is no network, loss, optimizer or metric; from the step, if its batch is no pair, or if a loss
         scale meets float16 parameters.
       ShapeError: from the step: the loss or a metric is no scalar.
-      DataError: from the step: ``accumulate`` does not divide the batch, or the batch is empty.
+      DataError: from the step: the batch is empty.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -109,13 +119,15 @@ def make_step(
     metrics = checked_metrics(metrics)
     if regularizer is not None:
         checks.function("regularizer", regularizer)
+    if count is not None:
+        checks.function("count", count)
     accumulate = checks.integer("accumulate", accumulate, minimum=1)
     if guard != "update":
         checks.flag("guard", guard)
     if freeze is not None:
         make = functools.partial(
             make_step, loss=loss, optimizer=optimizer, metrics=metrics, regularizer=regularizer, accumulate=accumulate,
-            guard=guard,
+            count=count, guard=guard,
         )  # fmt: skip
         return named("make_step")(freezing(make, net, freeze, optimizer))
 
@@ -139,30 +151,24 @@ def make_step(
             )
         scale = None
         if train_state.loss_scale:
-            _check_scalable(train_state.params, guard)
+            check_scalable(train_state.params, guard)
             scale = train_state.loss_scale.value
-        params, before = train_state.params, train_state.state
-        batch = pair(batch)
+        params, before, old = train_state.params, train_state.state, train_state.opt_state
+        batch = pair(weighted.paired(batch))
         key = jax.random.fold_in(train_state.key, train_state.step)
         if accumulate == 1:
             (_, (state, measured, value)), grads = of_batch(params, before, batch, key, scale)
         else:
 
-            def part(carry, numbered):
-                state, total = carry
-                i, batch = numbered
-                (_, (state, measured, value)), grads = of_batch(params, state, batch, jax.random.fold_in(key, i), scale)
-                return (state, jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, grads)), (measured, value)
+            def part(i, state, batch):
+                key_of_part = jax.random.fold_in(key, i)
+                (_, (state, measured, value)), grads = of_batch(params, state, batch, key_of_part, scale)
+                return grads, state, (measured, value)
 
-            zeros = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=wide_dtype(p.dtype)), params)
-            parts = (jnp.arange(accumulate), _split(batch, accumulate))
-            (state, grads), means = jax.lax.scan(part, (before, zeros), parts)
-            grads = jax.tree.map(lambda g: g / jnp.asarray(accumulate, g.dtype), grads)
-            measured, value = jax.tree.map(jnp.mean, means)
-        if scale is not None:
-            grads = jax.tree.map(lambda g: wide(g) / scale.astype(wide_dtype(g.dtype)), grads)
+            grads, state, (measured, value) = over_parts(part, batch, accumulate, count, params, before)
+        grads = unscaled(grads, scale)
         taken = take_step(
-            optimizer, measured["loss"], grads, params, train_state.opt_state, (state, before), guard=guard,
+            optimizer, measured["loss"], grads, params, old, (state, before), guard=guard,
             value=value, value_fn=lambda params: objective(params, before, batch, key, None)[0],
         )  # fmt: skip
         train_state = train_state._replace(
@@ -173,7 +179,14 @@ def make_step(
             guard=counted(train_state.guard, ~taken.skipped, taken.leaf, train_state.step),
             loss_scale=rescaled(train_state.loss_scale, ~taken.skipped),
         )
-        return train_state, {**measured, "grad_norm": taken.norm, "skipped": taken.skipped.astype(jnp.float32)}
+        weight = weighted.counted(count, batch[1])
+        return train_state, {
+            **measured,
+            "grad_norm": taken.norm,
+            **rates.columns(optimizer, old, taken.opt_state),
+            **({} if weight is None else {"weight": weight}),
+            "skipped": taken.skipped.astype(jnp.float32),
+        }
 
     return step
 
@@ -183,6 +196,7 @@ class Stepping(NamedTuple):
 
     regularizer: Callable[[Any], jax.Array] | None
     accumulate: int
+    count: Callable[..., Any] | None  # pyright: ignore[reportIncompatibleMethodOverride]
     loss_scale: float | None
     guard: bool | str
     max_skipped: int
@@ -194,6 +208,7 @@ def stepping(
     *,
     regularizer: Callable[[Any], jax.Array] | None = None,
     accumulate: int = 1,
+    count: Callable[..., Any] | None = None,
     loss_scale: float | None = None,
     guard: bool | str = True,
     max_skipped: int = 20,
@@ -204,6 +219,8 @@ def stepping(
     Args:
       regularizer: ``params -> scalar``, added to the loss that is minimized.
       accumulate: parts into which a batch is split to save memory (`make_step`).
+      count: ``target -> number``, what a batch counts in the mean over parts and over an epoch, where that is not the
+        number of its examples, nor the sum of their weights (`make_step`).
       loss_scale: the first factor on the loss, for float16 (`init`); 2.0**15 is usual.
       guard: True, or "update" to look at the updated parameters too (`make_step`).
       max_skipped: non-finite steps in a row to skip before giving up.
@@ -228,6 +245,8 @@ def stepping(
     """
     if regularizer is not None:
         checks.function("regularizer", regularizer)
+    if count is not None:
+        checks.function("count", count)
     if loss_scale is not None:
         loss_scale = checks.number("loss_scale", loss_scale, low=0, open_low=True)
     if guard is not True and guard != "update":
@@ -237,7 +256,7 @@ def stepping(
         )
     accumulate = checks.integer("accumulate", accumulate, minimum=1)
     max_skipped = checks.integer("max_skipped", max_skipped, minimum=1)
-    return Stepping(regularizer, accumulate, loss_scale, guard, max_skipped, freeze)
+    return Stepping(regularizer, accumulate, count, loss_scale, guard, max_skipped, freeze)
 
 
 def checked_metrics(metrics: Mapping[str, Callable[..., Any]] | None) -> dict[str, Callable[..., Any]]:
@@ -259,8 +278,11 @@ def checked_metrics(metrics: Mapping[str, Callable[..., Any]] | None) -> dict[st
 def measure(loss: Any, metrics: Mapping[str, Any], prediction: Any, target: Any) -> Metrics:
     """The loss and the metrics of a prediction, scalars in at least float32."""
     return {
-        "loss": scalar("the loss", loss(prediction, target)),
-        **{name: scalar(f"the metric {name!r}", f(prediction, target)) for name, f in metrics.items()},
+        "loss": scalar("the loss", weighted.applied("the loss", loss, prediction, target)),
+        **{
+            name: scalar(f"the metric {name!r}", weighted.applied(f"the metric {name!r}", f, prediction, target))
+            for name, f in metrics.items()
+        },
     }
 
 
@@ -296,21 +318,14 @@ def pair(batch: Any) -> tuple[Any, Any]:
             x, target = [repr(name) for name in (*batch, "x", "target")][:2]
             hint = f"of a loader of dicts, give training.stream(loader, pick=({x}, {target}))"
         raise ConfigError(f"a batch is a pair (x, target), got a {came}; {hint}")
+    weighted.check(batch[1])
     if any(0 in jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tuple(batch))):
         raise DataError("the batch is empty; the mean of no examples is NaN")
     return tuple(batch)
 
 
-def _split(batch: Any, count: int) -> Any:
-    def split(leaf):
-        if leaf.shape[0] % count:
-            raise DataError(f"accumulate={count} must divide the batch of {leaf.shape[0]}; the parts have one size")
-        return leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:])
-
-    return jax.tree.map(split, batch)
-
-
-def _check_scalable(params: Any, guard: bool | str) -> None:
+def check_scalable(params: Any, guard: bool | str) -> None:
+    """Refuses a loss scale without the guard, and for parameters that it would not help."""
     if not guard:
         raise ConfigError("a loss scale changes at steps that are not finite, so it needs guard=True")
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

@@ -14,9 +14,10 @@ from jaxnet import _checks as checks
 from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, located, named
 from jaxnet.layers.layer import Params, State, as_layer
-from jaxnet.optimizers import _members
+from jaxnet.optimizers import _members, plateau
 from jaxnet.paths import Which
-from jaxnet.training import nans, pairs
+from jaxnet.training import early_stopping as stopping
+from jaxnet.training import nans, pairs, pruning
 from jaxnet.training import state as states
 from jaxnet.training.evaluate import check_labels, on_arrays
 from jaxnet.training.memory import bytes_needed, members_that_fit
@@ -39,7 +40,9 @@ class Sweep(NamedTuple):
       state: all members' network states, stacked likewise.
       history: by name, an array ``(epochs, members)``: means over an epoch's finite steps, as `fit` takes them.
       settings: by name, an array ``(members,)``: the seeds and the hyperparameters.
-      best: the member with the lowest last loss, of validation if there was one; -1 if none is finite.
+      best: the member with the lowest last loss, of validation if there was one (with ``early_stopping``, with the best
+        value of what it watches), of those that ``halving`` has not dropped; -1 if none is finite.
+      epochs: by member, for how many epochs it was trained; after that its history is NaN.
     """
 
     params: Params
@@ -47,6 +50,7 @@ class Sweep(NamedTuple):
     history: dict[str, np.ndarray]
     settings: dict[str, np.ndarray]
     best: int
+    epochs: np.ndarray
 
     @named("sweep")
     def member(self, m: int) -> tuple[Params, State]:
@@ -96,6 +100,8 @@ def sweep(
     batch_size: int,
     validation: Any = None,
     metrics: Mapping[str, Callable[[Any, Any], jax.Array]] | None = None,
+    halving: pruning.Halving | int | None = None,
+    early_stopping: stopping.EarlyStopping | int | None = None,
     freeze: Which | None = None,
 ) -> Sweep:
     """Trains one network many times, with other seeds and hyperparameters, all in one compiled program.
@@ -103,6 +109,9 @@ def sweep(
     Member m is trained as ``fit(net, loss, optimizer(**its settings), data, key=its seed)`` would, with
     ``data = arrays(x, target, batch_size=..., seed=its seed)``, to within rounding. (Of members of more than 16 MB
     together, updates that are not finite although the gradient is are taken, and the member is never the best.)
+
+    With ``halving``, members that are behind are dropped at rungs, and the others go on in a smaller program: each rung
+    compiles once more, and saves what the dropped would have taken. What they have come to is kept, with their history.
 
     Args:
       net: a `Layer`.
@@ -116,14 +125,18 @@ def sweep(
       batch_size: examples a step and member; samples that do not fill a batch are left out, others each epoch.
       validation: arrays ``(x, target)`` to measure at the end of every epoch.
       metrics: by name, more functions of ``(prediction, target)`` to measure.
+      halving: of how many members one goes on at each rung, or a `Halving`. Ranked is the last loss, of validation if
+        there is one, or what ``early_stopping`` watches.
+      early_stopping: epochs to wait for a better validation loss, or an `EarlyStopping`, of each member by itself; the
+        weights are then those of its best epoch. The program shrinks whenever half of its members have stopped.
       freeze: which leaves of the parameters do not learn, as of `make_step`.
 
     Returns:
       A `Sweep`.
 
     Raises:
-      ConfigError: settings of unequal lengths, no seeds, or names that ``optimizer`` does not take; members that do not
-        fit in the device's memory, with how many would.
+      ConfigError: settings of unequal lengths, no seeds, or names that ``optimizer`` does not take; a halving that
+        drops none; members that do not fit in the device's memory, with how many would.
       DataError: data that `fit` refuses.
 
     Example:
@@ -142,6 +155,10 @@ def sweep(
     epochs = checks.integer("epochs", epochs, minimum=1)
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
     settings, seeds, hyper = _settings(settings)
+    rungs, watch = (
+        pruning.checked(halving, len(seeds), epochs),
+        stopping.checked(early_stopping, validation is not None),
+    )
     _check_rule(optimizer, settings, hyper)
     data = pairs.checked(data)
     check_labels(net, loss, data)
@@ -165,53 +182,75 @@ def sweep(
         train_state, measured = jax.lax.scan(
             lambda carry, row: one_step(carry, hyper, row, guard=guard), train_state, rows
         )
+        weight = measured.pop("weight", None)
         finite = {name: jnp.isfinite(values) for name, values in measured.items()}
-        means = {name: jnp.mean(values, where=finite[name]) for name, values in measured.items()}
+        means = {name: _mean(values, weight, finite[name]) for name, values in measured.items()}
         means["skipped"] = jnp.sum(measured["skipped"])
         return train_state, means, jnp.all(finite["loss"] & finite["grad_norm"]) & all_finite(train_state.params)
 
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
     shapes = jax.eval_shape(begin, keys, hyper)
     first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (shapes, hyper))
-    over_members = _over_members(len(seeds), one_step, *first, jax.ShapeDtypeStruct((batch_size,), jnp.int32))
-    begins_unguarded = well = nbytes(shapes) <= MOST_BYTES_KEPT
-    unguarded = nans.compiled(over_members(functools.partial(epoch, guard=False)))
-    guarded = nans.compiled(over_members(functools.partial(epoch, guard="update" if well else True)), donate_argnums=0)
-    evaluate = None
-    if validation is not None:
-        held_out = jax.tree.map(jnp.asarray, validation)
-        measured_on = on_arrays(net, loss, checked_metrics(metrics), 2 * batch_size)
-        evaluate = nans.compiled(over_members(lambda params, state: measured_on(params, state, *held_out)))
+    first = (*first, jax.ShapeDtypeStruct((batch_size,), jnp.int32))
+    small = nbytes(shapes) <= MOST_BYTES_KEPT
+    held_out = jax.tree.map(jnp.asarray, validation)
+    measured_on = on_arrays(net, loss, checked_metrics(metrics), 2 * batch_size)
+
+    @functools.cache
+    def programs(alone):
+        over = _over_members(1 if alone else len(seeds), one_step, *first)
+        unguarded = nans.compiled(over(functools.partial(epoch, guard=False)))
+        guarded = nans.compiled(over(functools.partial(epoch, guard="update" if small else True)), donate_argnums=0)
+        return unguarded, guarded, nans.compiled(over(lambda params, state: measured_on(params, state, *held_out)))
 
     def bytes_of(members):
-        arguments = pairs.of_size(members, (shapes, hyper, orders(0)))
-        found = bytes_needed(jax.jit(over_members(functools.partial(epoch, guard=not begins_unguarded))), *arguments)
+        arguments = pairs.of_size(members, (shapes, hyper, orders(0, *range(len(seeds)))))
+        over = _over_members(len(seeds), one_step, *first)
+        found = bytes_needed(jax.jit(over(functools.partial(epoch, guard=not small))), *arguments)
         # The data, the program's copy of them, and the orders of the next epoch.
         return found and found + 2 * nbytes(device) + nbytes(arguments[2])
 
+    watched = plateau.monitors(shapes)
+    members = pruning.Pruning(len(seeds), rungs, watch, "loss" if validation is None else "validation_loss")
+    if watch is not None and not watch.monitor.startswith("validation_"):
+        stopping.check_column(watch.monitor, jax.eval_shape(one_step, *first)[1])
     records: list[dict[str, np.ndarray]] = []
-    where = next(iter(jax.tree.leaves(device)[0].devices()))
+    where, well = next(iter(jax.tree.leaves(device)[0].devices())), small
     with members_that_fit(len(seeds), where, bytes_of):
         train_state = jax.jit(begin)(keys, hyper)
         for number in range(epochs):
-            rows = orders(number)
+            rows = orders(number, *members.places.tolist())
+            unguarded, guarded, evaluate = programs(len(members.places) == 1)
             after, measured, finite = (unguarded if well else guarded)(train_state, hyper, rows)
             if number + 1 < epochs:
-                orders(number + 1)  # drawn while the device computes
+                orders(number + 1, *members.places.tolist())  # drawn while the device computes
             if well and not finite.all():
                 well = False  # once a member has diverged, this epoch and all that follow are trained with the guard
                 after, measured, _ = guarded(train_state, hyper, rows)
             train_state = after
-            if evaluate is not None:
+            if validation is not None:
                 validated = evaluate(train_state.params, train_state.state)
                 measured |= {f"validation_{name}": values for name, values in validated.items()}
-            records.append(jax.device_get(measured))
+            if watched:
+                train_state = plateau.observe(train_state, measured)
+            measured = jax.device_get(measured)
+            records.append(members.record(measured))
+            stay = members.after(number + 1, measured, (train_state.params, train_state.state))
+            if members.over:
+                break
+            if stay is not None:
+                train_state, hyper = jax.tree.map(lambda leaf, stay=stay: leaf[stay], (train_state, hyper))
     history = {name: np.stack([record[name] for record in records]) for name in records[0]}
-    last = history["validation_loss" if validation is not None else "loss"][-1]
-    # A loss can be finite where parameters are not: an infinite bias before a relu.
-    usable = np.isfinite(last) & np.asarray(jax.vmap(all_finite)(train_state.params))
-    best = int(np.argmin(np.where(usable, last, np.inf))) if usable.any() else -1
-    return Sweep(train_state.params, train_state.state, history, settings, best)
+    (params, state), best = members.result()
+    return Sweep(params, state, history, settings, best, members.epochs)
+
+
+def _mean(values: jax.Array, weight: jax.Array | None, which: jax.Array) -> jax.Array:
+    """Over some of an epoch's steps, each by what its batch counted."""
+    if weight is None:
+        return jnp.mean(values, where=which)
+    weight = jnp.where(which, weight.astype(values.dtype), 0)
+    return jnp.sum(weight * jnp.where(which, values, 0)) / jnp.sum(weight)
 
 
 def _check_rule(rule: Callable[..., Any], settings: Mapping[str, np.ndarray], hyper: Mapping[str, Any]) -> None:
@@ -229,20 +268,20 @@ def _check_rule(rule: Callable[..., Any], settings: Mapping[str, np.ndarray], hy
             _members.member(rule(**one))
 
 
-def _orders(seeds: np.ndarray, samples: int, batch_size: int) -> Callable[[int], jax.Array]:
-    """By epoch, the members' orders ``(members, steps, batch_size)`` on the device; each seed's is drawn once."""
+def _orders(seeds: np.ndarray, samples: int, batch_size: int) -> Callable[..., jax.Array]:
+    """By epoch, some members' orders ``(members, steps, batch_size)`` on the device; each seed's is drawn once."""
     distinct, which = np.unique(seeds, return_inverse=True)
     steps = samples // batch_size
 
     @functools.lru_cache(maxsize=2)
-    def of(epoch):
+    def drawn(epoch):
         orders = np.empty((len(distinct), steps, batch_size), np.int32)
         for order, seed in zip(orders, distinct.tolist(), strict=True):
-            drawn = data_module.epoch_order(samples, seed=seed, epoch=epoch)
-            order[:] = drawn[: steps * batch_size].reshape(steps, batch_size)
-        return jnp.asarray(orders[which])
+            one = data_module.epoch_order(samples, seed=seed, epoch=epoch)
+            order[:] = one[: steps * batch_size].reshape(steps, batch_size)
+        return orders
 
-    return of
+    return functools.lru_cache(maxsize=2)(lambda epoch, *members: jnp.asarray(drawn(epoch)[which[list(members)]]))
 
 
 def _over_members(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxnet._dtypes import at_least_float32
 from jaxnet.optimizers import _members
+from jaxnet.optimizers._arithmetic import wide, wide_dtype
 from jaxnet.optimizers.base import apply_updates, conjugate
 from jaxnet.optimizers.skip_nonfinite import skipped
 from jaxnet.training.state import Guard, LossScale, all_finite
@@ -115,6 +116,13 @@ def passed_over(train_state: Any) -> Any:
     guard = counted(train_state.guard, jnp.bool(False), jnp.int32(-1), train_state.step)
     replace = getattr(train_state, "_replace", None) or functools.partial(dataclasses.replace, train_state)
     return replace(step=train_state.step + 1, guard=guard)
+
+
+def unscaled(grads: Any, scale: jax.Array | None) -> Any:
+    """The gradients of a loss that was multiplied by a scale, in at least float32."""
+    if scale is None:
+        return grads
+    return jax.tree.map(lambda g: wide(g) / scale.astype(wide_dtype(g.dtype)), grads)
 
 
 def rescaled(scale: LossScale | tuple[()], finite: jax.Array) -> LossScale | tuple[()]:

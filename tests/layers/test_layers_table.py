@@ -119,7 +119,6 @@ TABLE = {
         ),
         (2, 4, 4),
     ),
-    "low_rank": Case(lambda: layers.low_rank(layers.conv(4, 3, groups=2), 2, alpha=3.0), (2, 7, 4)),
     "low_rank-repeat": Case(lambda: layers.low_rank(layers.repeat(layers.dense(4), 2), 1), (2, 3, 4)),
     "weight_norm-repeat": Case(lambda: layers.weight_norm(layers.repeat(layers.conv(4, 1), 2)), (2, 4, 4)),
     "spectral_norm": Case(lambda: layers.spectral_norm(layers.conv(3, 2)), (2, 4, 2)),

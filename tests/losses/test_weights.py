@@ -31,6 +31,9 @@ TABLE = {
     "cross_entropy": (losses.cross_entropy, np.asarray(jax.nn.softmax(SCORES)), LABELS, True),
     "cross_entropy of distributions": (losses.cross_entropy, np.asarray(jax.nn.softmax(SCORES)), SOFT, True),
     "kl_divergence": (losses.kl_divergence, SCORES, SOFT, True),
+    "hinge": (losses.hinge, SCORES, LABELS, True),
+    "cosine_distance": (losses.cosine_distance, SCORES, SOFT, True),
+    "cosine_similarity": (losses.cosine_similarity, SCORES, SOFT, True),
 }
 METRICS = {
     "accuracy": (metrics.accuracy, SCORES, LABELS),
@@ -203,3 +206,29 @@ def test_binary_cross_entropy_at_the_infinities():
     np.testing.assert_array_equal(
         losses.sigmoid_cross_entropy(logits, target, reduction="none"), np.array([0.0, 0.0, np.inf], np.float32)
     )
+
+
+SIGNALS = RANDOM.standard_normal((3, 40, 2)).astype(np.float32)
+SMALL = ((16, 4, 12), (8, 2, 8))
+OF_EXAMPLES = {
+    "spectral_mse": (losses.spectral_mse, SIGNALS[:, ::-1]),
+    "multi_resolution_stft": (partial(losses.multi_resolution_stft, resolutions=SMALL), SIGNALS[:, ::-1]),
+    "ctc": (losses.ctc, np.array([[1, 0], [1, 1], [1, 0]], np.int32)),
+}
+
+
+@pytest.mark.parametrize("name", OF_EXAMPLES)
+def test_whole_examples_have_weights(name):
+    loss, target = OF_EXAMPLES[name]
+    weights = np.float32([0.5, 0, 2])
+    if name == "ctc":
+        loss = partial(loss, label_mask=target > 0)
+    masked = np.where(weights[:, None, None] == 0, np.nan, SIGNALS).astype(np.float32)
+    value, gradient = jax.jit(jax.value_and_grad(partial(loss, weights=weights)))(masked, target)
+    of_each = np.asarray(loss(SIGNALS, target, reduction="none"), np.float64)
+    np.testing.assert_allclose(value, (weights * of_each).sum() / weights.sum(), rtol=1e-5)
+    np.testing.assert_array_equal(gradient[1], 0)
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient[::2]).max() > 0
+    with pytest.raises(ShapeError, match=rf"{name}: weights must have the shape \(3,\)"):
+        loss(SIGNALS, target, weights=np.ones((3, 40), np.float32))

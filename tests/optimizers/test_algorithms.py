@@ -105,6 +105,22 @@ def test_adabelief_by_its_paper():
     np.testing.assert_allclose(run(optimizers.adabelief(rate, b1, b2, eps, eps), grads), expected, rtol=1e-10)
 
 
+def test_adan_by_its_paper():
+    """Its averages corrected for their start at 0, as in the authors' code, and the betas 1 minus the paper's."""
+    grads, b1, b2, b3, eps, rate = gradients(), 0.9, 0.8, 0.99, 1e-8, 0.01
+    m = v = n = w = np.zeros(grads.shape[1])
+    previous, expected = grads[0], []
+    for i, g in enumerate(grads, start=1):
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * (g - previous)
+        n = b3 * n + (1 - b3) * (g + (1 - b2) * (g - previous)) ** 2
+        ahead = m / (1 - b1**i) + (1 - b2) * v / (1 - b2**i)
+        w = w - rate * ahead / (np.sqrt(n / (1 - b3**i)) + eps)
+        previous = g
+        expected.append(w)
+    np.testing.assert_allclose(run(optimizers.adan(rate, b1, b2, b3, eps, 0.0), grads), expected, rtol=1e-10)
+
+
 def test_lookahead_by_its_paper():
     grads, rate, k, alpha = gradients(), 0.1, 5, 0.3
     slow = fast = np.zeros(grads.shape[1])

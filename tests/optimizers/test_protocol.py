@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnet import optimizers
+from tests.optimizers.conftest import OPTIMIZERS
 
 
 def gradients_of(params):
@@ -71,20 +72,11 @@ def test_a_compiled_step(optimizer, params):
     assert_close(jitted, run(optimizer, params, 4)[0])
 
 
-def test_descends(optimizer):
-    params = {"w": jnp.array([2.0, -3.0])}
+@pytest.mark.parametrize("name", ["lookahead reset", "skip nonfinite", "master copy"])
+def test_in_a_condition(name, params):
+    """Those that decide something themselves; every rule is scanned in test_complex.py."""
+    optimizer = OPTIMIZERS[name]()
 
-    def loss(params):
-        return jnp.sum(params["w"] ** 2)
-
-    state, start = optimizer.init(params), loss(params)
-    for _ in range(5):
-        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-        params = optimizers.apply_updates(params, updates)
-    assert loss(params) < start
-
-
-def test_scan_and_cond(optimizer, params):
     def step(carry, _):
         return jax.lax.cond(jnp.array(True), lambda: stepped(optimizer)(carry)[0], lambda: carry), None
 

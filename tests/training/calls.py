@@ -3,7 +3,7 @@
 from jaxnet import training
 
 PARTS = {
-    "step": ("regularizer", "accumulate", "loss_scale", "guard", "max_skipped"),
+    "step": ("regularizer", "accumulate", "count", "loss_scale", "guard", "max_skipped"),
     "keep": ("seconds", "last", "best", "resume", "identity", "log"),
 }
 

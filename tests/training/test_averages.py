@@ -1,5 +1,7 @@
 """Averages of the weights: what they are, where they are found, and what `fit` does with them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,18 +43,20 @@ def literal(decays, thetas, start=None):
     return np.array(found)
 
 
-def test_they_are_the_sums_and_pytorchs_averages():
-    torch = pytest.importorskip("torch", reason="PyTorch is the oracle; it is in the `peers` extra")
-    swa_utils = torch.optim.swa_utils
+START = np.array([1.0, -2.0, 0.5], np.float32)
+
+
+@functools.cache
+def trained():
+    """The parameters after each step, and the averages by name."""
     sgd = optimizers.sgd(0.3)
     rules = {
         "debiased": optimizers.ema(sgd, 0.8), "from the start": optimizers.ema(sgd, 0.8, debias=False),
         "warming up": optimizers.ema(sgd, warm), "mean": optimizers.swa(sgd, 3, 2),
     }  # fmt: skip
-    start = np.array([1.0, -2.0, 0.5], np.float32)
 
     @jax.jit
-    def run(grads):
+    def run(params, grads):
         def step(carry, g):
             params, states = carry
             done = {name: rule.update(g, states[name], params) for name, rule in rules.items()}
@@ -60,22 +64,30 @@ def test_they_are_the_sums_and_pytorchs_averages():
             states = {name: state for name, (_, state) in done.items()}
             return (params, states), (params, {name: averaged(state, params) for name, state in states.items()})
 
-        params = jnp.asarray(start)
         return jax.lax.scan(step, (params, {name: rule.init(params) for name, rule in rules.items()}), grads)[1]
 
-    thetas, found = run(GRADS)
+    return jax.device_get(run(START, GRADS))
+
+
+def test_they_are_the_sums():
+    thetas, found = trained()
     wide = np.asarray(thetas, np.float64)
     warming = [min(0.9, (1 + i) / (3 + i)) for i in range(STEPS)]
     close(found["debiased"], literal([0.8] * STEPS, wide))
-    close(found["from the start"], literal([0.8] * STEPS, wide, np.asarray(start, np.float64)))
+    close(found["from the start"], literal([0.8] * STEPS, wide, np.asarray(START, np.float64)))
     close(found["warming up"], literal(warming, wide))
-    same(found["mean"][:2], thetas[:2])  # there is none yet
+    close(found["mean"], [*wide[:2], *(wide[2 : i + 1 : 2].mean(0) for i in range(2, STEPS))])
 
+
+@pytest.mark.peers
+def test_they_are_pytorchs_averages():
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle; it is in the `peers` extra")
+    swa_utils = torch.optim.swa_utils
+    thetas, found = trained()
     model = torch.nn.Linear(3, 1, bias=False)
-    means, moving = (
-        swa_utils.AveragedModel(model), swa_utils.AveragedModel(model, avg_fn=swa_utils.get_ema_avg_fn(0.8))
-    )  # fmt: skip
-    for i, theta in enumerate([start, *np.asarray(thetas)]):
+    means = swa_utils.AveragedModel(model)
+    moving = swa_utils.AveragedModel(model, avg_fn=swa_utils.get_ema_avg_fn(0.8))
+    for i, theta in enumerate([START, *thetas]):
         with torch.no_grad():
             model.weight.copy_(torch.tensor(theta)[None])
         moving.update_parameters(model)  # of which the first is a copy
@@ -90,12 +102,9 @@ def test_they_are_the_sums_and_pytorchs_averages():
 PARAMS = {"a": jnp.ones(2, jnp.bfloat16), "b": jnp.full(3, 2.0)}
 SGD, EMA = optimizers.sgd(1.0), lambda: optimizers.ema(optimizers.sgd(1.0), 0.5, debias=False)
 COMPOSED = {
-    "alone": (EMA, "ab"),
     "chain": (lambda: optimizers.chain(optimizers.clip_by_value(9.0), EMA()), "ab"),
-    "partition": (lambda: optimizers.partition({"a": EMA(), "b": SGD}), "a"),
     "two groups": (lambda: optimizers.partition({"a": EMA(), "b": optimizers.swa(SGD, 9)}), "a"),
     "master copy": (lambda: optimizers.master_copy(optimizers.partition({"a": EMA(), "b": EMA()})), "ab"),
-    "skip": (lambda: optimizers.skip_nonfinite(EMA()), "ab"),
     "flat": (lambda: optimizers.flat(EMA()), "ab"),
     "lookahead": (lambda: optimizers.lookahead(EMA(), 2, 0.5), None),
     "optax": (lambda: optax.chain(optax.multi_transform({"x": EMA(), "y": optax.sgd(1.0)}, {"a": "x", "b": "y"})), "a"),
@@ -221,11 +230,14 @@ def test_fit_with_the_best_of_a_stream_on_a_mesh():
         kept.append(jax.device_get((train_state.opt_state.average, train_state.state)))
 
     rule = optimizers.ema(optimizers.sgd(0.05), 0.9)
-    result = fit(rule, lambda epoch: BATCHES, batch_size=None, early_stopping=3, mesh=mesh, callbacks=[look])
+    dicts = [{"x": x, "y": y} for x, y in BATCHES]
+    stream = training.stream(lambda epoch: dicts, pick=("x", "y"))
+    result = fit(rule, stream, batch_size=None, early_stopping=3, mesh=mesh, callbacks=[look])
     best = int(np.argmin(result.history["validation_loss"]))
     average, state = kept[best]
     close(result.params, average)
     close(result.state, training.reestimate(NET, result.params, state, BATCHES))
+    same(*(training.reestimate(NET, result.params, state, data) for data in (stream, BATCHES)))
 
 
 def test_fit_returns_lookaheads_slow_weights_and_freezes():

@@ -101,10 +101,11 @@ def test_two_processes_train_as_one(tmp_path):
     assert processes[0].returncode == 1
     assert "Error" in printed[0]
 
-    for results in (first, second):
+    for process, results in enumerate((first, second)):
         assert (results["left the iterable"], results["step of the iterable"]) == (143, 40)
         assert results["left"] == 143
         assert results["kernel"] == [4, 64]
+        assert results["predicted"] == [6, 256, 2 - process, True]
         assert results["resumed"]["digest"] == results["unbroken"]["digest"]
     # What two processes have saved in pieces, one process takes up in others.
     options = {"features": 256, "shard_parameters": True, "mesh": jax.make_mesh((8,), ("data",))}

@@ -311,7 +311,7 @@ WRONG_BATCHES = {
     "text": ("abc", ConfigError, r"got a str"),
     "a pair of texts": (("ab", "cd"), DTypeError, r"x must be an array, got str"),
     "an array": (X, ConfigError, r"got a ndarray; to reproduce x itself, give \(x, x\)"),
-    "three": ((X, Y, Y), ConfigError, r"got a tuple of 3; .*pick=lambda b: \(\(b\[0\], b\[1\]\), b\[2\]\)\)"),
+    "four": ((X, Y, Y, Y), ConfigError, r"got a tuple of 4; .*pick=lambda b: \(\(b\[0\], b\[1\]\), b\[2\]\)\)"),
     "one": ((X,), ConfigError, r"got a tuple of 1; .*pick=lambda b: \(b\[0\], b\[0\]\)\)"),
     "a single example": ((X[0], Y[0]), DataError, r"(shapes x \(3,\), target \(1,\); are these single examples\? Then data.examples\(|one number of axes)"),
     "unequal lengths": ((X, Y[:3]), DataError, r"one entry an example on their first axes, got .*target \(3, 1\)"),

@@ -375,7 +375,7 @@ def with_value(array, value):
         (DataError, "50, 40 samples", lambda: fit((X, LABELS[:40]))),
         (DataError, "the data are empty", lambda: fit((X[:0], LABELS[:0]))),
         (DataError, "a batch of 60 does not fill from 50 samples", lambda: fit((X, LABELS), batch_size=60)),
-        (ConfigError, r"a pair of arrays \(x, target\), got a tuple of 3", lambda: fit((X, LABELS, LABELS))),
+        (ConfigError, r"a pair of arrays \(x, target\), got a tuple of 4", lambda: fit((X, LABELS, LABELS, LABELS))),
         (ConfigError, "give batch_size", lambda: fit((X, LABELS), batch_size=None)),
         (ConfigError, "batch_size must be an integer >= 1", lambda: fit((X, LABELS), batch_size=0)),
         (ConfigError, "batch_size must not be given", lambda: fit([(X, LABELS)], batch_size=8)),
@@ -389,7 +389,7 @@ def with_value(array, value):
         (DataError, "the data held no batch", lambda: fit([])),
         (DataError, "read only once", lambda: fit(stream(range(1)), epochs=2)),
         (DataError, "ended after 2 batches of an epoch of steps_per_epoch=5", lambda: fit(stream(), steps_per_epoch=5)),
-        (ConfigError, "watches 'x', and the history has only loss, grad_norm, skipped, epoch, step", lambda: fit(early_stopping=EarlyStopping(2, "x"))),
+        (ConfigError, "watches 'x', and the history has only loss, grad_norm, learning_rate, skipped, epoch, step", lambda: fit(early_stopping=EarlyStopping(2, "x"))),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused(error, message, call):

@@ -151,7 +151,6 @@ def test_a_run_goes_on_frozen_as_it_was_and_thaws(tmp_path):
             lambda: optimizers.master_copy(optimizers.partition({"2/bias": None, "*": optimizers.muon(0.1)})),
             id="master-copy-partition-muon",
         ),
-        pytest.param(lambda: optimizers.flat(optimizers.ema(optimizers.adam(0.1))), id="flat-ema"),
     ],
 )
 def test_with_any_optimizer_and_on_a_mesh(optimizer):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnet import activations, layers, losses, optimizers, training
-from jaxnet.errors import ConfigError, NonFiniteError
+from jaxnet.errors import ConfigError, DataError, NonFiniteError
 from tests.training import calls
 
 G = layers.chain(layers.dense(8), layers.batch_norm(), activations.leaky_relu, layers.dropout(0.2), layers.dense(2))
@@ -73,6 +73,54 @@ def test_equals_the_two_updates_written_out(players):
     flipped = [name for name, x in jax.tree_util.tree_leaves_with_path(differences) if x > 1e-5]
     assert all(jax.tree_util.keystr(name).endswith("['bias']") for name in flipped)
     assert len(flipped) <= 2
+
+
+def test_critic_steps_are_single_steps_on_the_parts():
+    """A discriminator that is a plain layer, so that nothing but the parameters goes from step to step."""
+    g, d = layers.dense(2), layers.chain(layers.dense(8), activations.leaky_relu, layers.dense(1))
+    rule, frozen = optimizers.adam(1e-2), optimizers.sgd(0.0)
+
+    def judge(real, made):
+        return jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + made))
+
+    def fool(made_scores, real_scores, made, real):
+        return -jnp.mean(made_scores)
+
+    start = training.init_gan(g, d, rule, rule, Z, 0)
+    after, measured = jax.jit(training.make_gan_step(g, d, fool, judge, rule, rule, critic_steps=4))(start, (Z, REAL))
+    state, values = start, []
+    one, waiting = (jax.jit(training.make_gan_step(g, d, fool, judge, of_g, rule)) for of_g in (rule, frozen))
+    still = start._replace(generator=start.generator._replace(opt_state=frozen.init(start.generator.params)))
+    for i in range(3):
+        still, metrics = waiting(still, (Z[4 * i : 4 * i + 4], REAL[4 * i : 4 * i + 4]))
+        values.append(metrics["discriminator_loss"])
+    state, metrics = one(start._replace(discriminator=still.discriminator), (Z[12:], REAL[12:]))
+    values.append(metrics["discriminator_loss"])
+    for a, b in zip(jax.tree.leaves(after[:2]), jax.tree.leaves(state[:2]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(measured["discriminator_loss"], np.mean(values), rtol=1e-5)
+    np.testing.assert_allclose(measured["loss"], metrics["loss"], rtol=1e-5)
+    assert measured["discriminator_learning_rate"] == measured["learning_rate"] == np.float32(1e-2)
+    assert (int(after.step), int(measured["skipped"])) == (1, 0)
+
+    bad = REAL.copy()
+    bad[5] = np.nan  # in the second part: that step alone is left out
+    spoiled, measured = jax.jit(training.make_gan_step(g, d, fool, judge, rule, rule, critic_steps=4))(start, (Z, bad))
+    assert int(measured["skipped"]) == int(spoiled.guard.total) == 1
+    assert 0 <= int(spoiled.guard.leaf) < 4
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(spoiled[:2]))
+
+
+def test_a_loss_scale_changes_no_bit_and_adapts(players):
+    step, state, _ = players
+    scaled = training.init_gan(G, D, OPTIMIZER, OPTIMIZER, Z, 0, loss_scale=2.0**12)
+    (plain, _), (after, measured) = step(state, (Z, REAL)), step(scaled, (Z, REAL))
+    for a, b in zip(jax.tree.leaves(plain[:2]), jax.tree.leaves(after[:2]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert int(after.loss_scale.good_steps) == 1
+    halved, _ = step(scaled, (Z, REAL * np.float32(np.nan)))
+    assert float(halved.loss_scale.value) == 2.0**11
+    assert measured["skipped"] == 0
 
 
 def test_the_generator_learns_a_distribution():
@@ -149,5 +197,14 @@ def test_bad_input_is_refused():
         training.make_gan_step(G, D, "hinge", judge_loss, adam, adam)
     with pytest.raises(ConfigError, match="an optimizer is a pair"):
         training.init_gan(G, D, adam, 1e-3, Z, 0)
+    with pytest.raises(ConfigError, match="critic_steps must be an integer >= 1"):
+        training.make_gan_step(G, D, make_loss, judge_loss, adam, adam, critic_steps=0)
+    state = training.init_gan(G, D, adam, adam, Z, 0)
+    with pytest.raises(DataError, match="critic_steps=3 must divide the batch of 16"):
+        training.make_gan_step(G, D, make_loss, judge_loss, adam, adam, critic_steps=3)(state, (Z, REAL))
+    with pytest.raises(ConfigError, match=r"got a tuple of 3"):
+        STEP(state, (Z, REAL, REAL))
+    with pytest.raises(ConfigError, match="the losses of two players take no weights"):
+        calls.train(STEP, state, (Z, REAL, np.abs(REAL)), epochs=1, batch_size=4, progress=False)
     with pytest.raises(ConfigError, match=r"a pair \(x, target\)"):
         training.make_gan_step(G, D, make_loss, judge_loss, adam, adam)(training.init_gan(G, D, adam, adam, Z, 0), Z)

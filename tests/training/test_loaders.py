@@ -270,7 +270,7 @@ WRONG = {
     "nothing": ((), ConfigError, MUST + "a tuple of 0"),
     "x alone in a tuple": ((X,), ConfigError, MUST + r"a tuple of 1; .*\(x, x\)"),
     "x alone": (X, ConfigError, MUST + r"ndarray; .*\(x, x\)"),
-    "three": ((X, X, Y), ConfigError, MUST + r"a tuple of 3; several inputs are one tree, \(\(a, b\), target\)"),
+    "four": ((X, X, X, Y), ConfigError, MUST + r"a tuple of 4; several inputs are one tree, \(\(a, b\), target\)"),
     "a path": ("data.npz", ConfigError, MUST + r"str; load the file first"),
     "a dict": ({"image": X, "label": Y}, ConfigError, MUST + r"dict; give the pair \(data\['image'\], data\['label'\]\)"),
     "a data set by index": (Indexed(), ConfigError, MUST + r"Indexed; .*data.examples\("),

@@ -40,24 +40,83 @@ OPTIONS = {"epochs": 3, "batch_size": 8, "validation": VALIDATION, "metrics": {"
 
 @pytest.fixture(scope="module")
 def alone():
-    """Each member as `fit` trains it."""
-    return [
-        calls.fit(NET, CE, momentum_and_rate(rate, momentum), TRAIN, key=seed, seed=seed, progress=False, **OPTIONS)
-        for seed, rate, momentum in zip(*MEMBERS.values(), strict=True)
-    ]
+    """Each member as `fit` trains it; and its weights after each epoch."""
+    members = []
+    for seed, rate, momentum in zip(*MEMBERS.values(), strict=True):
+        rule, weights = momentum_and_rate(rate, momentum), []
+        keep = lambda _, s, weights=weights: weights.append(jax.device_get((s.params, s.state)))  # noqa: E731
+        run = calls.fit(NET, CE, rule, TRAIN, key=seed, seed=seed, progress=False, callbacks=[keep], **OPTIONS)
+        members.append((run, weights))
+    return members
 
 
 @pytest.mark.parametrize("most_flops", [0.0, np.inf], ids=["one after the other", "side by side"])
 def test_each_member_is_what_fit_trains(monkeypatch, most_flops, alone):
     monkeypatch.setattr(sys.modules["jaxnet.training.sweep"], "MOST_FLOPS_AT_ONCE", most_flops)
     result = training.sweep(NET, CE, momentum_and_rate, TRAIN, settings=MEMBERS, **OPTIONS)
-    for m, one in enumerate(alone):
+    for m, (one, _) in enumerate(alone):
         for name in ("loss", "accuracy", "grad_norm", "validation_loss", "validation_accuracy"):
             np.testing.assert_allclose(result.history[name][:, m], one.history[name], rtol=2e-4, atol=1e-6)
         for a, b in zip(jax.tree.leaves(result.member(m)), jax.tree.leaves(one[:2]), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     assert result.best == int(np.argmin(result.history["validation_loss"][-1]))
     assert result.settings["rate"].tolist() == MEMBERS["rate"]
+    assert result.epochs.tolist() == [3, 3, 3]
+
+
+def close(result, alone, m, epochs, best=None):
+    """Whether a member is what `fit` trains in so many epochs, and its weights those of the best, or the last."""
+    one, weights = alone[m]
+    assert result.epochs[m] == epochs
+    for name in ("loss", "validation_loss", "validation_accuracy"):
+        np.testing.assert_allclose(result.history[name][:epochs, m], one.history[name][:epochs], rtol=2e-4, atol=1e-6)
+        assert np.isnan(result.history[name][epochs:, m]).all()
+    expected = weights[(best or epochs) - 1]
+    for a, b in zip(jax.tree.leaves(result.member(m)), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_members_behind_at_a_rung_are_dropped(alone):
+    result = training.sweep(
+        NET, CE, momentum_and_rate, TRAIN, settings=MEMBERS, halving=training.Halving(2, first=1), **OPTIONS
+    )
+    first = int(np.argmin([one.history["validation_loss"][0] for one, _ in alone]))
+    assert result.best == first
+    for m in range(3):
+        close(result, alone, m, 3 if m == first else 1)
+
+
+def test_members_stop_each_at_its_time(alone):
+    """By a measure that gets worse for some; the weights are those of the best epoch."""
+    watch = training.EarlyStopping(1, monitor="validation_loss", mode="max")
+    result = training.sweep(NET, CE, momentum_and_rate, TRAIN, settings=MEMBERS, early_stopping=watch, **OPTIONS)
+    ends, scores = [], []
+    for m, (one, _) in enumerate(alone):
+        values = one.history["validation_loss"]
+        end = next((i + 1 for i in range(1, 3) if not values[i] > values[:i].max()), 3)
+        best = int(np.argmax(values[:end])) + 1
+        close(result, alone, m, end, best)
+        ends.append(end)
+        scores.append(values[best - 1])
+    assert result.best == int(np.argmax(scores))
+    assert len(set(ends)) > 1, [one.history["validation_loss"] for one, _ in alone]
+
+
+@pytest.mark.parametrize(
+    ("members", "epochs", "halving", "rungs"),
+    [
+        (27, 27, training.Halving(3), {1: 9, 3: 3, 9: 1}),
+        (27, 9, training.Halving(3), {1: 9, 3: 3}),
+        (64, 100, training.Halving(4), {1: 16, 6: 4, 25: 1}),
+        (10, 20, training.Halving(2, first=3), {3: 5, 6: 2, 12: 1}),
+        (8, 12, training.Halving(3), {1: 2, 4: 1}),
+        (1, 5, training.Halving(3), {}),
+        (9, 1, training.Halving(3), {}),
+    ],
+    ids=str,
+)
+def test_rungs(members, epochs, halving, rungs):
+    assert halving.rungs(members, epochs) == rungs
 
 
 def test_a_diverged_network_is_never_the_best_and_harms_no_other():
@@ -127,6 +186,14 @@ def sweep(settings=None, train=TRAIN, **options):
         (DataError, "holds nan", lambda: sweep(train=(X * np.nan, LABELS))),
         (DTypeError, "no numeric array|must be|is no number", lambda: sweep(train=(np.array(["a"] * 9), LABELS[:9]))),
         (ConfigError, "member must be from 0 to 1, got 2", lambda: sweep().member(2)),
+        (ConfigError, "halving by 3 would drop none of 2 members in 1 epochs; give more", lambda: sweep(halving=3)),
+        (ConfigError, "halving's factor must be an integer >= 2", lambda: sweep(halving=1)),
+        (ConfigError, "there is no validation set", lambda: sweep(early_stopping=3)),
+        (
+            ConfigError,
+            "early stopping watches 'los', .*did you mean 'loss'",
+            lambda: sweep(early_stopping=training.EarlyStopping(3, "los")),
+        ),
     ],
 )
 def test_bad_input_is_refused(error, message, call):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from examples import distributed
-from jaxnet import layers, losses, optimizers
+from jaxnet import layers, losses, optimizers, training
 from jaxnet.errors import JaxnetError
 from tests.training import calls, runs
 
@@ -90,6 +90,13 @@ def main(port, process, folder):
         results["left"] = left.code
     resumed = small_fit(**pieces)
     results["resumed"] = measured(resumed)
+    # All predictions of whole arrays; of batches each process's own, of any number.
+    x = np.arange(24, dtype=np.float32).reshape(6, 4)
+    net, mine = layers.dense(256), iter([x[:4], x[4:]] if first else [x])
+    trained = net, resumed.params, resumed.state
+    whole = training.predict(*trained, x, batch_size=4, mesh=mesh)
+    parts = list(training.predict(*trained, mine, mesh=mesh))
+    results["predicted"] = [*whole.shape, len(parts), bool(np.allclose(np.concatenate(parts), whole, rtol=1e-5))]
     results["kernel"] = resumed.train_state.opt_state.mu["kernel"].addressable_shards[0].data.shape
 
     # A signal to one of the processes while it reads an iterable.
