@@ -54,7 +54,7 @@ def _trained(
     """Seconds from the end of the first quarter of the epochs, in which the first save falls, to that of the last."""
     count = mebibytes * 2**20 // 4 // 8
     net = layers.stateless(
-        lambda key, x: [jax.random.normal(key, count) for key in jax.random.split(key, 8)], lambda params, x: x
+        lambda key, x: [jax.random.normal(key, (count,)) for key in jax.random.split(key, 8)], lambda params, x: x
     )
     state = training.init(net, optimizers.sgd(0.1), jnp.ones((1, 512)), 0)
     weight = jnp.eye(512) * 0.999

@@ -43,6 +43,7 @@ def normalize(
     *,
     epsilon: float,
     centered: bool = True,
+    groups: int | None = None,
     mask: jax.Array | None = None,
     parts: tuple[str, ...] = (),
 ) -> Normalized:
@@ -57,11 +58,13 @@ def normalize(
       axes: the axes to average over, counted from the front.
       epsilon: added to the variance.
       centered: whether to take the mean off; without, ``variance`` is the average of the squares.
+      groups: into how many groups of neighbours the channels, the last axis, fall, over each of which the averages go
+        too; None averages over ``axes`` alone. The last axis is not one of them then.
       mask: which values count, a boolean array that broadcasts to the shape of x; None for all. What is masked has no
         influence, whatever it is; where nothing is left, y is 0.
       parts: mesh axes over which the axes are divided further, inside `jax.shard_map` and its like.
     """
-    how = _How(tuple(axes), float(epsilon), centered, parts)
+    how = _How(tuple(axes), float(epsilon), centered, groups, parts)
     return Normalized(*_normalized(how, wide(x), mask))
 
 
@@ -69,6 +72,7 @@ class _How(NamedTuple):
     axes: tuple[int, ...]
     epsilon: float
     centered: bool
+    groups: int | None
     parts: tuple[str, ...]
 
 
@@ -98,12 +102,16 @@ def _derivative(how: _How, primals: Any, tangents: Any) -> Any:
 
 
 def _factor(how: _How, variance: jax.Array) -> jax.Array:
-    """1 / sqrt(variance + epsilon), of which a processor's program writes one number a row.
+    return _apart(lax.rsqrt(variance + how.epsilon))
 
-    XLA fuses the root with what spreads it over the row, and then writes, and allocates, an array of the size of x.
+
+def _apart(few: jax.Array) -> jax.Array:
+    """What averages leave, of which a processor's program makes an array of its own.
+
+    XLA fuses it with what spreads it over the axes, and then writes, and allocates, an array of the size of x; or it
+    writes the deviations from the mean, to read them again, where subtracting is all but free.
     """
-    factor = lax.rsqrt(variance + how.epsilon)
-    return lax.platform_dependent(factor, cpu=lax.optimization_barrier, default=lambda factor: factor)
+    return lax.platform_dependent(few, cpu=lax.optimization_barrier, default=lambda few: few)
 
 
 def _left(mask: jax.Array | None, x: jax.Array) -> jax.Array:
@@ -114,10 +122,20 @@ def _left(mask: jax.Array | None, x: jax.Array) -> jax.Array:
 def _average(how: _How, x: jax.Array, mask: jax.Array | None) -> jax.Array:
     """The average over the axes, which stay with length 1, of what the mask leaves; x is 0 elsewhere."""
     if mask is None:
-        return over_parts(lax.pmean, jnp.mean(x, how.axes, keepdims=True), how.parts)
+        mean = over_parts(lax.pmean, jnp.mean(x, how.axes, keepdims=True), how.parts)
+        return _apart(_of_groups(how, jnp.mean, mean))
     ones = jnp.broadcast_to(mask, x.shape).astype(x.dtype)
     total, n = (over_parts(lax.psum, jnp.sum(one, how.axes, keepdims=True), how.parts) for one in (x, ones))
-    return total / jnp.maximum(n, 1)
+    total, n = (_of_groups(how, jnp.sum, one) for one in (total, n))
+    return _apart(total / jnp.maximum(n, 1))
+
+
+def _of_groups(how: _How, reduce: Callable[..., jax.Array], values: jax.Array) -> jax.Array:
+    """For each channel, what its group's values reduce to; of large arrays, channels alone are reduced fast."""
+    if how.groups is None:
+        return values
+    apart = values.reshape(*values.shape[:-1], how.groups, values.shape[-1] // how.groups)
+    return jnp.broadcast_to(reduce(apart, -1, keepdims=True), apart.shape).reshape(values.shape)
 
 
 def _sample(how: _How, x: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -135,8 +153,8 @@ def _sample(how: _How, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         low = high = x[tuple(slice(0, count if axis in few else None) for axis in range(x.ndim))]
     else:
         low, high = (jnp.where(mask, x, jnp.full_like(x, end)) for end in (jnp.inf, -jnp.inf))
-    low = over_parts(lax.pmin, jnp.min(low, how.axes, keepdims=True), how.parts)
-    high = over_parts(lax.pmax, jnp.max(high, how.axes, keepdims=True), how.parts)
+    low = _of_groups(how, jnp.min, over_parts(lax.pmin, jnp.min(low, how.axes, keepdims=True), how.parts))
+    high = _of_groups(how, jnp.max, over_parts(lax.pmax, jnp.max(high, how.axes, keepdims=True), how.parts))
     nearest = jnp.clip(0.0, low, high)
     return nearest if mask is None else jnp.where(low <= high, nearest, jnp.zeros_like(nearest))
 

@@ -95,10 +95,9 @@ def _grouped(name: str, groups: int | None, epsilon: float, scale: bool, offset:
         x = checks.floating("x", x)
         size = _size(groups, x.shape)
         norms.fits(x, *checks.leaves(params, *norms.names(scale, offset)))
-        apart = x.reshape(*x.shape[:-1], x.shape[-1] // size, size)  # (batch, ..., groups, channels of a group)
-        there = None if mask is None else mask[..., None, None]
-        axes = (*range(1, x.ndim - 1), x.ndim)
-        y = normalize(apart, axes, epsilon=epsilon, mask=there).y.reshape(x.shape)
+        axes, apart = tuple(range(1, x.ndim - 1)), None if size == 1 else x.shape[-1] // size
+        there = None if mask is None else mask[..., None]
+        y = normalize(x, axes, epsilon=epsilon, groups=apart, mask=there).y
         return norms.masked(norms.affine(y, params, x.dtype), mask)
 
     stream = "its statistics are of all positions, those to come too; layer_norm and rms_norm are of one"
