@@ -13,10 +13,9 @@ def test_digits_goes_on_where_it_was(tmp_path, capsys):
     assert "epoch 2 of 2 is done" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("net", ["mlp", "conv"])
-def test_digits_reach_97_percent(net, seed, tmp_path, capsys):
-    accuracy = digits.main(["--net", net, "--seed", str(seed), "--out", str(tmp_path)])
+def test_digits_reach_97_percent(net, tmp_path, capsys):
+    accuracy = digits.main(["--net", net, "--out", str(tmp_path)])
     assert accuracy >= 0.97
     printed = capsys.readouterr()
     assert f"test accuracy {accuracy:.2%}" in printed.out

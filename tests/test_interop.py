@@ -195,7 +195,7 @@ def convolution_layers(draw, ndim, transposed):
 @pytest.mark.peers
 @pytest.mark.parametrize("ndim", [1, 2])
 @pytest.mark.parametrize("transposed", [False, True])
-@settings(max_examples=4)
+@settings(max_examples=2)
 @given(data=st.data())
 def test_every_convolution_converts_both_ways(torch, ndim, transposed, data):
     layer, name, arguments, shape = data.draw(convolution_layers(ndim, transposed))

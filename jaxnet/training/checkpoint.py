@@ -210,15 +210,13 @@ def read(file: _file.File, like: Any, under: str = "") -> Any:
 def read_leaves(file: _file.File, leaves: list[tuple[str, Any]]) -> list[Any]:
     """Arrays of an open checkpoint by their names, each placed like a leaf of the kind, shape and dtype that it has."""
     stored, found = file.description["leaves"], []
+    pieces: Any
     some = any("spread" in stored[name] for name, _ in leaves)
     with _spread.reader(file) if some else contextlib.nullcontext() as pieces:
         for name, leaf in leaves:
             struct = _leaves.data(leaf)
-            if pieces is not None and "spread" in stored[name]:
-                array = pieces(name, struct)
-            else:
-                array = file.read(name, struct.dtype, struct.shape)
-            found.append(placed(array, leaf))
+            spread = "spread" in stored[name]
+            found.append(placed(pieces(name, struct) if spread else file.read(name, struct.dtype, struct.shape), leaf))
     return found
 
 
