@@ -173,6 +173,14 @@ def test_columns_of_a_data_set_and_batches_that_are_no_pairs(usual):
         np.testing.assert_allclose(DOORS["fit"](training.stream(dicts, pick=pick)), usual["fit"][1], rtol=1e-6)
     picked = training.stream(dicts, pick=("image", "label"))
     np.testing.assert_allclose(DOORS["evaluate"](picked), usual["evaluate"][1], rtol=1e-6)
+    params, state = NET.init(0, X[:1])
+    whole = training.predict(NET, params, state, X)
+    for given in (picked, data.blocks(X, batch_size=8, block=4, shuffle=False)):
+        parts = list(training.predict(NET, params, state, given))
+        np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-6)
+    with pytest.raises(KeyError) as caught:
+        fit(training.stream(dicts, pick=lambda b: (b["img"], b["label"])))
+    assert "fit: pick raised this for epoch 1, batch 0" in caught.value.__notes__
     with pytest.raises(
         ConfigError, match=r"^fit: epoch 1, batch 0: pick names 'img', and the batch has 'label', 'image'"
     ):
