@@ -1,8 +1,10 @@
 """Checkpoints under kill -9, flipped bits and a fuzzer, how fast they are written and read, what they cost a run."""
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from benchmarks import timing
 from benchmarks.checkpoints import damage, kills, share, speed
@@ -21,20 +23,18 @@ def main(argv: list[str]) -> None:
 
 def costs(options: argparse.Namespace) -> None:
     """What saving costs a run with a small state and with a large one."""
-    sizes = (1, 64) if options.quick else (1, 1024)
-    rows, results = [], {}
-    for mebibytes in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            every = 0.5 if mebibytes < 256 else 1.5
-            measured = share.shares(mebibytes, Path(folder), epochs=12 if options.quick else 20, every=every)
-        results[f"{mebibytes} MiB"] = measured
-        rows += [
-            [f"{mebibytes} MiB", way, f"{m['saves']}", f"{m['waits']:.4f}", f"{m['longer']:.4f}", f"{m['share']:.2%}"]
-            for way, m in measured.items()
-        ]
     header = ["state", "written", "saves", "s waited a save", "s longer a save", "of the time, every 10 s"]
-    print("\n" + timing.table(header, rows))
-    print(f"\nwritten to {timing.save('checkpoints-share', results, partial=options.quick).name}")
+    print("\n" + timing.table(header, []))
+    results: dict[str, Any] = {}
+    for mebibytes in (64, 1) if options.quick else (1024, 1):
+        every, epochs = (0.5, 16) if mebibytes < 256 else (6, 100)
+        with tempfile.TemporaryDirectory() as folder:
+            for way, m in share.shares(mebibytes, Path(folder), epochs=epochs, every=every):
+                results.setdefault(f"{mebibytes} MiB", {})[way] = m
+                numbers = f"{m['saves']} | {m['waits']:.4f} | {m['longer']:.4f} | {m['share']:.2%}"
+                print(f"| {mebibytes} MiB | {way} | {numbers} |", flush=True)
+                path = timing.save("checkpoints-share", results, partial=options.quick)
+                print(f"(written to {path.name})", file=sys.stderr)
 
 
 def files(options: argparse.Namespace) -> None:

@@ -70,11 +70,11 @@ class Blocks:
                     batch = jax.tree.map(lambda a, b: np.concatenate([a, b]), rest, batch)
                 rest = batch if _length(batch) < size else None
                 if rest is None:
-                    yield batch
+                    yield batch if len(batch) > 1 else batch[0]
                 del batch
             del held  # before the next is read
         if rest is not None and not self.drop_last:
-            yield rest
+            yield rest if len(rest) > 1 else rest[0]
 
     def _fillings(self, epoch: int) -> Iterator[list[tuple[int, int]]]:
         """The blocks, begin and end, that are in memory together, one list after the other."""
@@ -113,7 +113,7 @@ def blocks(
       buffer: samples in memory; unless given, what makes 64 MiB.
 
     Returns:
-      `Blocks`, what `training.fit` takes as data.
+      `Blocks`, what `training.fit` takes as data; its batches are tuples, or arrays where one was given.
 
     Raises:
       ConfigError: a size, a seed or a flag that is none, or a buffer smaller than a block.
@@ -128,7 +128,7 @@ def blocks(
       >>> np.save(path, np.arange(10))
       >>> x = np.load(path, mmap_mode="r")
       >>> loader = data.blocks(x, batch_size=4, block=2, buffer=4, drop_last=False)
-      >>> [len(batch) for (batch,) in loader(epoch=0)]
+      >>> [len(batch) for batch in loader(epoch=0)]
       [4, 4, 2]
       >>> directory.cleanup()
     """

@@ -10,7 +10,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxnet import _checks as checks
-from jaxnet.errors import JaxnetError
 from jaxnet.layers.layer import Layer, Params, State
 from jaxnet.optimizers.averaged import averaged
 from jaxnet.training import devices
@@ -75,7 +74,7 @@ class Averaged:
                     if not mine or (nbytes(mine) + nbytes(x) <= MOST_BYTES and _shapes(x) == _shapes(mine[0])):
                         mine.append(x)
                         self._read = mine
-                except JaxnetError:  # the run makes the same pair of it, and refuses it with its place
+                except Exception:  # the run makes the same pair of it, and refuses it with its place
                     pass
             yield batch
 

@@ -11,6 +11,7 @@ from jaxnet.errors import ConfigError, DataError, named
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.optimizers import _members
 from jaxnet.optimizers import _rates as rates
+from jaxnet.optimizers.averaged import averaged
 from jaxnet.training.state import Guard, LossScale, new_guard, new_scale
 from jaxnet.training.step import Step, check_scalable, pair, scalar
 from jaxnet.training.update import Taken, counted, rescaled, take_step, unscaled
@@ -55,6 +56,11 @@ class GANState(NamedTuple):
     def params(self) -> dict[str, Params]:
         """The parameters of both."""
         return {"discriminator": self.discriminator.params, "generator": self.generator.params}
+
+    @property
+    def weights(self) -> tuple[Params, State]:
+        """The generator's parameters to make examples with, averaged where its optimizer averages, and its state."""
+        return averaged(self.generator.opt_state, self.generator.params), self.generator.state
 
     @property
     def state(self) -> dict[str, State]:
@@ -127,8 +133,8 @@ def make_gan_step(
     With ``critic_steps`` n a batch is split into n parts of one size: the discriminator takes a step on each, against
     what the generator makes of it, and the generator one on the last.
 
-    *Averages*: with `optimizers.ema` (or Lookahead) as the generator's optimizer, the average lies in
-    ``gan_state.generator.opt_state``; ``weights=`` of `train` says what is kept and returned.
+    *Averages*: with `optimizers.ema` around the generator's optimizer, ``gan_state.weights`` are the averages; with
+    ``train(..., weights=lambda gan_state: gan_state.weights)`` they are what is kept of the best epoch and returned.
 
     Args:
       generator: a `Layer` from x to what it makes.

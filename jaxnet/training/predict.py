@@ -82,8 +82,8 @@ def predict(net: Any, params: Params, state: State, x: Any, *, batch_size: int =
             return jax.jit(_itself, out_shardings=devices.replicated(mesh))(y)
 
     if many:
-        stream = x if isinstance(x, Stream) else Stream(x, None)
-        source = Source(stream.batches, stream.steps_per_epoch, goes_on=False)
+        stream = x if isinstance(x, Stream) else Stream(x)
+        source = Source(stream.batches, stream.steps_per_epoch, pick=stream.pick, goes_on=False)
         return _ahead(compute, _of_source(source, mesh))
     return _of_arrays(compute, x, batch_size, mesh)
 
@@ -116,7 +116,8 @@ def _of_source(source: Source, mesh: Mesh | None) -> Iterator[Batch]:
     narrowed: dict[str, np.dtype] = {}
     for number, given in enumerate(source.whole_epoch(0)):
         with named(f"predict: batch {number}"):
-            names, leaves, treedef = _flat(given)
+            x = given if source.pick is None else source.picked(given)[0]
+            names, leaves, treedef = _flat(x)
             n = _length(names, leaves)
             size = _fitting(max(size, n, 1), mesh)  # smaller ones are filled up to the largest so far
             batch = treedef.unflatten(_batch(names, leaves, size, narrowed, mesh))

@@ -12,7 +12,7 @@ import numpy as np
 from jaxnet import _checks as checks
 from jaxnet.data import Blocks, Examples
 from jaxnet.data._pick import picks
-from jaxnet.errors import ConfigError, DataError, innermost, named
+from jaxnet.errors import ConfigError, DataError, JaxnetError, innermost, named
 from jaxnet.training import pairs
 from jaxnet.training.pairs import Arrays
 
@@ -106,6 +106,7 @@ class Source:
       goes_on: whether an epoch of ``steps`` goes on in a list where the last one stopped, or begins it anew.
 
     Attributes:
+      picked: what ``pick`` makes of what the loader gave as a batch.
       passing: what the batches of an epoch go through as they are read.
     """
 
@@ -116,7 +117,7 @@ class Source:
         if callable(data):
             _takes_the_epoch(data)
         self.steps = None if steps is None else checks.integer("steps_per_epoch", steps, minimum=1)
-        self._pick = picks(pick)
+        self.pick, self.picked = pick, picks(pick)
         self._running: Iterator[Any] | None = None
         self._first: tuple[Any, Iterator[Any], Any] | None = None
         self._like: Any = None  # the shapes and dtypes of the first batch
@@ -159,14 +160,19 @@ class Source:
           narrowed: takes the names and dtypes of what is rounded to 32 bits.
         """
         with self.at(epoch, number):
-            batch = self.pair(came, narrowed)
+            try:
+                batch = self.pair(came, narrowed)
+            except Exception as error:
+                if not isinstance(error, JaxnetError):
+                    error.add_note(f"{self.who or 'jaxnet'}: pick raised this for {self._place(epoch, number)}")
+                raise
             if self._like is None:
                 self._like = pairs.structs(batch)
         return batch
 
     def pair(self, came: Any, narrowed: dict[str, np.dtype]) -> tuple[Any, Any]:
         """`batch`, which says of none where it was."""
-        return pairs.batch(self._pick(came), narrowed, self._like)
+        return pairs.batch(self.picked(came), narrowed, self._like)
 
     @contextlib.contextmanager
     def where_it_is_odd(self, epoch: int, number: int, batch: Any) -> Iterator[None]:

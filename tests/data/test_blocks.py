@@ -16,7 +16,7 @@ from jaxnet.training.sources import Source
 
 
 def _indices(batches):
-    return [batch[0].tolist() for batch in batches]
+    return [(batch[0] if isinstance(batch, tuple) else batch).tolist() for batch in batches]
 
 
 @given(
@@ -96,7 +96,7 @@ def test_a_private_copy_of_a_file_keeps_what_was_written_to_it(tmp_path):
     x = np.load(tmp_path / "x.npy", mmap_mode="c")
     x[:] = np.arange(64)[:, None]
     for _ in range(2):
-        assert _indices((x[:, 0],) for (x,) in data.blocks(x, batch_size=64, shuffle=False)(0)) == [list(range(64))]
+        assert _indices(x[:, 0] for x in data.blocks(x, batch_size=64, shuffle=False)(0)) == [list(range(64))]
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_a_compiled_step(optimizer, params):
     assert_close(jitted, run(optimizer, params, 4)[0])
 
 
-@pytest.mark.parametrize("name", ["lookahead reset", "skip nonfinite", "master copy"])
+@pytest.mark.parametrize("name", ["lookahead reset", "skip nonfinite", "swa", "master copy"])
 def test_in_a_condition(name, params):
     """Those that decide something themselves; every rule is scanned in test_complex.py."""
     optimizer = OPTIMIZERS[name]()

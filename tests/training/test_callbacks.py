@@ -139,6 +139,8 @@ RULES = {
         ),
         [SCHEDULE(i) for i in range(3)],
     ),
+    "averaged": (optimizers.ema(optimizers.swa(optimizers.sgd(SCHEDULE), 1), 0.9), [SCHEDULE(i) for i in range(3)]),
+    "schedule-free": (optimizers.schedule_free_sgd(0.2), [0.2] * 3),
     "muon": (optimizers.muon(0.3, others=optimizers.sgd(0.1)), [0.3] * 3),
     "optax, injected": (optax.inject_hyperparams(optax.sgd)(optax.linear_schedule(0.4, 0.0, 4)), [0.4, 0.3, 0.2]),
     "optax's plateau": (

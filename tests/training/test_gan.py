@@ -123,6 +123,32 @@ def test_a_loss_scale_changes_no_bit_and_adapts(players):
     assert measured["skipped"] == 0
 
 
+def test_the_generators_average_is_evaluated_and_returned():
+    g, d = layers.dense(2), layers.dense(1)
+    rule = optimizers.sgd(0.1)
+    averaging = optimizers.ema(rule, 0.5)
+    step = training.make_gan_step(
+        g,
+        d,
+        lambda made, real, *_: -jnp.mean(made),
+        lambda real, made: jnp.mean(made) - jnp.mean(real),
+        averaging,
+        rule,
+    )
+    begun, kernels, seen = training.init_gan(g, d, averaging, rule, Z, 0), [], []
+    result = calls.train(
+        step, begun, (Z, REAL), epochs=3, batch_size=16, progress=False,
+        weights=lambda state: state.weights,
+        evaluate=lambda state: {"norm": seen.append(state.weights[0]["kernel"]) or 0.0},
+        callbacks=[lambda _, state: kernels.append(np.asarray(state.generator.params["kernel"], np.float64))],
+    )  # fmt: skip
+    shares = np.array([0.25, 0.5, 1.0])
+    expected = np.tensordot(shares, np.stack(kernels), 1) / shares.sum()
+    np.testing.assert_allclose(result.best[0]["kernel"], expected, rtol=1e-5)
+    np.testing.assert_array_equal(seen[-1], result.best[0]["kernel"])
+    assert np.abs(kernels[-1] - expected).max() > 1e-3
+
+
 def test_the_generator_learns_a_distribution():
     net = layers.chain(layers.dense(16), activations.leaky_relu, layers.dense(1))
     judge = layers.chain(

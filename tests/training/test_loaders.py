@@ -173,6 +173,14 @@ def test_columns_of_a_data_set_and_batches_that_are_no_pairs(usual):
         np.testing.assert_allclose(DOORS["fit"](training.stream(dicts, pick=pick)), usual["fit"][1], rtol=1e-6)
     picked = training.stream(dicts, pick=("image", "label"))
     np.testing.assert_allclose(DOORS["evaluate"](picked), usual["evaluate"][1], rtol=1e-6)
+    params, state = NET.init(0, X[:1])
+    whole = training.predict(NET, params, state, X)
+    for given in (picked, data.blocks(X, batch_size=8, block=4, shuffle=False)):
+        parts = list(training.predict(NET, params, state, given))
+        np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-6)
+    with pytest.raises(KeyError) as caught:
+        fit(training.stream(dicts, pick=lambda b: (b["img"], b["label"])))
+    assert "fit: pick raised this for epoch 1, batch 0" in caught.value.__notes__
     with pytest.raises(
         ConfigError, match=r"^fit: epoch 1, batch 0: pick names 'img', and the batch has 'label', 'image'"
     ):
@@ -341,7 +349,7 @@ def test_messages_name_what_is_wrong_and_its_cure(tmp_path):
         ConfigError, match=r"batch_size must not be given; of single examples, data.examples\(data, batch_size=4\)"
     ):
         fit(list(zip(x, y, strict=True)))
-    with pytest.raises(ConfigError, match=r"two names, \('image', 'label'\), or a function .*got 'image'"):
+    with pytest.raises(ConfigError, match=r"two names, \('image', 'label'\), .*or a function .*got 'image'"):
         training.stream([(x, y)], pick="image")
     for tree in ({"tokens": x, "mask": x}, (x, x)):
         with pytest.raises(DTypeError, match=r"array 0 is a (dict|tuple) of arrays; give its arrays one by one"):
