@@ -6,6 +6,7 @@ from jaxnet.errors import ConfigError, located, named
 from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers._members import is_plain_pair, member, updated
 from jaxnet.optimizers._rule import door
+from jaxnet.optimizers.averaged import averages
 from jaxnet.optimizers.base import Optimizer
 
 
@@ -21,7 +22,8 @@ def chain(*optimizers: Any) -> Optimizer:
       An `Optimizer` whose state is the tuple of the members' states.
 
     Raises:
-      ConfigError: a member is no optimizer; or a state has another number of members.
+      ConfigError: a member is no optimizer; one that averages (`ema`, `lookahead`) stands before another; or a state
+        has another number of members.
 
     Example:
       >>> import jax.numpy as jnp
@@ -44,6 +46,11 @@ def chain(*optimizers: Any) -> Optimizer:
         states = []
         for i, one in enumerate(members):
             with located(f"chain[{i}]"):
+                if averages(states):
+                    raise ConfigError(
+                        "a member before this one averages the parameters that its own updates lead to, and this one "
+                        "would lead to others; put the average last, or around all, as in ema(chain(...))"
+                    )
                 states.append(one.init(params))
         return tuple(states)
 

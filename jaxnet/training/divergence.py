@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxnet.errors import CheckpointError, JaxnetError, NonFiniteError
 from jaxnet.layers.layer import Layer
+from jaxnet.training import pairs
 from jaxnet.training.evaluate import check_labels
 from jaxnet.training.feed import Resident
 from jaxnet.training.keeping import Saver
@@ -72,12 +73,11 @@ def must_learn(
 
 def what_is_wrong(net: Layer, loss: Any, batch: Any) -> str:
     """What is wrong with a batch ``(x, target)`` that gave NaN, if that is it, or nothing."""
-    for name, leaf in zip(("x", "target"), batch, strict=True):
-        for array in jax.tree.leaves(leaf):
-            host = np.asarray(array)
-            narrow = host.dtype == jnp.bfloat16  # which NumPy's isfinite does not know
-            if host.dtype.kind in "fcV" and not np.isfinite(host.astype(np.float32) if narrow else host).all():
-                return f"The batch's {name} holds NaN or Inf: drop or repair those samples"
+    for path, array in jax.tree_util.tree_leaves_with_path(batch):
+        host = np.asarray(array)
+        narrow = host.dtype == jnp.bfloat16  # which NumPy's isfinite does not know
+        if host.dtype.kind in "fcV" and not np.isfinite(host.astype(np.float32) if narrow else host).all():
+            return f"The batch's {pairs.leaf_name(path)} holds NaN or Inf: drop or repair those samples"
     try:
         check_labels(net, loss, batch)
     except JaxnetError as error:

@@ -143,6 +143,8 @@ def test_refusals():
         optimizers.ema(SGD, 1.0)
     with pytest.raises(ConfigError, match="swa: start must be an integer >= 1"):
         optimizers.swa(SGD, 0)
+    with pytest.raises(ConfigError, match=r"chain\[1\].*put the average last, or around all, as in ema\(chain"):
+        optimizers.chain(EMA(), optimizers.clip_by_value(1.0)).init(PARAMS)
     params, norm = NET.init(0, X)
     with pytest.raises(DataError, match="reestimate: of 1 of 3 batches the statistics are not finite"):
         training.reestimate(NET, params, norm, [(X[:8], Y[:8]), (np.nan * X[:8], Y[:8]), (X[8:16], Y[8:16])])

@@ -7,6 +7,8 @@ import pytest
 
 from jaxnet import layers, losses, metrics, optimizers, training
 from jaxnet.errors import ConfigError, DataError, DTypeError
+from jaxnet.training import pairs
+from jaxnet.training.divergence import what_is_wrong
 from tests.training import calls
 
 RANDOM = np.random.default_rng(0)
@@ -136,6 +138,11 @@ def test_weights_that_are_none_are_refused(fault):
     data, error, message = FAULTS[fault]
     with pytest.raises(error, match=message):
         training.fit(layers.dense(2), losses.mse, optimizers.sgd(0.1), data, epochs=1, batch_size=4, progress=False)
+
+
+def test_a_batch_with_weights_that_are_nan_is_said_to_be_one():
+    batch = pairs.batch((ONES, ONES, ONES * np.float32(np.nan)), {})
+    assert what_is_wrong(layers.dense(2), losses.mse, batch).startswith("The batch's weights holds NaN or Inf")
 
 
 def test_a_loss_or_metric_that_takes_no_weights_is_refused():
