@@ -73,6 +73,11 @@ def in_evaluation(net: Layer, frozen: Any) -> Layer:
     if flags and all(flags):
         return _kept(net)
     parts = looked_into(net)
+    if any(flags) and net.about.parts and not parts:
+        raise ConfigError(
+            f"in a {net.name} some leaves are frozen, and no part of it can be put in evaluation: others cannot "
+            f"go into it; freeze all of it, or give the network inside it (not layers.watched, nor layers.raveled)"
+        )
     if not any(flags) or not parts:
         return net
     if net.about.trees != "apart":

@@ -186,6 +186,11 @@ def test_refusals():
             training.init(NET, sgd, x, 0, freeze=freeze)
     with pytest.raises(ConfigError, match=r"flat layout have no leaves to freeze; keep the tree \(no layers.raveled\)"):
         fit(layers.raveled(NET))
+    step = training.make_step(layers.watched(NET, lambda *of: ()), losses.mse, adam, freeze="0")
+    with pytest.raises(
+        ConfigError, match="make_step: in a chain some leaves are frozen, and no part of it can be put in"
+    ):
+        step(training.init(NET, adam, x, 0, freeze="0"), (X, Y))
     step = training.make_step(NET, losses.mse, adam, freeze="0")
     with pytest.raises(ConfigError, match="make_step: the optimizer's state was made for other leaves"):
         step(training.init(NET, adam, x, 0), (X, Y))
