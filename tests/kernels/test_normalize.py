@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnet.kernels.normalize import normalize
 
-AXES = {"last": (2,), "batch": (0, 1), "positions": (1,)}
+AXES = {"last": (2,), "batch": (0, 1), "positions": (1,), "one group": (1, 2)}
 MASK = np.array([[1, 1, 0, 1], [0, 1, 1, 1], [1, 1, 1, 0]], bool)[..., None]
 
 
@@ -35,7 +35,7 @@ CASES = [
     ("last", False, False),
     ("batch", True, True),
     ("positions", True, True),
-    ("positions", False, True),
+    ("one group", True, True),
 ]
 
 
@@ -68,10 +68,12 @@ def test_derivatives_are_the_equations(name, centered, masked):
         }
 
     def ours(x):
-        return tuple(normalize(x, axes, epsilon=1e-3, centered=centered, mask=mask))
+        how = {"axes": axes[:1], "groups": 1} if name == "one group" else {"axes": axes}
+        return tuple(normalize(x, **how, epsilon=1e-3, centered=centered, mask=mask))
 
     def theirs(x):
-        return plain(x, axes, centered, mask)
+        y, *averages = plain(x, axes, centered, mask)
+        return y, *(jnp.broadcast_to(one, (3, 1, 5)) if name == "one group" else one for one in averages)
 
     found, wanted = (jax.jit(functools.partial(derivatives, f))(x, u, v) for f in (ours, theirs))
     for which in wanted:
