@@ -54,7 +54,9 @@ def from_json(saved: Any) -> Any:
         return value
     dtype, shape, text = value
     array = np.frombuffer(base64.b64decode(text), dtype).reshape(shape).copy()
-    return array if kind == "array" else sys.modules["torch"].from_numpy(array)
+    if kind == "tensor":
+        return sys.modules["torch"].from_numpy(array)
+    return array if array.ndim else array[()]  # NumPy's scalars, which can be names in a dict
 
 
 def _text(array: np.ndarray | np.generic) -> str:
