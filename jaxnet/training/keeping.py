@@ -209,7 +209,11 @@ class Saver:
     def written(self, run: Run) -> None:
         """Waits until what was saved is on the disk; raises what kept it from that."""
         if self.checkpoints is not None and jax.process_count() == 1:  # several write before they go on
-            self._attempt(self._writer.wait, run, self.checkpoints.directory)
+            try:
+                self._attempt(self._writer.wait, run, self.checkpoints.directory)
+            except BaseException:
+                self._saved = None
+                raise
 
     def save(self, run: Run) -> None:
         """Saves now; after it the state may be given away, and `written` waits until it is on the disk."""
