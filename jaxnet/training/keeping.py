@@ -1,7 +1,6 @@
 """How a run is kept: where, how often, and what makes it the run that goes on."""
 
 import contextlib
-import copy
 import functools
 import os
 import time
@@ -236,7 +235,7 @@ class Saver:
         assert kept is not None
         self.record(run)
         this = {"settings": self.settings, "identity": self.identity, "batch": self.batch, "history": kept.seal}
-        metadata = copy.deepcopy(run.metadata) | this  # a loader may change the position that it gave
+        metadata = run.metadata | this
 
         def sync():  # the history is on the disk before the checkpoint that stands for a part of it
             try:

@@ -190,6 +190,27 @@ def test_a_loader_may_fill_its_arrays_anew():
     assert [loss for done in run.epoch(jnp.zeros(()), 0, 0) for loss in done.measured["loss"]] == list(range(5))
 
 
+def test_a_position_is_that_after_its_batch_although_later_ones_are_fetched(monkeypatch):
+    monkeypatch.setattr("jaxnet.training.feed.TARGET_SECONDS", 0)  # a look after every step
+
+    class Loader:
+        def __iter__(self):
+            self.state = {"at": [0]}
+            for _ in range(6):
+                self.state["at"][0] += 1
+                yield X, Y
+
+        def state_dict(self):
+            return self.state
+
+        def load_state_dict(self, state):
+            raise NotImplementedError
+
+    run = Streamed(_measure, Source(Loader(), None), Place(None, None, True, True))
+    found = [(done.position, done.steps) for done in run.epoch(jnp.zeros(()), 0, 0)]
+    assert found == [({"at": [step]}, step) for step in range(1, 7)]
+
+
 # --- what loaders do wrong -------------------------------------------------------------------------------------------
 
 
