@@ -14,7 +14,7 @@ from jaxnet import data as data_module
 from jaxnet.errors import DTypeError, ShapeError, named
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.training import devices
-from jaxnet.training.sources import Source, Stream
+from jaxnet.training.sources import Source, Stream, in_full
 from jaxnet.training.state import is_key
 
 Batch = tuple[Any, int]
@@ -83,7 +83,7 @@ def predict(net: Any, params: Params, state: State, x: Any, *, batch_size: int =
             return jax.jit(_itself, out_shardings=devices.replicated(mesh))(y)
 
     if many:
-        stream = x if isinstance(x, Stream) else Stream(x)
+        stream = in_full(x if isinstance(x, Stream) else Stream(x))
         source = Source(stream.batches, stream.steps_per_epoch, pick=stream.pick, goes_on=False)
         return _ahead(compute, _of_source(source, mesh))
     return _of_arrays(compute, x, batch_size, mesh)

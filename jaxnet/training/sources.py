@@ -98,6 +98,13 @@ def given(data: Any, batch_size: Any = None, *, epochs: int = 1, goes_on: bool =
     return data
 
 
+def in_full(data: Any) -> Any:
+    """Data to measure or to predict from: of `data.blocks` and `data.examples` all samples, in their order."""
+    if isinstance(data, Stream):
+        return dataclasses.replace(data, batches=in_full(data.batches))
+    return dataclasses.replace(data, shuffle=False, drop_last=False) if isinstance(data, (Blocks, Examples)) else data
+
+
 class Source:
     """An iterable of batches, read anew each epoch; or a function from the epoch to one; or an iterator, read on.
 

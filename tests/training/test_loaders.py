@@ -179,9 +179,11 @@ def test_columns_of_a_data_set_and_batches_that_are_no_pairs(usual):
     np.testing.assert_allclose(DOORS["evaluate"](picked), usual["evaluate"][1], rtol=1e-6)
     params, state = NET.init(0, X[:1])
     whole = training.predict(NET, params, state, X)
-    for given in (picked, data.blocks(X, batch_size=8, block=4, shuffle=False)):
+    for given in (picked, data.blocks(X, batch_size=9, block=4)):
         parts = list(training.predict(NET, params, state, given))
         np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-6)
+    measured = DOORS["evaluate"](data.examples(list(zip(X, Y, strict=True)), batch_size=9))  # none left out
+    np.testing.assert_allclose(measured, usual["evaluate"][1], rtol=1e-6)
     with pytest.raises(KeyError) as caught:
         fit(training.stream(dicts, pick=lambda b: (b["img"], b["label"])))
     assert "fit: pick raised this for epoch 1, batch 0" in caught.value.__notes__
