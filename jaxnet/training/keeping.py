@@ -53,9 +53,9 @@ def keep(
     Args:
       directory: for the checkpoints; it is tried before the first step, and no other run may use it meanwhile. None
         saves no checkpoints.
-      seconds: how much work may be lost when the machine dies. The state is copied to the host's memory, and written
-        from there while the training goes on, one checkpoint at a time; for the copies it waits at most a twentieth of
-        the time, and with several processes, which write before they go on, for the writing too.
+      seconds: how much work may be lost when the machine dies. The state is copied to the host's memory and written
+        while the training goes on, one checkpoint at a time; for the copies it waits at most a twentieth of the
+        time, and with several processes, which write before they go on, for the writing too.
       last: how many of the last checkpoints to keep (`Checkpoints`).
       best: whether to keep the best one too.
       resume: "same" goes on only with a run of the same program, optimizer, start, key, batches and order as this

@@ -299,7 +299,10 @@ def test_a_metric_may_not_take_a_column_of_ours(name):
         ("val_loss", "did you mean 'validation_loss'"),
         ("validation_los", "did you mean 'validation_loss'"),
         ("mea", "did you mean 'mae'"),
-        ("penalty", "only loss, mae, grad_norm, learning_rate, skipped, validation_loss, validation_mae, epoch"),
+        (
+            "penalty",
+            "the history has only loss, mae, grad_norm, learning_rate, skipped, validation_loss, validation_mae",
+        ),
         (3, "must be the name of a column of the history, such as 'validation_loss', got 3"),
     ],
 )
