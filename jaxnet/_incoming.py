@@ -48,8 +48,8 @@ def host(name: str, value: Any) -> np.ndarray | jax.Array:
         return array.astype(jax.dtypes.canonicalize_dtype(array.dtype)) if array.dtype.kind in "fc" else array
     if isinstance(value, (bool, int, float, complex)):
         return np.asarray(value)
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and value[:] is not value:
-        return host(name, value[:])  # a column of a data set of Hugging Face
+    if isinstance(value, Sequence) and type(rows := _rows(value)) is not type(value):
+        return host(name, rows)  # of a column of a data set of Hugging Face
     if not hasattr(value, "__array__") and not hasattr(value, "__dlpack__"):
         return checks.array(name, value)  # which says what to pass
     try:
@@ -59,6 +59,14 @@ def host(name: str, value: Any) -> np.ndarray | jax.Array:
             f"{name}, a {type(value).__name__}, cannot be read as an array ({error}); pass a jax or numpy array"
         ) from error
     return _numeric(name, value, array)
+
+
+def _rows(value: Any) -> Any:
+    """All that a sequence holds, in what it gives for it: of many, as a range, another of its kind."""
+    try:
+        return value[:]
+    except TypeError:  # a deque
+        return value
 
 
 def read(value: Any) -> np.ndarray:

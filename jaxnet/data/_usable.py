@@ -56,7 +56,7 @@ def check_lengths(columns: Sequence[Any], names: Sequence[str]) -> None:
     for name, column in zip(names, columns, strict=True):
         if not column.ndim:
             raise DataError(f"{name} is a scalar; samples lie along the first axis")
-    lengths = [len(column) for column in columns]
+    lengths = [column.shape[0] for column in columns]
     if len(set(lengths)) > 1:
         raise DataError(
             f"the arrays have {', '.join(map(str, lengths))} samples; each needs one entry a sample on its first axis"

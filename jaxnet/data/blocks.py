@@ -108,7 +108,8 @@ def blocks(
       batch_size: B, samples a batch.
       seed: integer from 0 to 2**64 - 1; with the epoch's number it gives the order.
       shuffle: draw a new order each epoch; else read from the beginning to the end.
-      drop_last: leave out the samples that do not fill a batch, at the end of an epoch.
+      drop_last: leave out the samples that do not fill a batch, at the end of an epoch. What is measured or predicted
+        from, a validation set, is read whole and in its order in any case.
       block: samples read at once; unless given, what makes 1 MiB.
       buffer: samples in memory; unless given, what makes 64 MiB.
 

@@ -112,11 +112,13 @@ def _numbers(name: str, column: Any) -> np.ndarray:
 
 
 def _rounded(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """In another dtype, where that keeps what integers mean."""
+    """In another dtype, where that keeps what integers mean, and makes none of what has fractions."""
     with np.errstate(invalid="ignore"):
         result = array.astype(dtype)
-        changed = array.dtype.kind in "iu" and bool((result.astype(array.dtype) != array).any())
-    if changed:
+        changed = (result.astype(array.dtype) != array).any()
+    if changed and dtype.kind in "iub" and array.dtype.kind not in "iub":
+        raise DataError(f"the column {name!r} holds fractions, which {dtype} would cut off; give a float")
+    if changed and array.dtype.kind in "iu":
         raise DataError(
             f"the column {name!r} holds integers up to {array.max()}, which {dtype} would change; leave it out, give "
             f"its classes, or subtract a beginning"

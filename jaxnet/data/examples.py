@@ -69,7 +69,8 @@ def examples(
       batch_size: B, examples a batch.
       seed: of the order, an integer from 0 to 2**64 - 1.
       shuffle: draw a new order each epoch.
-      drop_last: leave out the examples that do not fill a batch.
+      drop_last: leave out the examples that do not fill a batch. What is measured or predicted from, a validation set,
+        is read whole and in its order in any case.
       pick: what of an example is x and what the target, where it is no pair: two names, as ``("image", "label")``
         of examples that are dicts, or a function from an example to ``(x, target)``, which may also decode it.
 

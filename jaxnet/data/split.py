@@ -128,10 +128,14 @@ def _codes(name: str, given: Any, samples: int) -> np.ndarray:
     if values.shape != (samples,):
         what = "class" if name == "stratify" else "group"
         raise DataError(f"{name} must have one {what} a sample, shape ({samples},), got {values.shape}")
+    each = np.asarray(given, object)  # in a list of words, NumPy would make a word of NaN
     try:
-        return np.unique(values, return_inverse=True)[1]
+        codes, gaps = np.unique(values, return_inverse=True)[1], np.flatnonzero(each != each)
     except TypeError as error:
         raise DataError(f"{name} must hold numbers or words, one kind without gaps ({error})") from None
+    if gaps.size:
+        raise DataError(f"{name} has a gap, {each[gaps[0]]} at index {gaps[0]}; fill it, or drop that sample")
+    return codes
 
 
 def _apportion(n: int, shares: Sequence[float]) -> np.ndarray:

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from jaxnet.training import positions
+
 AHEAD = 2
 """Batches fetched before they are needed."""
 
@@ -72,7 +74,8 @@ def ahead(
                     batch = next(batches, _END)
                     if batch is _END:
                         break
-                    if not put((place(number, batch), get_state() if get_state else None)):
+                    position = positions.of_its_own(get_state()) if get_state else None
+                    if not put((place(number, batch), position)):
                         return
             put(_END)
         except BaseException as error:  # it belongs to the thread that waits

@@ -37,6 +37,8 @@ class Averaged:
         self._read: list[Any] = []
         self._last: tuple[int, Any] | None = None
         if self._afresh is not None and isinstance(data, Source):
+            # Until an epoch has read some: a run may go on at the end of one, by its loader's position.
+            self._read = [jax.tree.map(np.array, data.first[0])]
             data.passing = functools.partial(self._remembered, data)
 
     def __call__(self, train_state: Any) -> tuple[Params, State]:

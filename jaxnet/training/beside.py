@@ -32,8 +32,9 @@ class Beside:
                 self._error = error
 
         # It ends with the process, as what it does may be ended at any moment.
-        self._thread = threading.Thread(target=call, daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=call, daemon=True)
+        thread.start()
+        self._thread = thread  # one that could not be started cannot be waited for
 
     def end(self) -> None:
         """Waits for the end of the call, whatever it was."""

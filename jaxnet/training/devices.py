@@ -174,6 +174,11 @@ def _here(leaf: Any) -> jax.Array:
     return jax.device_put(leaf)
 
 
+def of_its_own(leaf: Any) -> Any:
+    """A loader's array, which it may fill anew once the next batch is wanted; JAX takes or copies it only later."""
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+
+
 def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     """Puts an array, the same on all processes, where its sharding says."""
     if sharding.is_fully_addressable or _over_processes(leaf):

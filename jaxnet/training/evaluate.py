@@ -17,7 +17,7 @@ from jaxnet.layers.layer import Layer, as_layer
 from jaxnet.losses.common import is_mean_over_examples
 from jaxnet.training import devices, nans, pairs, weighted
 from jaxnet.training.pairs import Arrays
-from jaxnet.training.sources import given
+from jaxnet.training.sources import given, in_full
 from jaxnet.training.state import all_finite
 from jaxnet.training.step import Metrics, checked_metrics, measure, scalar
 from jaxnet.training.weighted import applied
@@ -103,7 +103,7 @@ def make_evaluate(
         with devices.in_use(mesh):
             if isinstance(data, (tuple, Arrays)):
                 return of_whole(params, state, data if isinstance(data, tuple) else data.pair)
-            source: Any = given(data, goes_on=False)
+            source: Any = given(in_full(data), goes_on=False)
             return named(source.who)(of_batches)(params, state, source, epoch)
 
     def of_whole(params, state, data):

@@ -192,9 +192,8 @@ def _evaluation(
     make: Any, net: Layer, loss: Any, validation: Any, size: int, epochs: int, weights: Any
 ) -> Callable[..., dict[str, float]]:
     """Measures the validation set after an epoch; the set is checked, and put in its place, before any training."""
-    validation = sources.given(
-        validation, size if isinstance(validation, tuple) else None, epochs=epochs, goes_on=False
-    )
+    size_of_arrays = size if isinstance(validation, tuple) else None
+    validation = sources.given(sources.in_full(validation), size_of_arrays, epochs=epochs, goes_on=False)
     check_labels(net, loss, validation.first)
     held_out: Any = validation
     if isinstance(validation, Arrays):

@@ -1,7 +1,6 @@
 """How a run is kept: where, how often, and what makes it the run that goes on."""
 
 import contextlib
-import copy
 import functools
 import os
 import time
@@ -209,7 +208,11 @@ class Saver:
     def written(self, run: Run) -> None:
         """Waits until what was saved is on the disk; raises what kept it from that."""
         if self.checkpoints is not None and jax.process_count() == 1:  # several write before they go on
-            self._attempt(self._writer.wait, run, self.checkpoints.directory)
+            try:
+                self._attempt(self._writer.wait, run, self.checkpoints.directory)
+            except BaseException:
+                self._saved = None
+                raise
 
     def save(self, run: Run) -> None:
         """Saves now; after it the state may be given away, and `written` waits until it is on the disk."""
@@ -232,7 +235,7 @@ class Saver:
         assert kept is not None
         self.record(run)
         this = {"settings": self.settings, "identity": self.identity, "batch": self.batch, "history": kept.seal}
-        metadata = copy.deepcopy(run.metadata) | this  # a loader may change the position that it gave
+        metadata = run.metadata | this
 
         def sync():  # the history is on the disk before the checkpoint that stands for a part of it
             try:

@@ -65,7 +65,7 @@ def load_partial(
     Raises:
       CheckpointError: chosen leaves that the file does not have, or has in other shapes or dtypes, all of them at once;
         a cast under which a finite value overflows; no checkpoint, or a damaged one.
-      ConfigError: a pattern that fits no leaf, or a ``rename`` that changes no name.
+      ConfigError: a pattern that fits no leaf, an ``only`` that chooses none, or a ``rename`` that changes no name.
       DTypeError: a leaf that is not loaded and no array.
 
     Example:
@@ -95,6 +95,8 @@ def load_partial(
                 f"init makes"
             )
     wanted = {name: leaf for name, leaf in leaves.items() if chosen[name]}
+    if leaves and not wanted:
+        raise ConfigError(f"only chooses no leaf, so nothing would be loaded; the paths are {paths.listed([*leaves])}")
     names = _names_in_file(list(wanted), under, rename)
     with opened(place) as file:
         entries = file.description["leaves"]

@@ -10,6 +10,17 @@ from jaxnet._incoming import read
 from jaxnet.errors import CheckpointError
 
 
+def of_its_own(position: Any) -> Any:
+    """A position that stays as it is when its loader goes on, which may have given what it changes in place."""
+    if type(position) in (list, tuple):
+        return type(position)(map(of_its_own, position))
+    if isinstance(position, dict):
+        return {name: of_its_own(entry) for name, entry in position.items()}
+    if isinstance(position, np.ndarray):
+        return position.copy()
+    return position.clone() if hasattr(position, "detach") else position
+
+
 def as_json(position: Any) -> Any:
     """A position as JSON: plain values as they are, all else as a dict of one entry, which says what it is.
 
@@ -54,7 +65,9 @@ def from_json(saved: Any) -> Any:
         return value
     dtype, shape, text = value
     array = np.frombuffer(base64.b64decode(text), dtype).reshape(shape).copy()
-    return array if kind == "array" else sys.modules["torch"].from_numpy(array)
+    if kind == "tensor":
+        return sys.modules["torch"].from_numpy(array)
+    return array if array.ndim else array[()]  # NumPy's scalars, which can be names in a dict
 
 
 def _text(array: np.ndarray | np.generic) -> str:

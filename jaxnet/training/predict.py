@@ -14,7 +14,7 @@ from jaxnet import data as data_module
 from jaxnet.errors import DTypeError, ShapeError, named
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.training import devices
-from jaxnet.training.sources import Source, Stream
+from jaxnet.training.sources import Source, Stream, in_full
 from jaxnet.training.state import is_key
 
 Batch = tuple[Any, int]
@@ -27,7 +27,8 @@ def predict(net: Any, params: Params, state: State, x: Any, *, batch_size: int =
 
     One program computes all batches: a smaller last one is filled with its last example, and what that predicts is cut
     off. The device holds two batches and their predictions, whatever the number of examples, and x itself only if it
-    lies there already. A second call with the same network compiles nothing.
+    lies there already. A second call with the same network compiles nothing, if its batches are of the same size (fewer
+    examples than ``batch_size`` are one of their own).
 
     Args:
       net: a `Layer`.
@@ -82,7 +83,7 @@ def predict(net: Any, params: Params, state: State, x: Any, *, batch_size: int =
             return jax.jit(_itself, out_shardings=devices.replicated(mesh))(y)
 
     if many:
-        stream = x if isinstance(x, Stream) else Stream(x)
+        stream = in_full(x if isinstance(x, Stream) else Stream(x))
         source = Source(stream.batches, stream.steps_per_epoch, pick=stream.pick, goes_on=False)
         return _ahead(compute, _of_source(source, mesh))
     return _of_arrays(compute, x, batch_size, mesh)
@@ -184,7 +185,7 @@ def _batch(names: list[str], leaves: list[Any], size: int, narrowed: dict[str, n
     placed = []
     for name, leaf in zip(names, leaves, strict=True):
         leaf = leaf if isinstance(leaf, jax.Array) else checks.host_array(name, leaf, narrowed)
-        leaf = _filled(leaf, size)
+        leaf = devices.of_its_own(_filled(leaf, size))
         placed.append(jax.device_put(leaf) if over is None else devices.put(leaf, over))
     return placed
 

@@ -42,7 +42,8 @@ def stream(batches: Any, *, steps_per_epoch: int | None = None, pick: Any = None
       batches: an iterable of batches ``(x, target)``, or ``(x, target, weights)`` (`arrays`), a loader or a list, read
         anew each epoch; or a function from the epoch's number, from 0, to an iterable. An iterator with ``get_state``
         and ``set_state`` (Grain's), and a loader with ``state_dict`` and ``load_state_dict`` (torchdata's, Hugging
-        Face's) resume without reading again; one with ``set_epoch``, or whose ``sampler`` has it, is told each epoch.
+        Face's) resume without reading again; one with ``set_epoch``, or whose ``sampler`` has it, is told each epoch
+        (but with ``steps_per_epoch``, whose epochs are not the loader's).
       steps_per_epoch: batches an epoch, of what does not end. An iterator is read on from epoch to epoch; a list too,
         and begun again where it ends, but as a validation set anew each time, so that the same examples are measured.
       pick: what of a batch is x and what the target, where it is no pair: two names, as ``("image", "label")`` of
@@ -95,6 +96,13 @@ def given(data: Any, batch_size: Any = None, *, epochs: int = 1, goes_on: bool =
     if isinstance(data, Source):
         data.must_last(epochs)
     return data
+
+
+def in_full(data: Any) -> Any:
+    """Data to measure or to predict from: of `data.blocks` and `data.examples` all samples, in their order."""
+    if isinstance(data, Stream):
+        return dataclasses.replace(data, batches=in_full(data.batches))
+    return dataclasses.replace(data, shuffle=False, drop_last=False) if isinstance(data, (Blocks, Examples)) else data
 
 
 class Source:

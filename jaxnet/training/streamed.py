@@ -77,7 +77,7 @@ class Streamed:
         def place(number, batch):
             batch = self.source.batch(epoch, start + number, batch, narrowed)
             with self.source.at(epoch, start + number):
-                mesh = self.place.mesh
+                batch, mesh = jax.tree.map(devices.of_its_own, batch), self.place.mesh
                 return jax.device_put(batch) if mesh is None else devices.place_local_batch(batch, mesh)
 
         def look():

@@ -61,6 +61,7 @@ def test_features_and_target(library):
         (DataError, r"column 'a' holds nan at index \(1,\)", {"a": [0.0, np.nan], "b": [1, 2]}, {"target": "b"}),
         (DataError, "column 'a' holds integers up to 16777217, which float32 would change", {"a": [2**24 + 1], "b": [1]}, {"target": "b"}),
         (DataError, "column 'a' holds integers up to 8589934592, which int32 would", {"a": [2**33], "b": [1]}, {"target": "a"}),
+        (DataError, "column 'price' holds fractions, which int32 would cut off", TABLE, {"target": "age", "features": ["price"], "dtype": np.int32}),
         (DataError, "the arrays have 1, 2 samples", {"a": [1], "b": [1, 2], "c": [1]}, {"target": "c"}),
         (DataError, "column 'kind': encode: 'yak' .first at index 1. is none of the 3 classes 'cat', 'dog', 'eel'", {"a": [1, 2], "kind": ["cat", "yak"]}, {"target": "kind", "classes": {"kind": CLASSES["kind"]}}),
     ],

@@ -98,6 +98,8 @@ def test_a_number_gives_the_indices_that_arrays_are_split_by():
         (DataError, r"^split: groups must have one group a sample, shape \(10,\), got \(9,\)", lambda: data.split(10, groups=[1] * 9)),
         (DataError, r"stratify must have one class a sample, shape \(10,\), got \(10, 1\)", lambda: data.split(10, stratify=np.ones((10, 1)))),
         (DataError, "groups must hold numbers or words, one kind without gaps", lambda: data.split(3, fractions=[1.0], groups=["a", None, "b"])),
+        (DataError, "groups has a gap, nan at index 1; fill it", lambda: data.split(3, fractions=[1.0], groups=["a", np.nan, "b"])),
+        (DataError, "stratify has a gap, nan at index 2; fill it", lambda: data.kfold(4, 2, stratify=np.array([0, 1, np.nan, np.nan]))),
     ],
 )  # fmt: skip
 def test_what_is_refused(error, message, call):

@@ -11,6 +11,8 @@ import pytest
 from jaxnet import activations, layers, losses, optimizers, training
 from jaxnet.errors import ConfigError, DataError, ShapeError
 from jaxnet.optimizers import averaged
+from jaxnet.training.averaging import Averaged
+from jaxnet.training.sources import Source
 
 RNG = np.random.default_rng(0)
 STEPS = 8
@@ -255,6 +257,13 @@ def test_a_sweep_has_them_too():
     alone = fit(rule(decays[m]), data, batch_size=None, epochs=2, key=seeds[m])
     close(swept.member(m), (alone.params, alone.state), rtol=1e-4)
     close(swept.history["validation_loss"][:, m], alone.history["validation_loss"], rtol=1e-4)
+
+
+def test_a_run_that_goes_on_where_no_batch_is_left_has_the_statistics_of_its_first():
+    rule, source = optimizers.ema(optimizers.sgd(0.1), 0.9, debias=False), Source(BATCHES, None)
+    train_state = training.init(NET, rule, X[:1], 0)._replace(step=jnp.int32(3))
+    params, state = Averaged(NET, source, None)(train_state)
+    same(state, training.reestimate(NET, params, train_state.state, BATCHES[:1]))
 
 
 def test_fit_returns_lookaheads_slow_weights_and_freezes():

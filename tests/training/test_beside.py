@@ -97,14 +97,15 @@ def test_a_signal_waits_for_the_write_and_saves_the_last_step(number, slow, tmp_
     assert [read_metadata(path)["step"] for path in Checkpoints(tmp_path).paths()] == [1, step]
 
 
-def test_memory_that_does_not_suffice_for_the_copy_is_told(tmp_path, monkeypatch):
-    def gathered(*_, **__):
+@pytest.mark.parametrize("place", ["keeping.gathered", "checkpoint._file.write"])
+def test_memory_that_does_not_suffice_for_the_copy_or_beside_the_training_is_told(place, tmp_path, monkeypatch):
+    def refuse(*_, **__):
         raise MemoryError("Unable to allocate 1.00 GiB")
 
-    monkeypatch.setattr(keeping, "gathered", gathered)
+    monkeypatch.setattr(f"jaxnet.training.{place}", refuse)
     with pytest.raises(MemoryError, match="Unable to allocate") as ended:
-        fit(keep=training.keep(tmp_path, seconds=0))
-    assert int(ended.value.train_state.step) == 1
+        fit(keep=tmp_path)
+    assert int(ended.value.train_state.step) == 8
     assert "could not be saved, but is in error.train_state: Unable to allocate" in ended.value.__notes__[0]
 
 

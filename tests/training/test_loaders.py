@@ -1,5 +1,6 @@
 """Every door that takes data takes what users hold it in, converted once, and refuses the rest in words that help."""
 
+import collections
 import functools
 import tempfile
 import warnings
@@ -168,6 +169,9 @@ def test_columns_of_a_data_set_and_batches_that_are_no_pairs(usual):
     x, y = next(data.batches(Column(X.tolist()), Column(Y.tolist()), batch_size=24, shuffle=False))
     np.testing.assert_array_equal(x, X)
     np.testing.assert_array_equal(y, Y)
+    for sequence in (range(24), collections.UserList(Y), collections.deque(Y)):  # which are no columns
+        with pytest.raises(DTypeError, match=f"array 0 must be an array, got {type(sequence).__name__}"):
+            data.batches(sequence, batch_size=8)
     dicts = [{"label": Y[i : i + 8], "image": X[i : i + 8]} for i in (0, 8, 16)]
     for pick in (("image", "label"), lambda b: (b["image"], b["label"])):
         np.testing.assert_allclose(DOORS["fit"](training.stream(dicts, pick=pick)), usual["fit"][1], rtol=1e-6)
@@ -175,9 +179,11 @@ def test_columns_of_a_data_set_and_batches_that_are_no_pairs(usual):
     np.testing.assert_allclose(DOORS["evaluate"](picked), usual["evaluate"][1], rtol=1e-6)
     params, state = NET.init(0, X[:1])
     whole = training.predict(NET, params, state, X)
-    for given in (picked, data.blocks(X, batch_size=8, block=4, shuffle=False)):
+    for given in (picked, data.blocks(X, batch_size=9, block=4)):
         parts = list(training.predict(NET, params, state, given))
         np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-6)
+    measured = DOORS["evaluate"](data.examples(list(zip(X, Y, strict=True)), batch_size=9))  # none left out
+    np.testing.assert_allclose(measured, usual["evaluate"][1], rtol=1e-6)
     with pytest.raises(KeyError) as caught:
         fit(training.stream(dicts, pick=lambda b: (b["img"], b["label"])))
     assert "fit: pick raised this for epoch 1, batch 0" in caught.value.__notes__

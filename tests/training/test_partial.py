@@ -78,6 +78,7 @@ def test_what_does_not_fit_is_listed_with_its_cure(path):
     ("options", "error", "message"),
     [
         ({"only": "boby"}, ConfigError, "load_partial: the pattern 'boby' fits no leaf; the paths are bias, kernel"),
+        ({"only": lambda path, leaf: False}, ConfigError, "only chooses no leaf, .*; the paths are bias, kernel"),
         ({"rename": {"encoder/0": "bias"}}, ConfigError, "rename changes 'encoder/0' nowhere; .* are bias, kernel"),
         ({"rename": ["a"]}, ConfigError, "rename must map places of like to those of the file"),
         ({"under": "nowhere"}, CheckpointError, "2 missing .*\n.*4 in the file: 'encoder/0/bias'"),
@@ -86,7 +87,7 @@ def test_what_does_not_fit_is_listed_with_its_cure(path):
         ({"only": "kernel", "like": {"bias": jax.ShapeDtypeStruct((1,), jnp.float32), "kernel": BODY["kernel"]}},
          DTypeError, r"like\['bias'\] is a shape and a dtype alone, and nothing is loaded into it"),
     ],
-    ids=str.split("pattern direction list under number flag struct"),
+    ids=str.split("pattern nothing direction list under number flag struct"),
 )  # fmt: skip
 def test_bad_input(path, options, error, message):
     with pytest.raises(error, match=message):

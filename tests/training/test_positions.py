@@ -41,7 +41,7 @@ class Stateful:
             yield X[order[4 * self.at - 4 : 4 * self.at]], Y[order[4 * self.at - 4 : 4 * self.at]]
 
     def state_dict(self):
-        return {"generator": self.begun, "at": self.at, "also": (b"1", [None, 1.5, np.arange(3)]), 7: "seven"}
+        return {"generator": self.begun, "at": self.at, "also": (b"1", [None, 1.5, np.arange(3)]), np.int64(7): "seven"}
 
     def load_state_dict(self, state):
         assert state["also"][0] == b"1"
@@ -174,6 +174,41 @@ def test_set_epoch_is_called_on_a_loader_or_its_sampler():
         for epoch in range(3):
             _read(source, epoch, 0, None, 9)
         assert loader.told == [0, 1, 2]
+
+
+def test_a_loader_may_fill_its_arrays_anew():
+    """Of an array that is aligned to 64 bytes a CPU's JAX makes no copy by itself, as PyTorch's are."""
+    raw = np.empty(96 + 64, np.uint8)
+    buffer = raw[-raw.ctypes.data % 64 :][:96].view(np.float32).reshape(24, 1)
+
+    def loader(epoch):
+        for i in range(5):
+            buffer[:] = i
+            yield buffer, Y
+
+    run = Streamed(_measure, Source(loader, None), Place(None, None, True, True))
+    assert [loss for done in run.epoch(jnp.zeros(()), 0, 0) for loss in done.measured["loss"]] == list(range(5))
+
+
+def test_a_position_is_that_after_its_batch_although_later_ones_are_fetched(monkeypatch):
+    monkeypatch.setattr("jaxnet.training.feed.TARGET_SECONDS", 0)  # a look after every step
+
+    class Loader:
+        def __iter__(self):
+            self.state = {"at": [0]}
+            for _ in range(6):
+                self.state["at"][0] += 1
+                yield X, Y
+
+        def state_dict(self):
+            return self.state
+
+        def load_state_dict(self, state):
+            raise NotImplementedError
+
+    run = Streamed(_measure, Source(Loader(), None), Place(None, None, True, True))
+    found = [(done.position, done.steps) for done in run.epoch(jnp.zeros(()), 0, 0)]
+    assert found == [({"at": [step]}, step) for step in range(1, 7)]
 
 
 # --- what loaders do wrong -------------------------------------------------------------------------------------------
