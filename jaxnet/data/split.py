@@ -124,7 +124,7 @@ def _parts(samples: int, shares: list[float], seed: int, stratify: Any, groups: 
 
 def _codes(name: str, given: Any, samples: int) -> np.ndarray:
     """Numbers from 0 for what stands for each sample, a class or a group."""
-    values = np.asarray(given)
+    values = checks.unmasked(name, np.asanyarray(given))
     if values.shape != (samples,):
         what = "class" if name == "stratify" else "group"
         raise DataError(f"{name} must have one {what} a sample, shape ({samples},), got {values.shape}")
