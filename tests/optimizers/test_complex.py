@@ -20,7 +20,7 @@ def loss(params):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_rule_descends(name):
-    optimizer = optimizers.chain(OPTIMIZERS[name](), (lambda params: (), lambda u, s, p=None: (scaled(u, 3.0), s)))
+    optimizer = OPTIMIZERS[name]()
     params = {"z": jnp.zeros(3, jnp.complex64), "x": jnp.zeros(2)}
     if name in REFUSING:
         with pytest.raises(DTypeError, match="complex"):
@@ -31,7 +31,7 @@ def test_every_rule_descends(name):
         params, state = carry
         grads = optimizers.conjugate(jax.grad(loss)(params))
         updates, state = optimizer.update(grads, state, params)
-        params = optimizers.apply_updates(params, updates)
+        params = optimizers.apply_updates(params, scaled(updates, 3.0))
         return (params, state), [jnp.abs(p - TARGET[name]) for name, p in sorted(params.items())]
 
     _, errors = jax.lax.scan(step, (params, optimizer.init(params)), None, length=60)
