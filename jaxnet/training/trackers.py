@@ -75,7 +75,8 @@ def tensorboard(directory: str | os.PathLike[str], *, every: int = 100) -> Track
       DependencyError: tensorboard is not installed; ``pip install tensorboard``, which needs no TensorFlow.
       ConfigError: what is no path or number.
     """
-    summary, path = optional.load("training.tensorboard", "tensorboard.summary"), checks.path("directory", directory)
+    path = checks.path("directory", directory)
+    summary = optional.load("training.tensorboard", "tensorboard.summary")
 
     def begin():
         writer = summary.Writer(str(path))

@@ -52,6 +52,7 @@ WRITERS = {
 }
 READERS = {
     "training.load.path": lambda path: load(path, {"x": np.ones(2)}),
+    "training.load_partial.path": lambda path: training.load_partial(path, {"x": np.ones(2)}),
     "training.read_metadata.path": read_metadata,
     "training.load_best.directory": lambda path: training.load_best(path, NET, X),
     "training.History.load.path": History.load,
@@ -63,7 +64,10 @@ OTHERS = {
     "diagnostics.pictures.activation_histograms.path", "diagnostics.pictures.learning_curves.path",
     "diagnostics.pictures.weights_over_time.path",
 }  # fmt: skip
-DOORS = WRITERS | READERS | {"diagnostics.Diagnosis.html.path": lambda path: diagnostics.Diagnosis.html(NOTHING, path)}
+DOORS = WRITERS | READERS | {
+    "diagnostics.Diagnosis.html.path": lambda path: diagnostics.Diagnosis.html(NOTHING, path),
+    "training.tensorboard.directory": training.tensorboard,
+}  # fmt: skip
 OPTIONAL = {"training.fit.keep", "training.train.keep", "training.keep.directory", "training.keep.log",
             "training.export.path"}  # fmt: skip
 
@@ -165,4 +169,5 @@ def test_no_door_is_forgotten():
                     look(f"{module_name}.{name}", thing)
     of_trees = {"layers.watched.path", "regularizers.weights.path", "backprop.Trace.open.paths"}
     of_trees |= {"training.Checkpoints.keep"}  # a number
+    of_trees |= {"data.examples.source", "data.Examples.source"}  # what is read by index
     assert found - of_trees == DOORS.keys() | OTHERS
