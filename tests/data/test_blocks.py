@@ -91,6 +91,12 @@ def test_memory_holds_the_buffer_and_not_the_file(tmp_path):
         assert max(_resident(path) for _ in itertools.islice(loader(1), 15, 40, 8)) <= 2**17
 
 
+def test_a_block_is_of_a_mebibyte_and_the_buffer_of_64_unless_it_is_said():
+    """Of all arrays together: 4 KiB a sample."""
+    loader = data.blocks(np.zeros((8, 2, 256), np.float32), np.zeros((8, 256), np.float64), batch_size=4)
+    assert (loader.block, loader.buffer) == (2**8, 2**14)
+
+
 def test_a_private_copy_of_a_file_keeps_what_was_written_to_it(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((64, 4096), np.float32))
     x = np.load(tmp_path / "x.npy", mmap_mode="c")

@@ -49,6 +49,11 @@ def test_features_and_target(library):
     assert data.columns(table, target="age", features=["price"], dtype=np.float64)[0].dtype == np.float64
 
 
+def test_truths_as_the_target_are_floats():
+    _, sold = data.columns(TABLE, target="sold", features=["age"])
+    assert (sold.dtype, sold.tolist()) == (np.float32, [1, 0, 1, 1])
+
+
 @pytest.mark.parametrize(
     ("error", "message", "table", "options"),
     [

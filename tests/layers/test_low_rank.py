@@ -91,6 +91,14 @@ def test_kernels_are_chosen_by_their_paths():
     assert [all(jax.tree.leaves(layer)) for layer in chosen] == [False, False, True, True]
 
 
+def test_the_first_factor_is_drawn_by_what_goes_into_it():
+    """By the inputs of the kernel, 5 x 80; not by the rank."""
+    params, _ = layers.low_rank(layers.conv(1, 5), 50).init(0, jnp.ones((1, 5, 80)))
+    down = params["low_rank"]["kernel"]["down"]
+    assert down.shape == (5, 80, 50)
+    np.testing.assert_allclose(jnp.std(down), 400**-0.5, rtol=0.05)
+
+
 def test_it_is_pickled():
     net = layers.low_rank(layers.chain(layers.conv(3, 2), layers.dense(2)), 2)
     again = pickle.loads(pickle.dumps(net))

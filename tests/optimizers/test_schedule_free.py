@@ -170,6 +170,17 @@ def test_a_rate_of_zero_averages_nothing_and_is_not_nan():
         np.testing.assert_allclose(o.averaged(state, params), wanted, rtol=1e-6)
 
 
+def test_of_a_rate_that_falls_the_largest_so_far_weighs_the_average():
+    """That of the first step, so that all steps weigh the same."""
+    optimizer = o.schedule_free_sgd(lambda step: jnp.where(step == 0, 1.0, 0.5))
+    params, state, z = jnp.ones(2), optimizer.init(jnp.ones(2)), []
+    for moved in (0.0, -0.5, -1.0):
+        updates, state = optimizer.update(jnp.ones(2), state, params)
+        params = o.apply_updates(params, updates)
+        z.append(moved)
+        np.testing.assert_allclose(o.averaged(state, params), np.mean(z), rtol=1e-5, atol=1e-6)
+
+
 def test_z_is_kept_in_the_dtype_that_was_asked_for():
     optimizer = o.schedule_free_sgd(0.1, state_dtype=jnp.bfloat16)
     state = optimizer.init(jnp.ones(2))

@@ -101,6 +101,17 @@ def test_they_are_pytorchs_averages():
             close(found["mean"][i - 1], means.module.weight[0].detach().numpy())
 
 
+def test_the_first_in_a_mean_are_taken_to_the_bit():
+    """However large those were that the average began as."""
+    rule, params = optimizers.swa(optimizers.sgd(1.0), 2), jnp.full(1, 2.0**27)
+    state = rule.init(params)
+    for gradient in (2.0**27, -0.1):
+        updates, state = rule.update(jnp.full(1, gradient), state, params)
+        params = optimizers.apply_updates(params, updates)
+    np.testing.assert_array_equal(params, np.float32(0.1))
+    same(averaged(state, params), params)
+
+
 PARAMS = {"a": jnp.ones(2, jnp.bfloat16), "b": jnp.full(3, 2.0)}
 SGD, EMA = optimizers.sgd(1.0), lambda: optimizers.ema(optimizers.sgd(1.0), 0.5, debias=False)
 COMPOSED = {
@@ -200,6 +211,13 @@ def test_statistics_are_found_in_any_container():
     same(training.reestimate(NET, params, state, BATCHES, freeze="1"), state)
 
 
+def test_so_many_batches_of_a_stream_are_read_as_were_asked_for():
+    params, state = NET.init(0, X)
+    for batches in (1, 2, 3):
+        found = training.reestimate(NET, params, state, BATCHES, batches=batches)
+        same(found, training.reestimate(NET, params, state, BATCHES[:batches]))
+
+
 def fit(optimizer, data=(X, Y), **options):
     options = {"batch_size": 8, "epochs": 3, "validation": (X[:9], Y[:9]), "progress": False, **options}
     return training.fit(NET, losses.mse, optimizer, data, **options)
@@ -264,6 +282,21 @@ def test_a_run_that_goes_on_where_no_batch_is_left_has_the_statistics_of_its_fir
     train_state = training.init(NET, rule, X[:1], 0)._replace(step=jnp.int32(3))
     params, state = Averaged(NET, source, None)(train_state)
     same(state, training.reestimate(NET, params, train_state.state, BATCHES[:1]))
+
+
+def test_the_batches_of_the_statistics_stay_where_a_loader_fills_its_arrays_anew():
+    x, y = (np.empty_like(part) for part in BATCHES[0])
+
+    def refilled(epoch):
+        for batch in BATCHES:
+            x[:], y[:] = batch
+            yield x, y
+
+    rule, source = optimizers.ema(optimizers.sgd(0.1), 0.9), Source(refilled, None)
+    averages, train_state = Averaged(NET, source, None), training.init(NET, rule, X[:1], 0)
+    assert len(list(source.epoch(0, 0, None)[0])) == len(BATCHES)
+    params, state = averages(train_state._replace(step=jnp.int32(3)))
+    same(state, training.reestimate(NET, params, train_state.state, BATCHES))
 
 
 def test_fit_returns_lookaheads_slow_weights_and_freezes():

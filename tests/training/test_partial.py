@@ -55,6 +55,11 @@ def test_a_backbone_under_a_new_head(path):
     np.testing.assert_array_equal(twice["a"]["kernel"], twice["b"]["kernel"])
 
 
+def test_a_place_is_not_another_whose_name_begins_with_it(tmp_path):
+    path = save(tmp_path / "many", {"encoder": {"1": BODY, "10": BODY}})
+    assert load_partial(path, BODY, under="encoder/1")[1].unused == ()
+
+
 def test_what_does_not_fit_is_listed_with_its_cure(path):
     with pytest.raises(CheckpointError) as caught:
         load_partial(path, {"0": BODY | {"scale": NEW["kernel"]}, "head": NEW}, rename={"0": "encoder/0"})

@@ -211,6 +211,16 @@ def test_a_position_is_that_after_its_batch_although_later_ones_are_fetched(monk
     assert found == [({"at": [step]}, step) for step in range(1, 7)]
 
 
+def test_arrays_in_a_position_are_copied_too():
+    given = {"order": np.arange(3), "read": [(np.ones(1), 4)]}
+    kept = positions.of_its_own(given)
+    given["order"][:] = 7
+    given["read"][0][0][:] = 7
+    given["read"].append(5)
+    assert kept["order"].tolist() == [0, 1, 2]
+    assert kept["read"] == [(1, 4)]
+
+
 # --- what loaders do wrong -------------------------------------------------------------------------------------------
 
 

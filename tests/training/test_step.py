@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from jaxnet import activations, layers, losses, optimizers, regularizers, training
 from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError
+from jaxnet.training.accumulate import over_parts
 
 X = np.random.default_rng(0).standard_normal((12, 16, 2)).astype(np.float32)
 LABELS = (np.arange(12) % 3).astype(np.int32)
@@ -88,6 +89,16 @@ def test_accumulated_parts_equal_the_whole_batch(parts):
         results.append(jax.jit(step)(begin(net, optimizer), (X, LABELS)))
     assert_close(results[0][0].params, results[1][0].params)
     assert_close(results[0][1], results[1][1])
+
+
+def test_every_part_has_a_number_of_its_own():
+    """By which it draws its noise; also where the first parts have one example more than the others."""
+
+    def part(i, numbers, batch):
+        return jnp.zeros(()), numbers.at[i].add(1), jnp.zeros(())
+
+    _, numbers, _ = over_parts(part, (jnp.ones((7, 1)), jnp.ones(7)), 3, None, jnp.zeros(()), jnp.zeros(3))
+    np.testing.assert_array_equal(numbers, 1)
 
 
 def test_batch_norm_sees_the_parts_one_after_the_other():

@@ -128,6 +128,14 @@ def test_a_measure_that_stays_infinite_is_waited_for():
     assert pruned.result()[1] == -1
 
 
+def test_a_member_that_was_dropped_is_not_the_best_although_another_gets_worse():
+    pruned = Pruning(2, {1: 1}, None, "loss")
+    weights = {"kernel": jnp.ones((2, 1, 2))}, ()
+    assert pruned.after(1, {"loss": np.float32([1, 2])}, weights).tolist() == [0]
+    pruned.after(2, {"loss": np.float32([3])}, jax.tree.map(lambda leaf: leaf[:1], weights))
+    assert pruned.result()[1] == 0
+
+
 def test_a_diverged_network_is_never_the_best_and_harms_no_other():
     def rate(rate):
         return optimizers.sgd(rate)

@@ -9,6 +9,7 @@ from jaxnet import layers, losses, metrics, optimizers, training
 from jaxnet.errors import ConfigError, DataError, DTypeError
 from jaxnet.training import pairs
 from jaxnet.training.divergence import what_is_wrong
+from jaxnet.training.weighted import Weighted, applied
 from tests.training import calls
 
 RANDOM = np.random.default_rng(0)
@@ -143,6 +144,14 @@ def test_weights_that_are_none_are_refused(fault):
 def test_a_batch_with_weights_that_are_nan_is_said_to_be_one():
     batch = pairs.batch((ONES, ONES, ONES * np.float32(np.nan)), {})
     assert what_is_wrong(layers.dense(2), losses.mse, batch).startswith("The batch's weights holds NaN or Inf")
+
+
+def test_a_loss_that_hands_on_what_it_is_given_takes_weights():
+    def handing_on(prediction, target, **options):
+        return losses.mse(prediction, target, **options)
+
+    target = Weighted(jnp.zeros((2, 1)), jnp.array([1.0, 0.0]))
+    assert applied("the loss", handing_on, jnp.array([[2.0], [9.0]]), target) == 4
 
 
 def test_a_loss_or_metric_that_takes_no_weights_is_refused():
