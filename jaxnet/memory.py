@@ -17,6 +17,9 @@ def reuse() -> bool:
     page of 4 kB at a time. This call tells glibc to keep them. One line at the start of a program, before it computes;
     what it gains: docs/kernels.md.
 
+    A thread that had a heap of its own before the call keeps it, and blocks of more than 64 MB that it allocates are
+    still given back; so call it first. `TUNABLES` in the environment is for all threads.
+
     The price: the process stays as large as it ever was, for all that it still does, and libraries beside JAX are
     under the same rule, for there is one allocator a process. Memory of a GPU is not concerned.
 
