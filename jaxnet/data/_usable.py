@@ -34,6 +34,7 @@ def usable(arrays: Sequence[Any], names: Sequence[str] | None = None) -> list[np
 
 
 def columns_of(arrays: Sequence[Any], names: Sequence[str] | None = None, *, call: str = "") -> list[np.ndarray]:
+    """The arrays as NumPy has them, with one entry a sample each, under these names in errors."""
     if not arrays:
         raise DataError("at least one array is needed, got none")
     if names is None:  # by a loader's door, where a tree would be stacked, or taken for one array
@@ -96,6 +97,7 @@ def check_finite(name: str, column: np.ndarray) -> None:
 
 
 def generator_of(seed: int, *more: int) -> np.random.Generator:
+    """The generator of a seed, and of what else tells its use from another's, such as the epoch."""
     seed = checks.integer("seed", seed, minimum=0)
     if seed >= 2**64:
         raise ConfigError(f"seed must be below 2**64, got {seed}")

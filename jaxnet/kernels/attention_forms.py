@@ -182,6 +182,7 @@ def _see(sight: Sight, seen: jax.Array, key: Any, number: Any) -> Callable:
 
 
 def short_value(sight: Sight, q, k, v, limits):
+    """The output and the logarithm of the sums, of few positions: the rows of blocks written one after the other."""
     outputs = []
     for rows, keys, see in _rows(sight, limits):
         q_i = q[..., rows, :]
@@ -193,6 +194,7 @@ def short_value(sight: Sight, q, k, v, limits):
 
 
 def short_push(sight: Sight, q, k, v, o, log, tq, tk, tv, limits):
+    """The tangents of both in the directions tq, tk, tv, of few positions."""
     outputs = []
     for rows, keys, see in _rows(sight, limits):
         q_i, log_i, tq_i = (a[..., rows, :] for a in (q, log, tq))
@@ -203,6 +205,7 @@ def short_push(sight: Sight, q, k, v, o, log, tq, tk, tv, limits):
 
 
 def short_pull(sight: Sight, q, k, v, o, log, co, cl, limits):
+    """The cotangents of q, k and v from those of both, co and cl, of few positions."""
     offset = _offset(o, co, cl)
     cq, ck, cv = [], _zeros(k), _zeros(v)
     for rows, keys, see in _rows(sight, limits):
@@ -253,6 +256,7 @@ def _joined(a: jax.Array, length: int) -> jax.Array:
 
 
 def long_value(sight: Sight, q, k, v, limits):
+    """As `short_value`, of many positions: by loops over blocks."""
     q, k, v = (_fill(a, -2, sight.block) for a in (q, k, v))
     numbers, take, see = _blocks(sight, limits)
 
@@ -268,6 +272,7 @@ def long_value(sight: Sight, q, k, v, limits):
 
 
 def long_push(sight: Sight, q, k, v, o, log, tq, tk, tv, limits):
+    """As `short_push`, by loops over blocks."""
     q, k, v, o, tq, tk, tv = (_fill(a, -2, sight.block) for a in (q, k, v, o, tq, tk, tv))
     log = _fill(log, -2, sight.block)
     numbers, take, see = _blocks(sight, limits)
@@ -286,6 +291,7 @@ def long_push(sight: Sight, q, k, v, o, log, tq, tk, tv, limits):
 
 
 def long_pull(sight: Sight, q, k, v, o, log, co, cl, limits):
+    """As `short_pull`, by loops over blocks."""
     offset = _offset(o, co, cl)
     q, k, v, log, co, offset = (_fill(a, -2, sight.block) for a in (q, k, v, log, co, offset))
     numbers, take, see = _blocks(sight, limits)
