@@ -158,6 +158,8 @@ def blocks(
 
 def _sliceable(leaf: Any) -> Any:
     """What is read from where it is by slices, as it is; anything else as an array."""
+    if isinstance(leaf, np.ma.MaskedArray):
+        leaf = checks.unmasked("an array", leaf)
     if isinstance(getattr(leaf, "dtype", None), np.dtype) and hasattr(leaf, "shape") and hasattr(leaf, "__getitem__"):
         if not checks.is_numeric(leaf.dtype):
             checks.host_array("an array", np.empty(0, leaf.dtype))  # which says why

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet import _checks as checks
 from jaxnet._tables import few
 from jaxnet.errors import DataError, named
 
@@ -109,6 +110,8 @@ def _plain(values: Any) -> list[Any]:
     """Names as plain values of Python, which compare and hash alike wherever they come from."""
     if isinstance(values, (str, bytes)) or not (isinstance(values, Iterable) or hasattr(values, "__array__")):
         raise DataError(f"wanted a name a sample, got {values!r}; give a list, an array, or a column of a table")
+    if isinstance(values, np.ndarray):
+        values = checks.unmasked("names", values)
     array = values if isinstance(values, (list, tuple)) else np.asarray(values)
     if np.ndim(array) != 1 and not isinstance(array, (list, tuple)):
         raise DataError(f"the names must lie along one axis, got the shape {np.shape(array)}")

@@ -99,6 +99,8 @@ def _names(table: Any) -> list[str]:
 
 def _numbers(name: str, column: Any) -> np.ndarray:
     """A column of numbers without gaps."""
+    if isinstance(column, np.ndarray):
+        column = checks.unmasked(f"the column {name!r}", column)
     array = np.asarray(incoming.read(column) if hasattr(column, "__array__") else column)
     if array.ndim != 1:
         raise DataError(f"the column {name!r} must hold one value a row, got the shape {array.shape}")

@@ -111,3 +111,22 @@ def test_classes_there_and_back():
 def test_what_classes_refuse(message, call):
     with pytest.raises(DataError, match=message):
         call()
+
+
+MASKED = np.ma.masked_array(np.arange(6), mask=[0, 1, 0, 0, 0, 0])
+DOORS = {
+    "classes": lambda: data.classes(MASKED),
+    "encode": lambda: data.classes(np.arange(6)).encode(MASKED),
+    "a feature": lambda: data.columns({"a": MASKED, "y": np.arange(6)}, target="y"),
+    "the target": lambda: data.columns({"a": np.arange(6), "y": MASKED}, target="y"),
+    "blocks": lambda: data.blocks(MASKED, np.arange(6), batch_size=2),
+    "groups": lambda: data.kfold(6, 2, groups=MASKED),
+    "strata": lambda: data.split(6, stratify=MASKED),
+    "examples": lambda: next(iter(data.examples([(MASKED, 1.0)] * 2, batch_size=2)(0))),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_no_door_loses_a_mask(door):
+    with pytest.raises(DataError, match="is a masked array with 1 of 6 entries masked"):
+        DOORS[door]()
