@@ -1,11 +1,29 @@
 """The documentation site: the guides, and the reference from the docstrings."""
 
 import re
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[i]) for i in (0, 1)]  # links.py and programs.py; benchmarks
 
 project = "jaxnet"
 author = "The jaxnet developers"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "links",
+    "programs",
+    "benchmarks.pages",
+]
+autosummary_generate = False
+programs = ["index", "learn/*", "sharp-bits", "precision", "nan", "own-kernels", "own-table"]
 html_theme = "furo"
+html_title = "jaxnet"
+html_static_path = ["sounds", "style"]
+html_css_files = ["site.css", "programs.css"]
 exclude_patterns = ["_build"]
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
