@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jaxnet.memory import TUNABLES
 
-HELPERS = {"timing", "__main__"}
+HELPERS = {"pages", "timing", "__main__"}
 
 
 def names() -> list[str]:

@@ -228,14 +228,19 @@ def main(argv: list[str]) -> None:
     """Prints the tables and saves the times."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks optimizers", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller trees, Adam and SGD only")
+    parser.add_argument("--rule", nargs="+", choices=RULES, help="these rules alone, and no whole training steps")
     options = parser.parse_args(argv)
+    partial = options.quick or bool(options.rule)
     bandwidth = copy_bandwidth(options.quick)
     print(f"measured copy: {bandwidth / 1e9:.1f} GB/s\n")
     columns = ["ours", "ours raveled", "ours in flat", "optax", "torch plain", "torch foreach", "torch fused"]
     records: list[dict[str, Any]] = []
     for tree_name, make in trees(options.quick).items():
         rules = ["sgd", "adam"] if options.quick else ["adam"] if tree_name in SLOW_TO_COMPILE else list(RULES)
+        rules = [rule for rule in rules if rule in (options.rule or rules)]
         rows = []
+        if not rules:
+            continue
         for rule in rules:
             leaves = make()
             runs, missing = contestants(rule, leaves)
@@ -258,7 +263,7 @@ def main(argv: list[str]) -> None:
         note = " (Adam alone: the others compile as long)" if rules == ["adam"] else ""
         print(f"{tree_name}{note}, whole update: ms (10th-90th percentile), share of the copy's bytes per second")
         print(timing.table(["rule", *columns, "optax / ours raveled", "not run"], rows) + "\n", flush=True)
-    steps = training_steps(options.quick)
+    steps = [] if options.rule else training_steps(options.quick)
     names = list(dict.fromkeys(name for record in steps for name in record["seconds"]))
     rows = [
         [
@@ -267,7 +272,9 @@ def main(argv: list[str]) -> None:
         ]
         for r in steps
     ]
-    print("whole training step with Adam, gradient included: ms (10th-90th percentile)")
-    print(timing.table(["problem", *names], rows))
-    path = timing.save("optimizers", {"copy_bytes_per_second": bandwidth, "updates": records, "steps": steps})
+    if steps:
+        print("whole training step with Adam, gradient included: ms (10th-90th percentile)")
+        print(timing.table(["problem", *names], rows))
+    results = {"copy_bytes_per_second": bandwidth, "updates": records, "steps": steps}
+    path = timing.save("optimizers", results, partial=partial)
     print(f"\nwritten to {path.name}")

@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from benchmarks import timing
-from benchmarks.diagnosis import cost
+from benchmarks.diagnosis import cost, outside
 from benchmarks.diagnosis.cases import CASES, Case, Setup, remedied, setup
 from jaxnet import diagnostics
 from jaxnet.diagnostics import thresholds
@@ -21,7 +21,7 @@ def diagnosed(it: Setup, seed: int, steps: int = STEPS) -> diagnostics.Diagnosis
     """Diagnoses a setup."""
     return diagnostics.diagnose(
         it.net, it.loss, it.optimizer, it.data, validation=it.validation, key=seed, steps=steps,
-        regularizer=it.regularizer,
+        regularizer=it.regularizer, progress=False,
     )  # fmt: skip
 
 
@@ -92,7 +92,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once (default: one a core)")
     parser.add_argument("--cost", action="store_true", help="only what a report costs")
+    parser.add_argument("--programs", action="store_true", help="faults that others published, on real data")
+    parser.add_argument("--which", default="all", choices=["all", "tuned", "drawn"], help="of the programs")
+    parser.add_argument("--seeds", default="0,1,2", help="of the programs")
     options = parser.parse_args(argv)
+    if options.programs:
+        outside.main(options.only, [int(seed) for seed in options.seeds.split(",")], options.which)
+        return
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the processes share a GPU, where there is one
     costs = cost.measure(0.2 if options.quick else 2.0)
     print(cost.table(costs))

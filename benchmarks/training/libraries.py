@@ -5,7 +5,7 @@ import importlib.util
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,10 @@ import numpy as np
 from benchmarks.training.problems import (
     RATE,
     BatchNorm,
+    Contestant,
     Conv,
     Dense,
+    Epoch,
     Flatten,
     Mean,
     Parts,
@@ -24,21 +26,13 @@ from benchmarks.training.problems import (
     Relu,
     Residual,
     Weights,
+    channels_first,
     forward,
+    laid_out,
     named,
 )
+from benchmarks.training.pytorch import torch
 from jaxnet import activations, layers, losses, optimizers, training
-
-
-class Epoch(NamedTuple):
-    """What an epoch gave: the mean loss of its steps, and the accuracy on the held-out examples, if asked for."""
-
-    loss: float
-    accuracy: float | None
-
-
-Contestant = Callable[[int], Epoch]
-"""Trains for so many more epochs, and returns the last. The first call compiles."""
 
 
 def network(parts: Parts) -> layers.Layer:
@@ -183,7 +177,7 @@ def equinox(problem: Problem, validate: bool, *, gather: str = "host") -> Contes
             return eqx.nn.BatchNorm(part.channels, "batch", momentum=0.9, mode="batch")
         if isinstance(part, Dense):
             layer = eqx.nn.Linear(part.positions * part.channels, part.units, key=jax.random.key(0))
-            kernel, bias = _channels_first(part, weights[part.name]["kernel"]).T, weights[part.name]["bias"]
+            kernel, bias = channels_first(part, weights[part.name]["kernel"]).T, weights[part.name]["bias"]
         else:
             layer = eqx.nn.Conv1d(part.channels, part.filters, part.size, padding="SAME", key=jax.random.key(0))
             kernel, bias = weights[part.name]["kernel"].T, weights[part.name]["bias"][:, None]
@@ -260,11 +254,11 @@ def _jax_loop(
         carry, values = jax.lax.scan(body, (params, state, opt_state), rows)
         return *carry, values
 
-    on_host = (_laid_out(problem.train[0], channels_last), problem.train[1])
+    on_host = (laid_out(problem.train[0], channels_last), problem.train[1])
     on_device = jax.tree.map(jnp.asarray, on_host)
     compiled = jax.jit({"host": step, "device": gathered, "scan": scanned}[gather], donate_argnums=(0, 1, 2))
     evaluate = jax.jit(lambda params, state, x, labels: accuracy(apply(params, state, x, False)[0], labels))
-    held_out = (jnp.asarray(_laid_out(problem.held_out[0], channels_last)), jnp.asarray(problem.held_out[1]))
+    held_out = (jnp.asarray(laid_out(problem.held_out[0], channels_last)), jnp.asarray(problem.held_out[1]))
     params, state = jax.tree.map(jnp.array, (params, state))  # donated, so copies
     carry = [params, state, optimizer.init(params)]
     done = 0
@@ -285,86 +279,6 @@ def _jax_loop(
         return Epoch(loss, float(evaluate(*carry[:2], *held_out)) if validate else None)
 
     return lambda epochs: [epoch() for _ in range(epochs)][-1]
-
-
-def torch(problem: Problem, validate: bool, *, fused: bool = False, compiled: bool = False) -> Contestant:
-    """PyTorch: modules, autograd, `torch.optim.Adam`, plain or fused; eager or through `torch.compile`."""
-    import torch
-    from torch import nn
-
-    class Branch(nn.Module):
-        def __init__(self, parts):
-            super().__init__()
-            self.branch = nn.Sequential(*map(make, parts))
-
-        def forward(self, x):
-            return self.branch(x) + x
-
-    def make(part):
-        if isinstance(part, Residual):
-            return Branch(part.branch)
-        if isinstance(part, Dense):
-            return filled(nn.Linear(part.positions * part.channels, part.units), part)
-        if isinstance(part, Conv):
-            return filled(nn.Conv1d(part.channels, part.filters, part.size, padding=part.size // 2), part)
-        if isinstance(part, BatchNorm):
-            return nn.BatchNorm1d(part.channels, momentum=0.1)
-        if isinstance(part, Pool):
-            return nn.AvgPool1d(part.size)
-        if isinstance(part, Relu):
-            return nn.ReLU()
-        return nn.Flatten() if isinstance(part, Flatten) else nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten())
-
-    def filled(layer, part):
-        kernel, bias = weights[part.name]["kernel"], weights[part.name]["bias"]
-        kernel = _channels_first(part, kernel) if isinstance(part, Dense) else kernel
-        with torch.no_grad():
-            layer.weight.copy_(torch.from_numpy(kernel.T.copy()))
-            layer.bias.copy_(torch.from_numpy(bias))
-        return layer
-
-    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
-    weights = problem.weights()
-    net = nn.Sequential(*map(make, problem.parts)).to(device)
-    if compiled:
-        torch.compiler.reset()  # the problems share their code, and PyTorch gives up after some recompilations
-    apply = torch.compile(net) if compiled else net
-    optimizer = torch.optim.Adam(net.parameters(), lr=RATE, fused=fused)
-    loss = nn.CrossEntropyLoss()
-    (x, labels), (held_out, truth) = (
-        (torch.from_numpy(_laid_out(x, False)).to(device), torch.from_numpy(labels).long().to(device))
-        for x, labels in (problem.train, problem.held_out)
-    )
-    done = 0
-
-    def epoch():
-        nonlocal done
-        net.train()
-        values = []
-        for rows in torch.from_numpy(problem.order(done)).to(device):
-            optimizer.zero_grad()
-            value = loss(apply(x[rows]), labels[rows])
-            value.backward()
-            optimizer.step()
-            values.append(value.detach())
-        done += 1
-        measured = None
-        if validate:
-            net.eval()
-            with torch.no_grad():
-                measured = (net(held_out).argmax(1) == truth).float().mean().item()
-        return Epoch(torch.stack(values).mean().item(), measured)
-
-    return lambda epochs: [epoch() for _ in range(epochs)][-1]
-
-
-def _channels_first(part: Dense, kernel: np.ndarray) -> np.ndarray:
-    """A dense kernel for inputs that were flattened channels first."""
-    return kernel.reshape(part.positions, part.channels, -1).swapaxes(0, 1).reshape(kernel.shape)
-
-
-def _laid_out(x: np.ndarray, channels_last: bool) -> np.ndarray:
-    return x if channels_last or x.ndim < 3 else np.ascontiguousarray(x.swapaxes(1, 2))
 
 
 LIBRARIES: dict[str, tuple[Callable[[Problem, bool], Contestant], tuple[str, ...]]] = {

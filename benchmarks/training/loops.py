@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import timing
-from benchmarks.training.libraries import LIBRARIES, Contestant, contestants
-from benchmarks.training.problems import Conv, Problem, named
+from benchmarks.training.libraries import LIBRARIES, contestants
+from benchmarks.training.problems import Contestant, Conv, Problem, named
 
 TURN = 0.1  # seconds that ours trains at a stretch; the others do as many epochs
 REST = 0.02  # seconds; PyTorch's idle threads spin for a few ms

@@ -232,3 +232,24 @@ def _read(file: str) -> Arrays:
     examples = [line.split(":") for line in text.splitlines() if line and line[0] not in "#@"]
     x = np.array([series.split(",") for series, _ in examples], np.float32)[:, :, None]
     return x, np.array([int(label) - 1 for _, label in examples], np.int32)
+
+
+class Epoch(NamedTuple):
+    """What an epoch gave: the mean loss of its steps, and the accuracy on the held-out examples, if asked for."""
+
+    loss: float
+    accuracy: float | None
+
+
+Contestant = Callable[[int], Epoch]
+"""Trains for so many more epochs, and returns the last. The first call compiles."""
+
+
+def channels_first(part: Dense, kernel: np.ndarray) -> np.ndarray:
+    """A dense kernel for inputs that were flattened channels first."""
+    return kernel.reshape(part.positions, part.channels, -1).swapaxes(0, 1).reshape(kernel.shape)
+
+
+def laid_out(x: np.ndarray, channels_last: bool) -> np.ndarray:
+    """Signals channels last, as ours are, or first."""
+    return x if channels_last or x.ndim < 3 else np.ascontiguousarray(x.swapaxes(1, 2))

@@ -1,7 +1,7 @@
-"""What only a fresh process shows: how long the first step takes, and the most memory that training needs.
+"""What only a fresh process shows: how long the first parameters and step take, and the most memory training needs.
 
-Such a process runs `child` for a library, a problem and a number of epochs; with 0 epochs it takes one step on one
-batch.
+Such a process runs `child` for a library, a problem and a number of epochs; with 0 epochs it draws parameters, as that
+library's users do, and takes one step on one batch.
 """
 
 import json
@@ -9,10 +9,14 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from benchmarks import timing
+from benchmarks.training.problems import Problem
 
 NAMES = ["ours", "flax, device", "equinox, device", "torch", "torch.compile"]
 FIRST, MEMORY = "digits-conv", ("digits-conv", "osuleaf")
@@ -45,16 +49,40 @@ def run(name: str, problem: str, epochs: int) -> dict[str, float] | None:
 
 
 def child(name: str, problem_name: str, epochs: int) -> dict[str, float]:
-    """Trains in this process, and says how long the first step or all took, and how much memory."""
+    """Trains in this process, and says how long the first parameters and step, or all, took, and how much memory."""
     from benchmarks.training.libraries import LIBRARIES, import_packages
     from benchmarks.training.problems import PROBLEMS
 
     import_packages(name)
     problem = PROBLEMS[problem_name][0]()
-    before, began = peak_bytes(), time.perf_counter()
+    before = peak_bytes()
+    drawn = {} if epochs or name not in INIT else {"init_seconds": _seconds(lambda: INIT[name](problem))}
+    began = time.perf_counter()
     train = LIBRARIES[name][0](problem if epochs else problem.one_step(), False)
     train(epochs or 1)
-    return {"seconds": time.perf_counter() - began, "bytes": peak_bytes() - before}
+    return {**drawn, "seconds": time.perf_counter() - began, "bytes": peak_bytes() - before}
+
+
+def _ours(problem: Problem) -> Any:
+    from benchmarks.training.libraries import network
+
+    return network(problem.parts).init(0, problem.train[0][:1])
+
+
+def _flax(problem: Problem) -> Any:
+    from benchmarks.training.libraries import flax_network
+
+    return jax.jit(flax_network(problem.parts).init, static_argnums=2)(jax.random.key(0), problem.train[0][:1], True)
+
+
+INIT: dict[str, Callable[[Problem], Any]] = {"ours": _ours, "flax, device": _flax}
+"""How the parameters are drawn, where there is one function for that."""
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - began
 
 
 def main() -> None:
@@ -85,7 +113,9 @@ def report(records: list[dict[str, Any]]) -> str:
         for problem, whole in columns:
             of = [r for r in records if (r["library"], r["problem"], bool(r["epochs"])) == (name, problem, whole)]
             value = statistics.median(r["bytes"] / 1e6 if whole else r["seconds"] for r in of) if of else None
-            cells.append("-" if value is None else f"{timing.figures(value)} {'MB' if whole else 's'}")
+            drawn = [r["init_seconds"] for r in of if "init_seconds" in r]
+            first = f"{timing.figures(statistics.median(drawn))} + " if drawn else ""
+            cells.append("-" if value is None else f"{first}{timing.figures(value)} {'MB' if whole else 's'}")
         rows.append([name, *cells])
-    header = [f"{problem}: {'peak memory' if whole else 'first step'}" for problem, whole in columns]
+    header = [f"{p}: {'peak memory' if whole else 'first parameters + first step'}" for p, whole in columns]
     return "In fresh processes, above the imports\n" + timing.table(["", *header], rows)

@@ -181,12 +181,13 @@ def main(argv: list[str]) -> None:
             for network in chosen:
                 names = options.library or [n for n in libraries.LIBRARIES if network in RUN_BY.get(n, (network,))]
                 records = measure(NETWORKS[network](), names, dtype, options.quick)
-                if options.alone:
-                    measure_alone(records, names, options.quick)
                 results["records"] += records
-                print(report(records, results["matrix_product_flops"][dtype]) + "\n", flush=True)
-                # A run that is killed keeps what it has, and takes the place of no whole one.
+                # A run that is killed has said what it has, and takes the place of no whole one.
                 last = dtype == dtypes[-1] and network == chosen[-1]
-                timing.save(NAME, results, partial=partial_run or not last)
+                for alone in (False, True)[: 1 + options.alone]:
+                    if alone:
+                        measure_alone(records, names, options.quick)
+                    print(report(records, results["matrix_product_flops"][dtype]) + "\n", flush=True)
+                    timing.save(NAME, results, partial=partial_run or not (last and alone == options.alone))
     draw(json.loads(path.read_text()), path.with_suffix(".png"))
     print(f"written to {path.name} and {path.with_suffix('.png').name}")

@@ -1,0 +1,25 @@
+import numpy as np
+import optax
+from flax import nnx
+
+from benchmarks.programs.digits import test, train
+
+rngs = nnx.Rngs(0)
+model = nnx.Sequential(nnx.Linear(64, 64, rngs=rngs), nnx.relu, nnx.Linear(64, 10, rngs=rngs))
+optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
+
+
+@nnx.jit
+def step(model, optimizer, x, y):
+    def loss(model):
+        return optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
+
+    optimizer.update(model, nnx.grad(loss)(model))
+
+
+x, y = train
+rng = np.random.default_rng(0)
+for _ in range(20):
+    for rows in rng.permutation(len(x)).reshape(-1, 32):
+        step(model, optimizer, x[rows], y[rows])
+print((model(test[0]).argmax(-1) == test[1]).mean())
