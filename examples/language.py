@@ -159,7 +159,7 @@ def measure(net: layers.Layer, params, state, text: np.ndarray, rows: int = 8, p
         logits, state = stream.apply(params, state, x, train=False)
         return state, jnp.sum(jnp.where(counts, losses.softmax_cross_entropy(logits, y, reduction="none"), 0.0))
 
-    state = layers.stream_state(stream, params, state, x[0])
+    state = jax.jit(partial(layers.stream_state, stream))(params, state, x[0])
     total = 0.0
     for one in zip(x, y.astype(np.int32), counts, strict=True):
         state, nats = feed(params, state, *one)

@@ -4,6 +4,7 @@ None of them costs anything at run time. Each returns its argument in canonical 
 was wanted, what came, and one hint. Who refused is said by the door around it, `errors.named`.
 """
 
+import inspect
 import math
 import numbers
 import operator
@@ -11,6 +12,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +22,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxnet import _words as words
 from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError, innermost
 
 
 def integer(name: str, value: Any, *, minimum: int) -> int:
     """``value`` as an int of at least ``minimum``; bools, floats, strings and tracers are refused."""
-    wanted = f"{name} must be an integer >= {minimum}, got {value!r}"
+    wanted = f"{name} must be an integer >= {minimum}, got "
     if isinstance(value, (bool, np.bool_)):
-        raise ConfigError(wanted)
+        raise ConfigError(wanted + words.came(value))
     try:
         result = operator.index(value)
     except TypeError as error:
-        raise ConfigError(f"{wanted}; sizes are Python integers, known before anything is traced") from error
+        raise ConfigError(
+            f"{wanted}{words.came(value)}; sizes are Python integers, known before anything is traced"
+        ) from error
     if result < minimum:
-        raise ConfigError(wanted)
+        raise ConfigError(wanted + words.came(value))
     return result
 
 
@@ -48,14 +53,14 @@ def number(
 ) -> float:
     """``value`` as a finite float between ``low`` and ``high``; ends count unless they are open."""
     interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
-    wanted = f"{name} must be a finite number in {interval}, got {value!r}"
+    wanted = f"{name} must be a finite number in {interval}, got "
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating, np.integer)):
-        raise ConfigError(wanted)
+        raise ConfigError(wanted + words.came(value))
     result = float(value)
     too_low = result <= low if open_low else result < low
     too_high = result >= high if open_high else result > high
     if not math.isfinite(result) or too_low or too_high:
-        raise ConfigError(wanted)
+        raise ConfigError(wanted + words.came(value))
     return result
 
 
@@ -73,14 +78,41 @@ def flag(name: str, value: Any) -> bool:
 def choice(name: str, value: Any, options: tuple[str, ...]) -> str:
     """``value``, which must be one of ``options``."""
     if value not in options:
-        raise ConfigError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
+        near = [one for one in options if isinstance(value, str) and one.lower() == value.strip().lower()]
+        hint = f"; write {near[0]!r}" if near else ""
+        raise ConfigError(f"{name} must be one of {', '.join(map(repr, options))}, got {words.came(value)}{hint}")
     return value
 
 
 def function(name: str, value: Any) -> Any:
     """``value``, which must be callable."""
     if not callable(value):
-        raise ConfigError(f"{name} must be callable, got {value!r}")
+        raise ConfigError(words.no_function(name, value))
+    return value
+
+
+def accepts(f: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+    """Whether a function can be called so; of one without a signature that is not known, and it is believed."""
+    try:
+        signature(f).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        pass
+    return True
+
+
+def signature(f: Callable[..., Any]) -> inspect.Signature:
+    """A function's own signature: a decorator may take other arguments than what it says that it wraps."""
+    f = inspect.unwrap(f, stop=inspect.isfunction)  # of `jax.jit`'s and its like, what they wrap
+    return inspect.signature(f, follow_wrapped=False)
+
+
+def takes(name: str, value: Any, *args: str, **kwargs: Any) -> Any:
+    """``value``, which must be a function of these arguments."""
+    if not accepts(function(name, value), *args, **kwargs):
+        wanted = ", ".join([*args, *["*"] * bool(kwargs), *kwargs])
+        raise ConfigError(f"{name} must take ({wanted}), got a function of {signature(value)}")
     return value
 
 
@@ -88,7 +120,7 @@ def path(name: str, value: Any) -> Path:
     """``value`` as a local path, ``~`` expanded; what would silently become a strange file of that name is refused."""
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(text, str):
-        raise ConfigError(f"{name} must be a path, a string or a pathlib.Path, got {value!r}")
+        raise ConfigError(f"{name} must be a path, a string or a pathlib.Path, got {words.came(value)}")
     if not text or "\0" in text:
         hint = "no file system has NUL in a name" if text else "for the current directory give '.'"
         raise ConfigError(f"{name} must be a path, got {text!r}; {hint}")
@@ -114,7 +146,7 @@ def key(value: Any) -> Any:
     dtype = getattr(value, "dtype", None)
     shape = getattr(value, "shape", None)
     if dtype is None or shape is None:
-        raise ConfigError(f"key must be a JAX PRNG key, got {value!r}; {hint}")
+        raise ConfigError(f"key must be a JAX PRNG key, got {words.came(value)}; {hint}")
     typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if typed and shape == ():
         return value
@@ -190,12 +222,10 @@ def host_array(name: str, value: np.ndarray | np.generic, narrowed: dict[str, np
             f"convert with .astype({dtype.newbyteorder('=').name!r})"
         )
     if not is_numeric(dtype):
-        words = dtype.kind in "UST" or (dtype.kind == "O" and all(isinstance(entry, str) for entry in np.ravel(value)))
-        cure = (
-            "number the classes, data.classes(names).encode(names)"
-            if words
-            else "build one rectangular numeric array, for example numpy.stack(rows).astype('float32')"
-        )
+        cure = "build one rectangular numeric array, for example numpy.stack(rows).astype('float32')"
+        if dtype.kind in "UST" or (dtype.kind == "O" and all(isinstance(entry, str) for entry in np.ravel(value))):
+            cure = "number the classes, data.classes(names).encode(names)"
+        cure = words.of_no_numbers(name, value, f"{name}.astype('float32')", f"{name}.astype('int32')") or cure
         raise DTypeError(f"{name} has dtype {dtype}, which is no number; {cure}")
     canonical = jax.dtypes.canonicalize_dtype(dtype)
     if canonical == dtype:
@@ -265,14 +295,14 @@ def floating(name: str, value: ArrayLike) -> jax.Array:
 def _must_be_floating(name: str, dtype: np.dtype) -> None:
     if jnp.issubdtype(dtype, jnp.floating):
         return
-    cure = "convert with x.astype('float32')"
+    cure = f"convert with {name if name.isidentifier() else 'x'}.astype('float32')"
     if dtype in (jnp.int8, jnp.int16, jnp.uint8, jnp.uint16):
         cure += f" / {jnp.iinfo(dtype).max + 1} ({dtype} arithmetic would wrap)"
     elif jnp.issubdtype(dtype, jax.dtypes.prng_key):
         cure = "a PRNG key is passed as key="
     elif jnp.issubdtype(dtype, jnp.complexfloating):
         cure = "take its parts apart, jax.numpy.concatenate([x.real, x.imag], -1)"
-    elif jnp.issubdtype(dtype, jnp.integer):
+    elif jnp.issubdtype(dtype, jnp.integer) and name == "x":
         cure += ", or, of tokens, look their rows up in a table first"
     raise DTypeError(f"{name} must be floating point, got {dtype}; {cure}")
 
@@ -326,18 +356,22 @@ def same_dtype(**arrays: jax.Array) -> None:
         raise DTypeError(f"dtypes differ: {listing}; {hint}")
 
 
-def rank(name: str, value: Any, wanted: int, layout: str) -> None:
+def rank(name: str, value: Any, wanted: int, layout: str, hint: str = "") -> None:
     """Refuses an array whose rank is not ``wanted``."""
     if len(value.shape) != wanted:
-        fewer = name == "x" and len(value.shape) == wanted - 1
-        hint = "; a single example is x[None], a single channel x[..., None]" if fewer else ""
+        if name == "x" and len(value.shape) == wanted - 1:
+            hint = "; a single example is x[None], a single channel x[..., None]"
         raise ShapeError(f"{name} must have {wanted} axes {layout}, got shape {tuple(value.shape)}{hint}")
 
 
 def leaves(tree: Any, *names: str, tree_name: str = "params") -> tuple[jax.Array, ...]:
     """The arrays of a layer's params (or state), a dict of exactly ``names``; anything else is another layer's."""
     if not isinstance(tree, dict) or set(tree) != set(names):
-        got = f"a dict of {', '.join(sorted(map(str, tree))) or 'nothing'}" if isinstance(tree, dict) else repr(tree)
+        got = (
+            f"a dict of {', '.join(sorted(map(str, tree))) or 'nothing'}"
+            if isinstance(tree, dict)
+            else words.came(tree)
+        )
         raise ConfigError(
             f"{tree_name} must be a dict of {', '.join(names)}, got {got}; pass what this layer's init returned"
         )
@@ -347,4 +381,4 @@ def leaves(tree: Any, *names: str, tree_name: str = "params") -> tuple[jax.Array
 def nothing(name: str, value: Any) -> None:
     """Refuses params or a state where a layer has none."""
     if not isinstance(value, tuple) or value:
-        raise ConfigError(f"{name} must be (), got {type(value).__name__}; pass what this layer's init returned")
+        raise ConfigError(f"{name} must be (), got {words.came(value)}; pass what this layer's init returned")

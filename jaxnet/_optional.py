@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxnet.errors import DependencyError
 
-PACKAGES = {name: name for name in ("matplotlib", "flatbuffers", "tensorboard", "wandb", "trackio")}
+PACKAGES = {name: name for name in ("matplotlib", "flatbuffers", "jax2onnx", "tensorboard", "wandb", "trackio")}
 """By the library's first name in Python, what pip calls it."""
 
 

@@ -17,9 +17,12 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet._dtypes import at_least_float32, wide
 from jaxnet._softmax import exact_softmax
 from jaxnet.errors import ShapeError, named
+
+__all__ = ["elu", "gelu", "glu", "leaky_relu", "relu", "sigmoid", "silu", "softmax", "softplus", "swiglu", "tanh"]
 
 P = ParamSpec("P")
 
@@ -40,10 +43,13 @@ def _activation(
 
 @named("relu")
 def relu(x: ArrayLike) -> jax.Array:
-    """Returns max(x, 0), eq. 4.12. The derivative at 0 is 0.
+    """Returns y = max(x, 0), eq. 4.12. The derivative at 0 is 0.
 
     Args:
       x: any shape, floating point.
+
+    Raises:
+      DTypeError: x is not floating point.
 
     Example:
       >>> import jax.numpy as jnp
@@ -58,13 +64,18 @@ def relu(x: ArrayLike) -> jax.Array:
 
 @_activation
 def leaky_relu(x: jax.Array, slope: float = 0.01) -> jax.Array:
-    """Returns x where x > 0 and slope * x elsewhere, eq. 4.13. The derivative at 0 is ``slope``.
+    """Returns y = x where x > 0 and slope * x elsewhere, eq. 4.13. The derivative at 0 is ``slope``.
 
     (`jax.nn.leaky_relu` has derivative 1 at 0; eq. 4.13 and PyTorch take the other side.)
 
     Args:
       x: any shape, floating point.
       slope: a, the slope of the negative side.
+
+    Raises:
+      DTypeError: x is not floating point.
+      ConfigError: ``slope`` is no finite number.
+      ShapeError: it is an array of many.
 
     Example:
       >>> import jax.numpy as jnp
@@ -90,11 +101,16 @@ def rectify(x: jax.Array, slope: jax.Array) -> jax.Array:
 
 @_activation
 def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
-    """Returns x where x > 0 and alpha (e^x - 1) elsewhere. The derivative at 0 is ``alpha``.
+    """Returns y = x where x > 0 and alpha (e^x - 1) elsewhere. The derivative at 0 is ``alpha``.
 
     Args:
       x: any shape, floating point.
       alpha: minus the limit at minus infinity.
+
+    Raises:
+      DTypeError: x is not floating point.
+      ConfigError: ``alpha`` is no finite number.
+      ShapeError: it is an array of many.
 
     Example:
       >>> import jax.numpy as jnp
@@ -119,11 +135,15 @@ _expm1_below.defjvps(lambda tangent, _, x: tangent * jnp.exp(jnp.where(x > 0, 0.
 
 @_activation
 def gelu(x: jax.Array, *, approximate: bool = False) -> jax.Array:
-    """Returns x Phi(x), Phi being the standard normal distribution function. Smooth; the derivative at 0 is 1/2.
+    """Returns y = x Phi(x), Phi being the standard normal distribution function. Smooth; the derivative at 0 is 1/2.
 
     Args:
       x: any shape, floating point.
       approximate: use the paper's tanh approximation, which is off by up to 5e-4.
+
+    Raises:
+      DTypeError: x is not floating point.
+      ConfigError: ``approximate`` is no bool.
 
     Example:
       >>> import jax.numpy as jnp
@@ -165,10 +185,13 @@ _gelu.defjvps(lambda tangent, _, x: tangent * _gelu_slope(x))
 
 @_activation
 def sigmoid(x: jax.Array) -> jax.Array:
-    """Returns 1 / (1 + e^-x), eq. 4.14. Smooth; it saturates, with derivative 0, at large |x|.
+    """Returns y = 1 / (1 + e^-x), eq. 4.14. Smooth; it saturates, with derivative 0, at large |x|.
 
     Args:
       x: any shape, floating point.
+
+    Raises:
+      DTypeError: x is not floating point.
 
     Example:
       >>> import jax.numpy as jnp
@@ -198,10 +221,13 @@ _bell.defjvps(lambda tangent, y, x: -tangent * y * jnp.tanh(x / 2))
 
 @_activation
 def silu(x: jax.Array) -> jax.Array:
-    """Returns x sigmoid(x), also called swish. Smooth; the derivative at 0 is 1/2.
+    """Returns y = x sigmoid(x), also called swish. Smooth; the derivative at 0 is 1/2.
 
     Args:
       x: any shape, floating point.
+
+    Raises:
+      DTypeError: x is not floating point.
 
     Example:
       >>> import jax.numpy as jnp
@@ -231,10 +257,13 @@ _silu_slope.defjvps(lambda tangent, _, x: tangent * _bell(x) * (2 - jnp.clip(x, 
 
 @_activation
 def softplus(x: jax.Array) -> jax.Array:
-    """Returns log(1 + e^x), a smooth `relu` that is positive everywhere. The derivative is `sigmoid`.
+    """Returns y = log(1 + e^x), a smooth `relu` that is positive everywhere. The derivative is `sigmoid`.
 
     Args:
       x: any shape, floating point.
+
+    Raises:
+      DTypeError: x is not floating point.
 
     Example:
       >>> import jax.numpy as jnp
@@ -257,11 +286,15 @@ _softplus.defjvps(lambda tangent, _, x: tangent * _sigmoid(x))
 
 @_activation
 def glu(x: jax.Array, axis: int = -1) -> jax.Array:
-    """Returns a sigmoid(b) of the halves (a, b) of ``axis``, the gated linear unit: half as many channels.
+    """Returns y = a sigmoid(b) of the halves (a, b) of ``axis``, the gated linear unit: half as many channels.
 
     Args:
-      x: floating point, of an even size along ``axis``.
+      x: any shape, floating point, of an even size along ``axis``.
       axis: what is halved.
+
+    Raises:
+      DTypeError: x is not floating point.
+      ShapeError: ``axis`` is none of x, or of an odd size.
 
     Example:
       >>> import jax.numpy as jnp
@@ -277,9 +310,9 @@ def glu(x: jax.Array, axis: int = -1) -> jax.Array:
 
 @_activation
 def swiglu(x: jax.Array, axis: int = -1) -> jax.Array:
-    """Returns silu(a) b of the halves (a, b) of ``axis``: the gate comes first, other than in `glu`.
+    """Returns y = silu(a) b of the halves (a, b) of ``axis``: the gate comes first, other than in `glu`.
 
-    Args: as `glu`.
+    Args, Raises: as `glu`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -295,7 +328,7 @@ def swiglu(x: jax.Array, axis: int = -1) -> jax.Array:
 
 def _halves(x: jax.Array, axis: int) -> list[jax.Array]:
     if isinstance(axis, bool) or not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
-        raise ShapeError(f"axis must be one of the axes of x, which has shape {x.shape}, got {axis!r}")
+        raise ShapeError(f"axis must be one of the axes of x, which has shape {x.shape}, got {words.came(axis)}")
     if x.shape[axis] % 2:
         raise ShapeError(f"axis {axis} must have an even size, to be halved, got shape {x.shape}")
     return jnp.split(x, 2, axis)
@@ -303,13 +336,16 @@ def _halves(x: jax.Array, axis: int) -> list[jax.Array]:
 
 @_activation
 def tanh(x: jax.Array) -> jax.Array:
-    """Returns (e^2x - 1) / (e^2x + 1), eq. 4.15. Smooth; it saturates, with derivative 0, at large |x|.
+    """Returns y = (e^2x - 1) / (e^2x + 1), eq. 4.15. Smooth; it saturates, with derivative 0, at large |x|.
 
     The derivative is 1 - y^2, as in PyTorch: right to a few units in the last place of 1 (1e-7 in float32), not of its
     own, and so without a digit beyond |x| = 9 (19 in float64).
 
     Args:
       x: any shape, floating point.
+
+    Raises:
+      DTypeError: x is not floating point.
 
     Example:
       >>> import jax.numpy as jnp
@@ -324,7 +360,7 @@ def tanh(x: jax.Array) -> jax.Array:
 
 @_activation
 def softmax(x: jax.Array, axis: int = -1) -> jax.Array:
-    """Returns e^x_i / sum over j of e^x_j, a probability distribution over ``axis``. Smooth.
+    """Returns y_i = e^x_i / sum over j of e^x_j, a probability distribution over ``axis``. Smooth.
 
     For a loss, leave it out: `losses.softmax_cross_entropy` takes the logits and is exact where this rounds to 0.
 
@@ -332,11 +368,16 @@ def softmax(x: jax.Array, axis: int = -1) -> jax.Array:
       x: any shape, floating point.
       axis: the axis that sums to 1.
 
+    Raises:
+      DTypeError: x is not floating point.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxnet import activations
       >>> activations.softmax(jnp.array([1000.0, 1000.0]))
       Array([0.5, 0.5], dtype=float32)
+
+    Source: Bridle 1990, Probabilistic interpretation of feedforward classification network outputs.
     """
     return exact_softmax(x, axis)
 

@@ -18,22 +18,54 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet import _drawing as drawing
 from jaxnet._made import made
 from jaxnet.errors import ShapeError, named
-from jaxnet.paths import Which, select
+from jaxnet.paths import Which, chosen
+
+__all__ = [
+    "Initializer",
+    "VarianceScaling",
+    "constant",
+    "fans_of_shape",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "normal",
+    "ones",
+    "reinitialize",
+    "uniform",
+    "zeros",
+]
 
 
 class Initializer(Protocol):
     """Draws an array: ``f(key, shape, dtype)``.
 
     For parameters of 16 bits a layer asks for float32 and rounds what comes.
+
+    Example: one of your own.
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers
+      >>> def halves(key, shape, dtype):
+      ...     return jnp.full(shape, 0.5, dtype)
+      >>> layers.dense(2, kernel_init=halves).init(0, jnp.ones((1, 1)))[0]["kernel"]
+      Array([[0.5, 0.5]], dtype=float32)
     """
 
     def __call__(self, key: Any, shape: Any, dtype: Any, /) -> jax.Array: ...
 
 
 def zeros(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    """Returns zeros; needs no key.
+    """Returns zeros, w = 0; needs no key.
+
+    Args:
+      key: unused, may be None.
+      shape: of the array, such as (features,).
+      dtype: of the array.
 
     Example:
       >>> from jaxnet import initializers
@@ -45,7 +77,12 @@ def zeros(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array
 
 
 def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    """Returns ones; needs no key.
+    """Returns ones, w = 1; needs no key.
+
+    Args:
+      key: unused, may be None.
+      shape: of the array, such as (features,).
+      dtype: of the array.
 
     Example:
       >>> from jaxnet import initializers
@@ -58,7 +95,13 @@ def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
 
 @made
 def constant(value: float) -> Initializer:
-    """Fills with ``value``.
+    """Returns an initializer that fills with ``value``: w = value.
+
+    Args:
+      value: of every entry.
+
+    Raises:
+      ConfigError: ``value`` is no finite number.
 
     Example:
       >>> from jaxnet import initializers
@@ -71,7 +114,10 @@ def constant(value: float) -> Initializer:
 
 @made
 def normal(stddev: float) -> Initializer:
-    """Draws from a normal distribution of mean 0 and standard deviation ``stddev``.
+    """Returns an initializer that draws from a normal distribution: w ~ N(0, stddev^2).
+
+    Args:
+      stddev: the standard deviation, at least 0.
 
     Raises:
       ConfigError: ``stddev`` is negative or no number.
@@ -88,7 +134,12 @@ def normal(stddev: float) -> Initializer:
 
 @made
 def uniform(bound: float) -> Initializer:
-    """Draws evenly from [-bound, bound), of standard deviation bound / sqrt(3); in 16 bits, rounded, up to the bound.
+    """Returns an initializer that draws evenly: w ~ U[-bound, bound), of standard deviation bound / sqrt(3).
+
+    In 16 bits, which are rounded, the upper bound is drawn too.
+
+    Args:
+      bound: the largest magnitude, at least 0.
 
     Raises:
       ConfigError: ``bound`` is negative or no number.
@@ -104,7 +155,7 @@ def uniform(bound: float) -> Initializer:
 
 
 class VarianceScaling(NamedTuple):
-    """Draws with variance ``scale`` / fan, the fan being the inputs, the outputs or their mean.
+    """Draws with variance Var(w) = scale / fan, the fan being the inputs, the outputs or their mean.
 
     Called as ``f(key, shape, dtype)`` it takes the fans from the shape ``(*K, in, out)``: in * K and out * K. A layer
     passes ``fans=(fan_in, fan_out)``, which know strides and groups too.
@@ -113,6 +164,17 @@ class VarianceScaling(NamedTuple):
       scale: the variance times the fan.
       mode: which fan: "fan_in" keeps the forward signal's variance, "fan_out" the gradient's, "fan_avg" weighs both.
       distribution: "normal" or "uniform".
+
+    Raises:
+      ConfigError: from a call: a ``scale`` of 0 or less, an unknown ``mode`` or ``distribution``.
+      ShapeError: from a call without ``fans``: as `fans_of_shape`.
+
+    Example:
+      >>> from jaxnet import initializers
+      >>> initializers.VarianceScaling(2.0, "fan_in", "normal") == initializers.he_normal()
+      True
+
+    Source: He et al. 2015, [36]; Glorot and Bengio 2010, [29].
     """
 
     scale: float
@@ -136,7 +198,7 @@ class VarianceScaling(NamedTuple):
 
 
 def lecun_normal() -> VarianceScaling:
-    """Normal with variance 1 / fan_in, which keeps the variance of a linear layer's input.
+    """Returns the initializer w ~ N(0, 1 / fan_in), which keeps the variance of a linear layer's input.
 
     Example:
       >>> import jax
@@ -150,12 +212,23 @@ def lecun_normal() -> VarianceScaling:
 
 
 def lecun_uniform() -> VarianceScaling:
-    """Uniform with variance 1 / fan_in: `lecun_normal`'s bounded sibling."""
+    """Returns the initializer w ~ U[-b, b) with b = sqrt(3 / fan_in): `lecun_normal`'s bounded sibling.
+
+    Example:
+      >>> import jax
+      >>> from jaxnet import initializers
+      >>> float(initializers.lecun_uniform()(jax.random.key(0), (3, 4)).max()) <= 1.0  # sqrt(3 / 3)
+      True
+
+    Source: LeCun et al. 1998, Efficient BackProp.
+    """
     return VarianceScaling(1.0, "fan_in", "uniform")
 
 
 def glorot_normal() -> VarianceScaling:
-    """Normal with variance 2 / (fan_in + fan_out): a compromise between the forward and the backward signal.
+    """Returns the initializer w ~ N(0, 2 / (fan_in + fan_out)).
+
+    It is a compromise between the forward and the backward signal.
 
     Example:
       >>> import jax
@@ -169,12 +242,21 @@ def glorot_normal() -> VarianceScaling:
 
 
 def glorot_uniform() -> VarianceScaling:
-    """Uniform with variance 2 / (fan_in + fan_out): `glorot_normal`'s bounded sibling."""
+    """Returns the initializer w ~ U[-b, b) with b = sqrt(6 / (fan_in + fan_out)): `glorot_normal`'s bounded sibling.
+
+    Example:
+      >>> import jax
+      >>> from jaxnet import initializers
+      >>> float(initializers.glorot_uniform()(jax.random.key(0), (3, 3)).max()) <= 1.0  # sqrt(6 / (3 + 3))
+      True
+
+    Source: chapter 4.6.3; Glorot and Bengio 2010, [29].
+    """
     return VarianceScaling(1.0, "fan_avg", "uniform")
 
 
 def he_normal(slope: float = 0.0) -> VarianceScaling:
-    """Normal with variance 2 / ((1 + slope^2) fan_in), which keeps the variance through rectifiers.
+    """Returns the initializer w ~ N(0, 2 / ((1 + slope^2) fan_in)), which keeps the variance through rectifiers.
 
     A rectifier keeps (1 + slope^2) / 2 of a symmetric signal's second moment.
 
@@ -196,16 +278,39 @@ def he_normal(slope: float = 0.0) -> VarianceScaling:
 
 
 def he_uniform(slope: float = 0.0) -> VarianceScaling:
-    """Uniform with variance 2 / ((1 + slope^2) fan_in): `he_normal`'s bounded sibling."""
+    """Returns the initializer w ~ U[-b, b) with b = sqrt(6 / ((1 + slope^2) fan_in)): `he_normal`'s bounded sibling.
+
+    Args:
+      slope: the rectifier's slope for negative inputs.
+
+    Raises:
+      ConfigError: ``slope`` is no finite number.
+
+    Example:
+      >>> import jax
+      >>> from jaxnet import initializers
+      >>> float(initializers.he_uniform()(jax.random.key(0), (6, 4)).max()) <= 1.0  # sqrt(6 / 6)
+      True
+
+    Source: chapter 4.6.3; He et al. 2015, [36].
+    """
     return VarianceScaling(_he(slope), "fan_in", "uniform")
 
 
 @named("initializer")
 def fans_of_shape(shape: Sequence[int]) -> tuple[float, float]:
-    """Returns (fan_in, fan_out) of a plain kernel ``(*K, in, out)``: in and out times the number of taps.
+    """Returns (fan_in, fan_out) = (K in, K out) of a plain kernel ``(*K, in, out)``, K being the number of taps.
+
+    Args:
+      shape: of the kernel.
 
     Raises:
       ShapeError: fewer than two axes, or an empty one.
+
+    Example:
+      >>> from jaxnet import initializers
+      >>> initializers.fans_of_shape((5, 3, 8))
+      (15, 40)
     """
     if len(shape) < 2 or 0 in shape:
         raise ShapeError(
@@ -253,7 +358,7 @@ def reinitialize(params: Any, which: Which, initializer: Initializer, key: Any) 
       A tree like ``params``; what is not chosen is as it was.
 
     Raises:
-      ConfigError: a pattern that fits no leaf.
+      ConfigError: a pattern that fits no leaf, or a function that chooses none.
       ShapeError: a leaf without fans, for an initializer that asks for them; or what comes is of another shape.
 
     Example:
@@ -264,9 +369,9 @@ def reinitialize(params: Any, which: Which, initializer: Initializer, key: Any) 
       Array(0., dtype=float32)
     """
     checks.function("initializer", initializer)
-    keys, chosen = checks.key(key), jax.tree.leaves(select(params, which))
+    keys, flags = checks.key(key), jax.tree.leaves(chosen(params, which))
     leaves, treedef = jax.tree.flatten(params)
-    for i, (leaf, on) in enumerate(zip(leaves, chosen, strict=True)):
+    for i, (leaf, on) in enumerate(zip(leaves, flags, strict=True)):
         if on:
             asked = isinstance(initializer, VarianceScaling)
             fans = fans_of_shape(leaf.shape) if asked else (1, 1)
@@ -284,9 +389,8 @@ def _drawn_in(dtype: Any) -> Any:
 
 
 def _normal(key: Any, shape: Sequence[int], dtype: Any, stddev: float) -> jax.Array:
-    values = jax.random.normal(key, shape, _drawn_in(dtype))
-    return (values * jnp.asarray(stddev, values.dtype)).astype(dtype)
+    return drawing.normal(key, shape, _drawn_in(dtype), stddev).astype(dtype)
 
 
 def _uniform(key: Any, shape: Sequence[int], dtype: Any, bound: float) -> jax.Array:
-    return jax.random.uniform(key, shape, _drawn_in(dtype), -bound, bound).astype(dtype)
+    return drawing.uniform(key, shape, _drawn_in(dtype), bound).astype(dtype)

@@ -57,13 +57,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet import _incoming as incoming
 from jaxnet.errors import CheckpointError, ConfigError, DTypeError, JaxnetError, named
+from jaxnet.layers.inside import entries
 from jaxnet.layers.layer import Layer, Params, State, as_layer
+
+__all__ = ["from_torch", "to_torch"]
 
 Rename = Mapping[str, str] | Callable[[str], str] | None
 """From our names to others: of modules or of arrays in a mapping, of arrays by a function."""
@@ -75,6 +77,10 @@ def from_torch(state_dict: Mapping[str, Any], net: Layer, x: Any, *, rename: Ren
 
     Every array must find its place and every place its array, in shape and dtype; nothing is cast, dropped or left as
     it was drawn. The one exception is ``num_batches_tracked``, which no layer of ours has: it may be there or not.
+
+    What the arrays cannot tell is the order of a flattened image or sequence: PyTorch's ``Flatten`` runs channel by
+    channel, `layers.flatten` position by position. Both fit, and the outputs differ. Where a dense layer follows, put
+    ``lambda x: jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)`` in flatten's place, and compare one output.
 
     Args:
       state_dict: names to arrays: PyTorch tensors, numpy or JAX arrays; `safetensors.numpy.load_file` returns one.
@@ -108,7 +114,7 @@ def from_torch(state_dict: Mapping[str, Any], net: Layer, x: Any, *, rename: Ren
             f"state_dict must map names to arrays, got {type(state_dict).__name__}; pass model.state_dict(), or "
             f"what safetensors.numpy.load_file returns"
         )
-    net = as_layer(net)
+    net = as_layer(net, "net")
     structs = jax.eval_shape(net.init, jax.random.key(0), checks.structs(x))
     convert = functools.partial(_in_torchs_layouts, net)
     wanted = jax.eval_shape(convert, *structs)
@@ -132,8 +138,8 @@ def from_torch(state_dict: Mapping[str, Any], net: Layer, x: Any, *, rename: Ren
         lines += ["Other names are given as rename={'ours': 'theirs'}; nothing is cast: convert the arrays, or x."]
         raise CheckpointError("\n".join(lines))
     # The conversion only moves elements, each to one place: its transpose is its inverse.
-    arrays = {name: jnp.asarray(given[theirs[name]]) for name in wanted}
-    return jax.linear_transpose(convert, *structs)(arrays)
+    arrays = {name: given[theirs[name]] for name in wanted}
+    return jax.jit(jax.linear_transpose(convert, *structs))(arrays)
 
 
 @named("to_torch")
@@ -162,6 +168,7 @@ def to_torch(params: Params, state: State, net: Layer, *, rename: Rename = None)
       ConfigError: params or a state of another network, a layer that does not say how PyTorch keeps its arrays, or a
         ``rename`` with an entry that fits no name, or that gives two arrays one name.
       ShapeError: a kernel with another number of axes than its layer's.
+      DTypeError: a leaf that is no array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -172,10 +179,18 @@ def to_torch(params: Params, state: State, net: Layer, *, rename: Rename = None)
       {'0.weight': (8, 2, 3), '0.bias': (8,), '2.running_mean': (8,), '2.running_var': (8,),
        '2.num_batches_tracked': ()}
     """
-    net = as_layer(net)
+    net = as_layer(net, "net")
     params, state = jax.tree.map(lambda leaf: checks.array("params", leaf), (params, state))
     arrays: dict[str, Any] = {}
-    for name, value in _in_torchs_layouts(net, params, state).items():
+    ours: list[str] = []
+
+    @jax.jit
+    def layouts(params, state):
+        found = _in_torchs_layouts(net, params, state)
+        ours.extend(found)  # in the network's order, which jit does not keep
+        return list(found.values())
+
+    for value, name in zip(layouts(params, state), ours, strict=True):
         arrays[name] = np.array(value, order="C")  # a copy: torch.from_numpy wants to be able to write
         if count := _count_beside(name):
             arrays[count] = np.zeros((), np.int64)
@@ -240,12 +255,12 @@ def _leaves(place: str, layer: Layer, params: Params, state: State, path: str) -
 def _moved(place: str, names: tuple[str, ...], leaves: list[Any], into: Callable[..., Any]) -> Any:
     """``into(*leaves)``, which may move elements and do nothing else: tried on their numbers."""
     ends = list(itertools.accumulate((math.prod(leaf.shape) for leaf in leaves), initial=0))
+    counts = [
+        np.arange(start, end, dtype=np.int32).reshape(leaf.shape)
+        for start, end, leaf in zip(ends, ends[1:], leaves, strict=False)
+    ]
     with jax.ensure_compile_time_eval():
-        counts = [
-            jnp.arange(start, end, dtype=jnp.int32).reshape(leaf.shape)
-            for start, end, leaf in zip(ends, ends[1:], leaves, strict=False)
-        ]
-        numbers = np.asarray(into(*counts))
+        numbers = np.asarray(jax.jit(into)(*counts))
     if numbers.dtype != np.int32 or not np.array_equal(np.sort(numbers, axis=None), np.arange(ends[-1])):
         raise ConfigError(
             f"the function that takes {' and '.join(map(repr, names))} of {place} into PyTorch's layout must move its "
@@ -271,14 +286,11 @@ def _unstacked(place: str, trees: Any) -> list[Any]:
 
 def _by_label(place: str, net: Layer, name: str, tree: Any) -> list[Any]:
     """A container's params, or its state, one a part."""
-    labels = [label for label, _ in net.about.parts]
-    if isinstance(tree, dict) and tree.keys() == set(labels):
-        return [tree[label] for label in labels]
-    if isinstance(tree, (tuple, list)) and len(tree) == len(labels):
-        return list(tree)
+    if (found := entries(net, tree)) is not None:
+        return found
     raise ConfigError(
-        f"{place} is a {net.name} of the parts {', '.join(labels)}, but its {name} are no tuple or dict of "
-        f"as many; pass what this network's init returned"
+        f"{place} is a {net.name} of the parts {', '.join(label for label, _ in net.about.parts)}, but its {name} are "
+        f"no tuple or dict of as many; pass what this network's init returned"
     )
 
 

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxnet import _checks as checks
 from jaxnet._dtypes import wide
 from jaxnet.errors import ConfigError, DTypeError
-from jaxnet.losses.classes import classes, counts, one_hot, pick, reduce_classes, reduce_examples
+from jaxnet.losses.classes import classes, counts, floating_scores, one_hot, pick, reduce_classes, reduce_examples
 from jaxnet.losses.common import loss as door
 from jaxnet.losses.common import metric, pair, weighted
 from jaxnet.losses.regression import mae
@@ -45,7 +45,7 @@ def accuracy(
       >>> metrics.accuracy(jnp.array([[0.1, 2.0], [3.0, 0.0]]), jnp.array([1, 1]))
       Array(0.5, dtype=float32)
     """
-    scores = wide(checks.floating("scores", scores))
+    scores = wide(floating_scores("scores", scores, target))
     target, integer = classes("scores", scores, target, ignore_label, weights)
     counted = counts(scores, target, ignore_label, weights, None)
     guess = jnp.argmax(scores, -1)
@@ -88,7 +88,7 @@ def top_k_accuracy(
       >>> metrics.top_k_accuracy(jnp.array([[0.1, 2.0, 0.5], [3.0, 0.0, 1.0]]), jnp.array([2, 1]), k=2)
       Array(0.5, dtype=float32)
     """
-    scores = wide(checks.floating("scores", scores))
+    scores = wide(floating_scores("scores", scores, target))
     target, integer = classes("scores", scores, target, ignore_label, weights)
     if not integer:
         raise DTypeError(f"target must be integer labels of shape {scores.shape[:-1]}, got {target.dtype}")
@@ -104,12 +104,14 @@ def top_k_accuracy(
 
 @door
 def mean_absolute_error(prediction: ArrayLike, target: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
-    """The mean of |prediction - target|: `losses.mae` by the name of a metric.
+    """The mean of the errors |prediction - target|: `losses.mae` by the name of a metric.
 
     Args:
       prediction: (batch, ...), floating point.
       target: the same shape.
       weights: what each value counts, numbers or a mask, of that shape or its first axes.
+
+    Returns, Raises: as `losses.mae`.
 
     Example:
       >>> import jax.numpy as jnp

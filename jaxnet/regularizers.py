@@ -20,11 +20,17 @@ from jaxnet.errors import ConfigError, DTypeError, ShapeError, named
 from jaxnet.losses.common import absolute
 from jaxnet.paths import Which, checked, select, text
 
+__all__ = ["l1", "l2", "proximal_l1", "weights"]
+
 _NOT_WEIGHTS = ("bias", "offset", "scale", "slope")
 
 
 def weights(path: str, leaf: Any) -> bool:
-    """Tells whether a leaf is a weight: not named bias, offset, scale or slope.
+    """Returns whether a leaf is a weight: not named bias, offset, scale or slope.
+
+    Args:
+      path: of the leaf, as in `paths.paths`.
+      leaf: not looked at.
 
     Example:
       >>> from jaxnet import regularizers
@@ -37,7 +43,7 @@ def weights(path: str, leaf: Any) -> bool:
 
 @made
 def l1(strength: float, *, where: Which = weights) -> Callable[[Any], jax.Array]:
-    """Makes the penalty strength * sum over i of |w_i|, eq. 4.26; it drives small weights towards zero.
+    """Makes the penalty R = strength * sum over i of |w_i|, eq. 4.26; it drives small weights towards zero.
 
     Its derivative is strength * sign(w), and 0 at w = 0: eq. 4.27 has -strength there, which would push a weight that
     has reached zero away from it. Gradient steps still only oscillate around zero; `proximal_l1` reaches it.
@@ -51,6 +57,7 @@ def l1(strength: float, *, where: Which = weights) -> Callable[[Any], jax.Array]
 
     Raises:
       ConfigError: the strength is negative or no number; from the penalty, if ``where`` picks no leaf.
+      DTypeError: from the penalty: a leaf that is picked and not floating point.
 
     Example:
       >>> import jax.numpy as jnp
@@ -66,7 +73,9 @@ def l1(strength: float, *, where: Which = weights) -> Callable[[Any], jax.Array]
 
 @made
 def l2(strength: float, *, where: Which = weights) -> Callable[[Any], jax.Array]:
-    """Makes the penalty strength * sum over i of w_i^2, eq. 4.28, with gradient 2 strength w (eq. 4.29); no one-half.
+    """Makes the penalty R = strength * sum over i of w_i^2, eq. 4.28; no one-half.
+
+    Its gradient is 2 strength w, eq. 4.29.
 
     Args:
       strength: lambda_2, at least 0.
@@ -77,6 +86,7 @@ def l2(strength: float, *, where: Which = weights) -> Callable[[Any], jax.Array]
 
     Raises:
       ConfigError: the strength is negative or no number; from the penalty, if ``where`` picks no leaf.
+      DTypeError: from the penalty: a leaf that is picked and not floating point.
 
     Example:
       >>> import jax.numpy as jnp
@@ -107,6 +117,7 @@ def proximal_l1(strength: float, *, where: Which = weights) -> Callable[[Any, fl
     Raises:
       ConfigError: the strength is negative or no number; from the step, if ``where`` picks no leaf, or the learning
         rate is a negative number.
+      DTypeError: from the step: a leaf that is picked and not floating point.
       ShapeError: from the step: a learning rate that is an array of many.
 
     Example:

@@ -11,9 +11,25 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet._multiply_adds import multiply_adds as multiply_adds
 from jaxnet._symbolic import at_least_0, is_below, is_symbolic, stuffed_length
 from jaxnet.errors import ConfigError, ShapeError, named
+
+__all__ = [
+    "Slide",
+    "conv_length",
+    "conv_multiply_adds",
+    "conv_padding",
+    "conv_parameters",
+    "conv_transpose_length",
+    "conv_transpose_padding",
+    "dense_parameters",
+    "pool_length",
+    "receptive_field",
+    "slide",
+    "torch_padding",
+]
 
 Padding = int | tuple[int, int] | Literal["valid", "same", "causal"]
 """One dimension's padding: P on both sides, (before, after), or a rule that depends on the length."""
@@ -22,7 +38,14 @@ PADDING_RULES = ("valid", "same", "causal")
 
 
 class Slide(NamedTuple):
-    """How a window slides along one dimension, checked: what the functions below compute with, and `kernels` too."""
+    """How a window slides along one dimension, as `slide` checks it; the functions here and `kernels` compute with it.
+
+    Attributes:
+      size: K, the window's taps.
+      strides: S, how far it moves.
+      padding: (before, after), "same" or "causal".
+      dilation: d, the distance between taps.
+    """
 
     size: int
     strides: int
@@ -35,12 +58,14 @@ class Slide(NamedTuple):
         return self.dilation * (self.size - 1)
 
     def conv_padding(self, length: Any) -> tuple[int, int]:
+        """What `conv_padding` says of a length."""
         if self.padding == "same":
             total = at_least_0(-length % self.strides + self.reach + 1 - self.strides)
             return total // 2, total - total // 2
         return self._fixed_padding(0)
 
     def conv_length(self, length: Any) -> int:
+        """What `conv_length` says of it."""
         before, after = self.conv_padding(length)
         extent, padded = self.reach + 1, length + before + after
         if is_below(padded, extent):
@@ -54,12 +79,14 @@ class Slide(NamedTuple):
         return at_least_0((padded - extent) // self.strides + 1)
 
     def conv_transpose_padding(self) -> tuple[int, int]:
+        """What `conv_transpose_padding` says."""
         if self.padding == "same":
             before = self.reach - max(self.reach + 1 - self.strides, 0) // 2
             return before, self.reach + self.strides - 1 - before
         return self._fixed_padding(self.strides - 1)
 
     def conv_transpose_length(self, length: Any) -> int:
+        """What `conv_transpose_length` says of a length."""
         before, after = self.conv_transpose_padding()
         extent, padded = self.reach + 1, stuffed_length(length, self.strides) + before + after
         if is_below(padded, extent):
@@ -80,9 +107,21 @@ class Slide(NamedTuple):
 def slide(size: Any, strides: Any, padding: Any, dilation: Any, *, name: str = "kernel_size") -> Slide:
     """Returns a checked `Slide`; ``name`` is what errors call the size.
 
+    Args:
+      size: K, a window's taps.
+      strides: S.
+      padding: P on both sides, (before, after), "valid", "same" or "causal".
+      dilation: d, the distance between taps.
+      name: what errors call the size.
+
     Raises:
       ConfigError: a size, stride or dilation that is no integer of at least 1; a padding that is negative, or neither
         an integer, a pair nor "valid", "same", "causal".
+
+    Example:
+      >>> from jaxnet import sizes
+      >>> sizes.slide(3, 1, (2, 0), 4).reach
+      8
     """
     return Slide(
         checks.integer(name, size, minimum=1),
@@ -97,7 +136,7 @@ def _padding(padding: Any) -> tuple[int, int] | str:
         return checks.choice("padding", padding, PADDING_RULES)
     pair = padding if isinstance(padding, (tuple, list)) else (padding, padding)
     if len(pair) != 2:
-        raise ConfigError(f"padding of one dimension is an integer or (before, after), got {padding!r}")
+        raise ConfigError(f"padding of one dimension is an integer or (before, after), got {words.came(padding)}")
     before, after = (checks.integer("padding", p, minimum=0) for p in pair)
     return before, after
 
@@ -114,6 +153,16 @@ def conv_padding(
 
     "valid" adds none. "same" gives ceil(length / strides) outputs, the odd value going after, as in XLA
     and Keras. "causal" adds d (K - 1) values before, so that output j sees no input past S j.
+
+    Args:
+      length: D_in, values per input channel.
+      kernel_size: K, taps of the kernel.
+      strides: S, how far the kernel moves between outputs.
+      padding: P on both sides, (before, after), "valid", "same" or "causal".
+      dilation: d, the distance between taps.
+
+    Raises:
+      ConfigError: a hyperparameter out of range, as `slide` says.
 
     Example:
       >>> from jaxnet import sizes
@@ -138,6 +187,7 @@ def conv_length(length: int, kernel_size: int, *, strides: int = 1, padding: Pad
       dilation: d, the distance between taps.
 
     Raises:
+      ConfigError: a hyperparameter out of range, as `slide` says.
       ShapeError: the dilated kernel is longer than the padded input.
 
     Example:
@@ -152,7 +202,14 @@ def conv_length(length: int, kernel_size: int, *, strides: int = 1, padding: Pad
 def pool_length(length: int, window: int, *, strides: int | None = None, padding: Padding = 0) -> int:
     """Returns a pooling layer's output length, floor((D_in + 2P - K) / S) + 1; S defaults to K (eq. 4.11).
 
+    Args:
+      length: D_in, values per channel.
+      window: K, how many values are pooled.
+      strides: S, how far the window moves.
+      padding: P on both sides, (before, after), "valid", "same" or "causal".
+
     Raises:
+      ConfigError: a hyperparameter out of range, as `slide` says.
       ShapeError: the window is longer than the padded input.
 
     Example:
@@ -172,6 +229,15 @@ def conv_transpose_padding(
 
     "valid" is 0. "same" gives S * D_in outputs, placed so that the layer is the adjoint of a "same"
     convolution with the same strides. "causal" also gives S * D_in, and output j sees no input past j / S.
+
+    Args:
+      kernel_size: K, taps of the kernel.
+      strides: S, the upsampling factor.
+      padding: P on both sides of the stuffed input, (before, after), "valid", "same" or "causal".
+      dilation: d, the distance between taps.
+
+    Raises:
+      ConfigError: a hyperparameter out of range, as `slide` says.
 
     Example:
       >>> from jaxnet import sizes
@@ -201,6 +267,7 @@ def conv_transpose_length(
       dilation: d, the distance between taps.
 
     Raises:
+      ConfigError: a hyperparameter out of range, as `slide` says.
       ShapeError: the dilated kernel is longer than the padded, stuffed input.
 
     Example:
@@ -216,8 +283,14 @@ def torch_padding(kernel_size: int, padding: int = 0, *, dilation: int = 1, outp
     """Returns our padding of a transposed convolution for PyTorch's: P = d (K - 1) - p before, and after it
     plus ``output_padding``.
 
+    Args:
+      kernel_size: K, taps of the kernel.
+      padding: p, PyTorch's.
+      dilation: d, the distance between taps.
+      output_padding: PyTorch's, added after.
+
     Raises:
-      ConfigError: p > d (K - 1), with which PyTorch crops the output.
+      ConfigError: p > d (K - 1), with which PyTorch crops the output; or a hyperparameter out of range.
 
     Example:
       >>> from jaxnet import sizes
@@ -245,6 +318,9 @@ def receptive_field(stages: Iterable[tuple[int, int, int]]) -> int:
     Args:
       stages: (kernel_size, strides, dilation) of each stage, input first.
 
+    Raises:
+      ConfigError: a hyperparameter out of range, as `slide` says.
+
     Example:
       >>> from jaxnet import sizes
       >>> sizes.receptive_field([(3, 1, 1), (3, 1, 3), (3, 1, 9)])
@@ -261,6 +337,14 @@ def receptive_field(stages: Iterable[tuple[int, int, int]]) -> int:
 def dense_parameters(inputs: int, outputs: int, *, bias: bool = True) -> int:
     """Returns a dense layer's parameter count, eq. 4.3: N_out (N_in + [bias]).
 
+    Args:
+      inputs: N_in.
+      outputs: N_out.
+      bias: whether there is one value an output more.
+
+    Raises:
+      ConfigError: ``inputs`` or ``outputs`` is no positive integer.
+
     Example:
       >>> from jaxnet import sizes
       >>> sizes.dense_parameters(6, 5)  # figure 4.2's second hidden layer
@@ -275,6 +359,16 @@ def conv_parameters(
     in_channels: int, filters: int, kernel_size: int | tuple[int, ...], *, groups: int = 1, bias: bool = True
 ) -> int:
     """Returns a (transposed) convolution's parameter count, eq. 4.7 with groups: C_out (C_in / g K + [bias]).
+
+    Args:
+      in_channels: C_in.
+      filters: C_out.
+      kernel_size: K, a tuple for several dimensions.
+      groups: g.
+      bias: whether there is one value a filter more.
+
+    Raises:
+      ConfigError: a hyperparameter out of range, or ``groups`` that do not divide the channels and the filters.
 
     Example:
       >>> from jaxnet import sizes
@@ -294,6 +388,16 @@ def conv_multiply_adds(out_length: int, in_channels: int, filters: int, kernel_s
     """Returns a convolution's multiply-adds for one example: D_out C_out (C_in / g) K; padding is counted.
 
     A transposed convolution needs as many with D_in for D_out: each input meets each tap once.
+
+    Args:
+      out_length: D_out, positions of the output.
+      in_channels: C_in.
+      filters: C_out.
+      kernel_size: K, taps of the kernel.
+      groups: g.
+
+    Raises:
+      ConfigError: a hyperparameter out of range, or ``groups`` that do not divide the channels and the filters.
 
     Example:
       >>> from jaxnet import sizes

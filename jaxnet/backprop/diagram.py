@@ -11,7 +11,7 @@ from jaxnet.backprop.values import norm, number
 
 
 class Node(NamedTuple):
-    """A value of the graph.
+    """A value of the graph that `trace` records.
 
     Attributes:
       name: v1, v2, ... in the order of computation; of a layer its path, of an argument its name in the signature.

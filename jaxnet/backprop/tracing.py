@@ -34,7 +34,7 @@ class Program(NamedTuple):
 
 
 class Trace:
-    """The computational graph of one evaluation; prints as a table, and ``trace["v1"]`` is a `Node`.
+    """The computational graph that `trace` records of one evaluation; prints as a table, ``trace["v1"]`` is a `Node`.
 
     Attributes:
       value: of the function.

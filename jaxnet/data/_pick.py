@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxnet import _words as words
 from jaxnet.errors import ConfigError
 
 
@@ -16,7 +17,7 @@ def picks(pick: Any) -> Callable[[Any], Any]:
     if not names:
         raise ConfigError(
             f"pick must be two names, ('image', 'label'), a third for weights, or a function from a batch to "
-            f"(x, target), got {pick!r}"
+            f"(x, target), got {words.came(pick)}"
         )
 
     def by_name(batch):

@@ -87,6 +87,16 @@ def epoch_order(
 ) -> np.ndarray:
     """Returns the order in which `batches` goes through the samples in one epoch, an int64 index a sample.
 
+    Args:
+      samples: how many there are.
+      seed: integer from 0 to 2**64 - 1.
+      epoch: the epoch's number, from 0.
+      shuffle: draw an order; else the one given.
+      replacement: draw each index independently.
+
+    Raises:
+      ConfigError: a bad seed.
+
     Example:
       >>> from jaxnet import data
       >>> sorted(data.epoch_order(5, seed=1, epoch=3).tolist())

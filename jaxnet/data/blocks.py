@@ -23,6 +23,16 @@ class Blocks:
     """What `blocks` returns: a function from an epoch's number, from 0, to its batches, as `training.fit` takes it.
 
     Its iterators have ``get_state`` and ``set_state``; ``len`` gives the batches of an epoch.
+
+    Attributes:
+      arrays: what is read.
+      samples: how many there are.
+      batch_size: samples a batch.
+      seed: of the orders.
+      shuffle: whether each epoch has an order of its own.
+      drop_last: whether a smaller last batch is left out.
+      block: consecutive samples that are read at once.
+      buffer: samples that are shuffled together.
     """
 
     arrays: tuple[Any, ...] = dataclasses.field(repr=False)
@@ -119,6 +129,7 @@ def blocks(
     Raises:
       ConfigError: a size, a seed or a flag that is none, or a buffer smaller than a block.
       DataError: no samples, arrays of different lengths, or fewer samples than a batch.
+      DTypeError: something that is no numeric array.
 
     Example:
       >>> import os, tempfile

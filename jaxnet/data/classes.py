@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet._tables import few
 from jaxnet.errors import DataError, named
 
@@ -88,7 +89,10 @@ def classes(values: Any) -> Classes:
     """The classes that occur among values, in sorted order.
 
     Args:
-      values: a name a sample, words or numbers: a list, an array, or a column of a table.
+      values: a name a sample, words or numbers: a list, an array (samples,), or a column of a table.
+
+    Returns:
+      `Classes`, which make numbers of the names and names of the numbers.
 
     Raises:
       DataError: no value, a gap (None, NaN), or values of several kinds.
@@ -109,7 +113,9 @@ def classes(values: Any) -> Classes:
 def _plain(values: Any) -> list[Any]:
     """Names as plain values of Python, which compare and hash alike wherever they come from."""
     if isinstance(values, (str, bytes)) or not (isinstance(values, Iterable) or hasattr(values, "__array__")):
-        raise DataError(f"wanted a name a sample, got {values!r}; give a list, an array, or a column of a table")
+        raise DataError(
+            f"wanted a name a sample, got {words.came(values)}; give a list, an array, or a column of a table"
+        )
     if isinstance(values, np.ndarray):
         values = checks.unmasked("names", values)
     array = values if isinstance(values, (list, tuple)) else np.asarray(values)

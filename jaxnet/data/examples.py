@@ -21,6 +21,14 @@ class Examples:
     """What `examples` returns: a function from an epoch's number, from 0, to its batches, as `training.fit` takes it.
 
     Its iterators have ``get_state`` and ``set_state``; ``len`` gives the batches of an epoch.
+
+    Attributes:
+      source: what is read.
+      batch_size: samples a batch.
+      seed: of the orders.
+      shuffle: whether each epoch has an order of its own.
+      drop_last: whether a smaller last batch is left out.
+      pick: what makes an example of what was read.
     """
 
     source: Any = dataclasses.field(repr=False)
@@ -80,6 +88,7 @@ def examples(
     Raises:
       ConfigError: what cannot be read by index, or a size, a seed, a flag or a pick that is none.
       DataError: no examples, or fewer than a batch; while they are read, examples that are built differently.
+      DTypeError: while they are read, what is no array of numbers.
 
     Example:
       >>> import jax.numpy as jnp

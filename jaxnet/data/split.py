@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet.data._usable import Arrays, columns_of, generator_of
 from jaxnet.errors import ConfigError, DataError, named
 
@@ -57,7 +58,7 @@ def split(
     """
     columns = columns_of(arrays, call="split") if not _is_count(arrays) else [_indices(arrays[0])]
     if not isinstance(fractions, Sequence):
-        raise ConfigError(f"fractions must be a sequence, one share a part, got {fractions!r}")
+        raise ConfigError(f"fractions must be a sequence, one share a part, got {words.came(fractions)}")
     shares = [checks.number("fractions", f, low=0, high=1) for f in fractions]
     if not shares or abs(sum(shares) - 1) > 1e-9:
         raise ConfigError(f"fractions must sum to 1, got {tuple(fractions)} with sum {sum(shares):g}")

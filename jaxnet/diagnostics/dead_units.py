@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet._tables import few
 from jaxnet.diagnostics import _rows
 from jaxnet.errors import ConfigError, DataError, named
@@ -15,12 +16,12 @@ from jaxnet.layers.layer import as_layer
 
 
 class DeadUnits(NamedTuple):
-    """The dead units of each rectifier; prints as a table.
+    """The dead units of each rectifier, as `dead_units` finds them; prints as a table.
 
     Attributes:
       labels: path and name of each rectifier.
       units: how many units (channels of its output) it has.
-      indices: which of them are 0 on every sample and at every position, an array a rectifier.
+      indices: which of them are 0 on every sample and at every position, an integer array (dead units,) a rectifier.
     """
 
     labels: tuple[str, ...]
@@ -29,7 +30,7 @@ class DeadUnits(NamedTuple):
 
     @property
     def shares(self) -> np.ndarray:
-        """The share of dead units of each rectifier."""
+        """The share of dead units of each rectifier, (rectifiers,)."""
         pairs = zip(self.indices, self.units, strict=True)
         return np.array([len(index) / count for index, count in pairs])
 
@@ -51,7 +52,7 @@ def dead_units(net: Any, params: Any, state: Any, data: Any, *, batch_size: int 
       net: a `Layer`.
       params: its parameters.
       state: its state.
-      data: inputs, an array with a sample an entry of the first axis (or a dict of such), or an iterable of batches.
+      data: inputs, an array (samples, ...), or a dict of such, or an iterable of batches.
       batch_size: samples at once, of an array.
 
     Returns:
@@ -59,6 +60,8 @@ def dead_units(net: Any, params: Any, state: Any, data: Any, *, batch_size: int 
 
     Raises:
       DataError: there are no samples.
+      DTypeError: what is no array of numbers.
+      ConfigError: what is no network or size.
 
     Example:
       >>> import jax.numpy as jnp
@@ -70,7 +73,7 @@ def dead_units(net: Any, params: Any, state: Any, data: Any, *, batch_size: int 
 
     Source: chapter 4.2.1; Lu et al. 2019, [74].
     """
-    net = as_layer(net)
+    net = as_layer(net, "net")
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
     if isinstance(data, (np.ndarray, jax.Array, dict)):
         whole, samples = data, len(jax.tree.leaves(data)[0]) if jax.tree.leaves(data) else 0
@@ -131,7 +134,9 @@ def born_dead_probability(widths: Sequence[int]) -> float:
     Source: Lu et al. 2019, arXiv 1903.06733, [74], the upper bound for symmetric initialization.
     """
     if not isinstance(widths, Sequence) or not widths:
-        raise ConfigError(f"widths must be a sequence with one width a hidden layer, got {widths!r}; try [64, 64]")
+        raise ConfigError(
+            f"widths must be a sequence with one width a hidden layer, got {words.came(widths)}; try [64, 64]"
+        )
     dead = 0.0
     for width in widths:
         # Adding up what dies keeps the digits that 1 - (1 - small) would lose.

@@ -26,6 +26,8 @@ def html_report(diagnosis: Any, path: Any, title: str) -> Path:
       The page's path.
     """
     path = checks.path("path", path)
+    if not diagnosis.reports:
+        return _written(path, title, [f"<h1>{html.escape(title)}</h1>", *map(_section, diagnosis.verdicts)])
     steps = [0, *diagnosis.history["step"].astype(int)]
     first, middle, last = diagnosis.reports[0], diagnosis.reports[len(steps) // 2], diagnosis.reports[-1]
     names = ["before the first step", f"after step {steps[len(steps) // 2]}", f"after step {steps[-1]}"]
@@ -47,6 +49,10 @@ def html_report(diagnosis: Any, path: Any, title: str) -> Path:
             show("Weights and updates")
     texts = {f"Layers {names[0]}": first, f"Layers {names[2]}": last, "Dead units at the end": diagnosis.dead}
     body += [f"<h2>{name}</h2><pre>{html.escape(str(text))}</pre>" for name, text in texts.items()]
+    return _written(path, title, body)
+
+
+def _written(path: Path, title: str, body: list[str]) -> Path:
     head = f"<meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"<!doctype html><html lang=en>{head}{''.join(body)}</html>\n", encoding="utf-8")
@@ -54,7 +60,7 @@ def html_report(diagnosis: Any, path: Any, title: str) -> Path:
 
 
 def _section(verdict: Any) -> str:
-    remedies = "".join(f"<li>{html.escape(remedy.sentence)}</li>" for remedy in verdict.remedies)
+    remedies = "".join(f"<li>{html.escape(str(remedy))}</li>" for remedy in verdict.remedies)
     name = html.escape(verdict.name.replace("_", " "))
     return (
         f"<section><h2>{name} <small>certainty {verdict.certainty:.2f}</small></h2><dl>"

@@ -21,12 +21,13 @@ from jaxnet.layers.layer import Layer, as_layer
 from jaxnet.optimizers import _members
 from jaxnet.optimizers.base import conjugate
 from jaxnet.training.step import pair, scalar
+from jaxnet.training.weighted import of_pair
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
-    """One row a layer, from the input to the output; prints as a table.
+    """What `layer_report` returns: one row a layer, from the input to the output; prints as a table.
 
     A pytree whose leaves are arrays of shape (layers,), in float32 or, where a layer computes so, in float64, so that
     it leaves ``jit`` and stacks under ``vmap`` and ``scan``; the labels are part of its structure. NaN stands where a
@@ -47,10 +48,10 @@ class LayerReport:
       gain: sqrt(fan_in * mean w^2) of the kernel, by which it multiplies the deviation of an input whose entries are
         independent: 1 keeps a linear layer's variance, sqrt(2) one's before relu. Of layers that say their ``fan_in``.
       slope: of ln(activation_gradient) against the number of the layer, over the layers with a kernel, by least
-        squares. The gradient that reaches the input shrinks by e^-slope a layer: a large positive slope is a vanishing
-        gradient, a large negative one an exploding one.
-      first_nonfinite: row of the first layer whose output is not finite, -1 if all are.
-      loss: of the batch.
+        squares, a scalar. The gradient that reaches the input shrinks by e^-slope a layer: a large positive slope is a
+        vanishing gradient, a large negative one an exploding one.
+      first_nonfinite: row of the first layer whose output is not finite, -1 if all are; an int32 scalar.
+      loss: of the batch, a scalar.
     """
 
     labels: tuple[str, ...] = dataclasses.field(metadata={"static": True})
@@ -185,7 +186,7 @@ def layer_report(
       loss: ``(prediction, target) -> scalar``.
       params: the network's parameters.
       state: its state.
-      batch: ``(x, target)``.
+      batch: ``(x, target)``, arrays (batch, ...) or trees of such.
       optimizer: for ``update_ratio``, what the network is trained with.
       opt_state: its state; that of a start unless given.
       key: for layers that draw random numbers in training.
@@ -194,7 +195,10 @@ def layer_report(
       A `LayerReport`.
 
     Raises:
-      ConfigError: a batch that is no pair, or params of another network.
+      ConfigError: what is no network, loss or optimizer, a batch that is no pair, or params of another network.
+      DTypeError: a batch that is no arrays of numbers, or a loss that is not real.
+      ShapeError: a loss that is no scalar.
+      DataError: an empty batch.
 
     Example:
       >>> import jax.numpy as jnp
@@ -210,8 +214,8 @@ def layer_report(
 
     Source: chapter 4.2.1 and 4.6.3; Glorot and Bengio 2010, [29], for activations and gradients by layer.
     """
-    net = as_layer(net)
-    checks.function("loss", loss)
+    net = as_layer(net, "net")
+    of_pair("loss", loss)
     batch = jax.tree.map(lambda leaf: checks.array("batch", leaf), pair(batch))
     if optimizer is not None:
         optimizer = _members.member(optimizer)

@@ -12,15 +12,16 @@ from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers._arithmetic import wide, wide_dtype
 from jaxnet.training.step import pair
 from jaxnet.training.update import squares_of
+from jaxnet.training.weighted import of_pair
 
 
 class NoiseScale(NamedTuple):
     """What `noise_scale` returns.
 
     Attributes:
-      batch_size: the noise scale trace(Sigma) / |G|^2: the batch size at which noise and gradient are equally
-        strong. Far below it, twice the batch allows nearly twice the rate; far above it, nothing is gained. Inf where
-        the estimate of |G|^2 is not positive: the samples' gradients then say nothing in common.
+      batch_size: the noise scale trace(Sigma) / |G|^2: the batch size, in samples, at which noise and gradient are
+        equally strong. Far below it, twice the batch allows nearly twice the rate; far above it, nothing is gained. Inf
+        where the estimate of |G|^2 is not positive: the samples' gradients then say nothing in common.
       gradient_square: the estimate of |G|^2, the squared norm of the gradient over all data.
       noise: the estimate of trace(Sigma), the summed variances of one sample's gradient.
     """
@@ -49,7 +50,7 @@ def noise_scale(
       loss: ``(prediction, target) -> scalar``, a mean over examples.
       params: the parameters at which to measure. The scale grows as training goes on.
       state: the network's state.
-      batch: ``(x, target)``.
+      batch: ``(x, target)``, arrays (batch, ...) or trees of such.
       parts: into how many equal parts to cut the batch.
       key: for layers that draw random numbers in training.
 
@@ -57,8 +58,9 @@ def noise_scale(
       A `NoiseScale` of scalars in float32, or in float64 where a gradient is.
 
     Raises:
-      ConfigError: fewer than two parts, or a batch that is no pair.
-      DataError: ``parts`` does not divide the batch, or exceeds it.
+      ConfigError: fewer than two parts, what is no network or loss, or a batch that is no pair.
+      DataError: an empty batch, or ``parts`` does not divide it, or exceeds it.
+      DTypeError: a batch that is no arrays of numbers.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -72,8 +74,8 @@ def noise_scale(
 
     Source: McCandlish et al. 2018, arXiv 1812.06162, eq. 2.9 and appendix A.1; chapter 4.6.2, [58].
     """
-    net = as_layer(net)
-    checks.function("loss", loss)
+    net = as_layer(net, "net")
+    of_pair("loss", loss)
     parts = checks.integer("parts", parts, minimum=2)
     batch = jax.tree.map(lambda leaf: checks.array("batch", leaf), pair(batch))
     size = jax.tree.leaves(batch)[0].shape[0]

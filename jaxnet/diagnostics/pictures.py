@@ -16,6 +16,15 @@ from jaxnet.errors import ConfigError, named
 from jaxnet.layers.layer import as_layer
 from jaxnet.training.history import History
 
+__all__ = [
+    "activation_functions",
+    "activation_histograms",
+    "gradient_flow",
+    "learning_curves",
+    "rate_range",
+    "weights_over_time",
+]
+
 FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "ReLU": activations.relu,
     "leaky ReLU, a = 1/3": lambda x: activations.leaky_relu(x, 1 / 3),
@@ -35,11 +44,23 @@ def activation_functions(
 
     Args:
       path: of the picture.
-      functions: by name, elementwise functions; the four that the chapter draws unless given.
-      reach: the largest |x|.
+      functions: by name, elementwise functions of an array of any shape; the four that the chapter draws unless given.
+      reach: the largest absolute value of x.
 
     Returns:
       The picture's path.
+
+    Raises:
+      DependencyError: matplotlib is not installed.
+      ConfigError: ``path`` is none.
+
+    Example:
+      >>> import tempfile
+      >>> import jax.numpy as jnp
+      >>> from jaxnet.diagnostics import pictures
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     pictures.activation_functions(f"{folder}/sine.png", {"sine": jnp.sin}).name
+      'sine.png'
 
     Source: chapter 4.2, figures 4.6 and 4.7 and those of sigmoid and tanh.
     """
@@ -73,7 +94,19 @@ def gradient_flow(path: Any, reports: Sequence[LayerReport], labels: Sequence[st
       The picture's path.
 
     Raises:
-      ConfigError: more reports than lines can be told apart.
+      DependencyError: matplotlib is not installed.
+      ConfigError: ``path`` is none, or more reports than lines can be told apart.
+
+    Example:
+      >>> import tempfile
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import diagnostics, layers, losses, optimizers
+      >>> from jaxnet.diagnostics import pictures
+      >>> net, x = layers.dense(1), jnp.ones((4, 1))
+      >>> report = diagnostics.layer_report(net, losses.mse, *net.init(0, x), (x, x), optimizer=optimizers.sgd(0.1))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     pictures.gradient_flow(f"{folder}/flow.png", [report], ["at the start"]).name
+      'flow.png'
 
     Source: chapter 4.6.3.
     """
@@ -106,13 +139,30 @@ def activation_histograms(path: Any, net: Any, params: Any, state: Any, x: Any, 
       net: a `Layer`.
       params: its parameters.
       state: its state.
-      x: a batch of inputs.
-      most: panels.
+      x: inputs, an array (batch, ...) or a tree of such.
+      most: how many panels there may be.
 
     Returns:
       The picture's path.
+
+    Raises:
+      DependencyError: matplotlib is not installed.
+      ConfigError: ``path`` is none, or what is no network.
+
+    Example:
+      >>> import tempfile
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers
+      >>> from jaxnet.diagnostics import pictures
+      >>> net, x = layers.dense(3), jnp.ones((4, 2))
+      >>> params, state = net.init(0, x)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     pictures.activation_histograms(f"{folder}/outputs.png", net, params, state, x).name
+      'outputs.png'
+
+    Source: chapter 4.6.3; Glorot and Bengio 2010, [29], who look at activations by layer.
     """
-    net = as_layer(net)
+    net = as_layer(net, "net")
     values = _rows.evaluated(net, lambda layer, y: y if hasattr(y, "dtype") else jnp.zeros(0))(params, state, x)
     rows = [row for row in _rows.expanded(net, values) if values[row[1]].size]
     chosen = _spread(rows, most)
@@ -143,6 +193,19 @@ def learning_curves(path: Any, history: History, *, baseline: float | None = Non
 
     Returns:
       The picture's path.
+
+    Raises:
+      DependencyError: matplotlib is not installed.
+      ConfigError: ``path`` is none, or the history is empty.
+
+    Example:
+      >>> import tempfile
+      >>> from jaxnet.diagnostics import pictures
+      >>> from jaxnet.training import History
+      >>> history = History([{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": 0.5}])
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     pictures.learning_curves(f"{folder}/curves.png", history, baseline=1.2).name
+      'curves.png'
 
     Source: chapter 4.6.2.
     """
@@ -192,10 +255,27 @@ def weights_over_time(path: Any, reports: Sequence[LayerReport], steps: Sequence
     Args:
       path: of the picture.
       reports: of one network at several times.
-      steps: these times.
+      steps: these times, in steps of the training.
 
     Returns:
       The picture's path.
+
+    Raises:
+      DependencyError: matplotlib is not installed.
+      ConfigError: ``path`` is none.
+
+    Example:
+      >>> import tempfile
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import diagnostics, layers, losses, optimizers
+      >>> from jaxnet.diagnostics import pictures
+      >>> net, x = layers.dense(1), jnp.ones((4, 1))
+      >>> report = diagnostics.layer_report(net, losses.mse, *net.init(0, x), (x, x), optimizer=optimizers.sgd(0.1))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     pictures.weights_over_time(f"{folder}/weights.png", [report, report], steps=[0, 100]).name
+      'weights.png'
+
+    Source: chapter 4.6.3.
     """
     picture, (left, right) = figure(2, width=4.6, height=3.4)
     for row, style in zip(_spread(reports[0].kernels, 6), _styles(), strict=False):
@@ -212,7 +292,32 @@ def weights_over_time(path: Any, reports: Sequence[LayerReport], steps: Sequence
 
 @named("rate_range")
 def rate_range(found: Any, path: Any) -> Path:
-    """Draws the loss of a `RateRange` against the factor on the rate."""
+    """Draws the loss of a `RateRange` against the factor on the rate.
+
+    Args:
+      found: what `rate_range_test` returned.
+      path: of the picture.
+
+    Returns:
+      The picture's path.
+
+    Raises:
+      DependencyError: matplotlib is not installed.
+      ConfigError: ``path`` is none.
+
+    Example:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> from jaxnet import diagnostics
+      >>> from jaxnet.diagnostics import pictures
+      >>> factors, seen = np.geomspace(0.01, 10, 4), np.array([1.0, 0.5, 0.1, 9.0])
+      >>> found = diagnostics.RateRange(factors, losses=seen, smoothed=seen, largest=1.0, suggested=0.1)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     pictures.rate_range(found, f"{folder}/rates.png").name
+      'rates.png'
+
+    Source: Smith 2017, arXiv 1506.01186, section 3.3; chapter 4.6.2.
+    """
     picture, (ax,) = figure(1, width=6.4, height=3.6)
     ax.plot(found.factors, found.losses, color="0.7", linewidth=0.8, label="batches")
     ax.plot(found.factors, found.smoothed, "k-", label="running mean")

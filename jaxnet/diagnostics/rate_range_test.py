@@ -14,8 +14,9 @@ from jaxnet.diagnostics.trial import Task
 from jaxnet.errors import ConfigError, DataError, named
 from jaxnet.layers.layer import as_layer
 from jaxnet.optimizers import _members
-from jaxnet.training.evaluate import check_labels
 from jaxnet.training.pairs import checked
+from jaxnet.training.targets import check_targets
+from jaxnet.training.weighted import of_pair
 
 SMOOTHING = 0.9
 """Weight of the past in the running mean of the losses: about ten batches."""
@@ -25,9 +26,9 @@ class RateRange(NamedTuple):
     """What `rate_range_test` returns.
 
     Attributes:
-      factors: of each step, the factor on the optimizer's rate. With ``sgd(1.0)`` they are the rates themselves.
-      losses: each step's loss, before its update.
-      smoothed: their running mean.
+      factors: (steps,): the factor on the optimizer's rate. With ``sgd(1.0)`` they are the rates themselves.
+      losses: (steps,): each step's loss, before its update.
+      smoothed: (steps,): their running mean, of about the last ten.
       largest: the factor at which the smoothed loss was lowest; from there on it rose.
       suggested: a tenth of it.
     """
@@ -39,7 +40,12 @@ class RateRange(NamedTuple):
     suggested: float
 
     def plot(self, path: Any) -> Any:
-        """Draws the loss against the factor; needs matplotlib. Returns the picture's path."""
+        """Draws the loss against the factor; needs matplotlib. Returns the picture's path.
+
+        Raises:
+          DependencyError: matplotlib is not installed.
+          ConfigError: ``path`` is none.
+        """
         return pictures.rate_range(self, path)
 
 
@@ -58,6 +64,10 @@ def rate_range_test(
 ) -> RateRange:
     """Trains for a few steps, multiplying the optimizer's rate by a factor that grows from ``low`` to ``high``.
 
+    That of step i = 0, 1, ... is ::
+
+        low * (high / low)^(i / (steps - 1))
+
     Below some rate nothing happens, then the loss falls, and beyond another it rises: that is the largest rate of use.
     The factor multiplies the optimizer's updates, so any optimizer will do, with the rate that you have in mind:
     ``suggested`` says by what to multiply it, about.
@@ -66,7 +76,7 @@ def rate_range_test(
       net: a `Layer`.
       loss: ``(prediction, target) -> scalar``.
       optimizer: an ``(init, update)`` pair, ours or optax's.
-      data: arrays ``(x, target)``.
+      data: arrays ``(x, target)``, each (samples, ...), or trees of such.
       key: a PRNG key or a seed, of the parameters.
       steps: how many steps, and so factors.
       batch_size: samples a step.
@@ -77,9 +87,10 @@ def rate_range_test(
       A `RateRange`.
 
     Raises:
-      ConfigError: factors or sizes that make no sense, or the smoothed loss is lowest at the first factor or at the
-        last, so that the range does not hold the best.
+      ConfigError: what is no network, loss or optimizer, factors or sizes that make no sense, or the smoothed loss is
+        lowest at the first factor or at the last, so that the range does not hold the best.
       DataError: data that `training.fit` refuses, less than a batch, or a loss that is not finite from the start.
+      DTypeError: data that are no arrays of numbers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -91,15 +102,15 @@ def rate_range_test(
 
     Source: Smith 2017, Cyclical learning rates, arXiv 1506.01186, section 3.3; chapter 4.6.2.
     """
-    net = as_layer(net)
-    checks.function("loss", loss)
+    net = as_layer(net, "net")
+    of_pair("loss", loss)
     optimizer = _members.member(optimizer)
     steps = checks.integer("steps", steps, minimum=2)
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
     low = checks.number("low", low, low=0, open_low=True)
     high = checks.number("high", high, low=low, open_low=True)
     data = checked(data)
-    check_labels(net, loss, data)
+    check_targets(net, loss, data)
     data_module.must_fill(batch_size, len(jax.tree.leaves(data)[0]))
     factors = np.geomspace(low, high, steps).astype(np.float32)
     losses = Task(net, loss, optimizer, None, data, data, batch_size, checks.key(key)).losses(factors)

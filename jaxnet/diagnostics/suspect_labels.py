@@ -36,10 +36,11 @@ def suspect_labels(x: Any, labels: Any, predicted: Any) -> np.ndarray:
       predicted: the network's classes, (samples,).
 
     Returns:
-      The suspect samples' indices, ascending.
+      The suspect samples' indices, integers (suspects,), ascending.
 
     Raises:
-      DataError: arrays of different lengths, or fewer than 16 samples.
+      DataError: arrays of different lengths, masked ones, or fewer than 16 samples.
+      ConfigError: a label below 0, or one that is no integer.
 
     Example:
       >>> import numpy as np

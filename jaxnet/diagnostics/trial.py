@@ -1,7 +1,9 @@
 """A short run that is looked at closely: the same step as `training.fit`, with a report every few steps."""
 
+import copy
 import dataclasses
 import math
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +14,13 @@ from jaxnet import data as data_module
 from jaxnet.diagnostics._arrays import Loss
 from jaxnet.diagnostics.layer_report import LayerReport, layer_report
 from jaxnet.layers.layer import Layer
-from jaxnet.optimizers import _members
+from jaxnet.optimizers import _members, _rates
 from jaxnet.optimizers.base import Optimizer
 from jaxnet.training import pairs
 from jaxnet.training import state as states
 from jaxnet.training.feed import finite
 from jaxnet.training.history import History
+from jaxnet.training.reestimate import reestimate
 from jaxnet.training.run import Epoch
 from jaxnet.training.step import make_step, scalar
 
@@ -31,6 +34,33 @@ EVALUATED = 1024
 """The most samples of the training and of the validation set on which the loss is followed."""
 
 
+class Outcome(NamedTuple):
+    """How a run without reports ended.
+
+    Attributes:
+      training: the loss of the training set, in evaluation.
+      validation: the lowest validation loss.
+      score: accuracy or R2 on the validation set, where that was the lowest; NaN if the targets have neither.
+      baseline: the loss of the best constant prediction, of this run's loss and targets.
+      steps: of the run.
+      same: whether the losses are in the same units as the run's.
+      last: params and state at the end, if they are kept.
+    """
+
+    training: float
+    validation: float
+    score: float
+    baseline: float
+    steps: int
+    same: bool
+    last: tuple[Any, Any] | None
+
+    @property
+    def share(self) -> float:
+        """What is left of the best constant prediction's loss."""
+        return self.training / self.baseline if math.isfinite(self.training) else math.inf
+
+
 class Trial(NamedTuple):
     """A run that was looked at.
 
@@ -39,17 +69,24 @@ class Trial(NamedTuple):
       reports: a `LayerReport` a look, the first before any step.
       best: params and state at the look with the lowest validation loss.
       last: params and state at the end.
+      score: accuracy or R2 on the validation set, with the best; NaN if the targets have neither.
     """
 
     history: History
     reports: list[LayerReport]
     best: tuple[Any, Any]
     last: tuple[Any, Any]
+    score: float
 
 
 @dataclasses.dataclass(eq=False)
 class Task:
-    """What is trained, on what; the data are on the host, checked and finite. Its programs are compiled once."""
+    """What is trained, on what; the data are on the host, checked and finite. Its programs are compiled once.
+
+    ``score`` is a function of predictions and targets, which tells two values apart at ``threshold``; ``factor`` is on
+    the optimizer's rate;
+    ``reestimated`` says that the averages of norms are made anew at the end.
+    """
 
     net: Layer
     loss: Loss
@@ -59,30 +96,60 @@ class Task:
     validation: tuple[Any, Any]
     batch_size: int
     key: Any
+    score: Callable[[Any, Any], jax.Array] | None = None
+    threshold: float | None = None
+    factor: float = 1.0
+    reestimated: bool = False
 
     def __post_init__(self):
         # Compiled for this task alone, and gone with it: nothing outside of it holds the network or the loss.
         self.begin, self.advance = jax.jit(self._begin), jax.jit(self._advance)
-        self.look, self.apply = jax.jit(self._look), jax.jit(self._apply)
+        self.look, self.evaluate, self.apply = map(jax.jit, (self._look, self._evaluate, self._apply))
 
-    def run(self, steps: int, *, factor: float = 1.0, share: float = 1.0) -> Trial:
-        """Trains for a share of ``steps``, with the optimizer's rate multiplied by ``factor``."""
+    def changed(self, **changes: Any) -> "Task":
+        """The same task but for its data, its factor or how it begins, which leave its programs as they are."""
+        other = copy.copy(self)
+        vars(other).update(changes)
+        return other
+
+    def run(self, steps: int) -> Trial:
+        """Trains, with a report at every look."""
+        probe, factor = _first(self.train, PROBE), np.float32(self.factor)
+        start = self.begin(self.key)
+        reports, history = [jax.device_get(self.look(start, factor, probe))], History()
+        best, lowest, score = (start.params, start.state), math.inf, math.nan
+        for number, train_state, measured, (training, validation, scored) in self._looks(start, steps, LOOKS):
+            reports.append(jax.device_get(self.look(train_state, factor, probe)))
+            history.records.append(_record(number + 1, int(train_state.step), measured, training, validation))
+            if validation < lowest:
+                best, lowest, score = (train_state.params, train_state.state), validation, scored
+            start = train_state
+        return Trial(history, reports, best, (start.params, start.state), score)
+
+    def outcome(self, steps: int, looks: int, baseline: float, same: bool = True) -> Outcome:
+        """Trains for the first ``looks`` parts of ``steps``, and says only how it ends."""
+        start, lowest, score, training, taken = self.begin(self.key), math.inf, math.nan, math.nan, 0
+        for _, state, _, (loss, validation, scored) in self._looks(start, steps, looks):
+            start, training, taken = state, loss, int(state.step)
+            if validation < lowest:
+                lowest, score = validation, scored
+        params, kept = start.params, start.state
+        if self.reestimated:
+            kept = reestimate(self.net, params, kept, self.train, batch_size=self.batch_size)
+            watched, held_out = _first(self.train, EVALUATED), _first(self.validation, EVALUATED)
+            training, lowest, score = map(float, jax.device_get(self.evaluate(params, kept, watched, held_out)))
+        return Outcome(training, lowest, score, baseline, taken, same, (params, kept))
+
+    def _looks(self, train_state: Any, steps: int, looks: int) -> Iterator[tuple[int, Any, Any, tuple[float, ...]]]:
         size = max(steps // LOOKS, 1)
-        rows = self.orders(size * LOOKS)
-        shown = (_first(self.train, PROBE), _first(self.train, EVALUATED), _first(self.validation, EVALUATED))
-        factors = np.full(size, factor, np.float32)
-        train_state = self.begin(self.key)
-        reports, history = [jax.device_get(self.look(train_state, factors[0], *shown)[0])], History()
-        best, lowest = (train_state.params, train_state.state), math.inf
-        for number in range(round(LOOKS * share)):
+        rows = self.orders(size * looks)
+        factors = np.full(size, self.factor, np.float32)
+        watched, held_out = _first(self.train, EVALUATED), _first(self.validation, EVALUATED)
+        for number in range(looks):
             batches = self.batches(rows[number * size : (number + 1) * size])
             train_state, measured = self.advance(train_state, factors, batches)
-            report, *losses = jax.device_get(self.look(train_state, factors[0], *shown))
-            reports.append(report)
-            history.records.append(_record(number + 1, int(train_state.step), jax.device_get(measured), *losses))
-            if float(losses[1]) < lowest:
-                best, lowest = (train_state.params, train_state.state), float(losses[1])
-        return Trial(history, reports, best, (train_state.params, train_state.state))
+            values = jax.device_get(self.evaluate(train_state.params, train_state.state, watched, held_out))
+            yield number, train_state, jax.device_get(measured), tuple(map(float, values))
 
     def losses(self, factors: np.ndarray) -> np.ndarray:
         """Those of a run in which every step has a factor of its own on the optimizer's rate."""
@@ -119,17 +186,17 @@ class Task:
 
         return jax.lax.scan(step, train_state, (factors, batches))
 
-    def _look(self, train_state, factor, probe, watched, held_out):
-        params, state = train_state.params, train_state.state
-
-        def evaluated(x, target):
-            return scalar("the loss", self.loss(self._apply(params, state, x), target))
-
-        report = layer_report(
-            self.net, self.loss, params, state, probe, optimizer=_scaled(self.optimizer, factor),
-            opt_state=train_state.opt_state, key=jax.random.fold_in(train_state.key, train_state.step),
+    def _look(self, train_state, factor, probe):
+        return layer_report(
+            self.net, self.loss, train_state.params, train_state.state, probe,
+            optimizer=_scaled(self.optimizer, factor), opt_state=train_state.opt_state,
+            key=jax.random.fold_in(train_state.key, train_state.step),
         )  # fmt: skip
-        return report, evaluated(*watched), evaluated(*held_out)
+
+    def _evaluate(self, params, state, watched, held_out):
+        predicted, held = (self._apply(params, state, x) for x, _ in (watched, held_out))
+        losses = (scalar("the loss", self.loss(p, y)) for p, y in ((predicted, watched[1]), (held, held_out[1])))
+        return *losses, jnp.nan if self.score is None else self.score(held, held_out[1])
 
     def _apply(self, params, state, x):
         return self.net.apply(params, state, x, train=False)[0]
@@ -142,12 +209,16 @@ def _scaled(optimizer: Any, factor: Any) -> Optimizer:
         updates, state = _members.updated(optimizer, updates, state, params, extra)
         return jax.tree.map(lambda u: u * jnp.asarray(factor, u.dtype), updates), state
 
-    return Optimizer(optimizer.init, update)
+    def rate(before, after):
+        return _rates.joined([_rates.known(optimizer, before, after), _rates.Rate({}, factor)])
+
+    return _rates.saying(Optimizer(optimizer.init, update), rate)
 
 
 def _record(number: int, step: int, measured: dict[str, Any], training_loss: Any, validation_loss: Any) -> Any:
     epoch = Epoch()
-    epoch.add({name: measured[name] for name in ("loss", "grad_norm")}, 1)
+    told = [name for name in measured if name in ("loss", "grad_norm") or name.startswith("learning_rate")]
+    epoch.add({name: measured[name] for name in told}, 1)
     record = {"epoch": number, "step": step, **epoch.means(), "skipped": int((~finite(measured)).sum())}
     return record | {"training_loss": float(training_loss), "validation_loss": float(validation_loss)}
 

@@ -102,8 +102,10 @@ def attention(
     if dropout and key is None:
         raise ConfigError("dropout draws random numbers and no key came; pass key=jax.random.key(seed)")
     data = jax.random.bits(checks.key(key), (2,), jnp.uint32) if dropout else None
-    if 0 in (*q.shape, *v.shape):
+    if 0 in (*q.shape[:-1], *v.shape):
         return jnp.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
+    if not q.shape[-1]:  # all scores are 0
+        q, k = (jnp.zeros((*a.shape[:-1], 1), a.dtype) for a in (q, k))
     sight = Sight(causal, window, q.shape[1], k.shape[1], _block(q.shape[1], k.shape[1]), dropout)
     return _attention(q, k, v, mask, data, sight, scale)
 

@@ -71,6 +71,8 @@ def max_pool(x: ArrayLike, window: Size, *, strides: Size | None = None, padding
       >>> from jaxnet import kernels
       >>> kernels.max_pool(jnp.arange(6.0).reshape(1, 6, 1), 2)[0, :, 0]
       Array([1., 3., 5.], dtype=float32)
+
+    Source: Scherer et al. 2010, Evaluation of pooling operations in convolutional architectures.
     """
     return _pool("max", x, window, strides, padding)
 

@@ -12,6 +12,13 @@ from jaxnet.errors import ShapeError, named
 def conv_kernel_from_torch(weight: ArrayLike) -> jax.Array:
     """Returns our convolution kernel ``(*K, C_in / g, C_out)`` for PyTorch's ``(C_out, C_in / g, *K)``.
 
+    Args:
+      weight: of ``torch.nn.Conv1d``, ``Conv2d`` or ``Conv3d``.
+
+    Raises:
+      ShapeError: fewer than three axes.
+      DTypeError: no array.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxnet import kernels
@@ -29,8 +36,14 @@ def conv_transpose_kernel_from_torch(weight: ArrayLike, *, groups: int = 1) -> j
     PyTorch's layer is the transpose of a convolution, so its taps run the other way: they are flipped here.
     Its padding converts with `sizes.torch_padding`.
 
+    Args:
+      weight: of ``torch.nn.ConvTranspose1d``, 2d or 3d.
+      groups: g.
+
     Raises:
-      ShapeError: ``groups`` does not divide C_in.
+      ShapeError: ``groups`` does not divide C_in, or fewer than three axes.
+      ConfigError: ``groups`` is no positive integer.
+      DTypeError: no array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -54,6 +67,13 @@ def conv_transpose_kernel_from_torch(weight: ArrayLike, *, groups: int = 1) -> j
 def conv_kernel_to_torch(kernel: ArrayLike) -> jax.Array:
     """Returns PyTorch's ``(C_out, C_in / g, *K)`` for our convolution kernel ``(*K, C_in / g, C_out)``.
 
+    Args:
+      kernel: of `conv`.
+
+    Raises:
+      ShapeError: fewer than three axes.
+      DTypeError: no array.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxnet import kernels
@@ -70,8 +90,14 @@ def conv_transpose_kernel_to_torch(kernel: ArrayLike, *, groups: int = 1) -> jax
 
     The inverse of `conv_transpose_kernel_from_torch`: the taps are flipped.
 
+    Args:
+      kernel: of `conv_transpose`.
+      groups: g.
+
     Raises:
-      ShapeError: ``groups`` does not divide C_out.
+      ShapeError: ``groups`` does not divide C_out, or fewer than three axes.
+      ConfigError: ``groups`` is no positive integer.
+      DTypeError: no array.
 
     Example:
       >>> import jax.numpy as jnp

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet import sizes
 from jaxnet.errors import ConfigError, ShapeError
 
@@ -45,7 +46,7 @@ def make_window(name: str, size: Size, *, strides: Size | None = 1, padding: Pad
     """
     spread = tuple(size) if isinstance(size, (tuple, list)) else (size,)
     if not spread:
-        raise ConfigError(f"{name} must name at least one dimension, got {size!r}")
+        raise ConfigError(f"{name} must name at least one dimension, got {words.came(size)}")
     ndim = len(spread)
     slides = map(
         functools.partial(sizes.slide, name=name),
@@ -60,7 +61,7 @@ def make_window(name: str, size: Size, *, strides: Size | None = 1, padding: Pad
 def _spread(name: str, value: Any, ndim: int) -> tuple[Any, ...]:
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * ndim
     if len(values) != ndim:
-        raise ConfigError(f"{name} must be an integer or {ndim} of them, got {value!r}")
+        raise ConfigError(f"{name} must be an integer or {ndim} of them, got {words.came(value)}")
     return values
 
 
@@ -72,14 +73,16 @@ def _spread_padding(padding: Any, ndim: int) -> tuple[Any, ...]:
     if len(pairs) != ndim or not all(isinstance(p, (tuple, list)) for p in pairs):
         raise ConfigError(
             f"padding must be an integer, 'valid', 'same', 'causal' or "
-            f"{'(before, after)' if ndim == 1 else f'{ndim} pairs (before, after)'}, got {padding!r}"
+            f"{'(before, after)' if ndim == 1 else f'{ndim} pairs (before, after)'}, got {words.came(padding)}"
         )
     return pairs
 
 
-def check_input(x: Any, ndim: int) -> None:
-    """Refuses an ``x`` that is not (batch, ndim spatial axes, channels)."""
-    checks.rank("x", x, ndim + 2, layout(ndim))
+def check_input(x: Any, ndim: int, wanted: str = "a window over {n} axes has {n} numbers, such as {threes}") -> None:
+    """Refuses an ``x`` that is not (batch, ndim spatial axes, channels); ``wanted`` of one with n, which are more."""
+    more = len(x.shape) - 2
+    hint = f"; {wanted.format(n=more, threes=(3,) * more)}" if ndim < more <= 3 else ""
+    checks.rank("x", x, ndim + 2, layout(ndim), hint)
 
 
 def check_channels(x_shape: Sequence[int], kernel_shape: Sequence[int], groups: int) -> None:

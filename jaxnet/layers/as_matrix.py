@@ -32,6 +32,7 @@ def as_matrix(layer: Layer, params: Params, x: Any, *, state: State = ()) -> jax
     Raises:
       ConfigError: the layer is not linear.
       ShapeError: the batch of ``x`` is not one.
+      DTypeError: x is not floating point.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -51,19 +52,24 @@ def as_matrix(layer: Layer, params: Params, x: Any, *, state: State = ()) -> jax
     example = struct.shape[1:]
     size = math.prod(example)
 
-    def f(column):  # one example, channel by channel
-        values = jnp.moveaxis(column.reshape(example[-1], *example[:-1]), 0, -1)
-        y = layer.apply(params, state, values[None], train=False)[0]
-        return jnp.moveaxis(y[0], -1, 0).reshape(-1)
+    @jax.jit
+    def measured(params, state, key):
+        def f(column):  # one example, channel by channel
+            values = jnp.moveaxis(column.reshape(example[-1], *example[:-1]), 0, -1)
+            y = layer.apply(params, state, values[None], train=False)[0]
+            return jnp.moveaxis(y[0], -1, 0).reshape(-1)
 
-    origin = jnp.zeros((size,), struct.dtype)
-    offset, derivative = jax.linearize(f, origin)
-    matrix = jax.vmap(derivative, out_axes=1)(jnp.eye(size, dtype=struct.dtype))
-    probe = jax.random.normal(jax.random.key(0), (size,), struct.dtype)
-    for point in (probe, -2 * probe):
-        moved = f(point) - offset
-        expected = jnp.matmul(matrix, point, precision="highest")
-        slack = jnp.sqrt(jnp.finfo(struct.dtype).eps) * (jnp.abs(matrix) @ jnp.abs(point) + jnp.abs(offset))
-        if not bool(jnp.all(jnp.abs(moved - expected) <= slack + jnp.finfo(struct.dtype).tiny)):
-            raise ConfigError(f"{layer.name} is not linear, so no matrix does what it does")
+        offset, derivative = jax.linearize(f, jnp.zeros((size,), struct.dtype))
+        matrix = jax.vmap(derivative, out_axes=1)(jnp.eye(size, dtype=struct.dtype))
+        probe, linear = jax.random.normal(key, (size,), struct.dtype), jnp.array(True)
+        for point in (probe, -2 * probe):
+            moved = f(point) - offset
+            expected = jnp.matmul(matrix, point, precision="highest")
+            slack = jnp.sqrt(jnp.finfo(struct.dtype).eps) * (jnp.abs(matrix) @ jnp.abs(point) + jnp.abs(offset))
+            linear &= jnp.all(jnp.abs(moved - expected) <= slack + jnp.finfo(struct.dtype).tiny)
+        return matrix, linear
+
+    matrix, linear = measured(params, state, jax.random.key(0))
+    if not linear:
+        raise ConfigError(f"{layer.name} is not linear, so no matrix does what it does")
     return matrix

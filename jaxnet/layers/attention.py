@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet import _drawing as drawing
 from jaxnet import initializers, kernels
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError
@@ -14,6 +15,7 @@ from jaxnet.layers import attention_stream as memory
 from jaxnet.layers.dense import add_bias, check_start, drawn
 from jaxnet.layers.layer import Layer, Stream, layer
 from jaxnet.layers.positions import first, others, rotated, waves
+from jaxnet.layers.protocol import NO_KEY
 
 
 @made
@@ -109,10 +111,7 @@ def attention(
         checks.nothing("state", state)
         drop = rate if train else 0.0
         if drop and key is None:
-            raise ConfigError(
-                "training draws random numbers and no key came; call "
-                "net.apply(params, state, x, train=True, key=jax.random.key(seed)), with a new key every step"
-            )
+            raise ConfigError(NO_KEY)
         params, q, k, v, mask = of.read(params, x, 0)
         y = kernels.attention(q, k, v, mask=mask, causal=causal, window=window, dropout=drop, key=key if drop else None)
         return of.written(params, x, y), state
@@ -162,7 +161,7 @@ class _Heads(NamedTuple):
         channels = _channels(struct)
         shapes = self.shapes(channels, _channels(x[1]) if self.cross else channels)
         params = {}
-        for part, (prefix, shape) in zip(jax.random.split(checks.key(key), 3), shapes.items(), strict=False):
+        for part, (prefix, shape) in zip(drawing.split(checks.key(key), 3), shapes.items(), strict=False):
             # Queries, keys and values are products apart: each with as many outputs as there are features of heads.
             fans = (shape[0], shapes["output_"][0]) if not prefix else shape
             leaves = drawn(part, shape, struct.dtype, fans, kernel_init, bias_init if self.bias else None)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet._dtypes import at_least_float32, wide
 from jaxnet._made import made
 from jaxnet._mesh import varying
@@ -67,7 +68,7 @@ def batch_norm(
         ``axis_name``, or with one that is no axis there.
       ShapeError: other channels, a mask of another shape, or training on one value a channel, whose variance says
         nothing.
-      DTypeError: a mask that is not boolean.
+      DTypeError: x is not floating point, or a mask that is not boolean.
 
     Example:
       >>> import jax.numpy as jnp
@@ -148,7 +149,7 @@ def _axis_names(axis_name: Any) -> tuple[str, ...]:
     names = () if axis_name is None else (axis_name,) if isinstance(axis_name, str) else axis_name
     if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
         raise ConfigError(
-            f"axis_name must be a name or a tuple of names, got {axis_name!r}; axis_name='data' for "
+            f"axis_name must be a name or a tuple of names, got {words.came(axis_name)}; axis_name='data' for "
             f"statistics over the axis 'data' of your jax.shard_map, jax.pmap or jax.vmap"
         )
     return names

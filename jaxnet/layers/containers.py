@@ -7,9 +7,23 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet import _drawing as drawing
+from jaxnet import _words as words
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError, located, named
-from jaxnet.layers.layer import Around, Layer, applied, as_layer, layer, output_struct, parameterless
+from jaxnet.layers.layer import (
+    Around,
+    Layer,
+    applied,
+    as_layer,
+    entered,
+    initialized,
+    layer,
+    output_struct,
+    parameterless,
+    ran,
+)
+from jaxnet.layers.protocol import of_x_alone
 
 
 @made
@@ -56,6 +70,7 @@ def residual(branch: Layer | Callable[..., Any], shortcut: Layer | Callable[...,
       A layer whose params and state are dicts with the keys ``branch`` and ``shortcut``.
 
     Raises:
+      ConfigError: a part that is neither a layer nor callable.
       ShapeError: the two outputs differ in structure or shape; they are never broadcast.
       DTypeError: they differ in dtype.
 
@@ -78,12 +93,12 @@ def residual(branch: Layer | Callable[..., Any], shortcut: Layer | Callable[...,
         output_struct(both, params, state, checks.structs(x))  # refuses what does not add up
         return params, state
 
-    return both._replace(init=init)
+    return both._replace(init=entered("residual", init, "init"))
 
 
 @made
 def parallel(*branches: Layer | Callable[..., Any], combine: Callable[[Sequence[Any]], Any] | str = "tuple") -> Layer:
-    """Applies several layers to the same input.
+    """Applies several layers to the same input: y = (f_1(x), f_2(x), ...), or what ``combine`` makes of them.
 
     Args:
       *branches: the layers.
@@ -96,6 +111,7 @@ def parallel(*branches: Layer | Callable[..., Any], combine: Callable[[Sequence[
     Raises:
       ConfigError: no branches, or an unknown ``combine``.
       ShapeError: outputs that must be of one shape, or of one shape but for the channels, are not.
+      DTypeError: outputs to be combined differ in dtype.
 
     Example:
       >>> import jax.numpy as jnp
@@ -199,6 +215,7 @@ def _members(name: str, parts: Sequence[Any]) -> dict[str, Layer]:
     for i, part in enumerate(parts):
         with named(f"{name}[{i}]"):
             members[str(i)] = as_layer(part)
+            of_x_alone(part)
     return members
 
 
@@ -232,9 +249,9 @@ def composed(
 
     def init(key, x):
         drawn = []
-        for place, member, part_key in zip(places, parts, jax.random.split(checks.key(key), len(parts)), strict=True):
-            with located(place):
-                params, state = member.init(part_key, x)
+        for place, member, part_key in zip(places, parts, drawing.split(checks.key(key), len(parts)), strict=True):
+            with located(place, member.name):
+                params, state = initialized(member.init(part_key, x))
                 x = output_struct(member, params, state, x) if in_a_row else x
             drawn.append((params, state))
         all_params, all_states = zip(*drawn, strict=True)
@@ -246,7 +263,7 @@ def composed(
         outputs, states = [], []
         for place, member, p, s, part_key in zip(places, parts, params, state, keys, strict=True):
             with applied(place, member):
-                y, s = member.apply(p, s, x, train=train, key=part_key)
+                y, s = ran(member.apply(p, s, x, train=train, key=part_key))
             x, outputs = (y, [y]) if in_a_row else (x, [*outputs, y])
             states.append(s)
         return join(outputs), pack(states)
@@ -268,8 +285,8 @@ def _keys(key: Any, n: int) -> Sequence[Any]:
 def _misfit(which: str, tree: Any, members: dict[str, Layer], labelled: bool) -> str:
     """What to say of params, or of a state, that are another network's."""
     if labelled:
-        got = f"a dict of {', '.join(map(str, tree))}" if isinstance(tree, dict) else type(tree).__name__
+        got = f"a dict of {', '.join(map(str, tree))}" if isinstance(tree, dict) else words.came(tree)
         return f"{which} must be a dict of {', '.join(members)}, got {got}; pass what this layer's init returned"
-    got = type(tree).__name__ + (f" of {len(tree)}" if isinstance(tree, (tuple, list, dict)) else "")
+    got = f"{type(tree).__name__} of {len(tree)}" if isinstance(tree, (tuple, list, dict)) else words.came(tree)
     wanted = f"a tuple of {len(members)}, one entry a part"
     return f"{which} must be {wanted}, got {got}; pass what this network's init returned"

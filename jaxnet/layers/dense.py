@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet import _drawing as drawing
 from jaxnet import initializers
 from jaxnet._dtypes import at_least_float32
 from jaxnet._made import made
@@ -63,6 +64,7 @@ def dense(
     def f(params, x):
         x = checks.floating("x", x)
         kernel, *rest = checks.leaves(params, *("kernel", "bias")[: 1 + bias])
+        checks.rank("the kernel", kernel, 2, "(N_in, N_out)")
         if _features(x.shape) != kernel.shape[0]:
             raise ShapeError(
                 f"the input has {x.shape[-1]} features, the kernel was made for {kernel.shape[0]} "
@@ -96,7 +98,7 @@ def drawn(
     bias_init: Initializer | None,
 ) -> dict[str, jax.Array]:
     """The params of a layer with a kernel, and with a bias of one value a filter where ``bias_init`` is given."""
-    kernel_key, bias_key = jax.random.split(key)
+    kernel_key, bias_key = drawing.split(key, 2)
     params = {"kernel": initializers.draw(kernel_init, kernel_key, shape, dtype, fans)}
     if bias_init is not None:
         params["bias"] = initializers.draw(bias_init, bias_key, shape[-1:], dtype, fans)

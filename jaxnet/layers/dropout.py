@@ -8,11 +8,14 @@ from jaxnet._dtypes import at_least_float32
 from jaxnet._made import made
 from jaxnet.errors import ConfigError
 from jaxnet.layers.layer import Layer, layer
+from jaxnet.layers.protocol import NO_KEY
 
 
 @made
 def dropout(rate: float) -> Layer:
-    """Sets each value to 0 with probability ``rate`` while training, and divides the others by 1 - rate.
+    """Sets each value to 0 with probability ``rate`` while training, and divides the others by 1 - rate::
+
+        y = m x / (1 - rate),    m = 0 with probability rate, else 1
 
     The division keeps the mean, so evaluation is the identity ("inverted" dropout).
 
@@ -20,10 +23,12 @@ def dropout(rate: float) -> Layer:
       rate: the probability of being dropped, not kept; in [0, 1]. A rate of 1 gives zeros, with zero gradients.
 
     Returns:
-      A layer without params or state whose ``apply`` needs ``key`` when ``train=True`` and the rate is above 0.
+      A layer that keeps any shape, without params or state, whose ``apply`` needs ``key`` when ``train=True``
+      and the rate is above 0.
 
     Raises:
       ConfigError: the rate is outside [0, 1], or no key came while training.
+      DTypeError: x is not floating point.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -41,10 +46,7 @@ def dropout(rate: float) -> Layer:
         if not train or rate == 0:
             return x, state
         if key is None:
-            raise ConfigError(
-                "training draws random numbers and no key came; call "
-                "net.apply(params, state, x, train=True, key=jax.random.key(seed)), with a new key every step"
-            )
+            raise ConfigError(NO_KEY)
         if rate == 1:
             return jnp.zeros_like(x), state
         keep = jax.random.bernoulli(checks.key(key), jnp.float32(1 - rate), x.shape)  # the same under 64 bits

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet import _drawing as drawing
 from jaxnet import initializers
 from jaxnet._dtypes import at_least_float32, wide
 from jaxnet._made import made
@@ -39,7 +40,11 @@ def elman(
 
     Returns:
       A cell with the params ``kernel`` (features, units), ``recurrent_kernel`` (units, units), ``bias`` and
-      ``recurrent_bias``.
+      ``recurrent_bias`` (units,).
+
+    Raises:
+      ConfigError: ``units`` is no positive integer, or what must be callable is not.
+      ShapeError, DTypeError: from the layer: as `rnn`, or params of another number of features, or dtype, than x.
 
     Example:
       >>> import jax.numpy as jnp
@@ -78,11 +83,11 @@ def starting(
         checks.function(name, f)
 
     def init(key, x):
-        kernel_key, recurrent_key, *bias_keys = jax.random.split(key, 4)
+        kernel_key, recurrent_key, *bias_keys = drawing.split(key, 4)
         fans = (x.shape[-1], units)
         squares = [
             initializers.draw(recurrent_init, key, (units, units), x.dtype, (units, units))
-            for key in jax.random.split(recurrent_key, n)
+            for key in drawing.split(recurrent_key, n)
         ]
         params = {
             "kernel": initializers.draw(kernel_init, kernel_key, (x.shape[-1], n * units), x.dtype, fans),

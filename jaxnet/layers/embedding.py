@@ -47,6 +47,7 @@ def embedding(
 
     Raises:
       ConfigError: sizes below 1, or a ``padding`` that is no token.
+      ShapeError: a table, or vectors to be read for logits, of another size.
       DTypeError: an input that is neither of integers nor, in ``apply``, floating point.
       DataError: outside ``jit``: a token outside 0..entries - 1. Inside ``jit``, where a check would cost a transfer
         every step, such a token's row is NaN: never another token's, as in a gather that clips or wraps around.
@@ -114,6 +115,7 @@ def tied(embedding: Layer, body: Layer | Callable[..., Any]) -> Layer:
           arrays["head.weight"] = arrays["embedding.weight"]
 
     Raises:
+      ConfigError: a part that is neither a layer nor callable.
       ShapeError: from ``init``, if ``body`` returns other than the table's features.
 
     Example:

@@ -31,7 +31,7 @@ def group_norm(groups: int, *, epsilon: float = 1e-5, scale: bool = True, offset
     Raises:
       ConfigError: ``groups`` is no positive integer, ``epsilon`` out of range.
       ShapeError: the groups do not divide the channels, other channels than the parameters', a mask of another shape.
-      DTypeError: a mask that is not boolean.
+      DTypeError: x is not floating point, or a mask that is not boolean.
 
     Example:
       >>> import jax.numpy as jnp
@@ -66,7 +66,7 @@ def instance_norm(*, epsilon: float = 1e-5, scale: bool = True, offset: bool = T
     Raises:
       ConfigError: ``epsilon`` out of range.
       ShapeError: no positions, other channels than the parameters', a mask of another shape.
-      DTypeError: a mask that is not boolean.
+      DTypeError: x is not floating point, or a mask that is not boolean.
 
     Example:
       >>> import jax.numpy as jnp

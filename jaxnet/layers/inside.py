@@ -4,14 +4,19 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from jaxnet._made import made
-from jaxnet.layers.layer import Layer, Memory
+from jaxnet.layers.layer import Layer, Memory, entered
 
 Watch = Callable[[tuple[str, ...], Layer, Any, Any, Any, Any], Any]
 """``(path, layer, params, state, x, y) -> anything``, called once for each layer as it is traced."""
 
 
 class Watched(NamedTuple):
-    """The state of a watched layer: the layer's own next state, and what the watcher returned for it."""
+    """What `watched` puts in the place of a layer's state: its own next one, and what the watcher returned for it.
+
+    Attributes:
+      state: the layer's own next state.
+      seen: what the watcher returned for it.
+    """
 
     state: Any
     seen: Any
@@ -29,6 +34,14 @@ def rebuilt(net: Layer, parts: Iterable[Layer]) -> Layer:
     """``net`` around other parts, as many as `looked_into` gave."""
     parts = tuple(parts)
     return net.about.rebuild(*parts) if net.about.rebuild is not None and parts else net
+
+
+def entries(net: Layer, tree: Any) -> list[Any] | None:
+    """A container's params, or its state, one entry a part; None where it is no tuple or dict of as many."""
+    labels = [label for label, _ in net.about.parts]
+    if isinstance(tree, dict) and tree.keys() == set(labels):
+        return [tree[label] for label in labels]
+    return list(tree) if isinstance(tree, (tuple, list)) and len(tree) == len(labels) else None
 
 
 def with_frozen(f: Callable[..., Any], net: Layer, state: Any, *others: Any) -> Any:
@@ -97,4 +110,6 @@ def watched(net: Layer, watch: Watch, path: tuple[str, ...] = ()) -> Layer:
         return y, Watched(new, watch(path, net, params, state, x, y))
 
     stream = "it is watched; watch the stream of the network, watched(streaming(net), watch)"
-    return net._replace(apply=apply).described(parts=inner.about.parts, rebuild=None, stream=stream, merged=None)
+    return net._replace(apply=entered(net.name, apply, "apply")).described(
+        parts=inner.about.parts, rebuild=None, stream=stream, merged=None
+    )

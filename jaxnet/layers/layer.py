@@ -11,8 +11,11 @@ import jax
 
 from jaxnet import _checks as checks
 from jaxnet import _made
+from jaxnet import _words as words
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, located, named
+from jaxnet.layers import protocol
+from jaxnet.layers.protocol import entered, initialized, name_of, ran
 
 Params = Any
 """A pytree of arrays that learn: a dict with full names in a layer, a tuple or dict of those in a container."""
@@ -78,7 +81,12 @@ class Merged(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """The state of a layer that is fed piece by piece: its own, and what it remembers of the pieces."""
+    """The state of a layer that `streaming` feeds piece by piece: its own, and what it remembers of the pieces.
+
+    Attributes:
+      state: the layer's own.
+      memory: what it remembers of the pieces, a tree of arrays.
+    """
 
     state: State
     memory: Any
@@ -157,6 +165,11 @@ class Layer(NamedTuple):
         """The same layer with other fields of `About`."""
         return self._replace(about=self.about._replace(**about))
 
+    def __repr__(self) -> str:
+        parts = [part.name for _, part in self.about.parts]
+        of = f" of {', '.join(parts[:8])}" if parts else ""
+        return f"Layer({self.name}{of}{f' and {len(parts) - 8} more' if len(parts) > 8 else ''})"
+
     def __reduce__(self) -> Any:
         return _made.reduced(self)
 
@@ -181,8 +194,14 @@ def layer(name: str, init: Callable[..., Any] | None, apply: Callable[..., Any],
       apply: ``(params, state, x, *, train, key) -> (y, state)``; ``key`` is None where the caller gave none.
       **about: what tools are told of it, the fields of `About`, such as ``torch``.
 
+    Returns:
+      A layer.
+
     Raises:
-      ConfigError: ``init`` or ``apply`` is not callable, or the name is no string.
+      ConfigError: ``init`` or ``apply`` is not callable, or takes other arguments, or the name is no string; from the
+        layer: a function that does not return two things, a ``train`` that is no bool, an argument that is missing, a
+        random number drawn without a key, an ``init`` that reads x's values.
+      DTypeError: from the layer's ``init``: an x that is no array, a parameter that is no number.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -196,12 +215,18 @@ def layer(name: str, init: Callable[..., Any] | None, apply: Callable[..., Any],
       Array(0.1, dtype=float32)
     """
     if not isinstance(name, str):
-        raise ConfigError(f"name must be a string, got {name!r}")
-    draw = checks.function("init", _nothing if init is None else init)
-    checks.function("apply", apply)
+        raise ConfigError(f"name must be a string, got {words.came(name)}")
+    draw = checks.takes("init", _nothing if init is None else init, "key", "x")
+    checks.takes("apply", apply, "params", "state", "x", train=True, key=None)
 
     def initialize(key, x):
-        return draw(key, checks.structs(x))
+        key, x = checks.key(key), checks.structs(x)
+        try:
+            drawn = draw(key, x)
+        except (TypeError, AttributeError) as error:
+            protocol.read_values(error)
+            raise
+        return initialized(drawn)
 
     @functools.wraps(apply)
     def applying(params, state, x, *, train, key=None):
@@ -209,10 +234,15 @@ def layer(name: str, init: Callable[..., Any] | None, apply: Callable[..., Any],
         if init is None:
             checks.nothing("params", params)
             checks.nothing("state", state)
-        return apply(params, state, x, train=train, key=key)
+        try:
+            result = apply(params, state, x, train=train, key=key)
+        except TypeError as error:
+            protocol.drew(key, train, error)
+            raise
+        return ran(result)
 
     del applying.__wrapped__  # whose signature has no default for the key
-    return Layer(named(name)(initialize), named(name)(applying), name, About(**about))
+    return Layer(entered(name, initialize, "init"), entered(name, applying, "apply"), name, About(**about))
 
 
 @made
@@ -232,7 +262,8 @@ def stateless(
       A layer with state ``()`` that behaves alike in training and evaluation.
 
     Raises:
-      ConfigError: ``init`` or ``f`` is not callable.
+      ConfigError: ``init`` or ``f`` is not callable, or takes other arguments; from the layer: params that are a pair
+        with ().
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -242,37 +273,43 @@ def stateless(
       >>> scale.apply(params, state, jnp.ones((2, 3)), train=False)[0].shape
       (2, 3)
     """
-    draw = checks.function("init", _no_params if init is None else init)
-    checks.function("f", f)
+    draw = checks.takes("init", _no_params if init is None else init, "key", "x")
+    if not checks.accepts(f, None, None) and init is None and checks.accepts(f, None):
+        hint = "a container takes it as it is, without stateless"
+        raise ConfigError(f"f must take (params, x), got a function of x alone; {hint}")
+    checks.takes("f", f, "params", "x")
 
     def initialize(key, x):
-        return draw(checks.key(key), x), ()
+        return protocol.own(draw(key, x), key), ()
 
     def apply(params, state, x, *, train, key):
         del train, key
         checks.nothing("state", state)
         if init is None:
             checks.nothing("params", params)
-        return f(params, x), state
+        try:
+            return f(params, x), state
+        except (TypeError, AttributeError) as error:
+            protocol.took_a_pair(params, error)
+            raise
 
-    return layer(name or _name_of(f), initialize, apply, **about)
+    return layer(name or name_of(f), initialize, apply, **about)
 
 
 @made
 def parameterless(f: Callable[..., Any], name: str | None = None, **about: Any) -> Layer:
     """The layer of a bare callable, which learns nothing."""
-    return stateless(None, lambda params, x: f(x), name=name or _name_of(f), **about)
+    return stateless(None, lambda params, x: f(x), name=name or name_of(f), **about)
 
 
-def as_layer(part: Layer | Callable[..., Any]) -> Layer:
-    """``part`` as a layer; a bare callable becomes one without parameters."""
+def as_layer(part: Layer | Callable[..., Any], called: str = "a part") -> Layer:
+    """``part`` as a layer, ``called`` so in errors; a bare callable becomes one without parameters."""
     if isinstance(part, Layer):
         return part
-    if not callable(part):
-        hint = "; unpack the list: chain(*layers)" if isinstance(part, (list, tuple)) else ""
-        raise ConfigError(f"a part must be a layer or a function of its input, got {part!r}{hint}")
+    if not callable(part) or words.is_module(part):
+        raise ConfigError(words.no_layer(called, part))
     if (getattr(part, "__module__", None) or "").startswith("jaxnet.layers."):
-        name = _name_of(part)
+        name = name_of(part)
         raise ConfigError(f"{name} is what makes the layer, not the layer: call it, layers.{name}(...)")
     return parameterless(part)
 
@@ -288,16 +325,16 @@ def _no_params(key: Any, x: Any) -> Params:
 @contextmanager
 def applied(place: str, part: Layer) -> Iterator[None]:
     """Names the place of a part while it is applied: in errors, in profiles, and to `jaxnet.backprop`."""
-    with located(place), jax.named_scope(f"{place} {part.name}"):
+    with located(place, part.name), jax.named_scope(f"{place} {part.name}"):
         yield
 
 
 def output_struct(part: Layer, params: Params, state: State, x: Any) -> Any:
     """The shape and dtype of a layer's output, inferred by tracing it in evaluation; nothing is computed."""
-    return jax.eval_shape(lambda p, s, v: part.apply(p, s, v, train=False)[0], params, state, x)
 
+    def output(params, state, x):
+        applied = ran(part.apply(params, state, x, train=False))
+        with named(part.name):
+            return protocol.whole(applied, state)
 
-def _name_of(f: Any) -> str:
-    f = getattr(f, "func", f)  # functools.partial
-    name = getattr(f, "__name__", type(f).__name__)
-    return "function" if name == "<lambda>" else name
+    return jax.eval_shape(output, params, state, x)

@@ -26,6 +26,7 @@ def layer_norm(*, epsilon: float = 1e-5, scale: bool = True, offset: bool = True
     Raises:
       ConfigError: ``epsilon`` out of range.
       ShapeError: other channels than the parameters'.
+      DTypeError: x is not floating point.
 
     Example:
       >>> import jax.numpy as jnp

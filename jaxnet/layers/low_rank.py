@@ -11,13 +11,13 @@ from jaxnet import _checks as checks
 from jaxnet import initializers
 from jaxnet._dtypes import wide
 from jaxnet._made import made
-from jaxnet.errors import ConfigError, ShapeError, located, named
+from jaxnet.errors import ConfigError, ShapeError, located
 from jaxnet.initializers import Initializer
 from jaxnet.layers import reparametrized
 from jaxnet.layers.inside import looked_into, rebuilt
-from jaxnet.layers.layer import Layer, Merged, Params, State, as_layer
+from jaxnet.layers.layer import Layer, Merged, Params, State, as_layer, entered
 from jaxnet.layers.layer import layer as define
-from jaxnet.paths import select
+from jaxnet.paths import chosen
 
 
 @made
@@ -31,7 +31,7 @@ def low_rank(
     which: str | Sequence[str] = "*kernel",
     down_init: Initializer = initializers.lecun_normal(),  # noqa: B008, a pure function
 ) -> Layer:
-    """Adds a product of two small matrices to a kernel, W + (alpha / r) A B, to learn these instead of W (LoRA).
+    """Adds a product of two small matrices to a kernel, W' = W + (alpha / r) A B, to learn these instead of W (LoRA).
 
     Around a whole network it does so for each kernel in it that ``which`` chooses: of a convolution too, and of all
     that an attention or a recurrent layer has; what is `frozen` stays so. B starts at 0, so that the network computes
@@ -57,9 +57,10 @@ def low_rank(
       ``down``, A of shape (..., N_in, r), and ``up``, B of shape (r, N_out), where the kernel is (..., N_in, N_out).
 
     Raises:
-      ConfigError: no kernel is there, a pattern fits none, or nothing can be put into a network in it; params of
-        another network.
+      ConfigError: ``rank`` or ``alpha`` out of range; no kernel is there, a pattern or a function chooses none, or
+        nothing can be put into a network in it; params of another network.
       ShapeError: what is chosen is no matrix; a ``down`` or an ``up`` of another shape.
+      DTypeError: one of another dtype than the kernel.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -77,8 +78,8 @@ def low_rank(
     found = dict.fromkeys(path for path, _, _ in _kernels(net, ""))
     if not found:
         raise ConfigError(f"no layer in the {net.name} has a kernel; a layer of your own says so with fan_in=")
-    chosen = {path for path, on in select(dict.fromkeys(found, 0), which).items() if on}
-    adapted = _inside(net, "", chosen, lambda inner, names: _low_rank(inner, names, rank, scale, down_init))
+    adapting = {path for path, on in chosen(dict.fromkeys(found, 0), which).items() if on}
+    adapted = _inside(net, "", adapting, lambda inner, names: _low_rank(inner, names, rank, scale, down_init))
     if params is None:
         if jax.tree.leaves(state):
             raise ConfigError("a state was given without parameters; give both, low_rank(layer, rank, params, state)")
@@ -87,7 +88,7 @@ def low_rank(
     def init(key, x):
         return _around(adapted.init(key, x)[0], params, ""), state
 
-    return adapted._replace(init=named("low_rank")(init))
+    return adapted._replace(init=entered("low_rank", init, "init"))
 
 
 def _kernels(net: Layer, path: str) -> Iterator[tuple[str, Layer, str]]:

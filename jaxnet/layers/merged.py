@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from jaxnet.errors import ConfigError, located, named
-from jaxnet.layers.inside import looked_into, rebuilt
+from jaxnet.layers.inside import entries, looked_into, rebuilt
 from jaxnet.layers.layer import Layer, Memory, Params, State, as_layer
 
 
@@ -14,8 +14,7 @@ from jaxnet.layers.layer import Layer, Memory, Params, State, as_layer
 def merged(net: Layer | Callable[..., Any], params: Params, state: State) -> tuple[Layer, Params, State]:
     """Takes `weight_norm` and `spectral_norm` out of a trained network, which computes the same as before without them.
 
-    It is what `torch.nn.utils.remove_weight_norm` does, and works on nothing but what it returns. A network without
-    any comes back as it is, and so does what is `frozen`.
+    It works on nothing but what it returns. A network without any comes back as it is, and so does what is `frozen`.
 
     Args:
       net: the network.
@@ -41,8 +40,10 @@ def merged(net: Layer | Callable[..., Any], params: Params, state: State) -> tup
       ...     plain_params, plain_state, jnp.ones((1, 4)), train=False)
       >>> bool(jnp.array_equal(y, z))
       True
+
+    Source: as `torch.nn.utils.remove_weight_norm`.
     """
-    net = as_layer(net)
+    net = as_layer(net, "net")
     if isinstance(state, Memory):
         raise ConfigError("the state is that of a stream; merge the network first, and stream what it becomes")
     return _without(net), *_trees(net, params, state)
@@ -92,14 +93,11 @@ def _trees(net: Layer, params: Params, state: State) -> tuple[Params, State]:
 
 
 def _entries(net: Layer, tree: Any) -> list[Any]:
-    labels = [label for label, _ in net.about.parts]
-    if isinstance(tree, dict) and tree.keys() == set(labels):
-        return [tree[label] for label in labels]
-    if isinstance(tree, (tuple, list)) and len(tree) == len(labels):
-        return list(tree)
+    if (found := entries(net, tree)) is not None:
+        return found
     raise ConfigError(
-        f"{net.name} has the parts {', '.join(labels)}, but params or state are no tuple or dict of as many; pass what "
-        f"this network's init returned"
+        f"{net.name} has the parts {', '.join(label for label, _ in net.about.parts)}, but params or state are no "
+        f"tuple or dict of as many; pass what this network's init returned"
     )
 
 

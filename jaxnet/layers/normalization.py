@@ -54,6 +54,11 @@ def fits(x: jax.Array, *vectors: jax.Array) -> None:
     """Refuses what has another number of channels than the layer's arrays."""
     n = channels(x.shape)
     for vector in vectors:
+        if vector.ndim != 1:
+            raise ShapeError(
+                f"an array of the layer has shape {vector.shape}, and {n} channels want ({n},); pass what this layer's "
+                f"init returned"
+            )
         if vector.shape != (n,):
             raise ShapeError(
                 f"the input has {n} channels, the layer was made for {vector.shape[-1:]} "

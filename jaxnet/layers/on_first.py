@@ -23,6 +23,7 @@ def on_first(layer: Layer | Callable[..., Any]) -> Layer:
       A layer with the params and the state of ``layer``.
 
     Raises:
+      ConfigError: a part that is neither a layer nor callable.
       ShapeError: an empty tuple.
 
     Example:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet._dtypes import wide
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError
@@ -29,7 +30,7 @@ def pad(width: Padding, *, mode: str = "constant", value: float = 0.0, ndim: int
     Args:
       width: on both sides; (before, after) in 1-D, one such pair a dimension in n-D.
       mode: "constant", "reflect", "circular" or "replicate".
-      value: the constant.
+      value: the constant that "constant" pads with.
       ndim: the number of spatial dimensions, where one width is for all of them.
 
     Returns:
@@ -39,6 +40,7 @@ def pad(width: Padding, *, mode: str = "constant", value: float = 0.0, ndim: int
       ConfigError: a negative width, an unknown mode, or a ``value`` without the mode "constant".
       ShapeError: another rank, or a length that has too few values: "reflect" takes more than the width, "circular" as
         many, "replicate" one.
+      DTypeError: x is not floating point.
 
     Example:
       >>> import jax.numpy as jnp
@@ -46,6 +48,8 @@ def pad(width: Padding, *, mode: str = "constant", value: float = 0.0, ndim: int
       >>> x = jnp.arange(4.0).reshape(1, 4, 1)
       >>> layers.pad((2, 1), mode="reflect").apply((), (), x, train=False)[0].ravel()
       Array([2., 1., 0., 1., 2., 3., 2.], dtype=float32)
+
+    Source: as `torch.nn.functional.pad`.
     """
     if isinstance(width, (tuple, list)) and any(isinstance(pair, (tuple, list)) for pair in width):
         ndim = len(width)
@@ -56,11 +60,13 @@ def pad(width: Padding, *, mode: str = "constant", value: float = 0.0, ndim: int
         raise ConfigError(f"a value goes with mode='constant', got value={value:g} and mode={mode!r}")
     widths = make_window("ndim", (1,) * ndim, padding=width).padding
     if any(isinstance(pair, str) for pair in widths):
-        raise ConfigError(f"width must be numbers, got {width!r}; 'same' and 'causal' depend on a kernel: see conv")
+        raise ConfigError(
+            f"width must be numbers, got {words.came(width)}; 'same' and 'causal' depend on a kernel: see conv"
+        )
 
     def f(x: jax.Array) -> jax.Array:
         x = checks.floating("x", x)
-        check_input(x, ndim)
+        check_input(x, ndim, "give ndim={n}, or a pair (before, after) for each")
         y = wide(x)  # the gradient adds what a value was copied to
         for axis, (before, after) in enumerate(widths, 1):
             y = _padded(y, axis, int(before), int(after), mode, value)

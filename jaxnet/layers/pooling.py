@@ -33,6 +33,7 @@ def avg_pool(window: Size, *, strides: Size | None = None, padding: Padding = 0)
     Raises:
       ConfigError: a hyperparameter out of range.
       ShapeError: another rank, or a window longer than the padded input.
+      DTypeError: x is not floating point.
 
     Example:
       >>> import jax.numpy as jnp
@@ -58,30 +59,39 @@ def max_pool(window: Size, *, strides: Size | None = None, padding: Padding = 0)
       A layer from ``(batch, *lengths, channels)`` to ``(batch, *out_lengths, channels)``, lengths as `avg_pool`.
 
     Raises:
-      ConfigError: a hyperparameter out of range.
+      ConfigError: a hyperparameter out of range, or padding of K and more.
       ShapeError: another rank, or a window longer than the padded input.
+      DTypeError: x is not floating point.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxnet import layers
       >>> layers.max_pool((2, 2)).apply((), (), jnp.ones((1, 8, 8, 3)), train=False)[0].shape
       (1, 4, 4, 3)
+
+    Source: Scherer et al. 2010, Evaluation of pooling operations in convolutional architectures.
     """
     return _make("max_pool", kernels.max_pool, window, strides, padding, -math.inf)
 
 
 @made
 def global_avg_pool() -> Layer:
-    """Averages each channel over all its positions, ``(batch, *lengths, channels)`` to (batch, channels).
+    """Averages each channel over all its positions: y[b, c] = 1/D sum over i of x[b, i, c], D being how many there are.
+
+    Returns:
+      A layer from ``(batch, *lengths, channels)`` to (batch, channels).
 
     Raises:
       ShapeError: no spatial axis, or an empty one.
+      DTypeError: x is not floating point.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxnet import layers
       >>> layers.global_avg_pool().apply((), (), jnp.ones((2, 512, 3)), train=False)[0].shape
       (2, 3)
+
+    Source: Lin et al. 2013, Network in network, arXiv 1312.4400.
     """
 
     def f(x: Any) -> Any:

@@ -43,6 +43,7 @@ def positions(
     Raises:
       ConfigError: a hyperparameter out of range.
       ShapeError: another rank, an odd number of channels for fixed positions, or a sequence longer than ``entries``.
+      DTypeError: x is not floating point, or of another dtype than the table.
       DataError: a stream that has gone on for longer than ``entries``; inside ``jit`` the piece
         that goes beyond is NaN, all of it, and so is what follows.
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet._made import made
 from jaxnet.errors import DTypeError
 from jaxnet.layers.inside import with_frozen
@@ -50,7 +51,7 @@ def mixed_precision(
 
     Source: Micikevicius et al. 2017, arXiv 1710.03740.
     """
-    inner = as_layer(net)
+    inner = as_layer(net, "net")
     param_dtype, compute_dtype, output_dtype = (
         _floating_dtype(name, dtype) for name, dtype in (("params", params), ("compute", compute), ("output", output))
     )
@@ -93,5 +94,5 @@ def _floating_dtype(name: str, dtype: Any) -> Any:
     except TypeError:
         result = None
     if result is None or not jnp.issubdtype(result, jnp.floating):
-        raise DTypeError(f"{name} must be a floating-point dtype such as jnp.bfloat16, got {dtype!r}")
+        raise DTypeError(f"{name} must be a floating-point dtype such as jnp.bfloat16, got {words.came(dtype)}")
     return result

@@ -11,7 +11,7 @@ from jaxnet.layers.layer import Layer, stateless
 
 @made
 def prelu(slope: float = 0.25, *, per_channel: bool = False) -> Layer:
-    """Computes x where x > 0 and a x elsewhere, with a learned slope a (eq. 4.13).
+    """Computes y = x where x > 0 and a x elsewhere, with a learned slope a (eq. 4.13).
 
     At x = 0 the derivative is a, as the equation's "otherwise" says, and a's own gradient there is 0.
 
@@ -20,11 +20,12 @@ def prelu(slope: float = 0.25, *, per_channel: bool = False) -> Layer:
       per_channel: one slope for each entry of the last axis, instead of a single one.
 
     Returns:
-      A layer that keeps its input's shape, with the param ``slope`` of shape () or (channels,).
+      A layer that keeps its input's shape (..., channels), with the param ``slope`` of shape () or (channels,).
 
     Raises:
       ConfigError: ``slope`` is no finite number.
       ShapeError: other channels than the slopes.
+      DTypeError: x is not floating point, or of another dtype than the slopes.
 
     Example:
       >>> import jax.numpy as jnp

@@ -43,7 +43,7 @@ def raveled(net: Layer | Callable[..., Any]) -> Layer:
 
     Source: measured by ``python -m benchmarks vocoder-step``.
     """
-    inner = as_layer(net)
+    inner = as_layer(net, "net")
 
     def init(key, x):
         params, state = inner.init(key, x)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet import _checks as checks
+from jaxnet import _drawing as drawing
+from jaxnet import _words as words
 from jaxnet._made import made
 from jaxnet._mesh import spread
 from jaxnet.errors import ConfigError, DTypeError, ShapeError
@@ -84,7 +86,7 @@ def rnn(cell: Cell, *, direction: str = "forward", carry: bool = False) -> Layer
     """
     if not isinstance(cell, Cell):
         raise ConfigError(
-            f"cell must be a layers.Cell, got {cell!r}; layers.elman(units) is one, of your own it is "
+            f"cell must be a layers.Cell, got {words.came(cell)}; layers.elman(units) is one, of your own it is "
             f"layers.Cell(init, step)"
         )
     checks.function("init", cell.init)
@@ -152,7 +154,7 @@ def recurrent(
 
     def initialize(key, x):
         x = _entries(x, carry, start)[0]
-        keys = jax.random.split(checks.key(key), len(ways))
+        keys = drawing.split(checks.key(key), len(ways))
         drawn = [draw(key, _one_step(x)) for key in keys]
         return (dict(zip(ways, drawn, strict=True)) if both else drawn[0]), ()
 

@@ -12,11 +12,12 @@ from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError, located
 from jaxnet.layers.layer import Layer, applied, as_layer, output_struct
 from jaxnet.layers.layer import layer as define
+from jaxnet.layers.protocol import same_structs
 
 
 @made
 def repeat(layer: Layer | Callable[..., Any], n: int, *, remat: bool = False) -> Layer:
-    """Chains ``n`` copies of a layer, each with parameters of its own, in one `jax.lax.scan`.
+    """Chains ``n`` copies of a layer, y = f_n(... f_2(f_1(x))), each with parameters of its own, in one `jax.lax.scan`.
 
     The layer is traced and compiled once, so compile time does not grow with depth.
 
@@ -27,11 +28,12 @@ def repeat(layer: Layer | Callable[..., Any], n: int, *, remat: bool = False) ->
         activations falls to one array a copy, for about a third more arithmetic.
 
     Returns:
-      A layer whose params and state are those of ``layer`` with a leading axis of length ``n``.
+      A layer whose params and state are those of ``layer`` with a leading axis, (n, ...).
 
     Raises:
       ConfigError: ``n`` is no positive integer, or the params are not stacked ``n`` deep.
       ShapeError: the layer changes the shape or dtype of its input.
+      DTypeError: an input that is no array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -47,11 +49,11 @@ def repeat(layer: Layer | Callable[..., Any], n: int, *, remat: bool = False) ->
 
     def init(key, x):
         keys = jax.random.split(checks.key(key), n)
-        with located("repeat"):
+        with located("repeat", inner.name):
             params, state = jax.vmap(lambda k: inner.init(k, x), axis_size=n)(keys)
             copy = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (params, state))
             y = output_struct(inner, copy[0], copy[1], x)
-        if not _same_struct(x, y):
+        if not same_structs(x, y):
             raise ShapeError(
                 f"the layer turns {checks.describe(x)} into {checks.describe(y)}; only a layer that keeps "
                 f"shape and dtype can follow itself. Put what changes the shape before or after the repeat"
@@ -71,7 +73,7 @@ def repeat(layer: Layer | Callable[..., Any], n: int, *, remat: bool = False) ->
             params, state, key = copy
             with applied("repeat", inner):
                 y, state = inner.apply(params, state, x, train=train, key=key)
-            if not _same_struct(x, y):
+            if not same_structs(x, y):
                 raise ShapeError(f"the layer turns {checks.describe(x)} into {checks.describe(y)}; it must keep them")
             return y, state
 
@@ -84,10 +86,3 @@ def repeat(layer: Layer | Callable[..., Any], n: int, *, remat: bool = False) ->
         return repeat(part, n, remat=remat)
 
     return define("repeat", init, apply, parts=(("layer", inner),), rebuild=rebuild, trees="stacked")
-
-
-def _same_struct(x: Any, y: Any) -> bool:
-    def structs(tree):
-        return [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)]
-
-    return jax.tree.structure(x) == jax.tree.structure(y) and structs(x) == structs(y)

@@ -24,6 +24,7 @@ def rms_norm(*, epsilon: float = 1e-6, scale: bool = True) -> Layer:
     Raises:
       ConfigError: ``epsilon`` out of range.
       ShapeError: other channels than the parameter's.
+      DTypeError: x is not floating point.
 
     Example:
       >>> import jax.numpy as jnp

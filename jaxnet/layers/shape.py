@@ -19,8 +19,12 @@ _WHOLE = (
 def flatten() -> Layer:
     """Lays each example out as one vector: (batch, ...) to (batch, product of the rest).
 
+    Returns:
+      A layer without params or state.
+
     Raises:
       ShapeError: the input has no batch axis.
+      DTypeError: the input is no array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -45,9 +49,13 @@ def reshape(*shape: int) -> Layer:
     Args:
       *shape: the sizes after the batch axis; one of them may be -1, which is inferred.
 
+    Returns:
+      A layer without params or state.
+
     Raises:
       ConfigError: a size below 1 other than a single -1.
       ShapeError: the example has another number of values.
+      DTypeError: the input is no array.
 
     Example:
       >>> import jax.numpy as jnp

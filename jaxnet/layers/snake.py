@@ -12,7 +12,7 @@ from jaxnet.layers.layer import Layer, stateless
 
 @made
 def snake(alpha: float = 1.0) -> Layer:
-    """Computes x + sin^2(alpha x) / alpha with a learned alpha a channel: a bias towards periodic signals.
+    """Computes y = x + sin^2(alpha x) / alpha with a learned alpha a channel: a bias towards periodic signals.
 
     Smooth; where alpha is 0 it is x, its limit. At the infinities it is x, too. The derivative by an alpha that is
     nearer to 0 than 5e-20 in float32, and not 0, is NaN.
@@ -26,6 +26,7 @@ def snake(alpha: float = 1.0) -> Layer:
     Raises:
       ConfigError: ``alpha`` is no finite number.
       ShapeError: other channels than those of ``alpha``.
+      DTypeError: x is not floating point, or of another dtype than ``alpha``.
 
     Example:
       >>> import jax.numpy as jnp

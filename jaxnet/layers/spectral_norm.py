@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet import _checks as checks
+from jaxnet import _drawing as drawing
 from jaxnet._dtypes import at_least_float32, wide
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError
@@ -66,7 +67,7 @@ def spectral_norm(layer: Layer | Callable[..., Any], *, iterations: int = 1, eps
 @made
 def _spectral_norm(inner: Layer, iterations: int, epsilon: float) -> Layer:
     def init(key, x):
-        key, start = jax.random.split(checks.key(key))
+        key, start = drawing.split(checks.key(key), 2)
         params, state = inner.init(key, x)
         kernel = reparametrized.kernel_of(params, inner)
         right = jax.random.normal(start, kernel.shape[:-1], at_least_float32(kernel.dtype))

@@ -37,7 +37,8 @@ def streaming(net: Layer | Callable[..., Any], *, capacity: int | None = None) -
       several arrays all are cut that are cut, and others (a condition, a context) come with each piece.
 
     Raises:
-      ConfigError: a layer that cannot be fed piece by piece, with its path, why, and what to do; or training.
+      ConfigError: a layer that cannot be fed piece by piece, with its path, why, and what to do; training; or
+        a ``capacity`` below 1.
       ShapeError: from ``apply``: a piece of another batch size, or other channels, than the stream was begun with.
 
     Example:
@@ -58,7 +59,7 @@ def streaming(net: Layer | Callable[..., Any], *, capacity: int | None = None) -
     """
     if capacity is not None:
         capacity = checks.integer("capacity", capacity, minimum=1)
-    return _stream(_fed(as_layer(net), capacity))
+    return _stream(_fed(as_layer(net, "net"), capacity))
 
 
 @named("stream_state")
@@ -69,7 +70,15 @@ def stream_state(stream: Layer, params: Params, state: State, x: Any) -> State:
       stream: what `streaming` returned.
       params: the network's parameters.
       state: the network's own state, such as batch norm's averages.
-      x: an example of a piece, or its `jax.ShapeDtypeStruct`.
+      x: an example of a piece (batch, n, ...), or its `jax.ShapeDtypeStruct`; its length n says nothing.
+
+    Returns:
+      The state to give ``stream.apply`` with the first piece, a `Memory`.
+
+    Raises:
+      ConfigError: ``stream`` is none, ``state`` is that of a stream, or params of another network.
+      DTypeError: x is no array.
+      ShapeError: x does not fit the network.
 
     Example:
       >>> import jax, jax.numpy as jnp

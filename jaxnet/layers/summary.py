@@ -14,7 +14,7 @@ from jaxnet.layers.layer import Layer, as_layer
 
 
 class Row(NamedTuple):
-    """One layer of a network.
+    """One layer of a network, as `summary` finds it.
 
     Attributes:
       path: the labels that lead to it, outermost first.
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """The rows of a network, the whole network first; prints as a table.
+    """What `summary` returns: the rows of a network, the whole network first; prints as a table.
 
     Attributes:
       rows: a `Row` for each layer. Those inside a ``repeat`` are of one copy; the row of the ``repeat`` counts all.
@@ -84,6 +84,7 @@ def summary(net: Layer, x: Any) -> Summary:
 
     Raises:
       ShapeError: x does not fit the network.
+      DTypeError: x is no array, or of a dtype that the network does not take.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -99,7 +100,7 @@ def summary(net: Layer, x: Any) -> Summary:
       ---------  ------------------  ----------  -------------
       total                               1,346          2,048
     """
-    net = as_layer(net)
+    net = as_layer(net, "net")
     x = checks.structs(x)
     params, state = jax.eval_shape(net.init, jax.random.key(0), x)
     rows: dict[tuple[str, ...], Row] = {}

@@ -32,6 +32,7 @@ def upsample(factor: int | Sequence[int], method: str = "nearest") -> Layer:
     Raises:
       ConfigError: a factor below 1, or an unknown method.
       ShapeError: another rank, or with "linear" no value to interpolate.
+      DTypeError: x is not floating point.
 
     Example:
       >>> import jax.numpy as jnp
@@ -39,6 +40,8 @@ def upsample(factor: int | Sequence[int], method: str = "nearest") -> Layer:
       >>> x = jnp.array([0.0, 4.0]).reshape(1, 2, 1)
       >>> layers.upsample(2, "linear").apply((), (), x, train=False)[0].ravel()
       Array([0., 1., 3., 4.], dtype=float32)
+
+    Source: as `torch.nn.Upsample`.
     """
     factors = tuple(factor) if isinstance(factor, (tuple, list)) else (factor,)
     factors = tuple(checks.integer("factor", one, minimum=1) for one in factors)
@@ -49,7 +52,7 @@ def upsample(factor: int | Sequence[int], method: str = "nearest") -> Layer:
     def f(params, x):
         del params
         x = checks.floating("x", x)
-        check_input(x, len(factors))
+        check_input(x, len(factors), "give {n} factors, one an axis")
         if method == "linear" and 0 in x.shape[1:-1]:
             raise ShapeError(f"there is nothing to interpolate in shape {x.shape}")
         y = wide(x)  # the gradient adds what a value was spread over

@@ -32,12 +32,12 @@ def weight_norm(layer: Layer | Callable[..., Any]) -> Layer:
       layer: a layer with a param ``kernel``, or a network with such layers in it.
 
     Returns:
-      The layer with v in the place of its ``kernel``, and g as one param more, ``scale``, of the kernel's rank. A
-      filter whose v is all 0 gives 0.
+      The layer with v in the place of its ``kernel``, and g as one param more, ``scale``, of the kernel's rank, such as
+      (1, 1, C_out). A filter whose v is all 0 gives 0.
 
     Raises:
       ConfigError: no kernel is there, or the layer has a ``scale`` of its own; nothing can be put into a network in it.
-      ShapeError: a ``scale`` that is not the kernel's.
+      ShapeError, DTypeError: a ``scale`` that is not the kernel's.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -122,7 +122,7 @@ def _filters(shape: tuple[int, ...], into: Callable[[Any], Any] | None) -> tuple
     if into is None:
         return (*(1,) * (len(shape) - 1), shape[-1])
     with jax.ensure_compile_time_eval():
-        numbers = np.asarray(into(jnp.arange(np.prod(shape), dtype=jnp.int32).reshape(shape)))
+        numbers = np.asarray(jax.jit(into)(np.arange(np.prod(shape), dtype=np.int32).reshape(shape)))
     first = np.empty(numbers.size, np.int64)  # of each element, the index on the first axis of PyTorch's weight
     first[numbers.reshape(-1)] = np.repeat(np.arange(numbers.shape[0]), numbers.size // numbers.shape[0])
     first = first.reshape(shape)

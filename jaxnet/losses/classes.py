@@ -9,8 +9,14 @@ import numpy as np
 from jax import lax
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError
-from jaxnet.losses.common import mean_of, reduce, weighted
+from jaxnet.losses.common import mean_of, one_row, reduce, weighted
+
+_ONE_OUTPUT = (
+    "one output an example is no score of classes: give it two, such as layers.dense(2), or take "
+    "losses.sigmoid_cross_entropy of targets (..., 1), whose accuracy is lambda p, t: jnp.mean((p > 0) == (t > 0.5))"
+)
 
 
 def classes(
@@ -24,7 +30,7 @@ def classes(
     if ignore_label is not None:
         integral = isinstance(ignore_label, (int, np.integer)) and not isinstance(ignore_label, bool)
         if not integral or not -(2**31) <= ignore_label < 2**31:
-            raise ConfigError(f"ignore_label must be an integer of 32 bits, got {ignore_label!r}")
+            raise ConfigError(f"ignore_label must be an integer of 32 bits, got {words.came(ignore_label)}")
     on_host = isinstance(target, np.ndarray) and target.dtype.kind in "iu"
     if on_host and target.shape == scores.shape[:-1]:
         check_labels(target, count, ignore_label, counted)  # before 64-bit labels are cut to 32 bits
@@ -32,26 +38,45 @@ def classes(
     if jnp.issubdtype(target.dtype, jnp.integer):
         if target.shape != scores.shape[:-1]:
             hint = "; distributions must be floating point" if target.shape == scores.shape else ""
+            if target.shape == (*scores.shape[:-1], 1):
+                hint = f"; {_ONE_OUTPUT}" if count == 1 else "; take the only column, target[..., 0]"
             raise ShapeError(
                 f"integer labels must have shape {scores.shape[:-1]}, one a row of {name} {scores.shape}, "
-                f"got {target.shape}{hint}"
+                f"got {target.shape}{hint or one_row(scores, target)}"
             )
         if not on_host:
             check_labels(target, count, ignore_label, counted)
         narrow = jnp.iinfo(target.dtype).bits < 32  # too narrow to count the classes in
         return (target.astype(jnp.int32) if narrow else target), True
     if not jnp.issubdtype(target.dtype, jnp.floating):
-        raise DTypeError(f"target must be integer labels or floating-point distributions, got {target.dtype}")
+        cure = "'float32'" if target.shape == scores.shape else "int"
+        hint = f"; convert with .astype({cure})" if target.dtype == bool else ""
+        raise DTypeError(f"target must be integer labels or floating-point distributions, got {target.dtype}{hint}")
     if target.shape != scores.shape:
         hint = "convert labels with .astype(int)" if target.shape == scores.shape[:-1] else "they are never broadcast"
         raise ShapeError(
             f"floating-point targets are distributions and must have the shape of {name}, {scores.shape}, "
-            f"got {target.shape}; {hint}"
+            f"got {target.shape}; {hint}{one_row(scores, target)}"
         )
     if ignore_label is not None:
         raise ConfigError("ignore_label goes with integer labels; give ignored rows a weight instead")
-    check_distribution("target", target, counted=counted)
+    check_distribution("target", target, f"; {_ONE_OUTPUT}" if count == 1 else "", counted)
     return target.astype(scores.dtype), False
+
+
+def floating_scores(name: str, scores: Any, target: Any) -> jax.Array:
+    """The scores as floats; integers with floats for a target are refused as exchanged."""
+    integers, floats = (getattr(one, "dtype", np.dtype(bool)) for one in (scores, target))
+    if jnp.issubdtype(integers, jnp.integer) and jnp.issubdtype(floats, jnp.floating):
+        raise DTypeError(
+            f"{name} must be floating point, got {words.came(scores)}, and for the target {words.came(target)}; if "
+            f"they are exchanged, the prediction comes first: ({name}, target)"
+        )
+    if jnp.issubdtype(integers, jnp.integer) and scores.shape == getattr(target, "shape", None):
+        raise DTypeError(
+            f"{name} must be floating point, got {words.came(scores)}; give the scores of all classes, not their argmax"
+        )
+    return checks.floating(name, scores)
 
 
 def seen(weights: Any) -> np.ndarray | None:
@@ -61,7 +86,8 @@ def seen(weights: Any) -> np.ndarray | None:
     return np.zeros((), bool) if isinstance(weights, jax.core.Tracer) else np.asarray(weights) != 0
 
 
-def _over(counted: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def over(counted: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What of an array of this shape counts, by the weights of its first axes."""
     fits = counted.shape == shape[: counted.ndim]
     spread = (
         counted.reshape(counted.shape + (1,) * (len(shape) - counted.ndim)) if fits else np.zeros((1,) * len(shape))
@@ -78,12 +104,17 @@ def check_labels(labels: Any, classes: int, ignore_label: int | None, counted: n
     if ignore_label is not None:
         bad &= values != ignore_label
     if counted is not None:
-        bad &= _over(counted, values.shape)
+        bad &= over(counted, values.shape)
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
+        hint = "to leave examples out, pass ignore_label, which the cross-entropies and metrics of labels have"
+        if classes == 1:
+            hint = _ONE_OUTPUT
+        elif values.min() == 1 and values.max() == classes:
+            hint = f"classes are counted from 0: take target - 1; {hint}"
         raise DataError(
             f"label {values[where]} at index {where if len(where) != 1 else where[0]} is no class; there are "
-            f"{classes}, 0 to {classes - 1} ({int(bad.sum())} such labels); to leave examples out pass ignore_label"
+            f"{classes}, 0 to {classes - 1} ({int(bad.sum())} such labels); {hint}"
         )
 
 
@@ -93,7 +124,7 @@ def check_distribution(name: str, values: jax.Array, hint: str = "", counted: np
         return
     p = np.asarray(values, np.float64).reshape(-1, values.shape[-1])
     if counted is not None:
-        p = p[_over(counted, values.shape[:-1]).ravel()]
+        p = p[over(counted, values.shape[:-1]).ravel()]
     p = p[~np.isnan(p).any(-1)]  # NaN speaks for itself in the loss
     if not p.size:
         return

@@ -54,11 +54,20 @@ def pair(prediction: ArrayLike, target: ArrayLike) -> tuple[jax.Array, jax.Array
         hint = "they are never broadcast"
         if p.size == t.size:
             hint += f"; if they hold the same values, reshape: target.reshape({p.shape})"
+        else:
+            hint += one_row(p, t)
         raise ShapeError(f"prediction {p.shape} and target {t.shape} must have one shape; {hint}")
     if not p.size:
         raise ShapeError(f"the batch is empty, prediction {p.shape}; the mean of no examples is NaN")
     dtype = at_least_float32(p.dtype, t.dtype)
     return p.astype(dtype), t.astype(dtype)
+
+
+def one_row(prediction: jax.Array, target: jax.Array) -> str:
+    """What to do about a prediction that has axes between an example and its values, of a target that has none."""
+    if prediction.ndim > max(target.ndim, 2) and target.ndim in (1, 2) and prediction.shape[:1] == target.shape[:1]:
+        return "; for one row an example, put flatten() or global_avg_pool() before the last dense layer"
+    return ""
 
 
 def per_example(values: jax.Array) -> jax.Array:

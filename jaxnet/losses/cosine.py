@@ -19,7 +19,7 @@ def cosine_similarity(
     weights: ArrayLike | None = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Cosine of the angle between two vectors, eq. 4.20: <a, b> / (|a| |b|), from -1 to 1.
+    """Cosine of the angle between two vectors, eq. 4.20: s = <a, b> / (|a| |b|), from -1 to 1.
 
     Of a zero vector the similarity is 0, and so is its gradient: it has no direction. Each vector is scaled by its
     largest entry first, so that no magnitude under- or overflows.
@@ -65,7 +65,7 @@ def cosine_distance(
     weights: ArrayLike | None = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """One minus `cosine_similarity`: the loss, from 0 (aligned) to 2 (opposite); 1 at a zero vector.
+    """One minus `cosine_similarity`, d = 1 - s: the loss, from 0 (aligned) to 2 (opposite); 1 at a zero vector.
 
     Computed as half the squared distance of the unit vectors, the same number: of an angle below 3e-4, one minus its
     cosine has no digit left in float32.

@@ -15,6 +15,8 @@ from jaxnet.losses.classes import (
     check_distribution,
     classes,
     counts,
+    floating_scores,
+    over,
     pick,
     reduce_classes,
     reduce_examples,
@@ -35,7 +37,7 @@ def softmax_cross_entropy(
     ignore_label: int | None = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Cross-entropy (eq. 4.19) of softmax(logits): - sum over y of p_y log softmax(logits)_y.
+    """Cross-entropy (eq. 4.19) of softmax(logits): L = - sum over y of p_y log softmax(logits)_y.
 
     Right to a few units in the last place at any logits, whatever they have in common, where the logarithm of a rounded
     probability is not; of a loss below 1, where the right class is nearly certain, to such units of 1. A logit of
@@ -72,7 +74,7 @@ def softmax_cross_entropy(
 
     Source: chapter 4.3.3; label smoothing: Szegedy et al. 2015, arXiv 1512.00567.
     """
-    logits = wide(checks.floating("logits", logits))
+    logits = wide(floating_scores("logits", logits, target))
     smoothing = checks.number("label_smoothing", label_smoothing, low=0, high=1)
     target, integer = classes("logits", logits, target, ignore_label, weights)
     of_classes = weights_of_classes(class_weights, logits)
@@ -105,7 +107,7 @@ def cross_entropy(
     ignore_label: int | None = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Cross-entropy, eq. 4.19: - sum over y of p_y log q_y of a predicted distribution q.
+    """Cross-entropy, eq. 4.19: L = - sum over y of p_y log q_y of a predicted distribution q.
 
     A class with p_y = 0 adds 0, whatever q_y is; one with p_y > 0 and q_y = 0 makes the loss infinite, as the equation
     says. Where q comes from a softmax, `softmax_cross_entropy` of its input keeps the digits and cannot overflow.
@@ -136,7 +138,7 @@ def cross_entropy(
 
     Source: chapter 4.3.3.
     """
-    probabilities = checks.floating("probabilities", probabilities)
+    probabilities = floating_scores("probabilities", probabilities, target)
     check_distribution("probabilities", probabilities, "; logits belong in softmax_cross_entropy", seen(weights))
     probabilities = wide(probabilities)
     target, integer = classes("probabilities", probabilities, target, ignore_label, weights)
@@ -158,7 +160,7 @@ def cross_entropy(
 def kl_divergence(
     logits: ArrayLike, target: ArrayLike, *, weights: ArrayLike | None = None, reduction: str = "mean"
 ) -> jax.Array:
-    """Divergence of a distribution p from q = softmax(logits): sum over y of p_y (log p_y - log q_y).
+    """Divergence of a distribution p from q = softmax(logits): D = sum over y of p_y (log p_y - log q_y).
 
     It is 0 where q = p; `softmax_cross_entropy` of p is more by p's entropy, and has the same gradient by the logits.
 
@@ -178,7 +180,7 @@ def kl_divergence(
 
     Source: Kullback and Leibler 1951.
     """
-    logits = wide(checks.floating("logits", logits))
+    logits = wide(floating_scores("logits", logits, target))
     target, integer = classes("logits", logits, target, None, weights)
     if integer:
         raise DTypeError(f"target must be distributions, floating point of shape {logits.shape}, got {target.dtype}")
@@ -219,6 +221,7 @@ def sigmoid_cross_entropy(
       ShapeError: the shapes differ, the weights' do not fit, or there is no example.
       DTypeError: not floating point.
       DataError: outside ``jit``: a target outside 0 to 1, or a negative weight.
+      ConfigError: an unknown reduction.
 
     Example:
       >>> import jax.numpy as jnp
@@ -229,6 +232,7 @@ def sigmoid_cross_entropy(
     Source: chapter 4.3.3, of two classes.
     """
     target = checks.array("target", target)
+    _must_be_shares(target, seen(weights))  # before it is converted, which in a trace hides its numbers
     if target.dtype == bool or jnp.issubdtype(target.dtype, jnp.integer):
         target = target.astype(jnp.float32)
     logits, target = pair(logits, target)
@@ -238,14 +242,29 @@ def sigmoid_cross_entropy(
         raise ShapeError(f"positive_weight must be a number or have shape {logits.shape[-1:]}, got {positive.shape}")
     if counted is not None:
         logits, target = counted.only(logits), counted.only(target)
-    if not isinstance(target, jax.core.Tracer) and ((np.asarray(target) < 0) | (np.asarray(target) > 1)).any():
-        raise DataError("target must hold bools, or numbers from 0 to 1")
     positive = positive.reshape((1,) * (logits.ndim - positive.ndim) + positive.shape)
     # Two softpluses, and not one less t l: at t = 1 the derivative would be sigmoid(l) - 1, without a digit.
     # Each where its factor is not 0, since 0 times infinity is not 0.
     there, gone = positive * target * activations.softplus(-logits), (1 - target) * activations.softplus(logits)
     values = jnp.where(~(target <= 0), there, 0.0) + jnp.where(~(target >= 1), gone, 0.0)
     return reduce_weighted(values, counted, reduction)
+
+
+def _must_be_shares(target: jax.Array, counted: np.ndarray | None) -> None:
+    """Refuses what is no probability, where it can be seen and is counted."""
+    if isinstance(target, jax.core.Tracer):
+        return
+    values = np.asarray(target)
+    if values.dtype.kind not in "biufV":
+        return
+    bad = (values < 0) | (values > 1)  # NaN speaks for itself in the loss
+    if counted is not None:
+        bad &= over(counted, values.shape)
+    if not bad.any():
+        return
+    low, high = (float(f(values.astype(np.float64))) for f in (np.nanmin, np.nanmax))
+    cure = "of -1 and 1 take (target + 1) / 2" if low < 0 else "several classes want softmax_cross_entropy"
+    raise DataError(f"target must hold bools, or numbers from 0 to 1, got {low:g} to {high:g}; {cure}")
 
 
 def _shifted(logits: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -28,7 +28,9 @@ def ctc(
     weights: ArrayLike | None = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Minus the logarithm of the probability that the frames spell the labels, over all alignments of the two.
+    """Minus the logarithm of the probability that the frames spell the labels, over all alignments of the two::
+
+        L = - log sum over paths a that spell the labels of  product over t of  softmax(logits[t])[a[t]]
 
     Each frame says a class or the blank; repetitions and then blanks are taken away. So of T frames and N labels, of
     which R equal the one before, there are alignments if T >= N + R; without one the loss is infinite, with gradient 0.
@@ -50,10 +52,10 @@ def ctc(
 
     Raises:
       ShapeError: shapes that do not fit, or no example.
-      DTypeError: labels that are no integers, or a mask that is not of bools.
+      DTypeError: logits that are not floating point, labels that are no integers, or a mask that is not of bools.
       DataError: outside ``jit``: a label that is no class or the blank, labels after one that is not there, or more of
         them than the frames can spell. Inside ``jit`` a bad label gives NaN.
-      ConfigError: a ``blank`` that is no class.
+      ConfigError: a ``blank`` that is no class, or an unknown reduction.
 
     Example:
       >>> import jax.numpy as jnp

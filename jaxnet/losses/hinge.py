@@ -8,7 +8,7 @@ from jaxnet import _checks as checks
 from jaxnet import activations
 from jaxnet._dtypes import wide
 from jaxnet.errors import DTypeError
-from jaxnet.losses.classes import classes, counts, one_hot, pick, reduce_classes
+from jaxnet.losses.classes import classes, counts, floating_scores, one_hot, pick, reduce_classes
 from jaxnet.losses.common import loss
 
 
@@ -57,7 +57,7 @@ def hinge(
 
     Source: chapter 4.3.5; Weston and Watkins 1999; Crammer and Singer 2001.
     """
-    scores = wide(checks.floating("scores", scores))
+    scores = wide(floating_scores("scores", scores, label))
     margin = checks.number("margin", margin, low=0, open_low=True)
     checks.choice("variant", variant, ("weston_watkins", "crammer_singer"))
     label, integer = classes("scores", scores, label, None, weights)

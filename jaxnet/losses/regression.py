@@ -13,7 +13,7 @@ from jaxnet.losses.common import Weights, absolute, loss, pair, reduce_weighted,
 def mse(
     prediction: ArrayLike, target: ArrayLike, *, weights: ArrayLike | None = None, reduction: str = "mean"
 ) -> jax.Array:
-    """Mean squared error, eq. 4.16: (1/N) sum over n of (y[n] - target[n])^2; no one-half.
+    """Mean squared error, eq. 4.16: L = (1/N) sum over n of (y[n] - target[n])^2; no one-half.
 
     Args:
       prediction: (batch, ...), floating point. N counts the values of one example.
@@ -48,7 +48,7 @@ def mse(
 def mae(
     prediction: ArrayLike, target: ArrayLike, *, weights: ArrayLike | None = None, reduction: str = "mean"
 ) -> jax.Array:
-    """Mean absolute error, eq. 4.18: (1/N) sum over n of |y[n] - target[n]|.
+    """Mean absolute error, eq. 4.18: L = (1/N) sum over n of |y[n] - target[n]|.
 
     The derivative is 0 where the error is 0 (the derivative of `jax.numpy.abs` is 1 there).
 
@@ -90,7 +90,9 @@ def huber(
     weights: ArrayLike | None = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Huber's loss: the mean of e^2 / 2 where the error |e| is at most delta, and of delta (|e| - delta / 2) beyond.
+    """Huber's loss: the mean of h(e) of the errors e, which is quadratic up to ``delta`` and grows like |e| beyond::
+
+        h(e) = e^2 / 2 where |e| <= delta,    h(e) = delta (|e| - delta / 2) elsewhere
 
     Args:
       prediction: (batch, ...), floating point.

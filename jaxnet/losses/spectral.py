@@ -9,6 +9,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet._dtypes import wide
 from jaxnet.errors import ConfigError, ShapeError, named
 from jaxnet.losses.common import Weights, absolute, loss, norm, pair, per_example, reduce_weighted, weighted
@@ -23,7 +24,7 @@ def spectral_mse(
     weights: ArrayLike | None = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Mean squared error between DFT magnitudes, eq. 4.17: (1/K) sum over k of (|Y[k]| - |T[k]|)^2.
+    """Mean squared error between DFT magnitudes, eq. 4.17: L = (1/K) sum over k of (|Y[k]| - |T[k]|)^2.
 
     Of a real signal half of the K = N bins mirror the others, so only half are computed and the inner ones weigh twice.
     At silence, where |Y[k]| has no derivative, the gradient is 0.
@@ -103,8 +104,9 @@ def multi_resolution_stft(
 
     Raises:
       ShapeError: the shapes differ, the weights' do not fit, or there is no example.
+      DTypeError: not floating point.
       DataError: outside ``jit``: a negative weight.
-      ConfigError: a window longer than its DFT, sizes below 1, or an unknown reduction.
+      ConfigError: no resolution, a window longer than its DFT, sizes below 1, or an unknown reduction.
 
     Example:
       >>> import jax.numpy as jnp
@@ -120,7 +122,7 @@ def multi_resolution_stft(
     if not resolutions:
         raise ConfigError("at least one resolution (dft, hop, window) is needed, got none")
     if not all(isinstance(sizes, Sequence) and len(sizes) == 3 for sizes in resolutions):
-        raise ConfigError(f"resolutions must be a sequence of (dft, hop, window), got {resolutions!r}")
+        raise ConfigError(f"resolutions must be a sequence of (dft, hop, window), got {words.came(resolutions)}")
     total = jnp.zeros(prediction.shape[0], prediction.dtype)
     for dft, hop, length in resolutions:
         s, t = (stft_magnitude(x, dft=dft, hop=hop, window=length) for x in (target, prediction))
@@ -133,27 +135,33 @@ def multi_resolution_stft(
 
 @named("stft_magnitude")
 def stft_magnitude(x: ArrayLike, *, dft: int, hop: int, window: int) -> jax.Array:
-    """Magnitudes of the short-time Fourier transform with a periodic Hann window.
+    """Magnitudes of the short-time Fourier transform with a periodic Hann window w::
 
-    The signal is padded with dft // 2 zeros at both ends, so frame i is centred on sample i * hop.
+        S[b, i, k] = | sum over n of  w[n] x[b, i hop + n - dft // 2] exp(-2 pi j k n / dft) |
+
+    The signal is padded with dft // 2 zeros at both ends, so frame i is centred on sample i hop.
 
     Args:
       x: real signals, (batch, time) or (batch, time, channels); floating point.
-      dft: points of the transform.
+      dft: points of the transform, in samples.
       hop: samples between frames.
-      window: length of the window, at most ``dft``; it is centred in the transform.
+      window: length of the window in samples, at most ``dft``; it is centred in the transform.
 
     Returns:
       (batch, 1 + time // hop, dft // 2 + 1), with channels last if x has them.
 
     Raises:
       ConfigError: sizes below 1, or a window longer than the transform.
+      ShapeError: another rank.
+      DTypeError: not floating point.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxnet import losses
       >>> losses.stft_magnitude(jnp.ones((2, 1000)), dft=256, hop=64, window=200).shape
       (2, 16, 129)
+
+    Source: Allen and Rabiner 1977, A unified approach to short-time Fourier analysis and synthesis.
     """
     dft = checks.integer("dft", dft, minimum=1)
     hop = checks.integer("hop", hop, minimum=1)

@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet.errors import ConfigError
 
 
@@ -17,7 +18,7 @@ def scalar(name: str, value: Any, *, schedule: bool = True, **interval: Any) -> 
     wanted = "a float, a scalar array" + (", or a schedule: a function from step to value" if schedule else "")
     if callable(value):
         if not schedule:
-            raise ConfigError(f"{name} takes no schedule, got {value!r}; pass {wanted}")
+            raise ConfigError(f"{name} takes no schedule, got {words.came(value)}; pass {wanted}")
         return value
     number = value
     if isinstance(value, (jax.Array, np.ndarray)):
@@ -32,6 +33,9 @@ def scalar(name: str, value: Any, *, schedule: bool = True, **interval: Any) -> 
         if isinstance(value, Tracer):
             return value
         number = value.item()
+    if words.are_arrays(value) and not hasattr(value, "shape"):
+        what = words.came(value)
+        raise ConfigError(f"{name} must be one number, got {what}; parameters come after it: optimizer.init(params)")
     try:
         number = checks.number(name, number, low=0.0, **interval)
     except ConfigError as error:
@@ -58,7 +62,7 @@ def at(name: str, value: Any, count: jax.Array) -> Any:
         return value
     result: Any = value(count)
     if not isinstance(result, (int, float, jax.Array, np.ndarray, np.generic)):
-        raise ConfigError(f"the schedule for {name} must return a number, got {result!r}")
+        raise ConfigError(f"the schedule for {name} must return a number, got {words.came(result)}")
     if np.shape(result) != ():
         raise ConfigError(f"the schedule for {name} must return one number per step, got shape {np.shape(result)}")
     if not isinstance(result, Tracer) and not (math.isfinite(result) and float(result) >= 0):
@@ -84,5 +88,7 @@ def float_dtype(name: str, value: Any) -> Any:
     except TypeError:
         dtype = None
     if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
-        raise ConfigError(f"{name} must be a floating-point dtype such as jnp.float32, or None, got {value!r}")
+        raise ConfigError(
+            f"{name} must be a floating-point dtype such as jnp.float32, or None, got {words.came(value)}"
+        )
     return dtype

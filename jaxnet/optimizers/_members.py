@@ -4,6 +4,7 @@ import inspect
 import re
 from typing import Any
 
+from jaxnet import _words as words
 from jaxnet.errors import ConfigError
 from jaxnet.optimizers.base import Optimizer
 
@@ -15,8 +16,7 @@ def member(value: Any) -> Any:
     if isinstance(value, type) or not (
         callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))
     ):
-        hint = f"; call it first: {value.__name__}(...)" if inspect.isfunction(value) else ""
-        raise ConfigError(f"an optimizer is a pair with init and update, got {value!r}{hint}")
+        raise ConfigError(words.no_optimizer(value))
     return value
 
 

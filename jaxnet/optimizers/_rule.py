@@ -21,10 +21,11 @@ P = ParamSpec("P")
 def door(constructor: Callable[P, Optimizer]) -> Callable[P, Optimizer]:
     """A constructor whose name stands in the errors of the call, of ``init`` and of ``update``; they can be pickled."""
     one = named(constructor.__name__)
+    inside = one(constructor)
 
     @functools.wraps(constructor)
     def call(*args: P.args, **kwargs: P.kwargs) -> Optimizer:
-        init, update = constructor(*args, **kwargs)
+        init, update = inside(*args, **kwargs)
         return Optimizer(one(init), one(update))
 
     return made(call)

@@ -104,6 +104,20 @@ def same_tree(name: str, tree: Any, other_name: str, other: Any, *, dtypes: bool
     raise ShapeError(f"{message}; differentiate with respect to the tree that init saw")
 
 
+def first_of_two(updates: Any, params: Any) -> None:
+    """Refuses, in the place of the updates, both that ``update`` returns, or the second of them, a state."""
+    wanted = jax.tree.structure(params)
+    if not isinstance(updates, tuple) or not updates or jax.tree.structure(updates) == wanted:
+        return
+    states = any(hasattr(one, "_fields") for one in (updates, *updates)) and not hasattr(params, "_fields")
+    if states or (len(updates) == 2 and jax.tree.structure(updates[0]) == wanted):
+        came = "a state" if states else "both"
+        raise ShapeError(
+            f"the updates must be a tree like the parameters, got {came} that an optimizer returned; give the first "
+            f"of the two: updates, opt_state = optimizer.update(gradients, opt_state, params)"
+        )
+
+
 def _described(leaf: Any) -> tuple[tuple[int, ...], Any] | None:
     """Shape and dtype of a leaf that is an array or a number, else None."""
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):

@@ -40,7 +40,8 @@ def adamw(
       An `Optimizer` whose state is an `AdamState`, so that a run can change between `adam` and `adamw`.
 
     Raises:
-      ConfigError: a concrete argument makes no sense, or ``update`` is called without the parameters.
+      ConfigError: a concrete argument makes no sense, a mask chooses no leaf, or ``update`` is called without the
+        parameters.
 
     Example:
       >>> import jax

@@ -71,7 +71,8 @@ def adan(
       An `Optimizer` whose state is an `AdanState`.
 
     Raises:
-      ConfigError: a concrete argument makes no sense, or ``update`` is called without the parameters.
+      ConfigError: a concrete argument makes no sense, a mask chooses no leaf, or ``update`` is called without the
+        parameters.
 
     Example:
       >>> import jax.numpy as jnp

@@ -26,7 +26,7 @@ def averaged(opt_state: Any, params: Any) -> Any:
 
     Args:
       opt_state: the optimizer's state.
-      params: the parameters that it trains; what is not averaged stays as it is.
+      params: the parameters that it trains, arrays of any shapes; what is not averaged stays as it is.
 
     Returns:
       A tree like ``params``, in their dtypes.
@@ -43,6 +43,8 @@ def averaged(opt_state: Any, params: Any) -> Any:
       >>> params = optimizers.apply_updates(params, updates)
       >>> params, optimizers.averaged(state, params)
       (Array([-1., -1.], dtype=float32), Array([0., 0.], dtype=float32))
+
+    Source: those of `ema`, `swa`, `lookahead` and `schedule_free`.
     """
     found = params
     for one in _averaging(opt_state):

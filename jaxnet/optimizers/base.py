@@ -41,6 +41,13 @@ class Optimizer(NamedTuple):
     Complex parameters: `jax.grad` of a real loss is the conjugate of the direction of steepest ascent. A loop written
     by hand gives ``update`` what `conjugate` makes of it; the loops of `jaxnet.training` do so themselves.
 
+    Raises:
+      DTypeError: from either half of an optimizer here, a leaf that is no floating-point array, or a gradient of
+        another dtype than its parameter's (but float32 for 16 bits).
+      ShapeError: from ``update``, gradients, parameters and state that are not of one tree; it lists the paths.
+      ConfigError: from ``update``, the state of another optimizer.
+      DataError: from either half, a masked array of NumPy's.
+
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from jaxnet import optimizers
@@ -51,6 +58,8 @@ class Optimizer(NamedTuple):
       >>> updates, state = optimizer.update(jax.grad(loss)(params), state, params)
       >>> optimizers.apply_updates(params, updates)
       {'w': Array([ 0.5, -1. ], dtype=float32)}
+
+    Source: `optax.GradientTransformation`; section 4.4.
     """
 
     init: Callable[[Tree], Tree]
@@ -58,18 +67,20 @@ class Optimizer(NamedTuple):
 
 
 class EmptyState(NamedTuple):
-    """The state of a transformation that remembers nothing."""
+    """The state of a transformation that remembers nothing, such as `clip_by_value`."""
 
 
 @named("apply_updates")
 def apply_updates(params: Tree, updates: Tree) -> Tree:
-    """Adds updates to parameters, leaf by leaf, in the parameters' dtypes.
+    r"""Adds updates to parameters, leaf by leaf, in the parameters' dtypes.
+
+    .. math:: \theta \leftarrow \theta + u
 
     The sum is formed in the wider of the two dtypes and rounded once. Steps below half a unit in the last place of a
     16-bit parameter round away: see `master_copy`.
 
     Args:
-      params: a tree of arrays; ``None`` leaves stay ``None``.
+      params: a tree of arrays of any shapes; ``None`` leaves stay ``None``.
       updates: what an optimizer's ``update`` returned, a tree of the same structure and shapes.
 
     Returns:
@@ -77,12 +88,16 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
 
     Raises:
       ShapeError: structures or shapes differ; the message lists missing, unexpected and mismatched paths.
+      DataError: a masked array of NumPy's.
 
     Example:
       >>> import jax.numpy as jnp
       >>> apply_updates({"w": jnp.ones(2)}, {"w": jnp.array([0.5, -1.0])})
       {'w': Array([1.5, 0. ], dtype=float32)}
+
+    Source: section 4.4; `optax.apply_updates`.
     """
+    trees.first_of_two(updates, params)
     trees.same_tree("the updates", updates, "the parameters", params, dtypes=False)
 
     def add(p, u):
@@ -95,12 +110,15 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
 def conjugate(grads: Tree) -> Tree:
     r"""The direction of steepest ascent, from what `jax.grad` of a real loss returns.
 
-    For a complex parameter :math:`z = x + i y` JAX's gradient is
-    :math:`\frac{\partial L}{\partial x} - i \frac{\partial L}{\partial y}`, its conjugate: a step against it descends
-    in x and climbs in y. (PyTorch's gradient is conjugated already.)
+    .. math::
+      \overline{\frac{\partial L}{\partial x} - i \frac{\partial L}{\partial y}}
+        = \frac{\partial L}{\partial x} + i \frac{\partial L}{\partial y}, \quad z = x + i y
+
+    On the left is JAX's gradient of a complex parameter z, before it is conjugated: a step against it descends in x
+    and climbs in y. (PyTorch's gradient is conjugated already.)
 
     Args:
-      grads: a tree of arrays.
+      grads: a tree of arrays of any shapes.
 
     Returns:
       The tree, with complex leaves conjugated; all others are the same objects.

@@ -12,11 +12,13 @@ from jaxnet.optimizers.base import Optimizer
 
 @door
 def chain(*optimizers: Any) -> Optimizer:
-    """Applies transformations in order: the updates of one are the gradients of the next.
+    r"""Applies transformations in order: the updates of one are the gradients of the next.
+
+    .. math:: u_0 = g, \qquad u_k = A_k(u_{k-1}, \theta), \quad k = 1 \ldots n, \qquad \theta \leftarrow \theta + u_n
 
     Args:
-      *optimizers: (init, update) pairs, of this library or of optax. Extra keyword arguments of ``update``
-        reach those members that accept them.
+      *optimizers: :math:`A_1 \ldots A_n`, (init, update) pairs, of this library or of optax. Extra keyword arguments
+        of ``update`` reach those members that accept them.
 
     Returns:
       An `Optimizer` whose state is the tuple of the members' states.

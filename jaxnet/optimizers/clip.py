@@ -66,7 +66,9 @@ def clip_by_global_norm(max_norm: Any) -> Optimizer:
 
 @door
 def clip_by_value(max_delta: Any) -> Optimizer:
-    r"""Limits every entry of the gradient to :math:`[-\delta, \delta]` (`optax.clip`).
+    r"""Limits every entry of the gradient to an interval (`optax.clip`).
+
+    .. math:: g \leftarrow \min(\max(g, -\delta), \delta)
 
     Finite entries only: an Inf or a NaN passes unchanged, so that it is found, not trained on.
 

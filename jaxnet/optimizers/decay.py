@@ -11,18 +11,24 @@ from jaxnet.optimizers._hyperparameters import scalars
 from jaxnet.optimizers._rule import door, rule
 from jaxnet.optimizers.base import Optimizer, ScalarOrSchedule
 from jaxnet.optimizers.vectors import Vector, each
-from jaxnet.paths import checked, select
+from jaxnet.paths import checked, chosen, select, some
 
 
 class AddDecayedWeightsState(NamedTuple):
-    """The state of `add_decayed_weights`: ``count``, the steps taken, an int32 scalar."""
+    """The state of `add_decayed_weights`.
+
+    Attributes:
+      count: steps taken, an int32 scalar.
+    """
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 @door
 def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None) -> Optimizer:
-    r"""Adds a multiple of the parameters to the updates: :math:`g + \lambda \theta`.
+    r"""Adds a multiple of the parameters to the updates.
+
+    .. math:: g \leftarrow g + \lambda \theta
 
     In front of a rule it is L2 regularization of :math:`\frac{\lambda}{2} \|\theta\|^2` (PyTorch's
     ``weight_decay`` of SGD and Adam); after the scaling by moments it is decoupled decay, which `adamw` does.
@@ -35,7 +41,8 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None) 
       An `Optimizer` whose state is an `AddDecayedWeightsState`.
 
     Raises:
-      ConfigError: a concrete argument makes no sense, or ``update`` is called without the parameters.
+      ConfigError: a concrete argument makes no sense, a mask chooses no leaf, or ``update`` is called without the
+        parameters.
 
     Example:
       >>> import jax.numpy as jnp
@@ -83,7 +90,9 @@ def _spread(mask: Any, params: Any) -> Any:
         )
     if mask is None:
         return jax.tree.map(lambda _: True, params)
-    return select(params, mask(params) if callable(mask) and not _of_two(mask) else mask)
+    if callable(mask) and not _of_two(mask):
+        return some(select(params, mask(params)))
+    return chosen(params, mask)
 
 
 def _of_two(mask: Any) -> bool:

@@ -58,6 +58,9 @@ class Raveled:
 
         The leaves take the dtype of their vector, so ``jax.tree.map(lambda v: v.astype(jnp.bfloat16), raveled)``
         is the whole tree in bfloat16.
+
+        Raises:
+          ShapeError: a vector has another length than the tree has numbers of its dtype.
         """
         layout = self._layout
         leaves: list[Any] = [None] * len(layout.shapes)
@@ -76,6 +79,7 @@ class Raveled:
         return layout.treedef.unflatten(leaves)
 
     def tree_flatten_with_keys(self):
+        """Called by JAX, which takes it for a pytree."""
         names = list(self._layout.groups)
         return [(jax.tree_util.DictKey(name), self.vectors[name]) for name in names], self._layout
 
@@ -105,6 +109,7 @@ def ravel(params: Any) -> Raveled:
 
     Raises:
       DTypeError: a leaf is no floating-point array.
+      DataError: a masked array of NumPy's.
 
     Example:
       >>> import jax, jax.numpy as jnp

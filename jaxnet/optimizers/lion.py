@@ -54,7 +54,8 @@ def lion(
       An `Optimizer` whose state is a `LionState`.
 
     Raises:
-      ConfigError: a concrete argument makes no sense, or ``update`` is called without the parameters.
+      ConfigError: a concrete argument makes no sense, a mask chooses no leaf, or ``update`` is called without the
+        parameters.
 
     Example:
       >>> import jax.numpy as jnp

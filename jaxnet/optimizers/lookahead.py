@@ -24,7 +24,7 @@ class LookaheadState(NamedTuple):
     Attributes:
       fast_state: the state of the optimizer inside.
       steps_since_sync: steps since fast and slow weights were last equal, an int32 scalar.
-      slow: the slow weights, the ones to evaluate and to keep; a tree like the parameters.
+      slow: the slow weights, the ones to evaluate and to keep; a tree like the parameters, in at least float32.
     """
 
     fast_state: Any

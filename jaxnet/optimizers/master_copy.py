@@ -18,7 +18,7 @@ class MasterCopyState(NamedTuple):
     """The state of `master_copy`.
 
     Attributes:
-      master: the float32 copy of every parameter of less than 32 bits, None in the place of the others.
+      master: the float32 copy of every parameter of less than 32 bits, of its shape; None in the place of the others.
       inner_state: the state of the optimizer inside.
     """
 
@@ -46,7 +46,7 @@ def master_copy(optimizer: Any) -> Optimizer:
     A step below half a unit in the last place of a parameter rounds away: bfloat16 has 8 bits, so a weight of 1 never
     takes a step of 0.001, however many there are. The copy adds them up. The parameters are at every step the
     copy's rounding, exactly, and the copy is what float32 training on the same gradients gives. (Where a parameter
-    falls in one step to less than a 8,000th, there may be no float32 update that leads to it; then the copy gives way,
+    falls in one step to less than an 8,000th, there may be no float32 update that leads to it; then the copy gives way,
     by one float32 unit of the old value.)
 
     Parameters of 32 bits and more need no copy and get none. Parameters that something else has changed are taken as

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers._hyperparameters import decays, float_dtype, scalar, scalars
@@ -80,7 +81,7 @@ def muon(
       nesterov: whether the momentum looks ahead by one step.
       ns_steps: how many steps of Newton and Schulz.
       ns_coeffs: (a, b, c); (1.875, -1.25, 0.375) converges to singular values of exactly 1, in more steps.
-      eps: added to the norm.
+      eps: :math:`\varepsilon \ge 0`, added to the norm.
       consistent_rms: r, for a factor of :math:`r \sqrt{\max(N_{in}, N_{out})}` in place of the root above: an update
         has then the same root mean square in every shape, and 0.2 is about AdamW's.
       mu_dtype: the dtype that the momentum is kept in; None for the parameters' own, at least float32.
@@ -95,7 +96,8 @@ def muon(
       An `Optimizer` whose state is that of the `partition` into matrices and others.
 
     Raises:
-      ConfigError: a concrete argument makes no sense, or ``update`` is called without the parameters.
+      ConfigError: a concrete argument makes no sense, ``others`` is no optimizer, a mask or a pattern chooses no leaf,
+        or ``update`` is called without the parameters.
       ShapeError: a leaf among the matrices has less than two axes.
 
     Example:
@@ -230,6 +232,6 @@ def _layouts(params: Any, stacked: Any) -> list[Layout]:
 
 def _coefficients(values: Any) -> tuple[float, float, float]:
     if not isinstance(values, Sequence) or len(values) != 3 or not all(isinstance(v, (int, float)) for v in values):
-        raise ConfigError(f"ns_coeffs must be three numbers (a, b, c), got {values!r}")
+        raise ConfigError(f"ns_coeffs must be three numbers (a, b, c), got {words.came(values)}")
     a, b, c = map(float, values)
     return a, b, c

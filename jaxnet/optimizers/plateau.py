@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet._dtypes import at_least_float32
 from jaxnet.errors import ConfigError, named
 from jaxnet.optimizers import _rates as rates
@@ -24,7 +25,7 @@ class ReduceOnPlateauState:
     """The state of `reduce_on_plateau`.
 
     Attributes:
-      scale: what updates are multiplied by.
+      scale: what updates are multiplied by, a scalar of at least float32, like ``best`` and ``value``.
       best: the best value so far.
       plateau_count: values in a row that were no better, an int32 scalar.
       cooldown_count: values that are still not looked at, an int32 scalar.
@@ -115,7 +116,7 @@ def reduce_on_plateau(
     if monitor is not None and (not isinstance(monitor, str) or size != 1):
         raise ConfigError(
             f"monitor must be the name of a column of the history, such as 'validation_loss', which comes once an "
-            f"epoch, got {monitor!r} with accumulation_size={size}"
+            f"epoch, got {words.came(monitor)} with accumulation_size={size}"
         )
     sign = 1 if mode == "min" else -1
 
@@ -169,7 +170,7 @@ def observe(state: Any, values: Mapping[str, Any]) -> Any:
 
     Args:
       state: an optimizer's state, or any tree with it.
-      values: numbers by name, such as ``{"validation_loss": 0.3}``.
+      values: numbers or scalar arrays by name, such as ``{"validation_loss": 0.3}``.
 
     Returns:
       The state, in which the next update will find them.
@@ -187,6 +188,8 @@ def observe(state: Any, values: Mapping[str, Any]) -> Any:
       ...     print(updates)
       [1.]
       [0.5]
+
+    Source: see `reduce_on_plateau`.
     """
 
     def told(node):

@@ -27,7 +27,7 @@ class ScheduleFreeState(NamedTuple):
 
     Attributes:
       b1: how much of the average is in the parameters, a scalar.
-      weight_sum: of the average so far, a scalar.
+      weight_sum: the sum of the weights in the average so far, a scalar.
       step_count: steps taken, an int32 scalar.
       max_lr: the largest learning rate so far, a scalar.
       base_optimizer_state: the state of the optimizer inside.
@@ -239,8 +239,10 @@ def _around(base_optimizer: Any, rate: Any, b1: Any, power: Any, state_dtype: An
         share = 1 - scalar_like(b1, c) * (1 - c)
 
         def move(u, y, z):
-            # What the equations say of y once x is put in: without it nothing is divided by b1.
-            return c * (z - y) + share * u, each(lambda new, old: new.astype(old.dtype), z + u, z)
+            # What the equations say of y once x is put in: without it nothing is divided by b1. The step comes from z's
+            # two values: XLA would write u, which both need, to an array of its own.
+            moved = z + u
+            return c * (z - y) + share * (moved - z), each(lambda new, old: new.astype(old.dtype), moved, z)
 
         updates, z = over_leaves(move, updates, params, state.z)
         return updates, ScheduleFreeState(state.b1, weight_sum, next_count(state.step_count), max_lr, base_state, z)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet._made import made
 from jaxnet.errors import ConfigError
 from jaxnet.optimizers._hyperparameters import scalar
@@ -36,16 +37,18 @@ def _door(constructor: Callable[P, Schedule]) -> Callable[P, Schedule]:
 
 @_door
 def constant_schedule(value: Any) -> Schedule:
-    """The same value at every step.
+    r"""The same value at every step.
+
+    .. math:: \eta_t = \eta
 
     Args:
-      value: a number or a scalar array.
+      value: :math:`\eta \ge 0`, a number or a scalar array.
 
     Returns:
-      A function from step to ``value``.
+      A function from the step to ``value`` itself.
 
     Raises:
-      ConfigError: ``value`` is no finite number.
+      ConfigError: ``value`` is no finite number from 0 on.
 
     Example:
       >>> constant_schedule(0.1)(1000)
@@ -79,7 +82,7 @@ def exponential_decay(
       end_value: where the decay stops: a lower bound if r < 1, else an upper bound. None for no bound.
 
     Returns:
-      A function from step to value.
+      A function from the step (0, 1, ..., an integer or a scalar array) to the value, a scalar array.
 
     Raises:
       ConfigError: an argument makes no sense.
@@ -136,7 +139,7 @@ def warmup_cosine_decay_schedule(
       exponent: p > 0.
 
     Returns:
-      A function from step to value.
+      A function from the step (0, 1, ..., an integer or a scalar array) to the value, a scalar array.
 
     Raises:
       ConfigError: an argument makes no sense.
@@ -181,14 +184,17 @@ def warmup_cosine_decay_schedule(
 
 @_door
 def piecewise_constant_schedule(init_value: Any, boundaries_and_scales: dict[int, float] | None = None) -> Schedule:
-    """A value that is multiplied by a factor at each boundary.
+    r"""A value that is multiplied by a factor at each boundary.
+
+    .. math:: \eta_t = \eta_0 \prod_{k:\, B_k \le t} f_k
 
     Args:
-      init_value: the value before the first boundary.
-      boundaries_and_scales: step -> factor >= 0; from that step on, the value is multiplied by it.
+      init_value: :math:`\eta_0`, the value before the first boundary, a number or a scalar array.
+      boundaries_and_scales: from steps :math:`B_k` to factors :math:`f_k \ge 0`; from that step on, the value is
+        multiplied by it. None for no boundary.
 
     Returns:
-      A function from step to value.
+      A function from the step (0, 1, ..., an integer or a scalar array) to the value, a scalar array.
 
     Raises:
       ConfigError: an argument makes no sense.
@@ -202,7 +208,9 @@ def piecewise_constant_schedule(init_value: Any, boundaries_and_scales: dict[int
     """
     init_value = number("init_value", init_value)
     if boundaries_and_scales is not None and not isinstance(boundaries_and_scales, dict):
-        raise ConfigError(f"boundaries_and_scales must be a dict such as {{1000: 0.1}}, got {boundaries_and_scales!r}")
+        raise ConfigError(
+            f"boundaries_and_scales must be a dict such as {{1000: 0.1}}, got {words.came(boundaries_and_scales)}"
+        )
     pieces = sorted(
         (
             checks.integer("a boundary", step, minimum=0),

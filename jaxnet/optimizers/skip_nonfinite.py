@@ -18,7 +18,7 @@ class SkipNonfiniteState(NamedTuple):
 
     Attributes:
       notfinite_count: steps skipped in a row, up to now, an int32 scalar.
-      last_finite: whether the last step was taken.
+      last_finite: whether the last step was taken, a bool scalar.
       total_notfinite: steps skipped in all, an int32 scalar.
       inner_state: the state of the optimizer inside.
     """
@@ -31,7 +31,15 @@ class SkipNonfiniteState(NamedTuple):
 
 @door
 def skip_nonfinite(optimizer: Any) -> Optimizer:
-    """Leaves parameters and state as they were where a step would bring in an Inf or a NaN, and counts it.
+    r"""Leaves parameters and state as they were where a step would bring in an Inf or a NaN, and counts it.
+
+    .. math::
+      (\theta, s) \leftarrow
+        \begin{cases}
+          (\theta + u, s') & \text{if } g, u \text{ are finite, and } \theta + u, s' \text{ where } \theta, s
+            \text{ are} \\
+          (\theta, s) & \text{else}
+        \end{cases}
 
     A step is skipped if a gradient is not finite, if an update is not, or if an entry that was finite would not be any
     more by it: of a parameter that overflows by the addition, or of the inner state (a gradient of 1e20 has no finite

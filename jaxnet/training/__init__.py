@@ -12,6 +12,7 @@ from jaxnet.training.gan import GANState, Player, init_gan, make_gan_step
 from jaxnet.training.history import History
 from jaxnet.training.keeping import keep
 from jaxnet.training.loop import Trained, train
+from jaxnet.training.onnx import export_onnx
 from jaxnet.training.pairs import arrays
 from jaxnet.training.partial import Loaded, load_partial
 from jaxnet.training.predict import predict
@@ -42,6 +43,7 @@ __all__ = [
     "Trained",
     "arrays",
     "export",
+    "export_onnx",
     "fit",
     "grid",
     "init",

@@ -110,7 +110,10 @@ class File:
         size, length = os.fstat(file.fileno()).st_size, file.read(8)
         count = int.from_bytes(length, "little")
         if len(length) < 8 or count > min(size - 8, _MAX_HEADER):
-            raise CheckpointError(f"{path} is truncated, or no checkpoint of jaxnet")
+            hint = ""
+            if length.startswith((b"PK\x03\x04", b"\x80")):  # a zip archive, or a pickle
+                hint = "; of a file that torch.save wrote, interop.from_torch takes what torch.load reads"
+            raise CheckpointError(f"{path} is truncated, or no checkpoint of jaxnet{hint}")
         raw = file.read(count)
         seal, rest = raw[len(_START) :][:8], raw[len(_START) + 8 :]
         if not raw.startswith(_START):

@@ -8,6 +8,7 @@ import jax.core
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet.errors import ConfigError, DTypeError
 from jaxnet.training._file import quoted
 from jaxnet.training.state import is_key
@@ -15,6 +16,9 @@ from jaxnet.training.state import is_key
 
 def by_name(argument: str, tree: Any) -> dict[str, Any]:
     """The leaves of an argument, each an array or a `jax.ShapeDtypeStruct`."""
+    if words.is_made_of_functions(tree):
+        hint = "give the trees that its init returned, of a network (params, state)"
+        raise ConfigError(f"{argument} must be a tree of arrays, got {words.came(tree)}; {hint}")
     found: dict[str, Any] = {}
     for path, leaf in jax.tree.leaves_with_path(tree):
         name = jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,12 +1,13 @@
 """Functions that a run calls: after every epoch, and after every dispatch of steps."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet.errors import ConfigError, named
 
 
@@ -53,7 +54,14 @@ def per_step(function: Callable[[dict[str, np.ndarray], Any], Any]) -> PerStep:
       >>> len(seen) == fit.history[-1]["step"] < 36
       True
     """
-    return PerStep(checks.function("function", function))
+    return PerStep(checks.takes("function", function, "measured", "train_state"))
+
+
+def checked(callbacks: Any) -> list[Callable[..., Any]]:
+    """The functions to call after every epoch, if they take what they will be given."""
+    if not isinstance(callbacks, Iterable):
+        raise ConfigError(f"callbacks must be a list of functions, got {words.came(callbacks)}; callbacks=[...]")
+    return [checks.takes("callbacks", one, "record", "train_state") for one in callbacks]
 
 
 def of_steps(callbacks: Sequence[Any]) -> list[Callable[[dict[str, np.ndarray], Any], Any]]:

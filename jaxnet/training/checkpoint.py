@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet.errors import CheckpointError, ConfigError, DataError, DTypeError, named
 from jaxnet.training import _file, _leaves, _spread
 from jaxnet.training.state import is_key
@@ -46,7 +47,7 @@ def save(path: str | os.PathLike[str], tree: Any, *, metadata: dict[str, Any] | 
     Raises:
       DTypeError: a leaf that is no array, or of a dtype that is no number.
       DataError: an array that was donated or deleted.
-      ConfigError: metadata that are not JSON, or two leaves whose places have the same name.
+      ConfigError: metadata that are not JSON, two leaves whose places have the same name, or what is no path.
       CheckpointError: ``path`` exists and is no checkpoint, or the file system refused; no checkpoint is harmed.
 
     Example:
@@ -61,6 +62,8 @@ def save(path: str | os.PathLike[str], tree: Any, *, metadata: dict[str, Any] | 
 
     Source: the file of arrays: https://huggingface.co/docs/safetensors.
     """
+    if isinstance(tree, (str, os.PathLike)):
+        raise ConfigError(f"tree must be a tree of arrays, got {words.came(tree)}; the order is (path, tree)")
     found = tree if isinstance(tree, Gathered) else gathered(tree)
     path = checks.path("path", path)
     place = Path(os.path.realpath(path))
@@ -140,7 +143,7 @@ def load(path: str | os.PathLike[str], like: Any, *, under: str = "") -> Any:
 
     Raises:
       CheckpointError: no checkpoint, a damaged one, or one that does not fit; all names that do not fit are listed.
-      ConfigError: a 64-bit JAX array is wanted while JAX has them disabled.
+      ConfigError: a 64-bit JAX array is wanted while JAX has them disabled; or what is no path.
       DTypeError: a leaf of ``like`` is no array.
 
     Example:
@@ -173,6 +176,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
       CheckpointError: no checkpoint, or a damaged one.
+      ConfigError: what is no path.
 
     Example:
       >>> import tempfile
@@ -237,7 +241,7 @@ def wanted_leaves(like: Any) -> dict[str, Any]:
 def _fitting(file: _file.File, like: Any, under: str) -> dict[str, Any]:
     """The leaves of ``like`` by name, if those stored ``under`` a place have the same names, shapes and dtypes."""
     if not isinstance(under, str):
-        raise ConfigError(f"under must be a place such as 'train_state/params', got {under!r}")
+        raise ConfigError(f"under must be a place such as 'train_state/params', got {words.came(under)}")
     under = under.strip("/")
     leaves = wanted_leaves(like)
     if under:

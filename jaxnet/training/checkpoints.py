@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet.errors import CheckpointError, ConfigError, named
 from jaxnet.layers.layer import Params, State, as_layer
 from jaxnet.training import _file, _spread
@@ -192,6 +193,7 @@ def load_best(directory: str | os.PathLike[str] | Checkpoints, net: Any, x: Any)
 
     Raises:
       CheckpointError: no checkpoint, a damaged one, or one of another network.
+      ConfigError: what is no path or no network.
 
     Example:
       >>> import tempfile
@@ -207,12 +209,18 @@ def load_best(directory: str | os.PathLike[str] | Checkpoints, net: Any, x: Any)
       True
       >>> directory.cleanup()
     """
-    net = as_layer(net)
+    net = as_layer(net, "net")
     if not isinstance(directory, Checkpoints):
         directory = Checkpoints(checks.path("directory", directory))
-    latest, under_params, under_state = weights_of(directory)
     params, state = jax.eval_shape(lambda: net.init(jax.random.key(0), x))
-    return load(latest, params, under=under_params), load(latest, state, under=under_state)
+    while True:
+        newest = directory.paths()[-1:]
+        try:
+            latest, under_params, under_state = weights_of(directory)
+            return load(latest, params, under=under_params), load(latest, state, under=under_state)
+        except CheckpointError:
+            if directory.paths()[-1:] == newest:  # else the run is under way, and a newer one is in its place
+                raise
 
 
 def weights_of(directory: Checkpoints) -> tuple[Path, str, str]:
@@ -241,7 +249,7 @@ def _metric(metric: Any) -> float | None:
             raise TypeError
         return float(metric)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"metric must be a number, lower is better, got {metric!r}") from error
+        raise ConfigError(f"metric must be a number, lower is better, got {words.came(metric)}") from error
 
 
 def _stored_metric(path: Path) -> float | None:

@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxnet import _words as words
 from jaxnet.errors import ConfigError, DataError, named
 from jaxnet.training import nans
 from jaxnet.training.state import MOST_BYTES_KEPT, checksum, copied, is_key, nbytes, sound
@@ -95,7 +96,7 @@ def placed(mesh: Any, train_state: Any) -> tuple[Place, Any]:
 def automatic(mesh: Any) -> Mesh:
     """The mesh with axes along which XLA partitions by itself, whatever kind `jax.make_mesh` gave it."""
     if not isinstance(mesh, Mesh):
-        raise ConfigError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}; jax.make_mesh((n,), ('data',))")
+        raise ConfigError(f"mesh must be a jax.sharding.Mesh, got {words.came(mesh)}; jax.make_mesh((n,), ('data',))")
     return Mesh(mesh.devices, mesh.axis_names)
 
 

@@ -10,11 +10,11 @@ import numpy as np
 from jaxnet.errors import CheckpointError, JaxnetError, NonFiniteError
 from jaxnet.layers.layer import Layer
 from jaxnet.training import pairs
-from jaxnet.training.evaluate import check_labels
 from jaxnet.training.feed import Resident
 from jaxnet.training.keeping import Saver
 from jaxnet.training.run import Run
 from jaxnet.training.streamed import Streamed
+from jaxnet.training.targets import check_targets
 
 _USUAL_CAUSES = (
     "Lower the learning rate, clip the gradient (optimizers.clip_by_global_norm), or look for log(0), 0/0 and overflow "
@@ -79,7 +79,9 @@ def what_is_wrong(net: Layer, loss: Any, batch: Any) -> str:
         if host.dtype.kind in "fcV" and not np.isfinite(host.astype(np.float32) if narrow else host).all():
             return f"The batch's {pairs.leaf_name(path)} holds NaN or Inf: drop or repair those samples"
     try:
-        check_labels(net, loss, batch)
+        check_targets(net, loss, batch)
     except JaxnetError as error:
         return f"The loss refuses the batch's targets: {error}"
+    except Exception:  # a network that takes no such batch in evaluation: what it is asked for is an explanation
+        return ""
     return ""

@@ -13,13 +13,18 @@ from jaxnet.training.history import Record
 class EarlyStopping(NamedTuple):
     """Ends a run after ``patience`` epochs in a row without a new best, whose weights are then the result.
 
-    NaN is never an improvement.
+    With b the best value so far, a value is better if ``v < b - minimum_change``, or with "max" if ``v > b +
+    minimum_change``; NaN never is.
 
     Attributes:
       patience: epochs to wait, at least 1.
       monitor: the column of the history to watch.
-      mode: "min" if less is better, "max" if more is.
+      mode: "min" if less is better, "max" if more is; need not be said of a column with "loss" or "error" in its name.
       minimum_change: by how much a value must be better than the best so far, at least 0.
+
+    Raises:
+      ConfigError: from `fit`, `train` and `sweep`, a value that makes no sense, a column that the history will not
+        have, or one of validation where nothing is validated.
 
     Example:
       >>> from jaxnet.training import EarlyStopping
@@ -31,7 +36,7 @@ class EarlyStopping(NamedTuple):
 
     patience: int
     monitor: str = "validation_loss"
-    mode: str = "min"
+    mode: str | None = None
     minimum_change: float = 0.0
 
 
@@ -47,7 +52,8 @@ def checked(value: Any, has_validation: bool) -> EarlyStopping | None:
             f"early_stopping's monitor must be the name of a column of the history, such as 'validation_loss', "
             f"got {value.monitor!r}"
         )
-    checks.choice("early_stopping's mode", value.mode, ("min", "max"))
+    if value.mode is not None:
+        checks.choice("early_stopping's mode", value.mode, ("min", "max"))
     checks.number("early_stopping's minimum_change", value.minimum_change, low=0)
     if value.monitor.startswith("validation_") and not has_validation:
         raise ConfigError(
@@ -64,6 +70,15 @@ def check_column(monitor: str, columns: Iterable[str], who: str = "early stoppin
         near = difflib.get_close_matches(monitor, columns, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"{who} watches {monitor!r}, and the history has only {', '.join(columns)}{hint}")
+
+
+def check_mode(watch: EarlyStopping | None) -> None:
+    """Refuses to watch a column of which it is not known whether less of it is better."""
+    if watch is not None and watch.mode is None and not any(word in watch.monitor for word in ("loss", "error")):
+        raise ConfigError(
+            f"early stopping watches {watch.monitor!r}, of which less or more may be better; give "
+            f"EarlyStopping({watch.patience}, {watch.monitor!r}, mode='max'), or mode='min'"
+        )
 
 
 class Best:
@@ -83,7 +98,7 @@ class Best:
         monitor, mode = self.watch.monitor, self.watch.mode
         check_column(monitor, record)
         value = record[monitor]
-        gain = (self.value - value) if mode == "min" else (value - self.value)
+        gain = (value - self.value) if mode == "max" else (self.value - value)
         if not math.isnan(value) and (math.isnan(self.value) or gain > self.watch.minimum_change):
             self.value, self.epoch, self.waited = value, int(record["epoch"]), 0
             return True
@@ -92,7 +107,7 @@ class Best:
 
     def save(self) -> dict[str, Any]:
         """What `restore` needs, as JSON."""
-        watched = {"monitor": self.watch.monitor, "mode": self.watch.mode, "patience": self.watch.patience}
+        watched = {"monitor": self.watch.monitor, "mode": self.watch.mode or "min", "patience": self.watch.patience}
         return watched | {"value": self.value, "epoch": self.epoch, "waited": self.waited}
 
     def restore(self, saved: dict[str, Any]) -> None:

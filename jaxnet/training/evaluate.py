@@ -13,14 +13,14 @@ from jax.sharding import Mesh
 from jaxnet import _checks as checks
 from jaxnet import data as data_module
 from jaxnet.errors import DataError, named
-from jaxnet.layers.layer import Layer, as_layer
+from jaxnet.layers.layer import Layer, as_layer, ran
 from jaxnet.losses.common import is_mean_over_examples
 from jaxnet.training import devices, nans, pairs, weighted
 from jaxnet.training.pairs import Arrays
 from jaxnet.training.sources import given, in_full
 from jaxnet.training.state import all_finite
 from jaxnet.training.step import Metrics, checked_metrics, measure, scalar
-from jaxnet.training.weighted import applied
+from jaxnet.training.weighted import applied, of_pair
 
 Evaluate = Callable[..., dict[str, float]]
 """``(params, state, data, *, epoch=0) -> {"loss": ..., ...}``."""
@@ -64,6 +64,8 @@ def make_evaluate(
     Raises:
       ConfigError: what is no network, loss, metric or size.
       DataError: from the function: no data, unequal lengths, NaN or Inf; a stream that ends too early.
+      DTypeError: from the function: data that are no arrays of numbers, or a loss or metric that is not real.
+      ShapeError: from the function: data that do not fit the network, or a loss or metric that is no scalar.
 
     Example:
       >>> import jax.numpy as jnp
@@ -74,8 +76,8 @@ def make_evaluate(
       >>> evaluate(params, state, (jnp.zeros((10, 3)), jnp.ones((10, 1))))
       {'loss': 1.0}
     """
-    net = as_layer(net)
-    checks.function("loss", loss)
+    net = as_layer(net, "net")
+    of_pair("loss", loss)
     metrics = checked_metrics(metrics)
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
     if count is not None:
@@ -95,7 +97,7 @@ def make_evaluate(
     @nans.compiled
     def of_batch(params, state, batch):
         x, target = batch
-        measured = measure(loss, metrics, net.apply(params, state, x, train=False)[0], target)
+        measured = measure(loss, metrics, ran(net.apply(params, state, x, train=False))[0], target)
         return measured, all_finite(batch), weighted.counted(count, target)
 
     @named("evaluate")
@@ -158,7 +160,7 @@ def on_arrays(
         x, target = jax.tree.map(jnp.asarray, (x, target))  # also where this runs without being compiled
 
         def of_batch(x, target):
-            prediction = net.apply(params, state, x, train=False)[0]
+            prediction = ran(net.apply(params, state, x, train=False))[0]
             jax.eval_shape(functools.partial(measure, loss, metrics), prediction, target)  # errors with their shapes
             each = jax.vmap(measured_each)(prediction, target) if means else ({}, None)
             return each, None if len(means) == len(every) else prediction
@@ -229,24 +231,3 @@ def _must_be_finite(data: Any, finite: bool) -> None:
     if not finite:
         for path, leaf in jax.tree_util.tree_leaves_with_path(data):
             data_module.check_finite(pairs.leaf_name(path), np.asarray(devices.own_copy(leaf)))
-
-
-def check_labels(net: Layer, loss: Any, data: Any) -> None:
-    """Asks the loss about integer targets outside of any compiled program, where it refuses a label that is no class.
-
-    It is given a few thousand examples at a time, and nothing is computed.
-    """
-    target = data[1]
-    targets = jax.tree.leaves(target.target if isinstance(target, weighted.Weighted) else target)
-    if not targets or not all(jnp.issubdtype(target.dtype, jnp.integer) for target in targets):
-        return
-
-    def predict(key, x):
-        return net.apply(*net.init(key, x), x, train=False)[0]
-
-    for first in range(0, len(targets[0]), 4096):
-        x, target = jax.tree.map(lambda leaf, some=slice(first, first + 4096): leaf[some], data)
-        target = jax.tree.map(jnp.asarray, target)
-        prediction = jax.eval_shape(predict, jax.random.key(0), x)
-        # It sees the labels, and of the predictions the shape: computed, each of its operations would compile.
-        jax.eval_shape(lambda prediction, target=target: applied("the loss", loss, prediction, target), prediction)

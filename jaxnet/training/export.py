@@ -12,9 +12,11 @@ import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet import _optional as optional
+from jaxnet import _words as words
 from jaxnet.errors import CheckpointError, ConfigError, DTypeError, JaxnetError, ShapeError, named
-from jaxnet.layers.layer import Layer, Params, State, as_layer
+from jaxnet.layers.layer import Layer, Params, State, as_layer, ran
 from jaxnet.training import _atomic
+from jaxnet.training.state import refuse_exchanged
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 """What an artifact can be compiled for."""
@@ -60,6 +62,7 @@ def export(
       ConfigError: an unknown platform, or a network that needs the batch size as a number in Python (a branch on
         ``x.shape[0]``, say), or that returns something else than arrays in tuples, lists and dicts.
       ShapeError: x does not fit the network, or has no batch axis.
+      DTypeError: x, or a leaf of ``params`` or ``state``, is no array.
       DependencyError: flatbuffers is not installed.
 
     Example:
@@ -78,19 +81,20 @@ def export(
     if path is not None:  # before the work, not after it
         path = checks.path("path", path)
         _atomic.try_file(path)
+    refuse_exchanged(params, x)
     structs = checks.structs(x)
     leaves = jax.tree.leaves(structs)
     if not all(struct.shape for struct in leaves):
         raise ShapeError("x must have the axes (batch, ...), got a scalar")
     # By way of the host: the program is for one device, however the arrays are spread.
     params, state = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(checks.array("params", leaf))), (params, state))
-    net = as_layer(net)
+    net = as_layer(net, "net")
 
     def with_batch(size):
         return jax.tree.map(lambda struct: jax.ShapeDtypeStruct((size, *struct.shape[1:]), struct.dtype), structs)
 
     def evaluate(x):
-        return net.apply(params, state, x, train=False)[0]
+        return ran(net.apply(params, state, x, train=False))[0]
 
     # What is wrong with the network, its params or x shows with a batch size that is a number.
     jax.eval_shape(evaluate, with_batch(2))
@@ -118,9 +122,10 @@ def export(
 
 @dataclass(frozen=True)
 class ExportedNet:
-    """A network out of an artifact: call it with a batch, also under `jax.jit`, `jax.grad` and `jax.vjp`.
+    """A network out of an artifact, by `load_exported`: call it with a batch, also under `jax.jit` and `jax.grad`.
 
-    First derivatives in reverse mode are all that an artifact holds, and `jax.vmap` cannot look into one.
+    First derivatives in reverse mode (`jax.grad`, `jax.vjp`) are all that an artifact holds, and `jax.vmap` cannot look
+    into one.
 
     Attributes:
       shape: of its input, with None for the batch size, and for any other that it leaves open; of an input that is a
@@ -139,8 +144,8 @@ class ExportedNet:
         """Computes the outputs for a batch of at least one example.
 
         Raises:
-          ShapeError: x has another shape than ``shape``.
-          DTypeError: x has another dtype than ``dtype``.
+          ShapeError: x has another shape than ``shape``, or is another tree.
+          DTypeError: x has another dtype than ``dtype``, or is no array.
         """
         shapes, treedef = jax.tree.flatten(self.shape, is_leaf=_is_shape)
         given, came = jax.tree.flatten(x)
@@ -191,12 +196,13 @@ def load_exported(source: bytes | bytearray | str | os.PathLike[str]) -> Exporte
       source: the artifact's bytes, or the path of its file.
 
     Returns:
-      A function of a batch, with its input's ``shape`` and ``dtype``.
+      An `ExportedNet`, a function of a batch, with its input's ``shape`` and ``dtype``.
 
     Raises:
       CheckpointError: no artifact of `export`, a part of one, a damaged one, or one that this version of JAX cannot
         read any more (or yet).
       DTypeError: ``source`` is neither bytes nor a path.
+      ConfigError: a path that no file of this machine can have.
       DependencyError: flatbuffers is not installed.
 
     Example:
@@ -212,7 +218,11 @@ def load_exported(source: bytes | bytearray | str | os.PathLike[str]) -> Exporte
     if isinstance(source, (bytes, bytearray)):
         artifact, name = bytes(source), "the artifact"
     elif isinstance(source, (str, os.PathLike)):
-        artifact, name = checks.path("source", source).read_bytes(), os.fspath(source)
+        path, name = checks.path("source", source), os.fspath(source)
+        if not path.is_file():
+            what = "is a directory" if path.is_dir() else "does not exist"
+            raise CheckpointError(f"{name} {what}; wanted the file that training.export wrote, with path=")
+        artifact = path.read_bytes()
     else:
         raise DTypeError(f"source must be bytes or a path, got {type(source).__name__}")
     payload, digest, magic = artifact[:-_TAIL], artifact[-_TAIL : -len(_MAGIC)], artifact[-len(_MAGIC) :]
@@ -246,8 +256,8 @@ def _jax_export() -> Any:
 
 def _checked_platforms(platforms: Any) -> tuple[str, ...]:
     if isinstance(platforms, str) or not isinstance(platforms, Sequence) or not platforms:
-        raise ConfigError(f"platforms must be a sequence such as ('cpu', 'cuda'), got {platforms!r}")
+        raise ConfigError(f"platforms must be a sequence such as ('cpu', 'cuda'), got {words.came(platforms)}")
     checked = tuple(checks.choice("a platform", platform, PLATFORMS) for platform in platforms)
     if len(set(checked)) != len(checked):
-        raise ConfigError(f"platforms must differ, got {platforms!r}")
+        raise ConfigError(f"platforms must differ, got {words.came(platforms)}")
     return checked

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet.errors import ConfigError, named
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 from jaxnet.optimizers import _members
@@ -20,13 +21,15 @@ from jaxnet.training import state as states
 from jaxnet.training.averaging import Averaged
 from jaxnet.training.divergence import what_is_wrong
 from jaxnet.training.early_stopping import EarlyStopping
-from jaxnet.training.evaluate import check_labels, make_evaluate
+from jaxnet.training.evaluate import make_evaluate
 from jaxnet.training.freezing import as_trained, learned, mask
 from jaxnet.training.history import History, Record
 from jaxnet.training.identity import of_program
 from jaxnet.training.pairs import Arrays
 from jaxnet.training.state import TrainState, checksum
-from jaxnet.training.step import Stepping, make_step, stepping
+from jaxnet.training.step import Stepping, checked_metrics, make_step, stepping
+from jaxnet.training.targets import check_targets
+from jaxnet.training.weighted import of_pair
 
 
 class Fit(NamedTuple):
@@ -105,8 +108,8 @@ def fit(
       A `Fit`: params, state, history and the train state.
 
     Raises:
-      ConfigError, DataError, NonFiniteError, CheckpointError, KeyboardInterrupt, SystemExit: as `train`, with the state
-        so far on the error; DataError also for labels that the loss refuses.
+      ConfigError, DataError, DTypeError, ShapeError, NonFiniteError, CheckpointError, KeyboardInterrupt, SystemExit: as
+        `train`, with the state so far on the error; DataError also for labels that the loss refuses.
 
     Example:
       >>> import jax.numpy as jnp
@@ -120,18 +123,24 @@ def fit(
 
     Source: chapter 4.4.1, algorithm 2; 4.6.
     """
-    net = as_layer(net)
-    optimizer = _members.member(optimizer)
+    net = as_layer(net, "net")
+    of_pair("loss", loss)
+    optimizer, metrics = _members.member(optimizer), checked_metrics(metrics)
     epochs = checks.integer("epochs", epochs, minimum=1)
     data = sources.given(data, batch_size, epochs=epochs)
     keep, mesh, options = keeping.given(keep), devices.given(mesh), step or stepping()
     if not isinstance(options, Stepping):
-        raise ConfigError(f"step must be what training.stepping returns, got {options!r}")
+        raise ConfigError(f"step must be what training.stepping returns, got {words.came(options)}")
 
     make = functools.partial(
         make_step, net, loss, optimizer, metrics=metrics, regularizer=options.regularizer,
         accumulate=options.accumulate, count=options.count, freeze=options.freeze,
     )  # fmt: skip
+    if isinstance(data, Arrays) and options.accumulate > data.batch_size:
+        raise ConfigError(
+            f"accumulate={options.accumulate} parts of batches of {data.batch_size} would have no example each; give "
+            f"at most {data.batch_size}, or a larger batch_size, which is that of all parts together"
+        )
     guarded, unguarded = make(guard=options.guard), make(guard=False)
     x = pairs.of_size(1, data.first[0]) if isinstance(data, Arrays) else data.first[0]
     x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x)
@@ -139,7 +148,7 @@ def fit(
     part = learned(train_state.params, options.freeze)
     _warn_of_narrow(part, train_state.opt_state)
     if isinstance(data, Arrays):
-        check_labels(net, loss, data.pair)
+        check_targets(net, loss, data.pair)
     weights = None
     if averages(train_state.opt_state):
         weights = Averaged(as_trained(net, train_state.params, options.freeze), data, mesh and mesh.mesh)
@@ -194,7 +203,7 @@ def _evaluation(
     """Measures the validation set after an epoch; the set is checked, and put in its place, before any training."""
     size_of_arrays = size if isinstance(validation, tuple) else None
     validation = sources.given(sources.in_full(validation), size_of_arrays, epochs=epochs, goes_on=False)
-    check_labels(net, loss, validation.first)
+    check_targets(net, loss, validation.first)
     held_out: Any = validation
     if isinstance(validation, Arrays):
         size = validation.batch_size

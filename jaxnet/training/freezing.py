@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet import _words as words
 from jaxnet.errors import ConfigError
 from jaxnet.layers.inside import looked_into, rebuilt
 from jaxnet.layers.layer import Layer, Params, State
-from jaxnet.paths import Which, listed, select, text
+from jaxnet.paths import Which, checked, listed, select, text
 
 
 def mask(params: Params, freeze: Which) -> Any:
@@ -19,13 +20,13 @@ def mask(params: Params, freeze: Which) -> Any:
             "parameters in flat layout have no leaves to freeze; keep the tree (no layers.raveled), or freeze a part "
             "and ravel the rest: chain(layers.frozen(backbone, params, state), layers.raveled(head))"
         )
-    frozen = select(params, freeze)
+    frozen = select(params, checked("freeze", freeze))
     flags = jax.tree.leaves(frozen)
     if not any(flags) or all(flags):
         names = listed([text(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)])
         raise ConfigError(
-            f"freeze={freeze!r} chooses {'all leaves, and none is left to learn' if any(flags) else 'no leaf'}; "
-            f"the paths are {names}"
+            f"freeze={words.came(freeze)} chooses "
+            f"{'all leaves, and none is left to learn' if any(flags) else 'no leaf'}; the paths are {names}"
         )
     return frozen
 

@@ -8,18 +8,19 @@ import jax.numpy as jnp
 
 from jaxnet import _checks as checks
 from jaxnet.errors import ConfigError, DataError, named
-from jaxnet.layers.layer import Params, State, as_layer
+from jaxnet.layers.layer import Layer, Params, State, as_layer, output_struct, ran
+from jaxnet.layers.next_state import check_next
 from jaxnet.optimizers import _members
 from jaxnet.optimizers import _rates as rates
 from jaxnet.optimizers.averaged import averaged
-from jaxnet.training.state import Guard, LossScale, new_guard, new_scale
+from jaxnet.training.state import Guard, LossScale, drawn, new_guard, new_scale
 from jaxnet.training.step import Step, check_scalable, pair, scalar
 from jaxnet.training.update import Taken, counted, rescaled, take_step, unscaled
 from jaxnet.training.weighted import Weighted
 
 
 class Player(NamedTuple):
-    """One of the two networks.
+    """One of the two networks of `init_gan`.
 
     Attributes:
       params: its parameters.
@@ -33,13 +34,13 @@ class Player(NamedTuple):
 
 
 class GANState(NamedTuple):
-    """What a step of two players reads and writes; `train` takes it in the place of a `TrainState`.
+    """What a step of two players reads and writes, of `init_gan`; `train` takes it in the place of a `TrainState`.
 
     Attributes:
       generator: a `Player`.
       discriminator: a `Player`.
       key: the run's one PRNG key; a step draws from ``fold_in(key, step)``.
-      step: steps done, int32.
+      step: steps done, an int32 scalar.
       guard: what the finite guard has counted; its leaf is counted over the discriminator's parameters,
         then the generator's.
       loss_scale: a `LossScale` of both losses, or () without loss scaling.
@@ -86,7 +87,7 @@ def init_gan(
       discriminator: a `Layer` from that to scores, an array or a tree of arrays.
       generator_optimizer: an ``(init, update)`` pair.
       discriminator_optimizer: another.
-      x: an example of the generator's input, or its `jax.ShapeDtypeStruct`.
+      x: an example of the generator's input (batch, ...), or its `jax.ShapeDtypeStruct`.
       key: a PRNG key or an integer seed.
       loss_scale: the first factor on both losses, for float16 (`init`); None for none.
 
@@ -94,13 +95,21 @@ def init_gan(
       A `GANState` at step 0.
 
     Raises:
-      ConfigError: no optimizer, no key, or a factor that is not positive.
+      ConfigError: no network, optimizer or key, or a factor that is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxnet import layers, optimizers, training
+      >>> adam = optimizers.adam(0.01)
+      >>> state = training.init_gan(layers.dense(3), layers.dense(1), adam, adam, jnp.zeros((1, 2)), 0)
+      >>> state.discriminator.params["kernel"].shape
+      (3, 1)
     """
-    generator, discriminator = as_layer(generator), as_layer(discriminator)
+    generator, discriminator = as_layer(generator, "generator"), as_layer(discriminator, "discriminator")
     first, second, step_key = jax.random.split(checks.key(key), 3)
-    params, state = generator.init(first, x)
-    made = jax.eval_shape(lambda p, s, v: generator.apply(p, s, v, train=False)[0], params, state, x)
-    judging, judging_state = discriminator.init(second, made)
+    params, state = drawn(generator, first, x)
+    made = output_struct(generator, params, state, x)
+    judging, judging_state = drawn(discriminator, second, made)
     return GANState(
         Player(params, state, _members.member(generator_optimizer).init(params)),
         Player(judging, judging_state, _members.member(discriminator_optimizer).init(judging)),
@@ -152,7 +161,9 @@ def make_gan_step(
 
     Raises:
       ConfigError: what is no network, loss or optimizer; from the step, a batch with weights.
-      DataError: from the step, a batch that ``critic_steps`` does not divide.
+      DataError: from the step, a batch that is empty, or that ``critic_steps`` does not divide.
+      ShapeError: from the step, a loss that is no scalar.
+      DTypeError: from the step, a loss that is not real.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -172,7 +183,7 @@ def make_gan_step(
 
     Source: Goodfellow et al. 2014, arXiv 1406.2661, algorithm 1 with k of n.
     """
-    generator, discriminator = as_layer(generator), as_layer(discriminator)
+    generator, discriminator = as_layer(generator, "generator"), as_layer(discriminator, "discriminator")
     for name, f in (("generator_loss", generator_loss), ("discriminator_loss", discriminator_loss)):
         checks.function(name, f)
     generator_optimizer = _members.member(generator_optimizer)
@@ -180,27 +191,12 @@ def make_gan_step(
 
     critic_steps = checks.integer("critic_steps", critic_steps, minimum=1)
 
-    def judge(params, state, y, key):
-        return discriminator.apply(params, state, y, train=True, key=key)
+    judge, judged = _judging(discriminator, discriminator_loss, discriminator_optimizer)
 
     def generate(params, state, x, key):
-        return generator.apply(params, state, x, train=True, key=key)
-
-    def judged(d: Player, made, real, keys, scale) -> tuple[Taken, jax.Array]:
-        """A step of the discriminator, and its loss."""
-
-        def objective(params):
-            real_scores, state = judge(params, d.state, real, keys[1])
-            made_scores, state = judge(params, state, made, keys[2])
-            value = scalar("discriminator_loss", discriminator_loss(real_scores, made_scores))
-            return _scaled(value, scale), (state, value)
-
-        (_, (state, value)), grads = jax.value_and_grad(objective, has_aux=True)(d.params)
-        taken = take_step(
-            discriminator_optimizer, value, unscaled(grads, scale), d.params, d.opt_state, (state, d.state), guard=True,
-            value=value, value_fn=lambda params: objective(params)[1][1],
-        )  # fmt: skip
-        return taken, value
+        y, new = ran(generator.apply(params, state, x, train=True, key=key))
+        check_next(generator, y, new, state)
+        return y, new
 
     def critic(gan_state, parts, key, scale):
         """The discriminator's steps on all parts but the last; both players' states, and what each step was."""
@@ -254,18 +250,8 @@ def make_gan_step(
             value_fn=lambda params: g_objective(generate(params, g.state, x, keys[0])[0])[1],
         )  # fmt: skip
         judging = _joined(firsts, _Step(d_value, *of_d[3:]))
-        skipped = judging.skipped | of_g.skipped
-        behind = len(jax.tree.leaves(d.params))
-        leaf = jnp.where(judging.leaf >= 0, judging.leaf, jnp.where(of_g.leaf >= 0, of_g.leaf + behind, -1))
-        gan_state = GANState(
-            Player(of_g.params, of_g.state, of_g.opt_state),
-            Player(of_d.params, of_d.state, of_d.opt_state),
-            gan_state.key,
-            gan_state.step + 1,
-            counted(gan_state.guard, ~skipped, leaf, gan_state.step),
-            rescaled(gan_state.loss_scale, ~skipped),
-        )
-        return gan_state, {
+        after, skipped = _after(gan_state, of_g, of_d, judging)
+        return after, {
             "loss": g_value,
             "discriminator_loss": judging.value,
             "grad_norm": of_g.norm,
@@ -285,6 +271,49 @@ class _Step(NamedTuple):
     skipped: jax.Array
     norm: jax.Array
     leaf: jax.Array
+
+
+def _judging(discriminator: Layer, loss: Callable[[Any, Any], jax.Array], optimizer: Any) -> tuple[Any, Any]:
+    """What the discriminator says of an array, and a step of it, with its loss."""
+
+    def judge(params, state, y, key):
+        scores, new = ran(discriminator.apply(params, state, y, train=True, key=key))
+        check_next(discriminator, scores, new, state)
+        return scores, new
+
+    def judged(d: Player, made, real, keys, scale) -> tuple[Taken, jax.Array]:
+        """A step of the discriminator, and its loss."""
+
+        def objective(params):
+            real_scores, state = judge(params, d.state, real, keys[1])
+            made_scores, state = judge(params, state, made, keys[2])
+            value = scalar("discriminator_loss", loss(real_scores, made_scores))
+            return _scaled(value, scale), (state, value)
+
+        (_, (state, value)), grads = jax.value_and_grad(objective, has_aux=True)(d.params)
+        taken = take_step(
+            optimizer, value, unscaled(grads, scale), d.params, d.opt_state, (state, d.state), guard=True,
+            value=value, value_fn=lambda params: objective(params)[1][1],
+        )  # fmt: skip
+        return taken, value
+
+    return judge, judged
+
+
+def _after(gan_state: GANState, of_g: Taken, of_d: Taken, judging: _Step) -> tuple[GANState, jax.Array]:
+    """The state after both players' steps, and whether one of them has kept everything."""
+    skipped = judging.skipped | of_g.skipped
+    behind = len(jax.tree.leaves(of_d.params))
+    leaf = jnp.where(judging.leaf >= 0, judging.leaf, jnp.where(of_g.leaf >= 0, of_g.leaf + behind, -1))
+    after = GANState(
+        Player(of_g.params, of_g.state, of_g.opt_state),
+        Player(of_d.params, of_d.state, of_d.opt_state),
+        gan_state.key,
+        gan_state.step + 1,
+        counted(gan_state.guard, ~skipped, leaf, gan_state.step),
+        rescaled(gan_state.loss_scale, ~skipped),
+    )
+    return after, skipped
 
 
 def _joined(firsts: _Step | None, last: _Step) -> _Step:

@@ -23,10 +23,17 @@ Record = dict[str, float]
 class History:
     """The records of a run, one an epoch.
 
-    ``history["loss"]`` is a column as a float64 array, NaN where a record lacks it; iterating gives the records.
+    ``history["loss"]`` is a column as a float64 array (epochs,), NaN where a record lacks it; iterating gives the
+    records. Those of `fit` hold "epoch", from 1, and "step", the steps done at its end; the means over its steps of
+    what they measured, "loss", ..., "loss_deviation", the loss's standard deviation from step to step, and "skipped",
+    how many steps changed nothing; "validation_loss", ...; "seconds", what its steps took without compiling, and
+    "steps_per_second".
 
     Args:
       records: one dict of numbers an epoch.
+
+    Raises:
+      ConfigError: from ``history[name]``, no such column.
 
     Example:
       >>> from jaxnet.training import History
@@ -62,7 +69,11 @@ class History:
 
     @named("History.save")
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes one JSON object a line; NaN and Inf as JavaScript does, which `json` and pandas read."""
+        """Writes one JSON object a line; NaN and Inf as JavaScript does, which `json` and pandas read.
+
+        Raises:
+          ConfigError: ``path`` is none, or a record holds what JSON cannot.
+        """
         _atomic.write(checks.path("path", path), b"".join(map(_line, self.records)))
 
     @classmethod
@@ -71,6 +82,7 @@ class History:
         """Reads what `save`, or a run's ``log``, has written; a last line that a killed process left half is dropped.
 
         Raises:
+          ConfigError: ``path`` is none.
           DataError: a line is no JSON object.
         """
         place = checks.path("path", path)
@@ -84,7 +96,8 @@ class History:
           The picture's path.
 
         Raises:
-          ConfigError: there is no epoch to draw.
+          ConfigError: there is no epoch to draw, or ``path`` is none.
+          DependencyError: matplotlib is not installed.
         """
         if not self.records:
             raise ConfigError("there is nothing to draw, no epoch was completed")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet.errors import CheckpointError, ConfigError, named
 from jaxnet.training import _atomic, devices
 from jaxnet.training import identity as identities
@@ -93,7 +94,7 @@ def keep(
     if not isinstance(identity, Mapping) or not all(
         isinstance(text, str) for item in identity.items() for text in item
     ):
-        raise ConfigError(f"identity must be texts by name, such as {{'data': checksum}}, got {identity!r}")
+        raise ConfigError(f"identity must be texts by name, such as {{'data': checksum}}, got {words.came(identity)}")
     if found := sorted({*identities.NAMES, *identities.MADE} & {*identity}):
         raise ConfigError(f"identity names {', '.join(found)}, which are found out by themselves; use other names")
     return Keep(checkpoints, seconds, resume, dict(identity), log)
@@ -131,7 +132,9 @@ class Saver:
             _on_the_first(functools.partial(_atomic.try_file, self._log.path), "log", self._log.path)
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is not None and self._writer.busy:
+            print("waiting for the checkpoint that is being written; what was saved before is whole", flush=True)
         try:
             self._writer.end()  # before another run may have the directory
         finally:
@@ -227,7 +230,7 @@ class Saver:
         metric = None
         if run.best is not None and not run.epoch.step_of_epoch and len(run.history):
             value = run.history[-1][run.best.watch.monitor]
-            metric = value if run.best.watch.mode == "min" else -value
+            metric = -value if run.best.watch.mode == "max" else value
         # Of what every process has whole, the first writes its copy; pieces are written by those who have them.
         tree = jax.tree.map(devices.own_copy, run.saved)
         in_pieces = not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree))

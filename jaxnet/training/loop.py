@@ -25,6 +25,7 @@ from jaxnet.training.interrupts import ENDED, Interrupts, ending
 from jaxnet.training.pairs import Arrays
 from jaxnet.training.report import Report
 from jaxnet.training.run import Run
+from jaxnet.training.state import no_train_state
 from jaxnet.training.step import COLUMNS, MEASURED, Step
 from jaxnet.training.streamed import Streamed
 
@@ -91,6 +92,8 @@ def train(
       ConfigError: arguments that make no sense, or a checkpoint of a run with other settings or another identity.
       DataError: empty or non-finite data, unequal lengths, a batch larger than the data or one that does not fit the
         mesh.
+      DTypeError: data that are no arrays of numbers, or a loss that is not real.
+      ShapeError: data that do not fit the network, or a loss that is no scalar.
       NonFiniteError: ``max_skipped`` steps in a row were not finite; ``error.train_state`` is the last good one.
       CheckpointError: a checkpoint that is damaged or belongs to another network or optimizer, or a directory that
         cannot be written or is in use.
@@ -110,10 +113,12 @@ def train(
       >>> result = training.train(step, state, (x, 2 * x), epochs=30, batch_size=16, progress=False)
       >>> bool(result.history["loss"][-1] < 1e-2)
       True
+
+    Source: chapter 4.4.1, algorithm 2; 4.6.
     """
     epochs = checks.integer("epochs", epochs, minimum=1)
     max_skipped = checks.integer("max_skipped", max_skipped, minimum=1)
-    callbacks = [checks.function("callbacks", callback) for callback in callbacks]
+    callbacks = calls.checked(callbacks)
     _check_state(train_state)
     stop_early = stopping.checked(early_stopping, evaluate is not None)
     of = functools.partial(_checked, stop_early=stop_early, evaluate=evaluate, train_state=train_state)
@@ -182,8 +187,8 @@ def _check_state(train_state: Any) -> None:
     fields = all(hasattr(train_state, name) for name in ("step", "guard"))
     if not fields or not (hasattr(train_state, "_replace") or is_dataclass(train_state)):
         raise ConfigError(
-            f"the train state must be a named tuple or a dataclass with the fields step and guard, got "
-            f"{type(train_state).__name__}; begin with training.init"
+            f"the train state must be a named tuple or a dataclass with the fields step and guard, "
+            f"{no_train_state(train_state)}"
         )
 
 
@@ -207,6 +212,7 @@ def _checked(step: Step, stop_early: stopping.EarlyStopping | None, evaluate: An
         for name, who in watched.items():
             if validated or evaluate is None or not name.startswith("validation_"):
                 stopping.check_column(name, [*metrics, *validated, *_OURS], who)
+        stopping.check_mode(stop_early)
         return train_state, metrics
 
     return checked

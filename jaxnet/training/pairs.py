@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet import _incoming as incoming
+from jaxnet import _words as words
 from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, DataError, DTypeError, named
 from jaxnet.training import weighted
@@ -85,6 +86,7 @@ def arrays(
       ConfigError: a size, a seed or a flag that is none.
       DataError: empty or non-finite data, unequal lengths; from `fit`, a batch larger than data of which the rest is
         dropped.
+      DTypeError: what is no array of numbers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -202,7 +204,7 @@ def _flat(given: Any) -> tuple[list[str], list[Any], Any]:
     )
     names = [leaf_name(path) for path, _ in found]
     if "x" not in (name[:1] for name in names):
-        raise DTypeError(f"x must be an array or a tree of arrays, got {given[0]!r}")
+        raise DTypeError(f"x must be an array or a tree of arrays, got {words.came(given[0])}")
     return names, [leaf for _, leaf in found], treedef
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet import paths
 from jaxnet.errors import CheckpointError, ConfigError, DTypeError, named
 from jaxnet.training import _file, _leaves
@@ -118,7 +119,7 @@ def load_partial(
 def _place(path: Any, under: Any) -> tuple[Any, str]:
     """The file, and the place in its tree."""
     if under is not None and not isinstance(under, str):
-        raise ConfigError(f"under must be a place such as 'train_state/params', got {under!r}")
+        raise ConfigError(f"under must be a place such as 'train_state/params', got {words.came(under)}")
     place = checks.path("path", path)
     if place.is_dir():
         place, params, state = weights_of(Checkpoints(place))
@@ -133,7 +134,9 @@ def _is_below(name: str, place: str) -> bool:
 def _names_in_file(names: list[str], under: str, rename: Any) -> dict[str, str]:
     rename = {} if rename is None else rename
     if not isinstance(rename, Mapping) or not all(isinstance(text, str) for item in rename.items() for text in item):
-        raise ConfigError(f"rename must map places of like to those of the file, {{'0': 'encoder/1'}}, got {rename!r}")
+        raise ConfigError(
+            f"rename must map places of like to those of the file, {{'0': 'encoder/1'}}, got {words.came(rename)}"
+        )
     mapping, used, found = {old.strip("/"): new for old, new in rename.items()}, set(), {}
     for name in names:
         parts = name.split("/")

@@ -10,12 +10,13 @@ from jax.sharding import Mesh
 
 from jaxnet import _checks as checks
 from jaxnet import _incoming as incoming
+from jaxnet import _words as words
 from jaxnet import data as data_module
 from jaxnet.errors import DTypeError, ShapeError, named
-from jaxnet.layers.layer import Params, State, as_layer
+from jaxnet.layers.layer import Params, State, as_layer, ran
 from jaxnet.training import devices
 from jaxnet.training.sources import Source, Stream, in_full
-from jaxnet.training.state import is_key
+from jaxnet.training.state import is_key, refuse_exchanged
 
 Batch = tuple[Any, int]
 """A tree of arrays, filled up to the size of the program, and how many examples of it are meant."""
@@ -63,8 +64,9 @@ def predict(net: Any, params: Params, state: State, x: Any, *, batch_size: int =
       >>> [len(y) for y in training.predict(net, params, state, batches)]
       [32, 32, 7]
     """
-    net = as_layer(net)
+    net = as_layer(net, "net")
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
+    refuse_exchanged(params, x)
     many = _are_batches(x)
     if mesh is not None:
         mesh = devices.automatic(mesh)
@@ -77,7 +79,7 @@ def predict(net: Any, params: Params, state: State, x: Any, *, batch_size: int =
 
     def compute(batch: Any) -> Any:
         with devices.in_use(mesh):
-            y, _ = program(*weights, batch, train=False)
+            y, _ = ran(program(*weights, batch, train=False))
             if mesh is None or jax.process_count() == 1:
                 return y
             return jax.jit(_itself, out_shardings=devices.replicated(mesh))(y)
@@ -145,7 +147,7 @@ def _on_host(y: Any, size: int, count: int) -> Any:
         if not leaf.ndim or leaf.shape[0] != size:
             raise ShapeError(
                 f"of {size} examples the network predicts {checks.describe(y)}; each array must have one entry an "
-                f"example on its first axis, or the batches' cannot be joined"
+                f"example on its first axis, or the batches' cannot be joined; of a single example give x[None]"
             )
     return jax.tree.map(lambda leaf: np.array(leaf[:count]), jax.device_get(y))
 
@@ -163,7 +165,7 @@ def _flat(x: Any) -> tuple[list[str], list[Any], Any]:
     """The leaves of an input, in whatever library they are, with their names; and its structure."""
     found, treedef = jax.tree_util.tree_flatten_with_path(x, is_leaf=incoming.is_nested_numbers)
     if not found:
-        raise DTypeError(f"x must be an array, a tree of arrays or an iterable of batches, got {x!r}")
+        raise DTypeError(f"x must be an array, a tree of arrays or an iterable of batches, got {words.came(x)}")
     names = [f"x{jax.tree_util.keystr(path)}" for path, _ in found]
     return names, [incoming.host(name, leaf) for name, (_, leaf) in zip(names, found, strict=True)], treedef
 

@@ -23,6 +23,10 @@ class Halving(NamedTuple):
       first: r, the epoch of the first rung, at least 1; None for as many rungs as members and epochs allow, the last of
         them at an f-th of the epochs.
 
+    Raises:
+      ConfigError: from ``rungs`` and `sweep`, a factor below 2 or a first rung below 1; from `sweep`, one that drops
+        none.
+
     Example:
       >>> from jaxnet.training import Halving
       >>> Halving(3).rungs(members=27, epochs=27)

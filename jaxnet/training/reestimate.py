@@ -46,6 +46,7 @@ def reestimate(
     Raises:
       ConfigError: a batch norm inside a layer that nothing can be put into, or parameters on several processes.
       DataError: no data, or a batch of which the statistics are not finite.
+      DTypeError: data that are no arrays of numbers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -58,7 +59,7 @@ def reestimate(
 
     Source: Izmailov et al. 2018, arXiv 1803.05407, algorithm 1; `torch.optim.swa_utils.update_bn`.
     """
-    net = as_layer(net)
+    net = as_layer(net, "net")
     if not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)):
         raise ConfigError(
             "the parameters lie on the devices of several processes, of which each would read other batches; fit makes "

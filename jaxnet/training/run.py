@@ -57,7 +57,7 @@ class Epoch:
             each = {size: totals.setdefault(str(size), [0, 0.0, 0.0]) for size in each_size}
             # One after the other, so that the sum does not depend on the dispatches.
             for value, size, weight in zip(values.tolist(), itertools.cycle(each_size), itertools.cycle(weights)):
-                if math.isfinite(value):
+                if math.isfinite(value) and math.isfinite(weight):  # of a NaN among weights there is a rate to measure
                     total = each[size]
                     total[0] += weight
                     total[1] += weight * value

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
-from jaxnet.errors import named
-from jaxnet.layers.layer import Layer, Params, State, as_layer
+from jaxnet import _drawing as drawing
+from jaxnet import _words as words
+from jaxnet.errors import ConfigError, DTypeError, named
+from jaxnet.layers.layer import Layer, Params, State, as_layer, entered, initialized
 from jaxnet.optimizers import _members
 from jaxnet.paths import Which
 from jaxnet.training.freezing import learned
@@ -18,15 +20,19 @@ MOST_BYTES_KEPT = 2**24
 """Up to this size of the state, dispatches keep the one they began with, and run without the guard."""
 
 
+MOST_BYTES_READ = 2**22
+"""Up to this size of the parameters, NumPy has read them on a CPU long before a program that does so is compiled."""
+
+
 class Guard(NamedTuple):
-    """What the finite guard has counted.
+    """What the finite guard of `make_step` has counted, int32 scalars.
 
     Attributes:
-      in_row: steps skipped in a row up to now, int32.
-      total: steps skipped in all, int32.
+      in_row: steps skipped in a row up to now.
+      total: steps skipped in all.
       leaf: of the last step skipped, the first gradient that was not finite, counted over the leaves of the
-        parameters; -1 if only the loss was not finite, or none was skipped yet. int32.
-      step: the last step skipped, -1 if none was; int32.
+        parameters; -1 if only the loss was not finite, or none was skipped yet.
+      step: the last step skipped, -1 if none was.
     """
 
     in_row: jax.Array
@@ -36,11 +42,11 @@ class Guard(NamedTuple):
 
 
 class LossScale(NamedTuple):
-    """The factor on the loss that keeps float16 gradients from vanishing.
+    """The factor on the loss that keeps float16 gradients from vanishing, of `init` with ``loss_scale``.
 
     Attributes:
-      value: the factor, a float32 power of two.
-      good_steps: finite steps since it last changed, int32.
+      value: the factor, a float32 scalar, as a rule a power of two.
+      good_steps: finite steps since it last changed, an int32 scalar.
     """
 
     value: jax.Array
@@ -48,14 +54,14 @@ class LossScale(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything a training step reads and writes: a pytree of arrays to jit, scan, vmap, shard or save.
+    """Everything a training step reads and writes: a pytree of arrays to jit, scan, vmap, shard or save; of `init`.
 
     Attributes:
       params: what the optimizer updates.
       state: the network's state (batch norm's averages).
       opt_state: the optimizer's state.
       key: the run's one PRNG key; a step draws from ``fold_in(key, step)``.
-      step: steps done, int32.
+      step: steps done, an int32 scalar.
       guard: what the finite guard has counted.
       loss_scale: a `LossScale`, or () without loss scaling.
     """
@@ -78,7 +84,7 @@ def init(
     Args:
       net: a `Layer`.
       optimizer: an ``(init, update)`` pair, ours or optax's.
-      x: an example input, or its `jax.ShapeDtypeStruct`.
+      x: an example input (batch, ...), or its `jax.ShapeDtypeStruct`.
       key: a PRNG key or an integer seed; the parameters are drawn from ``split(key)[0]``, every step from
         ``split(key)[1]``.
       loss_scale: the first factor on the loss, for float16 (2.0**15 is usual); None for none.
@@ -88,7 +94,9 @@ def init(
       A `TrainState` at step 0.
 
     Raises:
-      ConfigError: no optimizer, no key, a factor that is not positive, or a ``freeze`` that chooses no leaf, or all.
+      ConfigError: no network, optimizer or key, a factor that is not positive, or a ``freeze`` that chooses no leaf, or
+        all.
+      DTypeError: the network's init gives a parameter that is no array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -97,11 +105,22 @@ def init(
       >>> train_state.params["kernel"].shape, int(train_state.step)
       ((3, 2), 0)
     """
-    net = as_layer(net)
+    net = as_layer(net, "net")
     optimizer = _members.member(optimizer)
-    init_key, step_key = jax.random.split(checks.key(key))
-    params, state = net.init(init_key, x)
+    init_key, step_key = drawing.split(checks.key(key), 2)
+    params, state = drawn(net, init_key, x)
     return from_params(optimizer, params, state, step_key, loss_scale=loss_scale, freeze=freeze)
+
+
+def drawn(net: Layer, key: jax.Array, x: Any) -> tuple[Params, State]:
+    """What a network's init gives, of which every leaf must be an array."""
+    params, state = initialized(net.init(key, x))
+    for which, tree in (("params", params), ("state", state)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
+                place, hint = f"{which}{jax.tree_util.keystr(path)}", f"make it one, jnp.asarray({leaf!r}, x.dtype)"
+                raise DTypeError(f"init gives {type(leaf).__name__} at {place}, no array; {hint}")
+    return params, state
 
 
 @named("pretrained")
@@ -109,12 +128,15 @@ def pretrained(net: Any, params: Params, state: State) -> Layer:
     """The same network, that begins with weights which there are instead of drawing them.
 
     Args:
-      net: a `Layer`.
+      net: a `Layer` from x (batch, ...) to a prediction.
       params: its parameters, of `load_best`, of an error's ``train_state``, of PyTorch.
       state: its state.
 
     Returns:
       A `Layer` whose init gives copies of them, to `fit`, `sweep` or `init`.
+
+    Raises:
+      ConfigError: what is no network.
 
     Example:
       >>> import jax.numpy as jnp
@@ -124,7 +146,8 @@ def pretrained(net: Any, params: Params, state: State) -> Layer:
       >>> params["kernel"].sum()
       Array(3., dtype=float32)
     """
-    return as_layer(net)._replace(init=lambda key, x: copied((params, state)))
+    net = as_layer(net, "net")
+    return net._replace(init=entered(net.name, lambda key, x: copied((params, state)), "init"))
 
 
 @named("training.init")
@@ -135,6 +158,19 @@ def from_params(
     """A `TrainState` at step 0 with parameters that exist already."""
     scale = new_scale(loss_scale)
     return TrainState(params, state, optimizer.init(learned(params, freeze)), key, jnp.int32(0), new_guard(), scale)
+
+
+def no_train_state(value: Any) -> str:
+    """Of what is no `TrainState`: how to get one."""
+    two = isinstance(value, tuple) and value and isinstance(value[0], TrainState)
+    hint = "a step returns two things, train_state, measured = step(...)" if two else "make one with training.init"
+    return f"got {type(value).__name__}; {hint}"
+
+
+def refuse_exchanged(params: Any, x: Any) -> None:
+    """Refuses a state without arrays in the place of x."""
+    if isinstance(x, tuple) and not jax.tree.leaves(x) and jax.tree.leaves(params):
+        raise ConfigError(f"x must be arrays, got {words.came(x)}; the order is (net, params, state, x)")
 
 
 def new_guard() -> Guard:
@@ -157,7 +193,14 @@ def copied(tree: Any) -> Any:
 
 def sound(train_state: Any) -> bool:
     """Whether the parameters are finite; what is not stays so, whatever the steps that follow."""
-    return bool(all_finite(getattr(train_state, "params", ())))
+    params = getattr(train_state, "params", ())
+    if nbytes(params) > MOST_BYTES_READ or not all(_on_this_cpu(leaf) for leaf in jax.tree.leaves(params)):
+        return bool(all_finite(params))
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact))
+
+
+def _on_this_cpu(leaf: Any) -> bool:
+    return leaf.is_fully_addressable and all(device.platform == "cpu" for device in leaf.devices())
 
 
 @jax.jit

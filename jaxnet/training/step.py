@@ -8,16 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet._dtypes import at_least_float32
 from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError, named
-from jaxnet.layers.layer import as_layer
+from jaxnet.layers.layer import as_layer, ran
+from jaxnet.layers.next_state import check_next
 from jaxnet.optimizers import _members
 from jaxnet.optimizers import _rates as rates
-from jaxnet.paths import Which
+from jaxnet.paths import Which, checked
 from jaxnet.training import weighted
 from jaxnet.training.accumulate import over_parts
 from jaxnet.training.freezing import freezing
-from jaxnet.training.state import TrainState
+from jaxnet.training.state import TrainState, no_train_state
 from jaxnet.training.update import counted, rescaled, take_step, unscaled
 
 Metrics = dict[str, jax.Array]
@@ -94,9 +96,10 @@ def make_step(
       float32, or float64 where they were computed so.
 
     Raises:
-      ConfigError: what is no network, loss, optimizer or metric; from the step, if its batch is no pair, or if a loss
-        scale meets float16 parameters.
+      ConfigError: what is no network, loss, optimizer or metric; from the step, if its batch is no pair, if a layer
+        returns a state of other structure, shapes or dtypes, or if a loss scale meets float16 parameters.
       ShapeError: from the step: the loss or a metric is no scalar.
+      DTypeError: from the step: the loss or a metric is not real, or no floating-point number.
       DataError: from the step: the batch is empty.
 
     Example:
@@ -113,8 +116,8 @@ def make_step(
 
     Source: chapter 4.4.1, algorithm 2; Micikevicius et al. 2017, arXiv 1710.03740, for loss scaling.
     """
-    net = as_layer(net)
-    checks.function("loss", loss)
+    net = as_layer(net, "net")
+    weighted.of_pair("loss", loss)
     optimizer = _members.member(optimizer)
     metrics = checked_metrics(metrics)
     if regularizer is not None:
@@ -124,7 +127,7 @@ def make_step(
     accumulate = checks.integer("accumulate", accumulate, minimum=1)
     if guard != "update":
         checks.flag("guard", guard)
-    if freeze is not None:
+    if checked("freeze", freeze) is not None:
         make = functools.partial(
             make_step, loss=loss, optimizer=optimizer, metrics=metrics, regularizer=regularizer, accumulate=accumulate,
             count=count, guard=guard,
@@ -133,22 +136,21 @@ def make_step(
 
     def objective(params, state, batch, key, scale):
         x, target = batch
-        prediction, state = net.apply(params, state, x, train=True, key=key)
+        prediction, after = ran(net.apply(params, state, x, train=True, key=key))
+        check_next(net, prediction, after, state)
         measured = measure(loss, metrics, prediction, target)
         value = measured["loss"]
         if regularizer is not None:
             measured["penalty"] = scalar("the regularizer", regularizer(params))
             value = add(value, measured["penalty"])
-        return value * scale.astype(value.dtype) if scale is not None else value, (state, measured, value)
+        return value * scale.astype(value.dtype) if scale is not None else value, (after, measured, value)
 
     of_batch = jax.value_and_grad(objective, has_aux=True)
 
     @named("make_step")
     def step(train_state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         if not isinstance(train_state, TrainState):
-            raise ConfigError(
-                f"the step takes a TrainState, got {type(train_state).__name__}; make one with training.init"
-            )
+            raise ConfigError(f"the step takes a TrainState, {no_train_state(train_state)}")
         scale = None
         if train_state.loss_scale:
             check_scalable(train_state.params, guard)
@@ -218,7 +220,7 @@ def stepping(
 
     Args:
       regularizer: ``params -> scalar``, added to the loss that is minimized.
-      accumulate: parts into which a batch is split to save memory (`make_step`).
+      accumulate: parts into which a batch is split to save memory (`make_step`), no more than it has examples.
       count: ``target -> number``, what a batch counts in the mean over parts and over an epoch, where that is not the
         number of its examples, nor the sum of their weights (`make_step`).
       loss_scale: the first factor on the loss, for float16 (`init`); 2.0**15 is usual.
@@ -251,11 +253,12 @@ def stepping(
         loss_scale = checks.number("loss_scale", loss_scale, low=0, open_low=True)
     if guard is not True and guard != "update":
         raise ConfigError(
-            f"guard must be True or 'update', got {guard!r}; a step without one is make_step(guard=False), for a loop "
-            f"of your own"
+            f"guard must be True or 'update', got {words.came(guard)}; a step without one is make_step(guard=False), "
+            f"for a loop of your own"
         )
     accumulate = checks.integer("accumulate", accumulate, minimum=1)
     max_skipped = checks.integer("max_skipped", max_skipped, minimum=1)
+    checked("freeze", freeze)
     return Stepping(regularizer, accumulate, count, loss_scale, guard, max_skipped, freeze)
 
 
@@ -264,14 +267,15 @@ def checked_metrics(metrics: Mapping[str, Callable[..., Any]] | None) -> dict[st
     if metrics is None:
         return {}
     if not isinstance(metrics, Mapping):
-        raise ConfigError(f"metrics must be a dict of name: function, got {metrics!r}")
+        hint = "; for example {'accuracy': metrics.accuracy}"
+        raise ConfigError(f"metrics must be a dict of name: function, got {words.came(metrics)}{hint}")
     for name, f in metrics.items():
         if not isinstance(name, str) or name in COLUMNS or name.startswith("validation_"):
             raise ConfigError(
-                f"a metric needs a name of its own, a string, got {name!r}; call it otherwise: the history has "
-                f"columns {', '.join(COLUMNS)} and validation_..."
+                f"a metric needs a name of its own, a string, got {words.came(name)}; call it otherwise: the "
+                f"history has columns {', '.join(COLUMNS)} and validation_..."
             )
-        checks.function(f"metric {name!r}", f)
+        weighted.of_pair(f"metric {name!r}", f)
     return dict(metrics)
 
 
@@ -301,13 +305,17 @@ def scalar(what: str, value: Any) -> jax.Array:
         raise ShapeError(f"{what} must be a scalar, got shape {value.shape}; take its mean")
     if jnp.iscomplexobj(value):
         raise DTypeError(f"{what} must be a real number, got {value.dtype}; take its jnp.abs or .real")
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        hint = "convert it, .astype('float32')"
+        hint = f"a count has no gradient; give it as a metric, and {hint}" if what == "the loss" else hint
+        raise DTypeError(f"{what} must be floating point, got {value.dtype}; {hint}")
     return value.astype(at_least_float32(value.dtype))
 
 
 def pair(batch: Any) -> tuple[Any, Any]:
     """A batch as ``(x, target)``, not empty."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        came = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        came = f"a {type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else words.came(batch)
         hint = "to reproduce x itself, give (x, x)"
         if isinstance(batch, (tuple, list)):
             picked = "b[0], b[0]" if len(batch) == 1 else "(b[0], b[1]), b[2]"
@@ -317,7 +325,7 @@ def pair(batch: Any) -> tuple[Any, Any]:
         elif isinstance(batch, Mapping):
             x, target = [repr(name) for name in (*batch, "x", "target")][:2]
             hint = f"of a loader of dicts, give training.stream(loader, pick=({x}, {target}))"
-        raise ConfigError(f"a batch is a pair (x, target), got a {came}; {hint}")
+        raise ConfigError(f"a batch is a pair (x, target), got {came}; {hint}")
     weighted.check(batch[1])
     if any(0 in jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tuple(batch))):
         raise DataError("the batch is empty; the mean of no examples is NaN")

@@ -11,20 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
+from jaxnet import _words as words
 from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, located, named
-from jaxnet.layers.layer import Params, State, as_layer
+from jaxnet.layers.layer import Layer, Params, State, as_layer
 from jaxnet.optimizers import _members, plateau
 from jaxnet.optimizers.averaged import averages
 from jaxnet.paths import Which
 from jaxnet.training import averaging, nans, pairs, pruning
 from jaxnet.training import early_stopping as stopping
 from jaxnet.training import state as states
-from jaxnet.training.evaluate import check_labels, on_arrays
+from jaxnet.training.evaluate import on_arrays
 from jaxnet.training.freezing import as_trained
 from jaxnet.training.memory import bytes_needed, members_that_fit
 from jaxnet.training.state import MOST_BYTES_KEPT, all_finite, nbytes
 from jaxnet.training.step import checked_metrics, make_step
+from jaxnet.training.targets import check_targets
 
 MOST_FLOPS_AT_ONCE = 2e6
 """On a CPU, operations a step and member up to which members train side by side.
@@ -44,7 +46,7 @@ class Sweep(NamedTuple):
       settings: by name, an array ``(members,)``: the seeds and the hyperparameters.
       best: the member with the lowest last loss, of validation if there was one (with ``early_stopping``, with the best
         value of what it watches), of those that ``halving`` has not dropped; -1 if none is finite.
-      epochs: by member, for how many epochs it was trained; after that its history is NaN.
+      epochs: an array ``(members,)``: for how many epochs each was trained; after that its history is NaN.
     """
 
     params: Params
@@ -72,6 +74,12 @@ class Sweep(NamedTuple):
 def grid(**values: Sequence[Any]) -> dict[str, np.ndarray]:
     """Every combination of some values, as equally long arrays for `sweep`.
 
+    Args:
+      **values: by name, the values to combine; the last name's change first.
+
+    Returns:
+      By name, an array (combinations,).
+
     Raises:
       ConfigError: a name whose values are no list, or an empty one.
 
@@ -82,7 +90,9 @@ def grid(**values: Sequence[Any]) -> dict[str, np.ndarray]:
     """
     for name, several in values.items():
         if isinstance(several, (str, bytes)) or not np.iterable(several):
-            raise ConfigError(f"{name} must be a list of values, got {several!r}; a single one is [{several!r}]")
+            raise ConfigError(
+                f"{name} must be a list of values, got {words.came(several)}; a single one is [{several!r}]"
+            )
     lists = {name: list(several) for name, several in values.items()}
     if not lists or not all(lists.values()):
         raise ConfigError(f"every name needs at least one value, got {lists}")
@@ -140,7 +150,7 @@ def sweep(
     Raises:
       ConfigError: settings of unequal lengths, no seeds, or names that ``optimizer`` does not take; a halving that
         drops none; members that do not fit in the device's memory, with how many would.
-      DataError: data that `fit` refuses.
+      DataError, DTypeError, ShapeError: data that `fit` refuses.
 
     Example:
       >>> import jax.numpy as jnp
@@ -153,44 +163,21 @@ def sweep(
       >>> result.history["loss"].shape, float(result.settings["rate"][result.best])
       ((5, 4), 0.3)
     """
-    net = as_layer(net)
+    net = as_layer(net, "net")
     checks.function("optimizer", optimizer)
     epochs = checks.integer("epochs", epochs, minimum=1)
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
     settings, seeds, hyper = _settings(settings)
-    rungs, watch = (
-        pruning.checked(halving, len(seeds), epochs),
-        stopping.checked(early_stopping, validation is not None),
-    )
+    rungs = pruning.checked(halving, len(seeds), epochs)
+    watch = stopping.checked(early_stopping, validation is not None)
     _check_rule(optimizer, settings, hyper)
-    data = pairs.checked(data)
-    check_labels(net, loss, data)
-    if validation is not None:
-        validation = named("sweep: validation")(pairs.checked)(validation)
-        check_labels(net, loss, validation)
+    data, validation = _checked_pairs(net, loss, data, validation)
     samples = len(jax.tree.leaves(data)[0])
     data_module.must_fill(batch_size, samples)
     orders = _orders(seeds, samples, batch_size)
     device = jax.tree.map(jnp.asarray, data)
 
-    @jax.vmap
-    def begin(key, hyper):
-        return states.init(net, optimizer(**hyper), pairs.of_size(1, device[0]), key, freeze=freeze)
-
-    def one_step(train_state, hyper, row, *, guard=True):
-        step = make_step(net, loss, optimizer(**hyper), metrics=metrics, guard=guard, freeze=freeze)
-        return step(train_state, jax.tree.map(lambda leaf: leaf[row], device))
-
-    def epoch(train_state, hyper, rows, *, guard):
-        train_state, measured = jax.lax.scan(
-            lambda carry, row: one_step(carry, hyper, row, guard=guard), train_state, rows
-        )
-        weight = measured.pop("weight", None)
-        finite = {name: jnp.isfinite(values) for name, values in measured.items()}
-        means = {name: _mean(values, weight, finite[name]) for name, values in measured.items()}
-        means["skipped"] = jnp.sum(measured["skipped"])
-        return train_state, means, jnp.all(finite["loss"] & finite["grad_norm"]) & all_finite(train_state.params)
-
+    begin, one_step, epoch = _member(net, loss, optimizer, device, metrics, freeze)
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
     shapes = jax.eval_shape(begin, keys, hyper)
     first: Any = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (shapes, hyper))
@@ -224,6 +211,7 @@ def sweep(
     for monitor, who in (watched if watch is None else watched | {watch.monitor: "early stopping"}).items():
         validated = [] if validation is None else [f"validation_{name}" for name in ("loss", *(metrics or ()))]
         stopping.check_column(monitor, [*jax.eval_shape(one_step, *first)[1], *validated], who)
+    stopping.check_mode(watch)
     records: list[dict[str, np.ndarray]] = []
     where, well = next(iter(jax.tree.leaves(device)[0].devices())), small
     with members_that_fit(len(seeds), where, bytes_of):
@@ -257,11 +245,47 @@ def sweep(
     return Sweep(params, state, history, settings, best, members.epochs)
 
 
+def _checked_pairs(net: Layer, loss: Any, data: Any, validation: Any) -> tuple[Any, Any]:
+    """Both as arrays, with labels that the network has outputs for."""
+    data = pairs.checked(data)
+    check_targets(net, loss, data)
+    if validation is not None:
+        validation = named("sweep: validation")(pairs.checked)(validation)
+        check_targets(net, loss, validation)
+    return data, validation
+
+
+def _member(
+    net: Layer, loss: Any, optimizer: Callable[..., Any], data: Any, metrics: Any, freeze: Which | None
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """The first states of members, and of one member a step on some rows of the data, and an epoch of such steps."""
+
+    @jax.vmap
+    def begin(key, hyper):
+        return states.init(net, optimizer(**hyper), pairs.of_size(1, data[0]), key, freeze=freeze)
+
+    def one_step(train_state, hyper, row, *, guard=True):
+        step = make_step(net, loss, optimizer(**hyper), metrics=metrics, guard=guard, freeze=freeze)
+        return step(train_state, jax.tree.map(lambda leaf: leaf[row], data))
+
+    def epoch(train_state, hyper, rows, *, guard):
+        train_state, measured = jax.lax.scan(
+            lambda carry, row: one_step(carry, hyper, row, guard=guard), train_state, rows
+        )
+        weight = measured.pop("weight", None)
+        finite = {name: jnp.isfinite(values) for name, values in measured.items()}
+        means = {name: _mean(values, weight, finite[name]) for name, values in measured.items()}
+        means["skipped"] = jnp.sum(measured["skipped"])
+        return train_state, means, jnp.all(finite["loss"] & finite["grad_norm"]) & all_finite(train_state.params)
+
+    return begin, one_step, epoch
+
+
 def _mean(values: jax.Array, weight: jax.Array | None, which: jax.Array) -> jax.Array:
     """Over some of an epoch's steps, each by what its batch counted."""
     if weight is None:
         return jnp.mean(values, where=which)
-    weight = jnp.where(which, weight.astype(values.dtype), 0)
+    weight = jnp.where(which & jnp.isfinite(weight), weight.astype(values.dtype), 0)
     return jnp.sum(weight * jnp.where(which, values, 0)) / jnp.sum(weight)
 
 
@@ -312,7 +336,8 @@ def _over_members(
 def _settings(given: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, jax.Array]]:
     """The settings as arrays; of them, the seeds, and the hyperparameters on the device."""
     if not isinstance(given, Mapping) or "seed" not in given:
-        raise ConfigError(f"settings must be a dict with a 'seed' a member, got {given!r}; try training.grid")
+        hint = "add seed=[0]" if isinstance(given, Mapping) else "try training.grid"
+        raise ConfigError(f"settings must be a dict with a 'seed' a member, got {words.came(given)}; {hint}")
     settings = {name: np.asarray(values) for name, values in given.items()}
     lengths = {name: values.shape for name, values in settings.items()}
     if len(set(lengths.values())) > 1 or settings["seed"].ndim != 1 or not len(settings["seed"]):

@@ -16,7 +16,7 @@ Write = Callable[[int, dict[str, float]], Any]
 
 
 class Tracker:
-    """A callback that writes every epoch's record, and what every n-th step has measured.
+    """A callback, of `wandb` say, that writes every epoch's record, and what every n-th step has measured.
 
     The writer is opened by the first record, of the first process alone, and closed when the run ends, however it does.
 
@@ -74,6 +74,10 @@ def tensorboard(directory: str | os.PathLike[str], *, every: int = 100) -> Track
     Raises:
       DependencyError: tensorboard is not installed; ``pip install tensorboard``, which needs no TensorFlow.
       ConfigError: what is no path or number.
+
+    Example:
+      >>> from jaxnet import training
+      >>> callbacks = [training.tensorboard("logs/1")]  # doctest: +SKIP
     """
     path = checks.path("directory", directory)
     summary = optional.load("training.tensorboard", "tensorboard.summary")
@@ -106,6 +110,15 @@ def wandb(run: Any = None, *, every: int = 100, **options: Any) -> Tracker:
     Raises:
       DependencyError: wandb is not installed; ``pip install wandb``.
       ConfigError: what is no number, or options of a run that there is.
+
+    Example:
+      >>> from jaxnet import training
+      >>> class Run:  # in the place of what ``wandb.init(project="digits")`` returns
+      ...     def log(self, values, step):
+      ...         print(step, values)
+      >>> callback = training.wandb(Run(), every=0)
+      >>> callback({"epoch": 1, "step": 20, "loss": 0.5}, None)  # as `fit` does
+      20 {'epoch': 1.0, 'epoch/loss': 0.5}
     """
     library = optional.load("training.wandb", "wandb") if run is None else None
     return _of_run(library, run, every, options)
@@ -126,6 +139,16 @@ def trackio(run: Any = None, *, every: int = 100, **options: Any) -> Tracker:
     Raises:
       DependencyError: trackio is not installed; ``pip install trackio``.
       ConfigError: what is no number, or options of a run that there is.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxnet import training
+      >>> class Run:  # in the place of what ``trackio.init(project="digits")`` returns
+      ...     def log(self, values, step):
+      ...         print(step, values)
+      >>> callback = training.trackio(Run(), every=10)
+      >>> callback.on_steps({"step": np.array([19, 20]), "loss": np.array([0.6, 0.5])}, None)  # as `fit` does
+      20 {'step/loss': 0.5}
     """
     library = optional.load("training.trackio", "trackio") if run is None else None
     return _of_run(library, run, every, options)

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet import _checks as checks
 from jaxnet._dtypes import at_least_float32
-from jaxnet.errors import ConfigError, DataError, DTypeError
+from jaxnet.errors import OF_VALUES, ConfigError, DataError, DTypeError, read_values
 
 
 class Weighted(NamedTuple):
@@ -53,16 +54,28 @@ def applied(what: str, f: Callable[..., Any], *arguments: Any) -> Any:
       ConfigError: it has, and the function takes none.
     """
     *before, target = arguments
-    if not isinstance(target, Weighted):
-        return f(*arguments)
-    if not takes_weights(f):
+    weights = {}
+    if isinstance(target, Weighted):
+        target, weights = target.target, {"weights": target.weights}
+    if weights and not takes_weights(f):
         name = getattr(f, "__name__", type(f).__name__).strip("<>")
         given = ", ".join(("prediction", "target")[-len(arguments) :])
         raise ConfigError(
             f"the data have weights, and {what}, {name}, takes none; give one that does, as those of jaxnet.losses and "
             f"jaxnet.metrics do: {name}({given}, weights=weights)"
         )
-    return f(*before, target.target, weights=target.weights)
+    try:
+        return f(*before, target, **weights)
+    except OF_VALUES as error:
+        read_values(error, what)
+        raise
+
+
+def of_pair(name: str, value: Any) -> Any:
+    """``value``, which must be a function of a prediction and a target, and maybe of weights."""
+    if checks.accepts(checks.function(name, value), None, None, weights=None):
+        return value
+    return checks.takes(name, value, "prediction", "target")
 
 
 def takes_weights(f: Callable[..., Any]) -> bool:

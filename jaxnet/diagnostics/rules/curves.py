@@ -80,6 +80,38 @@ def rate_too_small(curves: Curves) -> Verdict | None:
     )
 
 
+@rule(Place.EVALUATION, 0.85)
+def evaluation_differs(curves: Curves) -> Verdict | None:
+    """The same samples have a far larger loss in evaluation than in training."""
+    seen = both_losses(curves)
+    if seen is None or not seen[1] - seen[0] > limits.GAP * curves.start:
+        return None
+    return of_evaluation(*seen)
+
+
+def both_losses(curves: Curves) -> tuple[float, float] | None:
+    """The loss of the training set in training and in evaluation, if that is much larger."""
+    if not {"loss", "training_loss"} <= set(curves.history.names):
+        return None
+    trained = float(np.median(curves.history["loss"][-3:]))
+    evaluated = float(np.median(curves.history["training_loss"][-3:]))
+    return (trained, evaluated) if trained < limits.EVALUATION * evaluated else None
+
+
+def of_evaluation(trained: float, evaluated: float, more: str = "") -> Verdict:
+    """The verdict, with ``more`` evidence."""
+    return verdict(
+        "evaluation_differs",
+        f"the loss of the training set is {trained:.3g} as the network runs in training, and {evaluated:.3g} in "
+        f"evaluation (limit {limits.EVALUATION:.0%}){more}",
+        "The averages that batch norm uses in evaluation are not those of the data: a decay so near 1 that they do not "
+        "follow, batches of a few samples, or a loop that leaves the state as it was or gives a wrong train flag. In a "
+        "network without batch norm, a loss that depends on which samples stand together: look at the axes that it "
+        "normalizes or averages over",
+        remedies("reestimate"),
+    )
+
+
 @rule(Place.OUTCOME, 0.5)
 def noisy_gradient(curves: Curves) -> Verdict | None:
     """The loss varies from batch to batch."""
@@ -94,9 +126,25 @@ def noisy_gradient(curves: Curves) -> Verdict | None:
 
 
 @rule(Place.OUTCOME, 0.7)
+def no_progress(curves: Curves) -> Verdict | None:
+    """The curve is flat where no network is too small: above what the last layer's bias alone would reach."""
+    if not _untrained(curves) or not curves.fall < limits.PLATEAU:
+        return None
+    if not curves.baseline or not curves.left > 1 + limits.PLATEAU:
+        return None
+    return verdict(
+        "no_progress",
+        f"{curves.ending}, which the last layer's bias alone would reach, and over the last third it fell by "
+        f"{curves.fall:.1%} (flat below {limits.PLATEAU:.0%})",
+        "The training got nowhere, whatever the network could represent: steps too small, too large or too noisy",
+        remedies("plain_optimizer", "initialize", "normalize"),
+    )
+
+
+@rule(Place.OUTCOME, 0.7)
 def underfitting(curves: Curves) -> Verdict | None:
     """The curve is flat before the run has trained; without validation or a baseline it is but a plateau."""
-    if not _untrained(curves) or not curves.fall < limits.PLATEAU:
+    if not _untrained(curves) or not curves.fall < limits.PLATEAU or no_progress(curves):
         return None
     return verdict(
         "underfitting" if curves.validation.size or curves.baseline else "plateau",
@@ -110,11 +158,30 @@ def underfitting(curves: Curves) -> Verdict | None:
 @rule(Place.OUTCOME, 0.7)
 def not_converged(curves: Curves) -> Verdict | None:
     """The run has not trained, the curve still falls, and nothing else is wrong with it."""
-    if not _untrained(curves) or any(known(curves) for known in (rate_too_small, noisy_gradient, underfitting)):
+    others = (rate_too_small, noisy_gradient, no_progress, underfitting)
+    if not _untrained(curves) or any(known(curves) for known in others):
         return None
     return verdict(
         "not_converged",
         f"{curves.ending}, more than {limits.TRAINED:.0%}, and over the last third it still fell by {curves.fall:.1%}",
         "Too few steps",
-        remedies("train_longer", ("scale_rate", 3.0)),
+        remedies(("train_longer", steps_needed(curves)), ("scale_rate", 3.0)),
     )
+
+
+def steps_needed(curves: Curves) -> int | None:
+    """After how many steps the run has trained if the logarithm of the loss goes on falling as over the last half."""
+    if "step" not in curves.history.names:
+        return None
+    half = len(curves.loss) // 2
+    loss, steps = curves.loss[half:], curves.history["step"][half:]
+    if len(loss) < 3 or not (np.isfinite(loss) & (loss > 0)).all():
+        return None
+    slope, height = np.polyfit(steps, np.log(loss), 1)
+    if slope >= 0:
+        return None
+    needed = max(float((np.log(limits.TRAINED * curves.start) - height) / slope), float(steps[-1]))
+    if needed > limits.FAR * float(steps[-1]):
+        return None
+    digits = 10 ** max(int(np.log10(needed)) - 1, 0)
+    return int(np.ceil(needed / digits) * digits)

@@ -20,7 +20,7 @@ def _worst(report: LayerReport) -> int | None:
 def born_dead(facts: Facts) -> Verdict | None:
     """Half of the units of a rectifier are 0 on the whole batch before the first step."""
     report, worst = facts.before, _worst(facts.before)
-    if facts.trained or worst is None:
+    if facts.trained or worst is None or (_one_sign(facts.x) and report.dead[worst] < limits.BORN_DEAD):
         return None
     return verdict(
         "dead_units",
@@ -29,6 +29,13 @@ def born_dead(facts: Facts) -> Verdict | None:
         "They were born dead: large negative biases, or layers so narrow that all units are off at once",
         remedies("initialize", "use_leaky_rectifiers", "normalize", "widen"),
     )
+
+
+def _one_sign(x: object) -> bool:
+    """Whether each input is one number or two, and all are of one sign."""
+    if not isinstance(x, np.ndarray) or x.ndim != 2 or x.shape[1] > 2:
+        return False
+    return bool((x >= 0).all() or (x <= 0).all())
 
 
 @rule(Place.UNITS, 0.75)

@@ -15,16 +15,22 @@ __all__ = ["Place", "Rule", "Verdict", "limits", "remedies", "rule", "rules_in",
 class Place(enum.IntEnum):
     """Where a verdict stands in the chain of causes: it may be the consequence of any at an earlier place."""
 
-    SCALE = 0
+    OUTPUT = 0
+    """What the output and the loss can represent, and whether there is a gradient."""
+    SCALE = 1
     """Of inputs, targets and weights."""
-    GRADIENT = 1
+    GRADIENT = 2
     """What becomes of it over depth."""
-    RATE = 2
-    UNITS = 3
-    LABELS = 4
-    OUTCOME = 5
+    EVALUATION = 3
+    """Whether what is evaluated is what was trained."""
+    RATE = 4
+    NETWORK = 5
+    """What it is made of, and how it is held back."""
+    UNITS = 6
+    LABELS = 7
+    OUTCOME = 8
     """What the learning curves show in the end."""
-    LEFT_OUT = 6
+    LEFT_OUT = 9
     """Samples without which the rest is diagnosed: they explain nothing of it."""
 
 
@@ -62,4 +68,5 @@ def verdict(name: str, evidence: str, cause: str, remedies: tuple[Remedy, ...]) 
 
 def rules_in(*modules: ModuleType) -> tuple[Rule, ...]:
     """The rules of some modules, in the order in which they are written."""
-    return tuple(thing for module in modules for thing in vars(module).values() if isinstance(thing, Rule))
+    every = (thing for module in modules for thing in vars(module).values() if isinstance(thing, Rule))
+    return tuple({rule.look: rule for rule in every}.values())  # each once, though other files ask it too

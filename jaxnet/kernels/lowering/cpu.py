@@ -41,6 +41,12 @@ MOST_ROWS = 8
 MOST_JOINED = 10 * 2**20
 """Bytes of those copies. The system hands out more than that page by page: 2x224x224, 64 to 64, K 3: 0.5 times."""
 
+MOST_PIECE = 3 * 2**20
+"""Bytes of them at once, where a kernel's gradient is summed in pieces because all would be twice too many."""
+
+MOST_PATCHES = 2 * 2**20
+"""Bytes of the patches that are made at once where a kernel's gradient is summed in pieces."""
+
 MOST_LOOPLESS = 4
 """Groups of two dimensions that become a form each: more are a loop, which takes as long and compiles at once."""
 
@@ -241,21 +247,37 @@ def _product_for_w(p: Problem) -> jax.Array:
 def _convolution(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
     # XLA's convolution is faster along one axis than along two: 1.1 to 1.7 times for y, 1.0 to 2.8 for w (3 to 96
     # channels, 32 to 192 filters, K 3, 5 and 7). 256 filters make no difference to y. With 128 channels or 512 filters
-    # it is 0.85 to 1.2, by machine; with 16 filters 0.7, and with 8, whose products are narrow, 0.15.
+    # y is 0.8 to 1.2, by machine; with 16 filters 0.7, and with 8, whose products are narrow, 0.15. For w there is no
+    # such bound: 8x32x32, 128 to 128, and 64x32x32, 16 to 16: 2.1 and 2.8 times; 128x28x28, 8 to 16: 8; 16x32x32, 16 to
+    # 8, 0.8.
     channels, filters, several = a.shape[-1], b.shape[-1], math.prod(geometry.size) > 1
+    wide = slot == "w" or (channels <= 96 and 32 <= filters <= 256)
     small = not is_symbolic(a.shape[1])  # with a batch of any size, none is known to be
     if slot == "y" and not small:
         return forms.dense(slot, a, b, geometry)
-    if geometry.ndim > 1 and several and geometry.size[0] <= MOST_ROWS and channels <= 96 and 32 <= filters <= 256:
+    if geometry.ndim > 1 and several and geometry.size[0] <= MOST_ROWS and wide:
         row = a.dtype.itemsize * geometry.size[0] * a.size // geometry.lengths[0]
-        most = max(1, MOST_JOINED // row) if small else geometry.outputs[0]
-        if most >= geometry.outputs[0]:
+        rows = geometry.outputs[0]
+        if not small or rows == 1 or row * rows <= (2 if slot == "w" else 1) * MOST_JOINED:
             return rewrites.solve(rewrites.rows(geometry), slot, a, b, geometry, solve)
         if slot == "w":
-            # 2x224x224, 64 to 64, K 3: 2.3 times as fast as all rows at once, 7 times as XLA's; 16x56x56: 1.8 times.
-            count = next(n for n in range(most, 0, -1) if geometry.outputs[0] % n == 0)
+            # 2x224x224, 64 to 64, K 3: 1.9 times as fast as all rows at once, 1.3 times as in pieces of 10 MB;
+            # 16x56x56: 2.2 and 1.5 times. 64x28x28, 32 to 64, of 18 MB: 0.9 times, 128x28x28, 16 to 32: 0.7.
+            count = next(n for n in range(min(rows, max(1, MOST_PIECE // row)), 0, -1) if rows % n == 0)
             return forms.in_pieces(a, b, geometry, count, _convolution)
     return forms.dense(slot, a, b, geometry)
+
+
+def _patches_in_pieces(p: Problem) -> jax.Array:
+    # As many rows of outputs at once as have patches that a cache holds.
+    outputs, columns = p.geometry.outputs
+    row = p.a.dtype.itemsize * p.a.shape[1] * columns * p.taps * p.channels
+    count = next(n for n in range(min(outputs, max(1, MOST_PATCHES // row)), 0, -1) if outputs % n == 0)
+    return forms.in_pieces(p.a, p.b, p.geometry, count, _product_of_patches)
+
+
+def _product_of_patches(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    return rewrites.solve(rewrites.patches(geometry), slot, a, b, geometry, forms.dot)
 
 
 def _no_longer(geometry: Geometry) -> bool:
@@ -282,6 +304,18 @@ _dense = table(
     Rule(
         lambda p: p.filters <= p.channels and not p.strided and _no_longer(p.geometry),
         lambda p: p.through(rewrites.mirrored(p.geometry), _convolution),
+    ),
+    # 64x32x32, 16 to 32, K 3, S 2: 1.7 times; 16x56x56, 64 to 128: 1.6; 32x28x28, 128 to 256: 2.2; 64x14x14, 64 to 64:
+    # 1.0. Fewer channels, or K 4 and more, lose, and long signals too, with or without strides.
+    Rule(
+        lambda p: (
+            p.geometry.ndim == 2
+            and p.strided
+            and p.taps <= 9
+            and p.channels * p.filters >= 512
+            and not is_symbolic(p.a.shape[1])
+        ),
+        _patches_in_pieces,
     ),
     otherwise(lambda p: p.by(_convolution)),
 )

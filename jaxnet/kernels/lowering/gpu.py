@@ -57,6 +57,10 @@ def _phases(p: Problem) -> jax.Array:
 
 # The vendor's convolution runs one group after another, and XLA stuffs the gradient by the input with zeros.
 _grouped = table(
+    # In 16 bits the vendor has kernels for these; all three slots in a scan, 4x56x56, 64, K 3: 162 / 185; 4x28x28, 128,
+    # K 5: 162 / 204 of shifted products. 8x512, 256 to 256, K 41, S 4, g 64: 252 / 390 of phases.
+    Rule(lambda p: p.narrow and p.elementwise(25) and len(p.geometry.size) == 2 and not p.strided, _group_after_group),
+    Rule(lambda p: p.narrow and p.strided and p.taps > 16 and p.channels == p.filters == 4, _group_after_group),
     # 16x8192, 32, K 5: y 170 / 44, x 173 / 37, w 104 / 43. 8x512, 256, K 31: 167 / 46, 165 / 47, 135 / 70.
     Rule(lambda p: p.elementwise() and p.slot == "x", _phases),
     Rule(lambda p: p.elementwise(), lambda p: p.by(in_float32(shifted))),

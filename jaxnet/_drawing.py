@@ -1,0 +1,62 @@
+"""Random numbers for parameters, by programs that are compiled quickly: each runs once.
+
+A shape's first draw is almost all compiling, and for a CPU XLA compiles random bits in half the time or less where it
+does not optimize them.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def split(key: Any, n: int) -> tuple[Any, ...]:
+    """`jax.random.split`, as a tuple."""
+    return _run(_split, key, n)
+
+
+def normal(key: Any, shape: Sequence[int], dtype: Any, stddev: float) -> jax.Array:
+    """Numbers of the normal distribution of mean 0."""
+    return _run(_normal, key, tuple(shape), jnp.dtype(dtype), stddev)
+
+
+def uniform(key: Any, shape: Sequence[int], dtype: Any, bound: float) -> jax.Array:
+    """Numbers from [-bound, bound)."""
+    return _run(_uniform, key, tuple(shape), jnp.dtype(dtype), bound)
+
+
+def _run(draw: Callable[..., Any], key: Any, *arguments: Any) -> Any:
+    return (_quick(draw) if _alone(key) else draw)(key, *arguments)
+
+
+def _alone(key: Any) -> bool:
+    """Whether what is drawn from this key would be a program of its own, for a CPU."""
+    typed = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+    data = jax.random.key_data(typed)  # traced inside any transformation, even where the key is a constant there
+    return not isinstance(data, Tracer) and all(device.platform == "cpu" for device in data.devices())
+
+
+@functools.cache
+def _quick(draw: Callable[..., Any]) -> Callable[..., Any]:
+    # All but the key are constants, as in the program around a draw inside a transformation: the same products.
+    names = tuple(inspect.signature(draw).parameters)[1:]
+    return jax.jit(draw, static_argnames=names, compiler_options=QUICKLY)
+
+
+def _split(key: Any, n: int) -> tuple[Any, ...]:
+    return tuple(jax.random.split(key, n))
+
+
+def _normal(key: Any, shape: tuple[int, ...], dtype: Any, stddev: float) -> jax.Array:
+    values = jax.random.normal(key, shape, dtype)
+    return values * jnp.asarray(stddev, values.dtype)
+
+
+def _uniform(key: Any, shape: tuple[int, ...], dtype: Any, bound: float) -> jax.Array:
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
