@@ -2,6 +2,7 @@
 
 import gc
 import importlib.metadata
+import importlib.util
 import os
 
 # Before jax starts: virtual devices for sharding tests, and a thread pool wide enough that their
@@ -26,10 +27,14 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # processor's time. It changes what XLA does to a program, not which program the library writes.
 # JAX_DISABLE_MOST_OPTIMIZATIONS=0 has them as users do.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# And no program says for each of its operations from which lines it came, which takes its time.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and "parallel_codegen" not in os.environ["XLA_FLAGS"]:
     os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
     if importlib.metadata.version("jaxlib").startswith("0.10."):
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+    if importlib.util.find_spec("jax_plugins"):  # a GPU: no kernel is timed against others before its only run
+        os.environ["XLA_FLAGS"] += " --xla_gpu_autotune_level=0"
 
 import hypothesis
 import jax
@@ -70,9 +75,13 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_finish():
-    """What was imported stays, so that a collection of garbage need not look through it: a tenth of the time."""
+    """What was imported stays, so that a collection of garbage need not look through it: a tenth of the time.
+
+    Nor through what a trace makes after every 700 objects of it: a twentieth.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.hookimpl(tryfirst=True)

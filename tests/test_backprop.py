@@ -324,13 +324,19 @@ def test_errors_say_what_to_do(case):
 # Networks
 
 
-# One of each, the last and so the most awkward of its variants.
-EVERY = {name.partition("-")[0]: name for name in TABLE} | {"dropout": "dropout"}
+# What a layer computes is a node, whose derivatives are JAX's. Here is one of each kind of node: with parameters,
+# state or keys, with none of them, with rules and loops of its own, and every container, which opens into its parts.
+KINDS = (
+    "dense", "conv-depthwise-causal", "conv_transpose-awkward", "max_pool-2-D", "dropout", "batch_norm-positions",
+    "spectral_norm", "weight_norm-network", "low_rank-repeat", "lstm-both", "embedding", "tied", "on_first",
+    "pad-reflect", "attention-dropout", "reshape", "stateless", "layer", "chain", "residual-shortcut",
+    "parallel-concatenate", "repeat-remat", "mixed_precision", "frozen-given", "raveled", "watched",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*EVERY.values(), "conv-depthwise-causal", "conv_transpose-awkward"])
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.usefixtures("x64")
-def test_of_every_layer_gradients_are_those_of_jax(name):
+def test_of_every_kind_of_layer_gradients_are_those_of_jax(name):
     layer, params, state, x = start(TABLE[name])
     net = layers.chain(layer)
 
@@ -392,20 +398,28 @@ def test_a_networks_loss_is_a_node_a_layer(traced):
 
 def test_the_adjoint_of_a_layer_is_the_gradient_of_the_rest(traced):
     net, params, state, x, y, graph = traced
-    for i in range(len(net.about.parts)):
-        value, _ = layers.chain(*(part for _, part in net.about.parts[: i + 1])).apply(
-            params[: i + 1], state[: i + 1], x, train=True
-        )
 
-        def rest(value, i=i):
-            if i + 1 < len(net.about.parts):
-                after = layers.chain(*(part for _, part in net.about.parts[i + 1 :]))
-                value, _ = after.apply(params[i + 1 :], state[i + 1 :], value, train=True)
-            return losses.softmax_cross_entropy(value, y)
+    @jax.jit
+    def expected(params, state, x):
+        found = []
+        for i in range(len(net.about.parts)):
+            value, _ = layers.chain(*(part for _, part in net.about.parts[: i + 1])).apply(
+                params[: i + 1], state[: i + 1], x, train=True
+            )
 
+            def rest(value, i=i):
+                if i + 1 < len(net.about.parts):
+                    after = layers.chain(*(part for _, part in net.about.parts[i + 1 :]))
+                    value, _ = after.apply(params[i + 1 :], state[i + 1 :], value, train=True)
+                return losses.softmax_cross_entropy(value, y)
+
+            found.append((value, jax.grad(rest)(value)))
+        return found
+
+    for i, (value, adjoint) in enumerate(expected(params, state, x)):
         node = graph[f"chain[{i}]"]
         np.testing.assert_allclose(node.value, value, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(node.adjoint, jax.grad(rest)(value), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(node.adjoint, adjoint, rtol=1e-3, atol=1e-5)
 
 
 def test_layers_open_on_request(traced):
@@ -572,10 +586,15 @@ def test_no_boxes_overlap_and_no_edge_runs_through_one(case):
         assert [places.row[s] for s in stops] == list(range(places.row[edge[0]], places.row[edge[1]] + 1))
 
 
-def test_the_page_shows_what_the_example_prints(tmp_path, capsys):
+def test_the_page_shows_what_it_and_the_example_print(tmp_path, capsys, monkeypatch):
     example.main(["--out", str(tmp_path)])
     printed = capsys.readouterr().out
     page = (ROOT / "docs" / "backprop.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(program, {})
+    assert capsys.readouterr().out in printed
+    assert (tmp_path / "out" / "backprop.png").exists()
     figure, by_layer, copies = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
     assert figure in printed
 

@@ -4,6 +4,7 @@ Each row's number is that of the survey of what other libraries do with the same
 silently for at least half of these.
 """
 
+import functools
 import re
 from functools import partial
 
@@ -23,8 +24,9 @@ from jaxnet import (
     losses,
     optimizers,
     sizes,
+    training,
 )
-from jaxnet.errors import ConfigError, DataError, DTypeError, JaxnetError, ShapeError
+from jaxnet.errors import ConfigError, DataError, DTypeError, JaxnetError, ShapeError, named
 
 X = jnp.ones((2, 10, 3))
 KERNEL = jnp.ones((3, 3, 4))
@@ -68,6 +70,19 @@ def with_params(layer, params, state=(), x=X):
 
 
 DEEP = layers.chain(layers.dense(3), layers.residual(layers.chain(jnp.tanh, layers.conv(3, 3, padding="same"))))
+
+
+class Own:
+    """A layer as other libraries have them."""
+
+    def init(self, key, x):
+        return (), ()
+
+    def apply(self, params, state, x):
+        return x, state
+
+
+APPLY = Own().apply
 DENSE_PARAMS = layers.dense(3).init(KEY, X)[0]
 
 # (row and what is wrong, call, class, pattern in the message)
@@ -105,7 +120,6 @@ ROWS = [
     masked("relu", activations.relu, MASKED),
     masked("softmax", activations.softmax, MASKED),
     masked("an example", layers.dense(2).init, KEY, MASKED),
-    masked("diagnose", diagnostics.diagnose, layers.dense(1), losses.mse, optimizers.sgd(0.1), (MASKED[:, 0], MASKED[:, 0, :1]), what="data"),
     masked("suspect_labels", diagnostics.suspect_labels, MASKED[0], np.zeros(10), np.zeros(10)),
     masked("from_torch", partial(interop.from_torch, net=layers.dense(2, bias=False), x=np.ones((1, 3), np.float32)), {"weight": MASKED[0, :2]}, what="weight"),
     masked("frozen", layers.frozen(layers.dense(3, bias=False), {"kernel": MASKED[0]}).init, KEY, np.ones((1, 10), np.float32), what="params"),
@@ -143,6 +157,7 @@ ROWS = [
     ("43 units True", lambda: layers.dense(True), ConfigError, r"dense: units must be an integer >= 1, got True"),
     ("43 padding -1", lambda: layers.conv(4, 3, padding=-1), ConfigError, r"conv: padding must be an integer >= 0, got -1"),
     ("43 padding SMAE", lambda: layers.conv(4, 3, padding="SMAE"), ConfigError, r"padding must be one of 'valid', 'same', 'causal', got 'SMAE'"),
+    ("43 padding SAME", lambda: layers.conv(4, 3, padding="SAME"), ConfigError, r"got 'SAME'; write 'same'"),
     ("43 padding of three", lambda: layers.conv(4, 3, padding=(1, 2, 3)), ConfigError, r"padding of one dimension is an integer or \(before, after\), got \(1, 2, 3\)"),
     ("43 2-D padding of two integers", lambda: layers.conv(4, (3, 3), padding=(1, 2)), ConfigError, r"2 pairs \(before, after\), got \(1, 2\)"),
     ("43 strides of another rank", lambda: layers.conv(4, (3, 3), strides=(1, 2, 3)), ConfigError, r"strides must be an integer or 2 of them"),
@@ -154,14 +169,14 @@ ROWS = [
     ("43 epsilon 0", lambda: layers.layer_norm(epsilon=0), ConfigError, r"layer_norm: epsilon must be a finite number in \(0, inf\]"),
     ("43 two sizes -1", lambda: layers.reshape(-1, -1), ConfigError, r"reshape: at most one size may be -1"),
     ("45 batch norm of one value", apply(layers.batch_norm(), X[:1, 0], X, train=True), ShapeError, r"at least two values a channel, got 1 \(input \(1, 3\)\).*use a larger batch, or layer_norm"),
-    ("47 train is missing", lambda: layers.dense(3).apply(DENSE_PARAMS, (), X), TypeError, r"train"),
+    ("47 train is missing", lambda: layers.dense(3).apply(DENSE_PARAMS, (), X), ConfigError, r"dense: apply takes .*, and train did not come; call y, state = net"),
     ("47 train is 1", lambda: layers.dense(3).apply(DENSE_PARAMS, (), X, train=1), ConfigError, r"dense: train must be True or False, got 1"),
     ("47 train is traced", lambda: jax.jit(lambda t: layers.chain(layers.dense(3)).apply((DENSE_PARAMS,), ((),), X, train=t))(True), ConfigError, r"chain: train must be True or False, got a traced value; .*static_argnames"),
     ("params of another layer", with_params(layers.dense(3), {"w": jnp.ones((3, 3))}), ConfigError, r"dense: params must be a dict of kernel, bias, got a dict of w"),
     ("params of another kernel", with_params(layers.conv(4, 5), {"kernel": KERNEL, "bias": jnp.ones(4)}), ShapeError, r"the kernel \(3, 3, 4\) is another layer's; this one has kernel_size=\(5,\)"),
     ("params of a shorter chain", with_params(layers.chain(jnp.tanh, jnp.tanh), ((),), ((), ())), ConfigError, r"chain: params must be a tuple of 2, one entry a part, got tuple of 1"),
     ("state of another network", with_params(layers.chain(jnp.tanh), ((),), ()), ConfigError, r"chain: state must be a tuple of 1"),
-    ("state None", with_params(layers.dense(3), DENSE_PARAMS, None), ConfigError, r"dense: state must be \(\), got NoneType"),
+    ("state None", with_params(layers.dense(3), DENSE_PARAMS, None), ConfigError, r"dense: state must be \(\), got None"),
     ("params of another depth", with_params(layers.repeat(layers.dense(3), 4), layers.repeat(layers.dense(3), 5).init(KEY, X)[0]), ConfigError, r"repeat: .*stacked 4 deep, got a leaf of shape \(5,"),
     ("residual that changes the shape", init(layers.residual(layers.conv(3, 3))), ShapeError, r"residual: the branch gives \(2, 8, 3\) and the shortcut \(2, 10, 3\)"),
     ("repeat that changes the shape", init(layers.repeat(layers.dense(4), 2)), ShapeError, r"repeat: the layer turns float32 \(2, 10, 3\) into float32 \(2, 10, 4\)"),
@@ -169,6 +184,46 @@ ROWS = [
     ("a list in a chain", lambda: layers.chain([layers.dense(3)]), ConfigError, r"unpack the list: chain\(\*layers\)"),
     ("a number in a chain", lambda: layers.chain(layers.dense(3), 7), ConfigError, r"chain\[1\]: a part must be a layer or a function of its input, got 7"),
     ("a layer not called", lambda: layers.chain(layers.flatten), ConfigError, r"flatten is what makes the layer, not the layer: call it, layers\.flatten\(\.\.\.\)"),
+    ("a pair in a chain", lambda: layers.chain((lambda key, x: ((), ()), APPLY)), ConfigError, r"chain\[0\]: a part must be .*got a tuple of 2, .*layers\.layer\('name', init, apply\)"),
+    ("an optimizer in a chain", lambda: layers.chain(jnp.tanh, optimizers.sgd(0.1)), ConfigError, r"got an optimizer; an optimizer is no part of a network"),
+    ("eight parts", lambda: layers.chain(dict.fromkeys("abcdefgh", X)), ConfigError, r"got a dict of a, b, c, d, e, f, g, h; give the network"),
+    ("nine parts", lambda: layers.chain(dict.fromkeys("abcdefghi", X)), ConfigError, r"got a dict of a, b, c, d, e, f, g, h and 1 more; give the network"),
+    ("parameters in a chain", lambda: layers.chain((DENSE_PARAMS, ())), ConfigError, r"got a tuple of 2, first a dict of kernel, bias; give the network of these .*training\.pretrained\("),
+    ("a class in a chain", lambda: layers.chain(Own), ConfigError, r"got the class Own; make a layer of its two functions"),
+    ("a class to call in a chain", lambda: layers.chain(functools.partial), ConfigError, r"got the class partial; give one of its objects, partial\(\.\.\.\)"),
+    ("an object with init and apply", lambda: layers.chain(Own()), ConfigError, r"got a Own; make a layer of its two functions"),
+    ("an initializer's name", lambda: layers.dense(1, kernel_init="he_normal"), ConfigError, r"initializers\.he_normal\(\.\.\.\)$"),
+    ("a name in a chain", lambda: layers.chain("relu"), ConfigError, r"got 'relu'; give it itself, not its name: activations\.relu"),
+    ("params of a network", with_params(layers.dense(3), (DENSE_PARAMS,)), ConfigError, r"got a tuple of a dict of kernel, bias; pass"),
+    ("an array for params", with_params(layers.chain(jnp.tanh), X), ConfigError, r"got float32 \(2, 10, 3\); pass"),
+    ("strides of PyTorch", lambda: layers.conv(4, 3, stride=2), TypeError, r"^conv\(\) got an unexpected keyword argument; stride= is strides= here$"),
+    ("momentum of PyTorch", lambda: layers.batch_norm(momentum=0.1), TypeError, r"momentum= is decay=, which is PyTorch's 1 - m"),
+    ("a typing error", lambda: layers.conv(4, 3, stridse=2), TypeError, r"unexpected keyword argument 'stridse'.*; it is called conv\(filters, kernel_size, \*, strides, padding,"),
+    ("images under a window of one number", init(layers.conv(4, 3), X[:, :, None]), ShapeError, r"conv: x must have 3 axes \(batch, length, channels\), got shape \(2, 10, 1, 3\); a window over 2 axes has 2 numbers, such as \(3, 3\)$"),
+    ("images under a pool of one number", apply(layers.max_pool(2), X[:, :, None]), ShapeError, r"a window over 2 axes has 2 numbers, such as \(3, 3\)$"),
+    ("images padded as a signal", apply(layers.pad(1), X[:, :, None]), ShapeError, r"pad: .*got shape \(2, 10, 1, 3\); give ndim=2, or a pair \(before, after\) for each$"),
+    ("images upsampled as a signal", apply(layers.upsample(2), X[:, :, None]), ShapeError, r"; give 2 factors, one an axis$"),
+    ("a loss without a target", lambda: losses.mse(X), TypeError, r"; it is called mse\(prediction, target, "),
+    ("an option of the step in train", lambda: training.train(None, None, None, freeze="0"), TypeError, r"^train\(\) got an unexpected keyword argument 'freeze'; it is called train\("),
+    ("a signal under a window of two", init(layers.conv(4, (3, 3)), X[0]), ShapeError, r"channels\), got shape \(10, 3\)$"),
+    ("inputs and outputs", lambda: layers.dense(3, 4), TypeError, r"but 2 were given; sizes of the input are left out, the example for init tells them; it is called dense\(units, \*,"),
+    ("an activation in its units' place", lambda: layers.dense(3, "relu"), TypeError, r"but 2 were given; it is called dense\("),
+    ("channels of a norm", lambda: layers.batch_norm(3), TypeError, r"but 1 was given; sizes of the input are left out"),
+    ("a name that a chain does not take", lambda: layers.chain(jnp.tanh, name="tanh"), TypeError, r"; it is called chain\(\*parts\)$"),
+    ("an update without a state", lambda: optimizers.sgd(0.1).update([X]), TypeError, r"; it is called update\(updates, state, params, \*\*extra_args\)$"),
+    ("an axis by position", lambda: layers.flatten(1), TypeError, r"but 1 was given; it is called flatten\(\)$"),
+    ("two names that are none", lambda: layers.dense(3, use_bias=False, in_features=2), TypeError, r"in_features= is left out, the example for init tells it, here"),
+    ("parameters for a rate", lambda: optimizers.sgd(DENSE_PARAMS, 0.1), ConfigError, r"^sgd: learning_rate must be one number, got a dict of kernel, bias; parameters come after it: optimizer\.init\(params\)$"),
+    ("a network for a rate", lambda: optimizers.sgd(layers.dense(1)), ConfigError, r"got the layer dense; pass a float"),
+    ("a tree for a size", lambda: layers.dense([DENSE_PARAMS]), ConfigError, r"units must be an integer >= 1, got a list of a dict of kernel, bias;"),
+    ("one number of a tree", lambda: layers.dropout(np.float32(1.5)), ConfigError, r"must be a finite number in \[0, 1\], got (np\.float32\()?1\.5"),
+    ("data in the place of the loss", lambda: training.fit(layers.dense(1), (X, X), loss=losses.mse, optimizer=optimizers.sgd(0.1), epochs=1), TypeError, r"multiple values for argument 'loss'; it is called fit\(net, loss, optimizer, data, \*, epochs, "),
+    ("an option of the step", lambda: training.fit(layers.dense(1), losses.mse, optimizers.sgd(0.1), (X, X), epochs=1, freeze="0"), TypeError, r"; freeze= goes into step=training\.stepping\(freeze=\.\.\.\); it is called fit\("),
+    ("an option of keeping", lambda: training.fit(layers.dense(1), losses.mse, optimizers.sgd(0.1), (X, X), epochs=1, resume="same"), TypeError, r"; resume= goes into keep=training\.keep\(resume=\.\.\.\)"),
+    ("an option of arrays", lambda: training.fit(layers.dense(1), losses.mse, optimizers.sgd(0.1), (X, X), epochs=1, shuffle=False), TypeError, r"; shuffle= goes into data=training\.arrays\(shuffle=\.\.\.\)"),
+    ("a typing error beside an argument of arrays too", lambda: training.fit(layers.dense(1), losses.mse, optimizers.sgd(0.1), (X, X), epochs=1, batch_size=2, validtion=X), TypeError, r"'validtion'[^;]*; it is called fit\("),
+    ("a TypeError of the inside", lambda: named("f")(lambda x: len(x))(3), TypeError, r"^object of type 'int' has no len\(\)$"),
+    ("rate of PyTorch", lambda: optimizers.adam(lr=0.1), TypeError, r"lr= is learning_rate= here$"),
     ("parallel shapes", init(layers.chain(layers.parallel(layers.dense(3), layers.dense(4), combine="sum"))), ShapeError, r"parallel: outputs to add must have one shape"),
     ("parallel combine", lambda: layers.parallel(jnp.tanh, combine="add"), ConfigError, r"combine must be one of 'tuple', 'concatenate', 'sum', 'mean', got 'add'"),
     ("dtypes mixed by hand", apply(layers.dense(2), X.astype(jnp.bfloat16)), DTypeError, r"dense: dtypes differ: x bfloat16, kernel float32; cast the input, or let layers\.mixed_precision"),
@@ -177,6 +232,8 @@ ROWS = [
     ("reshape that does not fit", init(layers.chain(layers.reshape(7, 5))), ShapeError, r"reshape: an example of shape \(10, 3\) \(30 values\) does not fit \(7, 5\)"),
     ("global pooling of nothing", init(layers.chain(layers.global_avg_pool()), X[:, :0]), ShapeError, r"something to average, got shape \(2, 0, 3\)"),
     ("matrix of a curve", lambda: layers.as_matrix(jnp.tanh, (), X[:1]), ConfigError, r"as_matrix: tanh is not linear"),
+    ("matrix of a bend above 0", lambda: layers.as_matrix(activations.relu, (), X[:1, :1, 0]), ConfigError, r"relu is not linear"),
+    ("matrix of a bend below 0", lambda: layers.as_matrix(lambda x: activations.relu(-x), (), X[:1, :1, 0]), ConfigError, r"is not linear"),
     ("matrix of a batch", lambda: layers.as_matrix(layers.dense(3), DENSE_PARAMS, X), ShapeError, r"a batch of one, got shape \(2, 10, 3\)"),
     ("he of a vector", lambda: initializers.he_normal()(KEY, (3,), jnp.float32), ShapeError, r"variance scaling needs a shape"),
     ("who is deep inside", apply(DEEP, X.astype(jnp.bfloat16)), DTypeError, r"^chain\[0\]: dense: dtypes differ"),
@@ -208,6 +265,13 @@ def test_checks_cost_nothing_at_run_time():
     bare = jax.make_jaxpr(lambda p, x: x @ p["kernel"] + p["bias"].reshape(1, 1, -1))(params, X)
     names = [equation.primitive.name for equation in ours.eqns]
     assert names == [equation.primitive.name for equation in bare.eqns]
+
+
+def test_masked_data_are_a_verdict_of_the_diagnosis():
+    pair = MASKED[:, 0], MASKED[:, 0, :1]
+    found = diagnostics.diagnose(layers.dense(1), losses.mse, optimizers.sgd(0.1), pair, progress=False).verdicts[0]
+    assert found.name == "wrong_input"
+    assert "data is a masked array with" in found.evidence
 
 
 def test_seeds_and_keys_of_both_kinds_are_taken():

@@ -49,7 +49,7 @@ def test_at_their_own_pace_the_slow_are_called_less_often():
     contestants = {name: functools.partial(run, name) for name in calls}
     times = timing.interleaved(contestants, seconds=0.05, warmup=1, minimum=3, own_pace=True)
     assert times["slow"].repetitions == 3
-    assert times["fast"].repetitions > 10
+    assert times["fast"].repetitions > 5
     assert calls == {"slow": 1 + 3, "fast": 1 + 2 * times["fast"].repetitions}
     even = timing.interleaved(contestants, seconds=0.0, warmup=0, minimum=2)
     assert [t.repetitions for t in even.values()] == [2, 2]
@@ -69,7 +69,7 @@ def test_muon(monkeypatch, capsys, tmp_path):
         muon.main(["--quick"])
     assert "Muon: 3 arrays, 68 numbers, 64 in matrices" in (printed := capsys.readouterr().out)
     assert "| ours | 1000 (1000-1000) |" in printed
-    assert (tmp_path / "muon-partial.json").exists()
+    assert timing.path("muon", partial=True).exists()
 
 
 def test_memory_is_measured_of_every_way(tmp_path):
@@ -83,7 +83,7 @@ class TestKernels:
     def test_the_table(self):
         assert len(CASES) >= 60
         assert len({(case.family, case.label) for case in CASES}) == len(CASES)
-        assert FAMILIES == ("dense", "strided", "dilated", "grouped", "depthwise", "transposed", "pooling")
+        assert FAMILIES == ("dense", "strided", "dilated", "grouped", "depthwise", "image", "transposed", "pooling")
         for case in CASES:
             up = case.operation == "conv_transpose"
             assert case.out_lengths == tuple(case.stride * n if up else n // case.stride for n in case.lengths), case
@@ -163,6 +163,12 @@ def smallest(family):
     )
 
 
+def small_task():
+    """Grouped and strided, and quick to compile."""
+    task = networks.melgan(1, 1)[1]
+    return task._replace(parts=networks.generator()[:2] + networks.discriminator()[-1:], x=task.x.repeat(80, -1))
+
+
 class TestVocoderStep:
     def test_networks_have_the_parameters_and_lengths_that_are_documented(self):
         assert [t.parameters for t in networks.melgan(1, 1)] == [1_138_129, 424_001]
@@ -170,18 +176,16 @@ class TestVocoderStep:
         (v1,) = networks.v1_generator(1, 1)
         assert v1.parameters == 13_926_017
 
-    @pytest.mark.parametrize("task", networks.melgan(1, 1), ids=lambda t: t.name)
-    def test_ours_trains(self, task):
-        contestants, missing = libraries.contestants(task, ["ours"])
+    def test_ours_trains(self):
+        contestants, missing = libraries.contestants(small_task(), ["ours"])
         assert not missing
-        vocoder_step.compare(task, contestants)
+        vocoder_step.compare(small_task(), contestants)
 
     @pytest.mark.peers
     @pytest.mark.parametrize("library", ["flax", "haiku", "equinox", "torch"])
     def test_every_library_takes_our_steps(self, library):
         pytest.importorskip(library)
-        task = networks.melgan(1, 1)[1]  # grouped and strided, and quick to compile
-        small = task._replace(parts=networks.generator()[:2] + networks.discriminator()[-1:], x=task.x.repeat(80, -1))
+        small = small_task()
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax and they need it
             contestants, missing = libraries.contestants(small, ["ours", library])
             assert not missing
@@ -245,7 +249,7 @@ class TestTraining:
     def test_the_first_step_in_this_process(self, monkeypatch):
         monkeypatch.setitem(problems.PROBLEMS, "tiny", (tiny, "numpy"))
         answer = processes.child("ours", "tiny", 0)
-        assert answer["seconds"] > 0
+        assert min(answer["init_seconds"], answer["seconds"]) > 0
         assert answer["bytes"] >= 0
 
     def test_the_report_and_the_picture(self, tmp_path, monkeypatch):
@@ -258,7 +262,8 @@ class TestTraining:
                 for name in ("ours", "torch, fused")
             ],
             "processes": [
-                {"library": "ours", "problem": "P", "epochs": epochs, "seconds": 1.0, "bytes": 3e6} for epochs in (0, 3)
+                {"library": "ours", "problem": "P", "epochs": 0, "seconds": 1.0, "bytes": 3e6, "init_seconds": 0.5},
+                {"library": "ours", "problem": "P", "epochs": 3, "seconds": 1.0, "bytes": 3e6},
             ],
             "depth": [depth.measure(2, True)],
             "sweeps": sweeps.measure(tiny(), [2], 1e-3),
@@ -267,7 +272,7 @@ class TestTraining:
         assert "| torch | 50 (50-50), 2.00x |" in tables["loops"]
         assert "ours against the faster loop of torch: 1.50x P" in tables["loops"]
         assert "| P | 90% | torch, fused | 3! |" in tables["accuracy"]
-        assert "| ours | 1 s | 3 MB |" in tables["processes"]
+        assert "| ours | 0.5 + 1 s | 3 MB |" in tables["processes"]
         assert "2 blocks in a repeat compile in 1.00x the time of 2" in tables["depth"]
         assert "| tiny | 2 |" in tables["sweeps"]
         saved = {"machine": timing.machine(), "results": results}

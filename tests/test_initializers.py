@@ -89,7 +89,8 @@ def upsampling_stack(kernel_init):
 
 def output_variance(net, x, interior=slice(None)):
     params, state = net.init(KEY, x)
-    return float(np.var(net.apply(params, state, x, train=False)[0][:, interior]))
+    y, _ = jax.jit(net.apply, static_argnames="train")(params, state, x, train=False)
+    return float(np.var(np.asarray(y)[:, interior]))
 
 
 def test_a_stack_of_transposed_convolutions_keeps_the_variance():
@@ -119,7 +120,7 @@ def test_fan_out_keeps_the_gradient_of_a_strided_convolution():
     params, state = layer.init(KEY, x)
     y, pull = jax.vjp(lambda v: layer.apply(params, state, v, train=False)[0], x)
     (back,) = pull(jax.random.normal(jax.random.key(2), y.shape))
-    np.testing.assert_allclose(np.var(back[:, 16:-16]), 1.0, rtol=0.15)
+    np.testing.assert_allclose(np.var(np.asarray(back)[:, 16:-16]), 1.0, rtol=0.15)
 
 
 @pytest.mark.parametrize("layer", [layers.dense, lambda n, **k: layers.conv(n, 3, **k)], ids=["dense", "conv"])
@@ -203,3 +204,5 @@ def test_leaves_are_drawn_anew_by_their_paths():
         initializers.reinitialize(params, "*bias", initializers.he_normal(), 7)
     with pytest.raises(ConfigError, match=r"reinitialize: the pattern '2/\*' fits no leaf"):
         initializers.reinitialize(params, "2/*", initializers.zeros, 7)
+    with pytest.raises(ConfigError, match=r"reinitialize: the function chooses no leaf"):
+        initializers.reinitialize(params, lambda path, leaf: False, initializers.zeros, 7)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.checkpoints import damage
 from examples import language
-from jaxnet import layers
+from jaxnet import layers, training
 
 TEXT = np.frombuffer(
     b"def f(a):\n    return a\n\n\ndef g(a, b):\n    return f(a) + f(b)\n\n\n# f(a) + f(b)\n" * 2, np.uint8
@@ -54,7 +55,7 @@ def test_what_followed_is_what_a_search_finds(short):
 
 
 def test_the_same_bytes_are_looked_up_as_one_entry(short):
-    entries, _ = language.context(2**24).apply((), (), jnp.asarray(TEXT[None]), train=False)
+    entries, _ = jax.jit(lambda x: language.context(2**24).apply((), (), x, train=False))(TEXT[None])
     looked_up = np.asarray(entries)[0, :, language.NEAR : language.NEAR + len(language.TOGETHER)]
     for i, k in enumerate(language.TOGETHER):
         of = {}
@@ -67,12 +68,12 @@ def test_the_same_bytes_are_looked_up_as_one_entry(short):
 @pytest.mark.parametrize("cuts", [(1, 2, 60), (0, 100)])
 def test_fed_in_pieces_it_knows_what_the_whole_knows(short, cuts):
     net = language.context(64)
-    whole, state = net.apply((), (), jnp.asarray(TEXT[None]), train=False)
+    whole, state = jax.jit(lambda x: net.apply((), (), x, train=False))(TEXT[None])
     feed, pieces = jax.jit(partial(layers.streaming(net).apply, train=False)), []
     for piece in np.split(TEXT[None], cuts, axis=1):
-        y, state = feed((), state, jnp.asarray(piece))
-        pieces.append(y)
-    np.testing.assert_array_equal(jnp.concatenate(pieces, axis=1), whole)
+        y, state = feed((), state, piece)
+        pieces.append(np.asarray(y))
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
 
 
 def test_bits_a_byte_are_those_of_each_row_by_itself(model):
@@ -80,9 +81,10 @@ def test_bits_a_byte_are_those_of_each_row_by_itself(model):
     measured = language.measure(net, params, state, TEXT, rows=3, piece=16)
     before, total = np.concatenate([[ord("\n")], TEXT[:-1]]).astype(np.uint8), 0.0
     length = math.ceil(len(TEXT) / 3 / 16) * 16
+    apply = jax.jit(lambda x: net.apply(params, state, x, train=False)[0][0])
     for row in range(0, len(TEXT), length):
         x, y = before[row : row + length], TEXT[row : row + length]
-        logits = np.asarray(net.apply(params, state, jnp.asarray(x[None]), train=False)[0][0], np.float64)
+        logits = np.asarray(apply(x[None]), np.float64)
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         total -= np.log2(odds[np.arange(len(y)), y] / odds.sum(axis=1)).sum()
     assert measured == pytest.approx(total / len(TEXT), rel=1e-5)
@@ -94,9 +96,17 @@ def test_it_writes_the_likeliest_bytes_of_whole_sequences(model):
     text = list(b"def f(")
     padded = jax.jit(lambda x: net.apply(params, state, x, train=False)[0])
     for n in range(len(text), len(text) + 20):
-        logits = padded(jnp.array([text + [0] * (26 - n)], jnp.uint8))
-        text.append(int(jnp.argmax(logits[0, n - 1])))
+        logits = np.asarray(padded(np.array([text + [0] * (26 - n)], np.uint8)))
+        text.append(int(np.argmax(logits[0, n - 1])))
     assert written == bytes(text)
+
+
+def final(out):
+    """The step and the arrays of the last checkpoint of a run, as they lie on the disk."""
+    (kept,) = {path.parent for path in out.rglob("*-step-*")}
+    newest = training.Checkpoints(kept).latest()
+    assert newest is not None
+    return training.read_metadata(newest)["step"], damage.unsealed(newest.read_bytes())[2]
 
 
 def test_a_run_that_was_stopped_goes_on(short, tmp_path, monkeypatch, capsys):
@@ -120,7 +130,7 @@ def test_a_run_that_was_stopped_goes_on(short, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(language, "windows", stopping)
     with pytest.raises(KeyboardInterrupt):
         language.main(arguments)
-    assert language.main(arguments) == whole
     capsys.readouterr()
     language.main([*arguments, "--prompt", "def f("])
     assert "def f(" in capsys.readouterr().out
+    assert final(tmp_path / "stopped") == final(tmp_path / "whole")

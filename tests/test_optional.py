@@ -28,7 +28,7 @@ def report():
 def diagnosis():
     dead = diagnostics.DeadUnits((), (), ())
     return diagnostics.Diagnosis(
-        (diagnostics.Verdict("healthy", 1.0, "", ""),), history(), (report(),) * 5, dead, 1.0, {}, ()
+        (diagnostics.Verdict("healthy", 1.0, "", ""),), history(), (report(),) * 5, dead, 1.0, {}, None, 1.0
     )
 
 
@@ -57,6 +57,7 @@ ENTRIES = {
     "tensorboard": ("tensorboard", {"tensorboard": lambda path: training.tensorboard(path)}),
     "wandb": ("wandb", {"wandb": lambda path: training.wandb(project="a")}),
     "trackio": ("trackio", {"trackio": lambda path: training.trackio(project="a")}),
+    "jax2onnx": ("jax2onnx", {"export as ONNX": lambda path: training.export_onnx(NET, *NET.init(0, X), X)}),
     "flatbuffers": (
         "flatbuffers",
         {
@@ -100,11 +101,13 @@ def test_every_optional_import_goes_by_the_one_helper():
         for line in re.findall(r"^ +(?:from|import) ([a-z]\w+)", text, re.MULTILINE):
             if line not in needed:
                 bare.add((file.relative_to(root).as_posix(), line))
-    # A picture is made by `Figure`, which comes first; without tqdm there are lines in place of a bar.
+    # A picture is made by `Figure`, which comes first; without tqdm there are lines in place of a bar; jax2onnx, which
+    # comes first, needs onnxruntime.
     allowed = {
         ("_figures.py", "matplotlib"),
         ("backprop/picture.py", "matplotlib"),
         ("training/report.py", "tqdm"),
+        ("training/onnx.py", "onnxruntime"),
     }
     assert bare <= allowed
     assert {module.split(".")[0] for module in loaded} == set(_optional.PACKAGES)

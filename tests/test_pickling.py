@@ -103,10 +103,8 @@ def test_a_network_in_a_fresh_process_gives_the_same_bits():
     net = network()
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         quickly = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1"
-        there, again = pool.submit(outputs, net, X, quickly).result(timeout=300), outputs(through(net), X, quickly)
-    here = outputs(net, X, quickly)
-    for other in (there, again):
-        jax.tree.map(np.testing.assert_array_equal, other, here)
+        there = pool.submit(outputs, net, X, quickly).result(timeout=300)
+    jax.tree.map(np.testing.assert_array_equal, there, outputs(net, X, quickly))
 
 
 @pytest.mark.parametrize("name", [name for name in TABLE if name not in ("stateless", "layer")])
@@ -175,6 +173,17 @@ NOT_KEPT = {
     "recurrent",
     "starting",
     "every_kernel",
+    "evaluating",
+    "inlined",
+    "entered",
+    "score_of",
+    "less",
+    "without_output_function",
+    "undecayed",
+    "remade",
+    "with_layer",
+    "table",
+    "mapped",
 }
 
 
@@ -301,6 +310,10 @@ def local(x):
     return inner
 
 
+def last(first, second):
+    return second
+
+
 REFUSED = {
     "a lambda in a chain": (lambda: layers.chain(layers.dense(2), lambda x: x), r"chain\[1\]: pickle: .*<lambda>"),
     "far inside": (
@@ -312,9 +325,9 @@ REFUSED = {
         r"chain\[0\]/dense\.kernel_init: pickle",
     ),
     "a stateless layer": (lambda: layers.stateless(draw_ones, lambda p, x: x), r"stateless\.f: pickle"),
-    "in a partial": (lambda: layers.chain(functools.partial(local(0), 1)), r"chain\[0\]: pickle"),
+    "in a partial": (lambda: layers.chain(functools.partial(local(0))), r"chain\[0\]: pickle"),
     "in the arguments of a partial": (
-        lambda: layers.chain(functools.partial(double, {"f": [local(0)]})),
+        lambda: layers.chain(functools.partial(last, {"f": [local(0)]})),
         r"chain\[0\]: pickle",
     ),
     "under jit": (lambda: layers.chain(jax.jit(lambda x: x)), r"chain\[0\]: pickle"),

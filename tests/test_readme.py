@@ -4,6 +4,7 @@ import functools
 import re
 import runpy
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import testing, training
+from jaxnet import optimizers, testing, training
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -155,3 +156,32 @@ def test_the_guide_to_data_runs(capsys):
     assert set(eval(named)) <= {"cat", "dog"}
     assert len(folds) == 5
     assert all(0 < float(loss) < 20 for loss in folds)
+
+
+def test_the_guide_to_optimizers_runs():
+    text = (ROOT / "docs" / "optimizers.md").read_text()
+    groups, in_16_bits, complex_ones, raveled = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    scope = {}
+    exec(groups, scope)
+    assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(scope["updates"][0]))
+    assert all(jnp.any(scope["updates"][part]["kernel"]) for part in (2, 4))
+    exec(in_16_bits, scope)
+    narrow = {"w": jnp.ones(2, jnp.bfloat16)}
+    assert scope["optimizer"].init(narrow).inner_state.master["w"].dtype == jnp.float32
+    scope |= {"optimizer": optimizers.sgd(0.25), "loss": lambda z: jnp.sum(jnp.abs(z - (1 + 2j)) ** 2)}
+    exec(complex_ones, scope)
+    z, _ = scope["step"](jnp.zeros(1, jnp.complex64), scope["optimizer"].init(jnp.zeros(1, jnp.complex64)))
+    np.testing.assert_allclose(z, [0.5 + 1j], rtol=1e-6)
+    params, scope["net_loss"] = scope["params"], lambda params, batch: jnp.sum(params[4]["kernel"] * batch)
+    exec(raveled, scope)
+    learned, _ = scope["step"](scope["params"], scope["state"], jnp.float32(2))
+    np.testing.assert_allclose(learned.unravel()[4]["kernel"], params[4]["kernel"] - 0.5, rtol=1e-6)
+
+
+def test_prediction_without_this_library(tmp_path, monkeypatch):
+    """The page's first program here, its second in a process of its own, which compares."""
+    pytest.importorskip("flatbuffers")
+    make, serve = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "onnx.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(make, {})
+    subprocess.run([sys.executable, "-c", serve], check=True, cwd=tmp_path)

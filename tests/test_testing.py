@@ -4,6 +4,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxnet import layers, testing
@@ -46,8 +47,12 @@ def faulty(fault):
             return jnp.zeros(()) + 1.0 * 2 if not train else jnp.broadcast_to(jnp.asarray(1.0), x.shape), state
         if fault == "dtype":
             return x.astype(jnp.bfloat16), state
-        if fault == "derivative":
+        if fault == "derivative" or (fault == "derivative in training" and train):
             return wrong_square(x), state
+        if fault == "second derivative":
+            return square_of_wrong_curvature(x), state
+        if fault == "derivative in training":
+            return x * x, state
         if fault == "key":
             return x + jax.random.normal(jax.random.key(next(counter)), x.shape, x.dtype), state
         raise AssertionError(fault)
@@ -90,6 +95,17 @@ def _(primals, tangents):
     return x * x, 3 * x * t
 
 
+@jax.custom_jvp
+def square_of_wrong_curvature(x):
+    return x * x
+
+
+@square_of_wrong_curvature.defjvp
+def _(primals, tangents):
+    (x,), (t,) = primals, tangents
+    return x * x, 2 * jax.lax.stop_gradient(x) * t
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -100,12 +116,25 @@ def _(primals, tangents):
         ("dtype", "evaluation turns float32 into bfloat16"),
         ("weak type", "weakly typed"),
         ("derivative", "derivatives in evaluation disagree"),
+        ("derivative in training", "derivatives in training disagree"),
+        ("second derivative", "(?s)derivatives in evaluation disagree.*second, forward"),
         ("key", "is a function of its arguments"),
     ],
 )
 def test_planted_faults_are_caught(fault, message):
     with pytest.raises(AssertionError, match=message):
         testing.check_layer(faulty(fault), X)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_way_back_is_compared_with_the_way_forth():
+    """A wrong transpose under a right derivative forward."""
+
+    def f(moving):
+        return [jax.custom_derivatives.linear_call(lambda _, x: 1.0 * x, lambda _, y: 2.0 * y, (), moving[0])]
+
+    with pytest.raises(AssertionError, match="first, in reverse"):
+        testing._agree_with_differences(f, [np.ones(3)], [np.ones(3)])
 
 
 def test_init_that_reads_values_is_caught():
@@ -120,3 +149,11 @@ def test_init_that_reads_values_is_caught():
 def test_one_example_is_not_enough():
     with pytest.raises(AssertionError, match="at least two examples"):
         testing.check_layer(layers.dense(2), X[:1])
+
+
+def test_a_missing_key_and_a_state_that_is_no_array_are_named():
+    with pytest.raises(AssertionError, match=r"dropout: training fails without a key, .*\(layer, x, needs_key=True\)"):
+        testing.check_layer(layers.dropout(0.5), X)
+    halves = layers.layer("halves", lambda key, x: ((), jnp.zeros(())), lambda p, s, x, *, train, key: (x, 0.5))
+    with pytest.raises(AssertionError, match=r"keeps the state.*is a float, no array; make it one, jnp.asarray\(0.5"):
+        testing.check_layer(halves, X)

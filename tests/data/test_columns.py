@@ -1,5 +1,7 @@
 """Columns of tables, and classes by name: each number where it belongs, nothing changed in silence."""
 
+import datetime
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,13 @@ TABLE = {
     "sold": [True, False, True, True],
     "colour": ["red", "blue", "red", "green"],
     "kind": ["dog", "cat", "dog", "eel"],
+}
+TEXTS = {
+    "rooms": ["3", " 4"],
+    "gaps": ["3", ""],
+    "day": np.array(["2020-01-01", "2020-01-02"], "datetime64[D]"),
+    "date": [datetime.date(2020, 1, 1)] * 2,
+    "price": [1.0, 2.0],
 }
 CLASSES = {"colour": data.classes(TABLE["colour"]), "kind": data.classes(TABLE["kind"])}
 
@@ -49,6 +58,16 @@ def test_features_and_target(library):
     assert data.columns(table, target="age", features=["price"], dtype=np.float64)[0].dtype == np.float64
 
 
+def test_rows_to_predict_have_no_target_and_any_order():
+    table = {"age": [3, 7], "colour": ["red", "blue"], "kind": ["cat", "dog"]}
+    classes = {name: data.classes(table[name]) for name in ("colour", "kind")}
+    x, _ = data.columns(table, target="kind", classes=classes)
+    new = {"colour": ["blue"], "age": [7]}
+    np.testing.assert_array_equal(data.columns(new, target=None, features=["age", "colour"], classes=classes), x[1:])
+    with pytest.raises(ConfigError, match=r"columns: features must be given where .* trained on, in that order; the t"):
+        data.columns(new, target=None, classes=classes)  # whose columns may stand in another order
+
+
 def test_truths_as_the_target_are_floats():
     _, sold = data.columns(TABLE, target="sold", features=["age"])
     assert (sold.dtype, sold.tolist()) == (np.float32, [1, 0, 1, 1])
@@ -63,6 +82,18 @@ def test_truths_as_the_target_are_floats():
         (ConfigError, "age cannot be a feature and the target", TABLE, {"target": "age", "features": ["age"]}),
         (ConfigError, "must be a data frame of pandas or polars or a dict.*got ndarray", np.ones((3, 2)), {"target": "a"}),
         (DTypeError, r"'colour' holds .*no numbers; of words give classes=\{'colour': data.classes\(", TABLE, {"target": "age"}),
+        (DTypeError, r"'rooms' holds <U2, no numbers; its texts read as numbers: \[int\(v\) for v in table\['rooms'\]\]", TEXTS, {"target": "price", "features": ["rooms"]}),
+        (DTypeError, r"read as numbers: \[float\(v\) for v in table\['rooms'\]\]", TEXTS | {"rooms": ["3", "4.5"]}, {"target": "price", "features": ["rooms"]}),
+        (DTypeError, r"'gaps' .*read as numbers but for gaps, first at index 1: fill them, then \[float", TEXTS, {"target": "price", "features": ["gaps"]}),
+        (DTypeError, r"'day' .*such as days: \(table\['day'\] - min\(table\['day'\]\)\) / numpy.timedelta64\(1, 'D'\)", TEXTS, {"target": "price", "features": ["day"]}),
+        (DTypeError, r"'date' .*such as days: \[v.toordinal\(\) for v", TEXTS, {"target": "price", "features": ["date"]}),
+        (ConfigError, r"classes\['kind'\] must be Classes, got \['cat', 'dog'\]; make them with data.Classes\(", TABLE, {"target": "age", "classes": {"kind": ["cat", "dog"]}}),
+        (ConfigError, r"classes must be a dict of Classes by column, got \['kind'\]; give classes=\{name:", TABLE, {"target": "age", "classes": ["kind"]}),
+        (ConfigError, r"classes must be .*; give classes=\{'a column': them\}", TABLE, {"target": "age", "classes": CLASSES["kind"]}),
+        (ConfigError, r"features must be a list of columns, got 'price'; give \['price'\]", TABLE, {"target": "age", "features": "price"}),
+        (ConfigError, r"target must be a list of columns, got 3; give \[3\]", TABLE, {"target": 3}),
+        (ConfigError, r"target must be a list of columns, got 0; give \[0\]", TABLE, {"target": 0, "features": ["age"]}),
+        (DTypeError, r"'part' holds object, no numbers; of words give classes", {"part": ["3", None], "b": [1.0, 2.0]}, {"target": "b"}),
         (DataError, r"column 'a' holds nan at index \(1,\)", {"a": [0.0, np.nan], "b": [1, 2]}, {"target": "b"}),
         (DataError, "column 'a' holds integers up to 16777217, which float32 would change", {"a": [2**24 + 1], "b": [1]}, {"target": "b"}),
         (DataError, "column 'a' holds integers up to 8589934592, which int32 would", {"a": [2**33], "b": [1]}, {"target": "a"}),

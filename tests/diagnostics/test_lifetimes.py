@@ -48,7 +48,7 @@ def histograms(net, path):
 
 
 ENTRIES = {
-    "diagnose": lambda net, path: diagnostics.diagnose(net.layer, net.loss, optimizers.sgd(1e-7), (X, Y), steps=60),
+    "diagnose": lambda net, path: diagnostics.diagnose(net.layer, net.loss, optimizers.sgd(1e-7), (X, 0 * Y), steps=60),
     "layer_report": lambda net, path: net.report(),
     "layer_report inside": lambda net, path: twice(net),
     "dead_units": lambda net, path: diagnostics.dead_units(net.layer, net.params, net.state, X),
@@ -57,6 +57,9 @@ ENTRIES = {
         net.layer, net.loss, optimizers.sgd(1.0), (X, Y), steps=30
     ),
     "activation_histograms": histograms,
+    "diagnose with tries": lambda net, path: diagnostics.diagnose(
+        net.layer, net.loss, optimizers.sgd(1e-7), (X, Y), steps=60
+    ),
     "summary": lambda net, path: layers.summary(net.layer, X),
     "as_matrix": lambda net, path: layers.as_matrix(net.layer.about.parts[0][1], net.params[0], X[:1]),
     "evaluate": lambda net, path: training.make_evaluate(net.layer, net.loss)(net.params, net.state, (X, Y)),

@@ -1,5 +1,7 @@
 """The vocoder's networks: published sizes, and a transposed convolution that is the inverse transform."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,64 +16,58 @@ MEL = jax.ShapeDtypeStruct((1, 8, 80), jnp.float32)
 WAVE = jax.ShapeDtypeStruct((1, 8192), jnp.float32)
 
 
-def count(net, x):
-    params = jax.eval_shape(lambda: net.init(jax.random.key(0), x)[0])
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+NETWORKS = {
+    "S": (frame_generator.frame_generator(CONFIG, frame_generator.SIZES["S"]), MEL, 1_260_291),
+    "P1": (frame_generator.frame_generator(CONFIG), MEL, 3_051_459),
+    "P1-learned": (frame_generator.frame_generator(CONFIG, learned_inverse=True), MEL, 3_051_459 + 1026 * 1024),
+    "L": (frame_generator.frame_generator(CONFIG, frame_generator.SIZES["L"]), MEL, 13_585_923),
+    "melgan": (time_generators.melgan(weight_norm=False), MEL, 4_260_257),
+    "hifi-gan-v1": (time_generators.hifi_gan(time_generators.V1, weight_norm=False), MEL, 13_926_017),
+    "hifi-gan-v2": (time_generators.hifi_gan(time_generators.V2, weight_norm=False), MEL, 925_985),
+    "hifi-gan-v3": (time_generators.hifi_gan(time_generators.V3, weight_norm=False), MEL, 1_462_273),
+    "hifi-gan-v3-causal": (
+        time_generators.hifi_gan(time_generators.V3, causal=True, weight_norm=False), MEL, 1_462_273,
+    ),
+    "multi-period": (discriminators.multi_period(normalized=False), WAVE, 41_092_165),
+    "multi-scale": (discriminators.multi_scale(normalized=False), WAVE, 29_610_627),
+    "melgan-discriminator": (discriminators.melgan_discriminator(normalized=False), WAVE, 16_913_859),
+    # A length more for each output of a convolution, and for each input of a transposed one.
+    "melgan-normed": (time_generators.melgan(), MEL, 4_260_257 + 512 + 960 + 9 * 480 + 1),
+    "v3-normed": (time_generators.hifi_gan(time_generators.V3), MEL, 1_462_273 + 256 + 448 + 6 * 224 + 1),
+    "melgan-causal-normed": (time_generators.melgan(causal=True), MEL, 4_260_257 + 512 + 960 + 9 * 480 + 1),
+    "multi-period-normed": (discriminators.multi_period(), WAVE, 41_092_165 + 5 * 2721),
+    # Of the first scale the spectrum is normalized.
+    "multi-scale-normed": (discriminators.multi_scale(), WAVE, 29_610_627 + 2 * 4097),
+    "melgan-discriminator-normed": (discriminators.melgan_discriminator(), WAVE, 16_913_859 + 3 * 3409),
+    "period-tiny": (discriminators.period_discriminator_tiny(), WAVE, 632_547),
+    "spectrogram": (discriminators.spectrogram_discriminator(CONFIG), WAVE, 839_043),
+}  # fmt: skip
+
+
+@functools.cache
+def begun(name):
+    """The shapes of a network's parameters and state: of the large ones even tracing takes a second."""
+    net, x, _ = NETWORKS[name]
+    return jax.eval_shape(net.init, jax.random.key(0), x)
+
+
+def made(name):
+    """The shapes of what a network makes."""
+    net, x, _ = NETWORKS[name]
+    return jax.eval_shape(lambda params, state, x: net.apply(params, state, x, train=True)[0], *begun(name), x)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_parameter_counts(name):
+    assert sum(leaf.size for leaf in jax.tree.leaves(begun(name)[0])) == NETWORKS[name][2]
 
 
 @pytest.mark.parametrize(
-    ("net", "x", "parameters"),
-    [
-        (frame_generator.frame_generator(CONFIG, frame_generator.SIZES["S"]), MEL, 1_260_291),
-        (frame_generator.frame_generator(CONFIG), MEL, 3_051_459),
-        (frame_generator.frame_generator(CONFIG, learned_inverse=True), MEL, 3_051_459 + 1026 * 1024),
-        (frame_generator.frame_generator(CONFIG, frame_generator.SIZES["L"]), MEL, 13_585_923),
-        (time_generators.melgan(weight_norm=False), MEL, 4_260_257),
-        (time_generators.hifi_gan(time_generators.V1, weight_norm=False), MEL, 13_926_017),
-        (time_generators.hifi_gan(time_generators.V2, weight_norm=False), MEL, 925_985),
-        (time_generators.hifi_gan(time_generators.V3, weight_norm=False), MEL, 1_462_273),
-        (time_generators.melgan(causal=True, weight_norm=False), MEL, 4_260_257),
-        (time_generators.hifi_gan(time_generators.V1, causal=True, weight_norm=False), MEL, 13_926_017),
-        (discriminators.multi_period(normalized=False), WAVE, 41_092_165),
-        (discriminators.multi_scale(normalized=False), WAVE, 29_610_627),
-        (discriminators.melgan_discriminator(normalized=False), WAVE, 16_913_859),
-        # A length more for each output of a convolution, and for each input of a transposed one.
-        (time_generators.melgan(), MEL, 4_260_257 + 512 + 960 + 9 * 480 + 1),
-        (time_generators.hifi_gan(time_generators.V1), MEL, 13_926_017 + 512 + 960 + 18 * 480 + 1),
-        (time_generators.hifi_gan(time_generators.V2), MEL, 925_985 + 128 + 240 + 18 * 120 + 1),
-        (time_generators.hifi_gan(time_generators.V3), MEL, 1_462_273 + 256 + 448 + 6 * 224 + 1),
-        (time_generators.melgan(causal=True), MEL, 4_260_257 + 512 + 960 + 9 * 480 + 1),
-        (discriminators.multi_period(), WAVE, 41_092_165 + 5 * 2721),
-        (discriminators.multi_scale(), WAVE, 29_610_627 + 2 * 4097),  # of the first scale the spectrum is normalized
-        (discriminators.melgan_discriminator(), WAVE, 16_913_859 + 3 * 3409),
-        (discriminators.period_discriminator_tiny(), WAVE, 632_547),
-        (discriminators.spectrogram_discriminator(CONFIG), WAVE, 839_043),
-    ],
-    ids=[
-        "S", "P1", "P1-learned", "L", "melgan", "hifi-gan-v1", "hifi-gan-v2", "hifi-gan-v3", "melgan-causal",
-        "hifi-gan-v1-causal", "multi-period", "multi-scale", "melgan-discriminator", "melgan-normed", "v1-normed",
-        "v2-normed", "v3-normed", "melgan-causal-normed", "multi-period-normed", "multi-scale-normed",
-        "melgan-discriminator-normed", "period-tiny", "spectrogram",
-    ],
-)  # fmt: skip
-def test_parameter_counts(net, x, parameters):
-    assert count(net, x) == parameters
-
-
-@pytest.mark.parametrize(
-    "net",
-    [
-        frame_generator.frame_generator(CONFIG),
-        time_generators.melgan(),
-        *map(time_generators.hifi_gan, (time_generators.V1, time_generators.V2, time_generators.V3)),
-        time_generators.melgan(causal=True),
-        time_generators.hifi_gan(time_generators.V3, causal=True),
-    ],
-    ids=["P1", "melgan", "v1", "v2", "v3", "melgan-causal", "v3-causal"],
+    "name",
+    ["P1", "melgan-normed", "hifi-gan-v1", "hifi-gan-v2", "v3-normed", "melgan-causal-normed", "hifi-gan-v3-causal"],
 )
-def test_a_frame_becomes_a_hop_of_samples(net):
-    made = jax.eval_shape(lambda x: net.apply(*net.init(jax.random.key(0), x), x, train=True)[0], MEL)
-    assert made.wave.shape == (1, 8 * CONFIG.hop)
+def test_a_frame_becomes_a_hop_of_samples(name):
+    assert made(name).wave.shape == (1, 8 * CONFIG.hop)
 
 
 @pytest.mark.filterwarnings("ignore:NOLA condition failed")  # beyond the samples that are compared
@@ -151,7 +147,7 @@ def test_periods_are_columns_of_the_folded_wave():
     net = discriminators.multi_period((3,), (4, 4))
     wave = np.random.default_rng(0).normal(size=(1, 90)).astype(np.float32)
     params, state = net.init(jax.random.key(0), wave)
-    (judged,), _ = net.apply(params, state, wave, train=False)
+    (judged,), _ = jax.jit(net.apply, static_argnames="train")(params, state, wave, train=False)
     kernel, bias = (np.asarray(params[0][0][1][0][name]) for name in ("kernel", "bias"))
     rows = np.pad(wave.reshape(30, 3), ((2, 2), (0, 0)))
     literal = [[kernel[:, 0].T @ rows[3 * i : 3 * i + 5, column] + bias for i in range(10)] for column in range(3)]
@@ -161,20 +157,20 @@ def test_periods_are_columns_of_the_folded_wave():
 
 
 @pytest.mark.parametrize(
-    ("net", "scores", "features"),
+    ("name", "scores", "features"),
     [
         # Four strides of 3, in columns of 8192 / p samples, p of them an example.
-        (discriminators.multi_period(), [(2, 51), (3, 34), (5, 21), (7, 15), (11, 10)], 5),
+        ("multi-period-normed", [(2, 51), (3, 34), (5, 21), (7, 15), (11, 10)], 5),
         # Strides 2, 2, 4, 4 of 8192, 4097 and 2049 samples.
-        (discriminators.multi_scale(), [(1, 128), (1, 65), (1, 33)], 7),
+        ("multi-scale-normed", [(1, 128), (1, 65), (1, 33)], 7),
         # Four strides of 4 of 8192, 4096 and 2048 samples.
-        (discriminators.melgan_discriminator(), [(1, 32), (1, 16), (1, 8)], 6),
-        (discriminators.spectrogram_discriminator(CONFIG), [(1, 32), (1, 64), (1, 128)], 3),
+        ("melgan-discriminator-normed", [(1, 32), (1, 16), (1, 8)], 6),
+        ("spectrogram", [(1, 32), (1, 64), (1, 128)], 3),
     ],
     ids=["multi-period", "multi-scale", "melgan", "spectrogram"],
 )
-def test_discriminators_tell_scores_and_features(net, scores, features):
-    judged = jax.eval_shape(lambda x: net.apply(*net.init(jax.random.key(0), x), x, train=True)[0], WAVE)
+def test_discriminators_tell_scores_and_features(name, scores, features):
+    judged = made(name)
     assert [one.score.shape[:-1] for one in judged] == scores
     for one in judged:
         assert one.score.shape[-1] == 1

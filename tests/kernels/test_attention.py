@@ -147,7 +147,7 @@ def test_any_sizes(data):
     )
     mask = drawn_mask(data.draw(st.sampled_from([0, 2, 3, 4])), q, k)
     with jax.enable_x64(True), forms_of(**FORMS[data.draw(st.sampled_from(sorted(FORMS)))]):
-        y = kernels.attention(q, k, v, mask=mask, **options)
+        y = jax.jit(lambda *arrays: kernels.attention(*arrays, mask=mask, **options))(q, k, v)
     np.testing.assert_allclose(y, literal(q, k, v, visible(q, k, mask, **options)), rtol=1e-12, atol=1e-12)
 
 
@@ -159,8 +159,13 @@ def test_it_is_pytorchs(form, dtype, causal):
     y = torch.nn.functional.scaled_dot_product_attention(*theirs, is_causal=causal)
     expected = [y, *torch.autograd.grad(y, theirs, torch.tensor(co).transpose(1, 2))]
     with jax.enable_x64(dtype == "float64"):
-        ours, pull = jax.vjp(jax.jit(functools.partial(kernels.attention, causal=causal)), q, k, v)
-        ours = [ours, *pull(co)]
+
+        @jax.jit
+        def both(co, *arrays):
+            y, pull = jax.vjp(functools.partial(kernels.attention, causal=causal), *arrays)
+            return y, *pull(co)
+
+        ours = both(co, q, k, v)
     tolerance = 1e-5 if dtype == "float32" else 1e-12
     for a, b in zip(ours, expected, strict=True):
         np.testing.assert_allclose(a, b.detach().numpy().swapaxes(1, 2), rtol=tolerance, atol=tolerance)
@@ -192,7 +197,7 @@ def test_what_is_masked_changes_nothing(form):
 def test_a_nan_that_is_seen_is_not_hidden(form):
     q = draw((1, 9, 1, 4), 0, np.float32)
     q[0, 2] = np.nan
-    y = kernels.attention(q, draw((1, 9, 1, 4)).astype("f"), draw((1, 9, 1, 4)).astype("f"))
+    y = np.asarray(jax.jit(kernels.attention)(q, *(draw((1, 9, 1, 4)).astype("f") for _ in range(2))))
     assert np.isnan(y[0, 2]).all()
     assert np.isfinite(np.delete(y, 2, 1)).all()
 
@@ -200,24 +205,31 @@ def test_a_nan_that_is_seen_is_not_hidden(form):
 @pytest.mark.usefixtures("x64")
 def test_transformations(form):
     """vmap of value and gradient over some arguments, scan, checkpoint, and shard_map."""
-    q, k, v = (jnp.asarray(draw((3, 2, 6, 2, 4), i)) for i in range(3))
+    q, k, v = (draw((3, 2, 6, 2, 4), i) for i in range(3))
     f = functools.partial(kernels.attention, causal=True)
 
     def scalar(q, k, v):
         return jnp.sum(jnp.sin(f(q, k, v)))
 
     gradient = jax.grad(scalar, (0, 1, 2))
-    expected = [jax.jit(gradient)(q[i], k[i], v[0]) for i in range(3)]
-    mapped = jax.jit(jax.vmap(gradient, (0, 0, None)))(q, k, v[0])
-    scanned = jax.jit(lambda q, k: jax.lax.map(lambda a: gradient(*a, v[0]), (q, k)))(q, k)
-    again = jax.jit(jax.vmap(jax.grad(jax.checkpoint(scalar), (0, 1, 2)), (0, 0, None)))(q, k, v[0])
+    one = jax.jit(gradient)
+    expected = [one(q[i], k[i], v[0]) for i in range(3)]
+
+    @jax.jit
+    def every(q, k, v):
+        return (
+            jax.vmap(gradient, (0, 0, None))(q, k, v),
+            jax.lax.map(lambda a: gradient(*a, v), (q, k)),
+            jax.vmap(jax.grad(jax.checkpoint(scalar), (0, 1, 2)), (0, 0, None))(q, k, v),
+        )
+
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec
     parts = jax.shard_map(f, mesh=mesh, in_specs=(spec("data"), spec("data"), spec()), out_specs=spec("data"))
     spread = jax.jit(jax.grad(lambda *a: jnp.sum(jnp.sin(parts(*a))), (0, 1, 2)))(q[0], k[0], v[0])
-    for got in (mapped, scanned, again):
+    for got in every(q, k, v[0]):
         for a, b in zip(got, zip(*expected, strict=True), strict=True):
-            np.testing.assert_allclose(a, jnp.stack(b), rtol=1e-11, atol=1e-12)
+            np.testing.assert_allclose(a, np.stack(b), rtol=1e-11, atol=1e-12)
     for a, b in zip(spread, expected[0], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
 
@@ -226,23 +238,30 @@ def test_transformations(form):
 @pytest.mark.parametrize("form", ["few", "in loops"], indirect=True)
 def test_dropout(form):
     """Keeps the mean, and the derivatives are those of one draw: differences of it say the same."""
-    q, k, v = (jnp.asarray(draw((2, 7, 2, 4), i)) for i in range(3))
-    f = jax.jit(lambda key, *arrays: kernels.attention(*arrays, causal=True, dropout=0.5, key=key))
-    draws = jax.vmap(lambda key: f(key, q, k, v))(jax.random.split(jax.random.key(0), 1000))
-    np.testing.assert_allclose(draws.mean(0), kernels.attention(q, k, v, causal=True), atol=0.3)
-    key, tangents = jax.random.key(1), tuple(jnp.asarray(draw(q.shape, 5 + i)) for i in range(3))
+    q, k, v = (draw((2, 7, 2, 4), i) for i in range(3))
 
-    def gradient(*arrays):
-        return jax.grad(lambda *a: jnp.sum(jnp.sin(f(key, *a))), (0, 1, 2))(*arrays)
+    def f(key, *arrays):
+        return kernels.attention(*arrays, causal=True, dropout=0.5, key=key)
 
-    y, second = jax.jit(lambda *a: jax.jvp(gradient, a, tangents))(q, k, v)
+    @jax.jit
+    def means(keys):
+        return jax.vmap(lambda key: f(key, q, k, v))(keys).mean(0), kernels.attention(q, k, v, causal=True)
+
+    np.testing.assert_allclose(*means(jax.random.split(jax.random.key(0), 1000)), atol=0.3)
+    key, tangents = jax.random.key(1), tuple(draw(q.shape, 5 + i) for i in range(3))
+
+    @jax.jit
+    def measure(*arrays):
+        gradient = jax.grad(lambda *a: jnp.sum(jnp.sin(f(key, *a))), (0, 1, 2))
+        return f(key, *arrays), *jax.jvp(gradient, arrays, tangents)
+
     h = 1e-5
+    _, slopes, second = measure(q, k, v)
     moved = [
-        (f(key, *arrays), jax.jit(gradient)(*arrays))
-        for arrays in ([a + s * h * t for a, t in zip((q, k, v), tangents, strict=True)] for s in (1, -1))
+        jax.device_get(measure(*(a + s * h * t for a, t in zip((q, k, v), tangents, strict=True)))) for s in (1, -1)
     ]
     slope = np.sum(np.sin(moved[0][0]) - np.sin(moved[1][0])) / (2 * h)
-    np.testing.assert_allclose(sum(jnp.vdot(g, t) for g, t in zip(y, tangents, strict=True)), slope, rtol=1e-6)
+    np.testing.assert_allclose(sum(np.vdot(g, t) for g, t in zip(slopes, tangents, strict=True)), slope, rtol=1e-6)
     for a, after, before in zip(second, moved[0][1], moved[1][1], strict=True):
         np.testing.assert_allclose(a, (after - before) / (2 * h), rtol=1e-5, atol=1e-7)
 
@@ -266,6 +285,15 @@ def test_nothing(shape):
         2,
         5,
     )
+
+
+def test_keys_without_features_fit_all_queries_alike():
+    v = draw((2, 3, 1, 4), 0, np.float32)
+    y = kernels.attention(jnp.ones((2, 3, 2, 0)), jnp.ones((2, 3, 1, 0)), v, causal=True)
+    means = np.stack([v[:, : t + 1].mean(1) for t in range(3)], 1, dtype=np.float64)
+    np.testing.assert_allclose(y, np.repeat(means, 2, axis=2), rtol=1e-6)
+    half = [jnp.ones(shape, jnp.bfloat16) for shape in ((2, 3, 2, 0), (2, 3, 1, 0), v.shape)]
+    assert jax.eval_shape(kernels.attention, *half).dtype == jnp.bfloat16
 
 
 def times(function, order):

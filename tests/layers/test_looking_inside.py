@@ -8,6 +8,7 @@ import pytest
 
 from jaxnet import diagnostics, interop, layers, losses, sizes
 from jaxnet.errors import ConfigError
+from tests.compiled import apply
 
 KEY = jax.random.key(5)
 F = jnp.float32
@@ -26,7 +27,7 @@ def net():
 
 
 def random(*shape):
-    return jnp.asarray(np.random.default_rng(0).standard_normal(shape), F)
+    return np.random.default_rng(0).standard_normal(shape).astype(F)
 
 
 X = random(2, 15, 4)
@@ -47,7 +48,7 @@ def test_summary_counts_what_the_equations_count():
     assert rows[("2",)].parameters == 3 * one_copy.parameters
     assert rows[("2",)].multiply_adds == 3 * one_copy.multiply_adds
     assert table.multiply_adds == sum(rows[(str(i),)].multiply_adds for i in range(7))
-    params, _ = net().init(KEY, X)
+    params, _ = jax.eval_shape(net().init, KEY, X)
     assert table.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
@@ -75,7 +76,7 @@ def test_summary_of_a_single_layer_and_of_several_outputs():
 def test_watched_changes_nothing_and_sees_every_layer(train):
     network = net()
     params, state = network.init(KEY, X)
-    y, new = network.apply(params, state, X, train=train, key=KEY)
+    y, new = apply(network, params, state, X, train=train, key=KEY)
     paths = []
 
     def watch(path, layer, params, state, x, y):
@@ -88,7 +89,7 @@ def test_watched_changes_nothing_and_sees_every_layer(train):
     np.testing.assert_allclose(seen.seen, np.mean(y), rtol=1e-3, atol=1e-5)
     inside = seen.state[2].state  # of the repeat: stacked over its copies
     assert inside.seen.shape == (3,)
-    first = network.about.parts[0][1].apply(params[0], state[0], X, train=train)[0]
+    first = apply(network.about.parts[0][1], params[0], state[0], X, train=train)[0]
     np.testing.assert_allclose(seen.state[0].seen, np.mean(first), rtol=1e-3, atol=1e-5)
     chex.assert_trees_all_close(seen.state[4].state, new[4], rtol=1e-4, atol=1e-5)
 
@@ -108,9 +109,9 @@ HYPER = [
 def test_as_matrix_is_the_layer(kind, keywords):
     layer = getattr(layers, kind)(4, padding_value=0.5, **keywords)
     x = np.asarray(X[:1, :7, :2])
-    params = {"kernel": random(keywords["kernel_size"], 2 // keywords["groups"], 4), "bias": jnp.arange(4.0)}
-    apply = jax.jit(lambda x: layer.apply(params, (), x, train=False)[0])
-    y, offset, matrix = map(np.asarray, (apply(x), apply(0 * x), layers.as_matrix(layer, params, x)))
+    params = {"kernel": random(keywords["kernel_size"], 2 // keywords["groups"], 4), "bias": np.arange(4.0, dtype=F)}
+    y, offset = (np.asarray(apply(layer, params, (), one, train=False)[0]) for one in (x, 0 * x))
+    matrix = np.asarray(layers.as_matrix(layer, params, x))
     expected = matrix @ x[0].T.reshape(-1) + offset[0].T.reshape(-1)
     np.testing.assert_allclose(y[0].T.reshape(-1), expected, rtol=1e-4, atol=1e-5)
 
@@ -141,7 +142,7 @@ def test_transposed_convolution_is_the_transposed_matrix():
     """With P' = d (K - 1) - P and the kernel flipped, the matrix is that of the convolution, transposed."""
     taps, strides, dilation, before = 3, 2, 2, 1
     forward = layers.conv(3, taps, strides=strides, dilation=dilation, padding=before, bias=False)
-    x = jnp.ones((1, 10, 2))  # (10 + 2 - 5) / 2 leaves a remainder of one
+    x = np.ones((1, 10, 2), F)  # (10 + 2 - 5) / 2 leaves a remainder of one
     params, _ = forward.init(KEY, x)
     matrix = layers.as_matrix(forward, params, x)
     length = sizes.conv_length(10, taps, strides=strides, dilation=dilation, padding=before)
@@ -150,10 +151,9 @@ def test_transposed_convolution_is_the_transposed_matrix():
     back = layers.conv_transpose(
         2, taps, strides=strides, dilation=dilation, padding=(reach, reach + remainder), bias=False
     )
-    flipped = {"kernel": jnp.flip(params["kernel"], 0).transpose(0, 2, 1)}
-    np.testing.assert_allclose(
-        layers.as_matrix(back, flipped, jnp.ones((1, length, 3))), matrix.T, rtol=1e-6, atol=1e-7
-    )
+    flipped = {"kernel": np.flip(params["kernel"], 0).transpose(0, 2, 1)}
+    transposed = layers.as_matrix(back, flipped, np.ones((1, length, 3), F))
+    np.testing.assert_allclose(transposed, np.asarray(matrix).T, rtol=1e-6, atol=1e-7)
 
 
 def test_mixed_precision_computes_in_bfloat16_and_keeps_float32():
@@ -166,8 +166,8 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32():
     network = layers.mixed_precision(layers.chain(layers.dense(8), layers.batch_norm(), jnp.tanh, layers.dense(3)))
     params, state = network.init(KEY, jnp.ones((1, 4)))
     assert {leaf.dtype for leaf in jax.tree.leaves((params, state))} == {jnp.dtype("float32")}
-    x = jax.random.normal(KEY, (16, 4))
-    y, seen = layers.watched(network, watch).apply(params, state, x, train=True)
+    x, target = random(16, 4), np.ones((16, 3), F)
+    y, seen = apply(layers.watched(network, watch), params, state, x, train=True)
     assert y.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(seen)} == {jnp.dtype("float32")}  # batch norm's averages
     inside = {path: entry for path, entry in dtypes.items() if path}
@@ -176,13 +176,13 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32():
 
     def loss(params):
         logits, _ = network.apply(params, state, x, train=True)
-        return losses.mse(logits, jnp.ones((16, 3)))
+        return losses.mse(logits, target)
 
-    grads = jax.grad(loss)(params)
+    grads = jax.jit(jax.grad(loss))(params)
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
     plain = layers.chain(layers.dense(8), layers.batch_norm(), jnp.tanh, layers.dense(3))
-    exact = jax.grad(lambda p: losses.mse(plain.apply(p, state, x, train=True)[0], jnp.ones((16, 3))))(params)
-    for ours, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(exact), strict=True):
+    exact = jax.jit(jax.grad(lambda p: losses.mse(plain.apply(p, state, x, train=True)[0], target)))(params)
+    for ours, theirs in zip(*(map(np.asarray, jax.tree.leaves(tree)) for tree in (grads, exact)), strict=True):
         assert np.abs(ours - theirs).max() < 0.03 * (np.abs(theirs).max() + 0.05)
 
 
@@ -237,9 +237,10 @@ def test_a_container_that_cannot_be_rebuilt_is_a_row_of_its_own(around, tmp_path
     assert [row.name for row in table.rows if row.name in ("mine", "tanh")] == ["mine"]
     assert table.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
     paths = set()
-    layers.watched(net, lambda path, layer, *rest: paths.add(path) or ()).apply(params, state, X, train=False)
+    watched = layers.watched(net, lambda path, layer, *rest: paths.add(path) or ())
+    jax.eval_shape(lambda *trees: watched.apply(*trees, X, train=False), params, state)
     assert paths == {row.path for row in table.rows}
-    report = diagnostics.layer_report(net, losses.mse, params, state, (X, jnp.zeros_like(X)))
+    report = diagnostics.layer_report(net, losses.mse, params, state, (X, np.zeros_like(X)))
     assert sum("mine" in label for label in report.labels) == (
         2 if "repeat" in str(table) or net.name == "repeat" else 1
     )

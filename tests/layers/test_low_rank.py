@@ -117,6 +117,11 @@ BAD = {
         ConfigError,
         r"the pattern '1/\*' fits no leaf; the paths are 0/kernel",
     ),
+    "a function that chooses none": (
+        lambda: layers.low_rank(layers.chain(DENSE), 1, which=lambda path, _: path == "1/kernel"),
+        ConfigError,
+        "low_rank: the function chooses no leaf, and so would do nothing; it was asked of 0/kernel",
+    ),
     "raveled": (
         lambda: layers.low_rank(layers.chain(layers.raveled(DENSE)), 1),
         ConfigError,

@@ -7,6 +7,7 @@ import pytest
 
 from jaxnet import layers
 from jaxnet.errors import ShapeError
+from tests.compiled import apply
 
 TOLERANCE = {"float32": {"rtol": 2e-5, "atol": 2e-5}, "float64": {"rtol": 1e-11, "atol": 1e-11}}
 SHAPES = {"rank-2": (6, 3), "rank-3": (3, 5, 3)}
@@ -39,18 +40,17 @@ def test_batch_norm_is_pytorchs_over_100_steps(shape, dtype, decay):
     with jax.enable_x64(dtype == "float64"), torch.no_grad():
         x = batch(rng, SHAPES[shape], dtype)
         _, state = ours.init(0, x)
-        params = {"scale": jnp.asarray(scale), "offset": jnp.asarray(offset)}
-        apply = jax.jit(ours.apply, static_argnames="train")
+        params = {"scale": scale, "offset": offset}
         for step in range(STEPS[-1] + 1):
             if step in STEPS:
-                y, kept = apply(params, state, x, train=False)
+                y, kept = apply(ours, params, state, x, train=False)
                 expected = theirs.eval()(channels_first(torch, x)).numpy()
                 np.testing.assert_allclose(np.moveaxis(np.asarray(y), -1, 1), expected, **TOLERANCE[dtype])
                 np.testing.assert_allclose(state["mean"], theirs.running_mean.numpy(), **TOLERANCE[dtype])
                 np.testing.assert_allclose(state["variance"], theirs.running_var.numpy(), **TOLERANCE[dtype])
                 assert all(np.array_equal(kept[name], state[name]) for name in state)
             x = batch(rng, SHAPES[shape], dtype)
-            y, state = apply(params, state, x, train=True)
+            y, state = apply(ours, params, state, x, train=True)
             expected = theirs.train()(channels_first(torch, x)).numpy()
             np.testing.assert_allclose(np.moveaxis(np.asarray(y), -1, 1), expected, **TOLERANCE[dtype])
 
@@ -91,16 +91,15 @@ def test_averages_are_the_literal_recursion(steps):
     rng, decay = np.random.default_rng(2), 0.8
     layer = layers.batch_norm(decay=decay)
     params, state = layer.init(0, jnp.ones((1, 3)))
-    apply = jax.jit(lambda s, x: layer.apply(params, s, x, train=True)[1])
     mean, variance = np.zeros(3), np.ones(3)
     for _ in range(steps):
         x = batch(rng, (4, 2, 3), "float32")
-        state = apply(state, x)
+        _, state = apply(layer, params, state, x, train=True)
         flat = x.astype(np.float64).reshape(-1, 3)
         mean = decay * mean + (1 - decay) * flat.mean(0)
         variance = decay * variance + (1 - decay) * flat.var(0, ddof=1)
     x = batch(rng, (4, 2, 3), "float32")
-    y, _ = layer.apply(params, state, x, train=False)
+    y, _ = apply(layer, params, state, x, train=False)
     np.testing.assert_allclose(state["mean"], mean, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(state["variance"], variance, rtol=1e-5)
     np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + 1e-5), rtol=1e-4, atol=1e-5)
@@ -117,7 +116,7 @@ def test_batch_norm_of_images_is_the_literal_equation():
     x = rng.normal(2, 3, (2, 5, 4, 3))
     params = {"scale": rng.standard_normal(3), "offset": rng.standard_normal(3)}
     layer = layers.batch_norm(epsilon=1e-3)
-    y, _ = layer.apply(params, layer.init(0, x)[1], x, train=True)
+    y, _ = apply(layer, params, layer.init(0, x)[1], x, train=True)
     expected = normalized(x, (0, 1, 2), 1e-3) * params["scale"] + params["offset"]
     np.testing.assert_allclose(y, expected, rtol=1e-10, atol=1e-10)
 
@@ -145,7 +144,7 @@ def test_layer_norm_at_a_large_mean():
     x = (1e4 + np.random.default_rng(4).standard_normal((5, 64))).astype(np.float32)
     layer = layers.layer_norm()
     params, state = layer.init(0, x)
-    y, _ = layer.apply(params, state, x, train=True)
+    y, _ = apply(layer, params, state, x, train=True)
     np.testing.assert_allclose(y, normalized(x, -1), atol=2e-3)
 
 
@@ -160,13 +159,17 @@ def test_layer_norm_is_pytorchs(dtype):
     ty = torch.nn.functional.layer_norm(tx, (6,), ts, to, eps=1e-4)
     ty.backward(torch.tensor(cotangent))
     with jax.enable_x64(dtype == "float64"):
-        params = {"scale": jnp.asarray(scale), "offset": jnp.asarray(offset)}
+        params = {"scale": scale, "offset": offset}
 
         def f(params, x):
             return layers.layer_norm(epsilon=1e-4).apply(params, (), x, train=True)[0]
 
-        y, pullback = jax.vjp(f, params, jnp.asarray(x))
-        d_params, dx = pullback(jnp.asarray(cotangent))
+        @jax.jit
+        def both(params, x, cotangent):
+            y, pullback = jax.vjp(f, params, x)
+            return y, *pullback(cotangent)
+
+        y, d_params, dx = both(params, x, cotangent)
     pairs = ((y, ty.detach()), (dx, tx.grad), (d_params["scale"], ts.grad), (d_params["offset"], to.grad))
     for ours, theirs in pairs:
         np.testing.assert_allclose(ours, theirs.numpy(), **TOLERANCE[dtype])
@@ -175,11 +178,11 @@ def test_layer_norm_is_pytorchs(dtype):
 @pytest.mark.parametrize("train", [True, False])
 def test_half_precision_keeps_float32_statistics(train):
     """The mean of 4096 values near 3 needs more than bfloat16's 8 bits to accumulate."""
-    x = jnp.asarray(3 + np.random.default_rng(6).standard_normal((4096, 2)), jnp.bfloat16)
+    x = (3 + np.random.default_rng(6).standard_normal((4096, 2))).astype(jnp.bfloat16)
     layer = layers.batch_norm(decay=0.0)
     params, state = layer.init(0, x)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"bfloat16"}
-    y, new = layer.apply(params, state, x, train=train)
+    y, new = apply(layer, params, state, x, train=train)
     assert y.dtype == jnp.bfloat16
     assert {leaf.dtype.name for leaf in jax.tree.leaves(new)} == {"float32"}
     if train:
@@ -191,31 +194,31 @@ def test_half_precision_keeps_float32_statistics(train):
 
 @pytest.mark.parametrize("make", [layers.batch_norm, layers.layer_norm])
 def test_a_constant_input_gives_the_offset_and_finite_gradients(make):
-    x = jnp.full((4, 3), 5.0)
+    x = np.full((4, 3), 5, np.float32)
     layer = make()
     params, state = layer.init(0, x)
-    params = {"scale": params["scale"], "offset": jnp.array([1.0, 2.0, 3.0])}
-    y, _ = layer.apply(params, state, x, train=True)
+    params = {"scale": params["scale"], "offset": np.array([1, 2, 3], np.float32)}
+    y, _ = apply(layer, params, state, x, train=True)
     np.testing.assert_array_equal(y, np.tile([1.0, 2.0, 3.0], (4, 1)))
-    dx = jax.grad(lambda x: jnp.sum(layer.apply(params, state, x, train=True)[0] ** 2))(x)
+    dx = jax.jit(jax.grad(lambda x: jnp.sum(layer.apply(params, state, x, train=True)[0] ** 2)))(x)
     assert np.isfinite(dx).all()
 
 
 def test_no_gradient_flows_through_the_averages():
     layer = layers.batch_norm()
-    x = jnp.asarray(batch(np.random.default_rng(7), (4, 3), "float32"))
+    x = batch(np.random.default_rng(7), (4, 3), "float32")
     params, state = layer.init(0, x)
-    dx = jax.grad(lambda x: sum(a.sum() for a in layer.apply(params, state, x, train=True)[1].values()))(x)
+    dx = jax.jit(jax.grad(lambda x: sum(a.sum() for a in layer.apply(params, state, x, train=True)[1].values())))(x)
     np.testing.assert_array_equal(dx, np.zeros_like(x))
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (1, 1, 3), (0, 3), (0, 5, 3)])
 def test_training_on_less_than_two_values_a_channel_is_refused(shape):
     layer = layers.batch_norm()
-    params, state = layer.init(0, jnp.ones((2, 3)))
+    params, state = layer.init(0, np.ones((2, 3), np.float32))
     with pytest.raises(ShapeError, match="at least two values a channel"):
-        layer.apply(params, state, jnp.ones(shape), train=True)
-    y, _ = layer.apply(params, state, jnp.ones(shape), train=False)
+        layer.apply(params, state, np.ones(shape, np.float32), train=True)
+    y, _ = apply(layer, params, state, np.ones(shape, np.float32), train=False)
     assert y.shape == shape
 
 

@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxnet import interop, layers
 from jaxnet.errors import ConfigError, DTypeError, ShapeError
+from tests.compiled import apply
 
 UNITS, BATCH, TIME, FEATURES = 3, 4, 5, 2
 LENGTHS = np.array([5, 1, 3, 0])
@@ -32,15 +33,14 @@ DIRECTIONS = pytest.mark.parametrize("direction", ["forward", "backward", "both"
 
 
 def start(net, x=X, seed=1):
-    """Params far from zeros, and the input, in float64."""
-    x = jax.tree.map(jnp.asarray, x)
+    """Params far from zeros, and the input, in float64, in NumPy, whose slices and arithmetic need no program."""
     trees = jax.eval_shape(net.init, jax.random.key(0), x)[0]
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda a: jnp.asarray(rng.standard_normal(a.shape) * 0.7, a.dtype), trees), x
+    return jax.tree.map(lambda a: (rng.standard_normal(a.shape) * 0.7).astype(a.dtype), trees), x
 
 
 def evaluate(net, params, x):
-    return jax.jit(lambda params, x: net.apply(params, (), x, train=False)[0])(params, x)
+    return jax.tree.map(np.asarray, apply(net, params, (), x, train=False)[0])
 
 
 def weighed(net, params, x, mask=None):
@@ -171,7 +171,7 @@ def test_a_mask_with_holes_leaves_the_sequence_without_them(name):
         backward = literal(name, params["backward"], x[i, there][::-1])[::-1]
         np.testing.assert_allclose(y[i, there], np.concatenate([forward, backward], -1), rtol=1e-12, atol=1e-12)
     assert not np.any(y[~mask])
-    poisoned = jnp.where(mask[..., None], x, jnp.nan)
+    poisoned = np.where(mask[..., None], x, np.nan)
     np.testing.assert_array_equal(evaluate(net, params, (poisoned, mask))[0], y)
 
     gradient = jax.grad(lambda params, x: weighed(net, params, x, mask)[0], (0, 1))
@@ -181,8 +181,8 @@ def test_a_mask_with_holes_leaves_the_sequence_without_them(name):
         return gradient(params, x), jax.jvp(gradient, (params, x), (params, x))[1]
 
     found = derivatives(params, poisoned)
-    chex.assert_trees_all_equal(found, derivatives(params, jnp.where(mask[..., None], x, 0.0)))
-    assert not np.any(found[0][1][~mask])
+    chex.assert_trees_all_equal(found, derivatives(params, np.where(mask[..., None], x, 0.0)))
+    assert not np.any(np.asarray(found[0][1])[~mask])
 
 
 @NAMES
@@ -202,7 +202,7 @@ def test_a_carry_goes_on_where_another_ended(name, direction):
     """With a mask: of sequences that ended, the last state is that of their last step."""
     net, whole = make(name, direction=direction, carry=True), make(name, direction=direction)
     params, x = start(whole)
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), carry_of(net, x))
+    zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), carry_of(net, x))
     y, _, last = evaluate(net, params, (x, MASK, zeros))
     expected, _ = evaluate(whole, params, (x, MASK))
     np.testing.assert_array_equal(y, expected)
@@ -255,12 +255,13 @@ def test_piece_by_piece_at_every_cut(name):
 def test_second_derivatives_are_differences_of_the_first(name):
     """By the carry too, masked and backward, where the contract's test has a mere forward layer."""
     net = make(name, direction="backward", carry=True)
-    shapes = carry_of(net, jnp.asarray(X))
+    shapes = carry_of(net, X)
     rng = np.random.default_rng(5)
-    carry = jax.tree.map(lambda a: jnp.asarray(rng.standard_normal(a.shape)), shapes)
+    carry = jax.tree.map(lambda a: rng.standard_normal(a.shape), shapes)
     params, x = start(make(name, direction="backward"))
     flat, unravel = ravel_pytree((params, x, carry))
-    u, v = (jnp.asarray(rng.standard_normal(flat.shape)) for _ in range(2))
+    flat = np.asarray(flat)
+    u, v = (rng.standard_normal(flat.shape) for _ in range(2))
 
     def f(theta):
         params, x, carry = unravel(theta)
@@ -271,18 +272,24 @@ def test_second_derivatives_are_differences_of_the_first(name):
     @jax.jit
     def measure(theta):
         gradient = jax.grad(f)
-        return gradient(theta), {
-            "forward over reverse": jnp.vdot(v, jax.jvp(gradient, (theta,), (u,))[1]),
-            "reverse over reverse": jnp.vdot(v, jax.grad(lambda t: jnp.vdot(gradient(t), u))(theta)),
-            "reverse over forward": jnp.vdot(v, jax.grad(lambda t: jax.jvp(f, (t,), (u,))[1])(theta)),
-        }
+        return (
+            f(theta),
+            gradient(theta),
+            {
+                "forward over reverse": jnp.vdot(v, jax.jvp(gradient, (theta,), (u,))[1]),
+                "reverse over reverse": jnp.vdot(v, jax.grad(lambda t: jnp.vdot(gradient(t), u))(theta)),
+                "reverse over forward": jnp.vdot(v, jax.grad(lambda t: jax.jvp(f, (t,), (u,))[1])(theta)),
+            },
+        )
 
     h = 1e-5
-    (gradient, second), (after, _), (before, _) = measure(flat), measure(flat + h * u), measure(flat - h * u)
-    slope = (f(flat + h * v) - f(flat - h * v)) / (2 * h)
-    np.testing.assert_allclose(jnp.vdot(gradient, v), slope, rtol=1e-7)
+    points = (flat, flat + h * u, flat - h * u, flat + h * v, flat - h * v)
+    (_, gradient, second), (_, after, _), (_, before, _), (up, *_), (down, *_) = (
+        jax.device_get(measure(point)) for point in points
+    )
+    np.testing.assert_allclose(np.vdot(gradient, v), (up - down) / (2 * h), rtol=1e-7)
     for way, value in second.items():
-        np.testing.assert_allclose(value, jnp.vdot(v, after - before) / (2 * h), rtol=1e-6, err_msg=way)
+        np.testing.assert_allclose(value, np.vdot(v, after - before) / (2 * h), rtol=1e-6, err_msg=way)
 
 
 @NAMES
@@ -290,22 +297,30 @@ def test_second_derivatives_are_differences_of_the_first(name):
 def test_gradients_under_vmap_scan_remat_and_shard_map(name):
     net = make(name)
     params, x = start(net)
-    mask = jnp.asarray(MASK)
+    mask = MASK
 
     def gradient(params, x, mask, remat=False):
         f = functools.partial(weighed, net)
         return jax.grad(lambda params: (jax.checkpoint(f) if remat else f)(params, x, mask)[0])(params)
 
-    expected = jax.jit(gradient)(params, x, mask)
-    close = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1e-10)
-    close(jax.jit(functools.partial(gradient, remat=True))(params, x, mask), expected)
+    several = jax.tree.map(lambda a: np.stack([a, 2 * a]), (params, x))
 
-    several = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), (params, x))
-    alone = [jax.jit(gradient)(*jax.tree.map(lambda a, i=i: a[i], several), mask) for i in range(2)]
-    stacked = jax.tree.map(lambda *a: jnp.stack(a), *alone)
-    close(jax.jit(jax.vmap(gradient, (0, 0, None)))(*several, mask), stacked)
-    scanned = jax.lax.scan(lambda _, now: ((), gradient(*now, mask)), (), several)[1]
-    close(scanned, stacked)
+    @jax.jit
+    def every(params, x, several, mask):
+        alone = [gradient(*jax.tree.map(lambda a, i=i: a[i], several), mask) for i in range(2)]
+        return {
+            "alone": gradient(params, x, mask),
+            "remat": gradient(params, x, mask, remat=True),
+            "loop": jax.tree.map(lambda *a: jnp.stack(a), *alone),
+            "vmap": jax.vmap(gradient, (0, 0, None))(*several, mask),
+            "scan": jax.lax.scan(lambda _, now: ((), gradient(*now, mask)), (), several)[1],
+        }
+
+    found = every(params, x, several, mask)
+    close = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1e-10)
+    close(found["remat"], found["alone"])
+    close(found["vmap"], found["loop"])
+    close(found["scan"], found["loop"])
 
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
     spread = jax.sharding.PartitionSpec("data")
@@ -411,7 +426,7 @@ CALLS = [
     (lambda: layers.gru(3, direction="up"), ConfigError, r"gru: direction must be one of 'forward', 'backward', 'both', got 'up'"),
     (lambda: layers.gru(3, carry=1), ConfigError, r"gru: carry must be True or False"),
     (lambda: layers.elman(3, bias=None), ConfigError, r"elman: bias must be True or False"),
-    (lambda: layers.rnn(layers.dense(3)), ConfigError, r"rnn: cell must be a layers\.Cell, got Layer.*layers\.elman\(units\) is one"),
+    (lambda: layers.rnn(layers.dense(3)), ConfigError, r"rnn: cell must be a layers\.Cell, got the layer dense.*layers\.elman\(units\) is one"),
     (lambda: layers.rnn(layers.Cell(None, leaky)), ConfigError, r"rnn: init must be callable, got None"),
     (lambda: layers.lstm(3).init(0, jnp.ones((4, 2))), ShapeError, r"lstm: x must have 3 axes \(batch, time, features\), got shape \(4, 2\); a single example is x\[None\]"),
     (lambda: layers.lstm(3).init(0, jnp.ones((4, 5, 0))), ShapeError, r"at least one feature"),

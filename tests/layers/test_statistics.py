@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnet import layers, losses, optimizers, training
 from jaxnet.errors import ConfigError, ShapeError
+from tests.compiled import apply
 
 EPSILON = 1e-5
 MAKE = {"batch_norm": layers.batch_norm, "layer_norm": layers.layer_norm}
@@ -25,20 +26,28 @@ def right(x, cotangent, axes, scale):
     return y * scale, dx, x.mean(axes), x.var(axes)
 
 
+LAYERS = {name: make() for name, make in MAKE.items()}  # whose programs serve all values
+
+
 @pytest.mark.parametrize("value", [10000.1, -3e4, 0.1, 1e-30])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("name", MAKE)
 def test_of_a_constant_nothing_is_left(name, dtype, value):
     with jax.enable_x64(dtype == "float64"):
         for shape in ((32, 4), (3, 7, 5, 4)):
-            x = jnp.full(shape, value, dtype)
-            layer = MAKE[name]()
-            params, state = layer.init(0, x)
-            y, new = jax.jit(functools.partial(layer.apply, train=True))(params, state, x)
+            x = np.full(shape, value, jnp.dtype(dtype))
+            params, state = LAYERS[name].init(0, x)
+            y, new = apply(LAYERS[name], params, state, x, train=True)
             np.testing.assert_array_equal(y, np.zeros(shape))
             if new:
-                np.testing.assert_allclose(new["mean"], np.float64(x[0, ..., 0]).flat[0] / 10, rtol=1e-6)
+                np.testing.assert_allclose(new["mean"], np.float64(x.flat[0]) / 10, rtol=1e-6)
                 np.testing.assert_allclose(new["variance"], 0.9, rtol=1e-6)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def pulled(layer, params, state, x, cotangent):
+    (y, new), pull = jax.vjp(lambda x: layer.apply(params, state, x, train=True), x)
+    return y, pull((cotangent, jax.tree.map(jnp.zeros_like, new)))[0], new
 
 
 @pytest.mark.parametrize("mean", [0.0, 1e4, -1e7])
@@ -49,16 +58,8 @@ def test_noise_far_from_zero(name, shape, mean):
     rng = np.random.default_rng(0)
     x = (mean + rng.normal(0, 1, shape)).astype(np.float32)
     cotangent, scale = rng.normal(0, 1, shape).astype(np.float32), np.array([0.5, -2.0, 3.0], np.float32)
-    layer = MAKE[name]()
-    params, state = layer.init(0, x)
-    params["scale"] = jnp.asarray(scale)
-
-    @jax.jit
-    def step(x):
-        (y, new), pull = jax.vjp(lambda x: layer.apply(params, state, x, train=True), x)
-        return y, pull((jnp.asarray(cotangent), jax.tree.map(jnp.zeros_like, new)))[0], new
-
-    y, dx, new = step(x)
+    params, state = LAYERS[name].init(0, x)
+    y, dx, new = pulled(LAYERS[name], {**params, "scale": scale}, state, x, cotangent)
     axes = tuple(range(x.ndim - 1)) if name == "batch_norm" else (x.ndim - 1,)
     expected, expected_dx, expected_mean, variance = right(x, cotangent, axes, scale)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=2e-5)
@@ -67,6 +68,12 @@ def test_noise_far_from_zero(name, shape, mean):
         n = x.size // 3
         np.testing.assert_allclose(new["mean"], 0.1 * expected_mean, rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(new["variance"], 0.9 + 0.1 * variance * n / (n - 1), rtol=1e-5)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def two_passes(x, axes):
+    centered = x - jnp.mean(x, axes, keepdims=True)
+    return centered * jax.lax.rsqrt(jnp.mean(centered**2, axes, keepdims=True) + EPSILON)
 
 
 @pytest.mark.parametrize("outlier", [1e2, -1e4, 1e6, 3e38])
@@ -80,14 +87,12 @@ def test_an_outlier_costs_no_digits(name, outlier):
             x[6, 0] = -outlier if outlier == 3e38 else 0
         else:
             x[..., 0], axes = outlier, (2,)
-        layer = MAKE[name]()
-        params, state = layer.init(0, x)
-        y, _ = layer.apply(params, state, x, train=True)
+        params, state = LAYERS[name].init(0, x)
+        y, _ = apply(LAYERS[name], params, state, x, train=True)
         if outlier == 3e38:
             assert np.isfinite(y).all()
             continue
-        centered = jnp.asarray(x) - jnp.mean(x, axes, keepdims=True)
-        plain = centered * jax.lax.rsqrt(jnp.mean(centered**2, axes, keepdims=True) + EPSILON)
+        plain = two_passes(x, axes)
         ours, plains = (np.abs(one - right(x, x, axes, 1)[0])[np.abs(x) < 50].max() for one in (y, plain))
         assert ours <= 2 * plains + 1e-7
 
@@ -147,7 +152,7 @@ WRAPPED = {
 
 def starting(layer):
     params, state = layer.init(0, X)
-    return {"scale": jnp.asarray(SCALE), "offset": params["offset"]}, state
+    return {"scale": SCALE, "offset": params["offset"]}, state
 
 
 @pytest.mark.parametrize(
@@ -163,7 +168,7 @@ def test_a_named_axis_gives_the_whole_batchs_statistics(kind):
         y, new = f(params, state, x)
         return jnp.vdot(COTANGENT, y), (y, new)
 
-    (_, (y, new)), (d_params, dx) = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, jnp.asarray(X))
+    (_, (y, new)), (d_params, dx) = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, X)
     expected, expected_dx, mean, variance = right(X, COTANGENT, (0, 1), SCALE)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(dx, expected_dx, rtol=1e-4, atol=1e-4)
@@ -177,7 +182,7 @@ def test_one_value_a_device_is_enough_of_a_batch():
     layer = layers.batch_norm(axis_name="data")
     params, state = starting(layer)
     x = X[:DEVICES, 0]
-    y, _ = WRAPPED["vmap"](layer)(params, state, x)
+    y, _ = jax.jit(WRAPPED["vmap"](layer))(params, state, x)
     np.testing.assert_allclose(y, right(x, x, (0,), SCALE)[0], rtol=1e-5, atol=1e-5)
     with pytest.raises(ShapeError, match="at least two values a channel"):
         WRAPPED["vmap"](layers.batch_norm(axis_name=()))(params, state, x)
@@ -201,9 +206,9 @@ def test_each_part_alone_on_purpose(check_vma):
     layer = layers.batch_norm(axis_name=())
     params, state = starting(layer)
     f = of_shard_map(layer, state=P("data"), check_vma=check_vma)
-    y, _ = f(params, state, X)
+    y, _ = jax.jit(f)(params, state, X)
     part = X[2:4]
-    np.testing.assert_allclose(y[2:4], right(part, part, (0, 1), SCALE)[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(y)[2:4], right(part, part, (0, 1), SCALE)[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.devices(DEVICES)
@@ -214,10 +219,12 @@ def test_where_the_whole_batch_is_seen_nothing_is_refused():
     mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
     alike = jax.shard_map(functools.partial(train, layer), mesh=mesh, in_specs=P(), out_specs=P())
     expected = right(X, X, (0, 1), SCALE)[0]
-    np.testing.assert_allclose(alike(params, state, X)[0], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(alike)(params, state, X)[0], expected, rtol=1e-5, atol=1e-5)
     evaluate = functools.partial(layer.apply, train=False)
-    jax.shard_map(evaluate, mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=(P("data"), P()))(params, state, X)
-    jax.vmap(functools.partial(train, layer), (None, None, 0), axis_name="members")(params, state, X)
+    parts = jax.shard_map(evaluate, mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=(P("data"), P()))
+    members = jax.vmap(functools.partial(train, layer), (None, None, 0), axis_name="members")
+    for allowed in (parts, members):
+        jax.eval_shape(allowed, params, state, X)
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from jaxnet import activations, layers
 from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError
+from tests.compiled import apply
 from tests.layers.test_layers_table import NO_LAYERS, inputs
 
 KEY = jax.random.key(0)
@@ -29,7 +30,8 @@ class Case(NamedTuple):
 
     @property
     def x(self):
-        return inputs(self.shape) if self.tokens is None else jnp.arange(self.shape[1])[None] ** 2 % self.tokens
+        tokens = np.arange(self.shape[1], dtype=np.int32)[None] ** 2
+        return inputs(self.shape) if self.tokens is None else tokens % self.tokens
 
 
 def causal(filters=4, size=3, **keywords):
@@ -168,7 +170,8 @@ def trees(net, x):
     tokens = jnp.issubdtype(x.dtype, jnp.integer)
 
     def value(leaf):
-        return jnp.asarray(0.3 * rng.standard_normal(leaf.shape) ** 2 + 0.1, float if tokens else leaf.dtype)
+        dtype = jax.dtypes.canonicalize_dtype(float) if tokens else leaf.dtype
+        return (0.3 * rng.standard_normal(leaf.shape) ** 2 + 0.1).astype(dtype)
 
     return jax.tree.map(value, (params, state))
 
@@ -184,6 +187,7 @@ def fed(stream, params, state, x, ends):
 
 def assert_fed_is_whole(net, x, cuts, tolerance=1e-12):
     stream, (params, state) = layers.streaming(net, capacity=LENGTH), trees(net, x)
+    stream = stream._replace(apply=jax.jit(stream.apply, static_argnames="train"))  # traced once for each length
 
     @jax.jit
     def both(params, state, x):
@@ -197,8 +201,11 @@ def assert_fed_is_whole(net, x, cuts, tolerance=1e-12):
 
 
 def every_cut(n):
-    """In two at every position, each position alone, and with pieces of length 0 first, between and last."""
-    return [*((i, n) for i in range(n + 1)), tuple(range(1, n + 1)), (0, 2, 2, n - 1, n, n)]
+    """Each position alone; at every second one; and with pieces of length 0 first, between and last, a long one too.
+
+    So there is a cut at every position, and pieces of every kind follow one another, by few lengths to trace.
+    """
+    return [tuple(range(1, n + 1)), (1, *range(3, n, 2), n), (0, 2, 2, n - 1, n, n)]
 
 
 @pytest.mark.parametrize("name", FED)
@@ -267,16 +274,20 @@ def test_networks_at_every_cut(name, dtype):
     """By one compiled step, from a state that has begun."""
     with jax.enable_x64(dtype == jnp.float64):
         tolerance = 1e-12 if dtype == jnp.float64 else 2e-5
-        net, x = NETWORKS[name](), jnp.array([[3, 1, 4, 1, 5, 2]]) if name == "gpt" else inputs((1, 6, 3), dtype)
+        net, x = NETWORKS[name](), np.array([[3, 1, 4, 1, 5, 2]]) if name == "gpt" else inputs((1, 6, 3), dtype)
         params, state = trees(net, x)
         whole = jax.jit(lambda: net.apply(params, state, x, train=False)[0])()
         stream = layers.streaming(net, capacity=LENGTH)
         begun = jax.jit(lambda: layers.stream_state(stream, params, state, x))()
         stream = stream._replace(apply=jax.jit(stream.apply, static_argnames="train"))
+        x = np.asarray(x)  # NumPy's slices and joints need no program
         for ends in every_cut(6):
-            y, _ = fed(stream, params, begun, x, ends)
-            assert y.dtype == dtype
-            np.testing.assert_allclose(y, whole, rtol=tolerance, atol=tolerance)
+            memory, pieces = begun, []
+            for begin, end in zip((0, *ends), ends, strict=False):
+                y, memory = stream.apply(params, memory, x[:, begin:end], train=False)
+                assert y.dtype == dtype
+                pieces.append(np.asarray(y))
+            np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, rtol=tolerance, atol=tolerance)
 
 
 @st.composite
@@ -299,7 +310,7 @@ def geometries(draw):
 
 
 @given(geometries(), st.lists(st.integers(0, 5), min_size=1, max_size=4))
-@settings(max_examples=12)
+@settings(max_examples=10)
 def test_drawn_layers_in_drawn_pieces(geometry, pieces):
     layer, needed = geometry
     ends = tuple(int(end) for end in np.cumsum([*pieces, needed]))
@@ -348,7 +359,7 @@ def test_nothing_is_compiled_anew():
         return stream.apply(params, state, piece, train=False)
 
     struct = jax.ShapeDtypeStruct((2, 2, 3), x.dtype)
-    state = layers.stream_state(stream, params, state, struct)
+    state, x = layers.stream_state(stream, params, state, struct), np.asarray(x)
     for i in range(0, 8, 2):
         y, state = step(params, state, x[:, i : i + 2])
         assert y.shape == (2, 6, 1)
@@ -390,12 +401,12 @@ def test_init_draws_the_networks_params_and_begins():
     """From a piece that the network alone refuses, since it is shorter than its window."""
     net = layers.chain(layers.conv(2, 3), layers.batch_norm(), layers.max_pool(2))
     stream = layers.streaming(net)
-    piece = jnp.ones((1, 1, 4))
+    piece = np.ones((1, 1, 4), np.float32)
     params, begun = stream.init(KEY, piece)
-    chex.assert_trees_all_equal(params, net.init(KEY, jnp.ones((1, 4, 4)))[0])
-    state = layers.stream_state(stream, params, net.init(KEY, jnp.ones((1, 4, 4)))[1], piece)
-    chex.assert_trees_all_equal(begun, state)
-    y, _ = stream.apply(params, begun, piece, train=False)
+    drawn, own = net.init(KEY, np.ones((1, 4, 4), np.float32))
+    chex.assert_trees_all_equal(params, drawn)
+    chex.assert_trees_all_equal(begun, layers.stream_state(stream, params, own, piece))
+    y, _ = apply(stream, params, begun, piece, train=False)
     assert y.shape == (1, 0, 2)
 
 
@@ -403,9 +414,9 @@ def test_the_state_is_the_layers_own_and_its_memory():
     stream = layers.streaming(layers.chain(causal(2), layers.batch_norm()))
     x = inputs((2, 5, 3), jnp.float32)
     params, state = stream.init(KEY, x)
-    _, state = stream.apply(params, state, x, train=False)
+    _, state = apply(stream, params, state, x, train=False)
     (kept, _), own = state.state[0].memory, state.state[1].state
-    np.testing.assert_array_equal(kept, x[:, -2:])
+    np.testing.assert_array_equal(kept, np.asarray(x)[:, -2:])
     assert own.keys() == {"mean", "variance"}
 
 
@@ -424,16 +435,16 @@ def test_pieces_of_several_arrays():
     net = layers.residual(
         layers.chain(conditioned, layers.parallel(layers.chain(signal, causal()), lambda x: x, combine=back))
     )
-    x = {"signal": inputs((2, 5, 4), jnp.float32), "mask": jnp.ones((2, 5), bool)}
+    x = {"signal": np.asarray(inputs((2, 5, 4), jnp.float32)), "mask": np.ones((2, 5), bool)}
     speaker = inputs((2, 4), jnp.float32)
     params, state = net.init(KEY, {**x, "speaker": speaker})
-    whole = net.apply(params, state, {**x, "speaker": speaker}, train=False)[0]
+    whole = apply(net, params, state, {**x, "speaker": speaker}, train=False)[0]
     stream = layers.streaming(net)
     state = layers.stream_state(stream, params, state, {**x, "speaker": speaker})
     for begin, end in ((0, 2), (2, 3), (3, 5)):
         piece = jax.tree.map(lambda a, b=begin, e=end: a[:, b:e], x)
-        y, state = stream.apply(params, state, {**piece, "speaker": speaker}, train=False)
-        np.testing.assert_allclose(y["signal"], whole["signal"][:, begin:end], rtol=1e-5)
+        y, state = apply(stream, params, state, {**piece, "speaker": speaker}, train=False)
+        np.testing.assert_allclose(y["signal"], np.asarray(whole["signal"])[:, begin:end], rtol=1e-5)
         assert y["mask"].shape == (2, end - begin)
 
 
@@ -459,12 +470,13 @@ def test_a_context_comes_whole_with_each_piece():
 
 
 def test_what_is_remembered_has_an_end():
-    stream, x = layers.streaming(layers.chain(layers.attention(2, causal=True)), capacity=3), jnp.ones((1, 2, 4))
+    x = np.ones((1, 2, 4), np.float32)
+    stream = layers.streaming(layers.chain(layers.attention(2, causal=True)), capacity=3)
     params, state = stream.init(KEY, x)
-    _, state = stream.apply(params, state, x, train=False)
+    _, state = apply(stream, params, state, x, train=False)
     with pytest.raises(DataError, match=r"^chain\[0\]: attention: the stream is 4 positions long, and 3 were to be"):
         stream.apply(params, state, x, train=False)
-    assert np.isnan(jax.jit(stream.apply, static_argnames="train")(params, state, x, train=False)[0]).all()
+    assert np.isnan(apply(stream, params, state, x, train=False)[0]).all()
     with pytest.raises(ConfigError, match=r"^attention: attention without a window remembers all .*capacity="):
         layers.streaming(layers.attention(2, causal=True)).init(KEY, x)
 
@@ -472,7 +484,7 @@ def test_what_is_remembered_has_an_end():
 def test_mixed_precision_remembers_in_the_compute_dtype():
     net = layers.mixed_precision(dilated())
     x = inputs((1, 6, 3), jnp.float32)
-    params, state = net.init(KEY, x)
+    params, state = jax.jit(net.init)(KEY, x)
     stream = layers.streaming(net)
 
     @jax.jit
@@ -490,19 +502,19 @@ def test_a_stream_can_be_pickled():
     again = pickle.loads(pickle.dumps(stream))
     x = inputs((1, 4, 3), jnp.float32)
     params, state = stream.init(KEY, x)
-    chex.assert_trees_all_equal(*(one.apply(params, state, x, train=False) for one in (stream, again)))
+    chex.assert_trees_all_equal(*(apply(one, params, state, x, train=False) for one in (stream, again)))
 
 
 def test_summary_and_watched_see_its_layers():
     net = layers.chain(layers.conv(4, 2), layers.repeat(layers.residual(causal()), 2), layers.parallel(jnp.tanh, up()))
-    stream, x = layers.streaming(net), jnp.ones((1, 6, 4))
+    stream, x = layers.streaming(net), np.ones((1, 6, 4), np.float32)
     ours = {row.path: row for row in layers.summary(stream, x).rows}
     for row in layers.summary(net, x).rows:
         assert ours[("net", *row.path)][:3] == (("net", *row.path), row.name, row.output)
         assert ours[("net", *row.path)].parameters == row.parameters
     paths = set()
-    params, state = stream.init(KEY, x)
-    layers.watched(stream, lambda path, *rest: paths.add(path) or ()).apply(params, state, x, train=False)
+    watched = layers.watched(stream, lambda path, *rest: paths.add(path) or ())
+    jax.eval_shape(lambda: watched.apply(*stream.init(KEY, x), x, train=False))
     assert paths == set(ours)
 
 

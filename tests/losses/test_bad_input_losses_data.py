@@ -47,7 +47,7 @@ LOSSES = {
         PAIRED + CLASSED,
         lambda name: _of(name, jnp.ones((2, 4), jnp.int16), _target(name)),
         DTypeError,
-        r"^WHO: NAME must be floating point, got int16; convert with x\.astype\('float32'\) / 32768 .*wrap",
+        r"^WHO: NAME must be floating point, got int16; convert with NAME\.astype\('float32'\) / 32768 .*wrap",
     ),
     **_each(
         "7 uint8 target",
@@ -55,6 +55,27 @@ LOSSES = {
         lambda name: _of(name, X, jnp.ones((2, 4), jnp.uint8)),
         DTypeError,
         r"^WHO: target must be floating point, got uint8; convert with .* / 256",
+    ),
+    **_each(
+        "7 integer target",
+        PAIRED,
+        lambda name: _of(name, X, jnp.ones((2, 4), int)),
+        DTypeError,
+        r"^WHO: target must be floating point, got int32; convert with target\.astype\('float32'\)$",
+    ),
+    **_each(
+        "7 exchanged",
+        CLASSED,
+        lambda name: _of(name, Y, X),
+        DTypeError,
+        r"^WHO: NAME must be floating point, got int32 \(2,\), and for the target float32 \(2, 4\); if they are exchanged, ",
+    ),
+    **_each(
+        "14 a column of labels",
+        CLASSED,
+        lambda name: _of(name, X, Y[:, None]),
+        ShapeError,
+        r"^WHO: integer labels must have shape \(2,\), .*got \(2, 1\); take the only column, target\[\.\.\., 0\]",
     ),
     **_each(
         "7 complex",
@@ -379,7 +400,7 @@ LOSSES = {
     "47 traced smoothing": (
         lambda: jax.jit(lambda a: losses.softmax_cross_entropy(X, Y, label_smoothing=a))(0.1),
         ConfigError,
-        r"^softmax_cross_entropy: label_smoothing must be a finite number in \[0, 1\], got .*Tracer",
+        r"^softmax_cross_entropy: label_smoothing must be a finite number in \[0, 1\], got a traced float32",
     ),
 }
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
 from jaxnet import losses
 from jaxnet.errors import ShapeError
@@ -105,6 +104,14 @@ def _arrays(case, dtype=jnp.float32):
     return jnp.asarray(case.prediction, dtype), target
 
 
+def _widened(array):
+    return np.asarray(array, np.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+
+def _flipped(array):
+    return jnp.asarray(np.asarray(array)[::-1])  # by NumPy, which needs no program
+
+
 def _close(actual, expected, tolerance=1e-6):
     np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
@@ -124,7 +131,7 @@ def test_jit_equals_eager_and_traces_once(case):
         return case.loss(prediction, target)
 
     prediction, target = _arrays(case)
-    other, other_target = prediction[::-1], target[::-1]
+    other, other_target = _flipped(prediction), _flipped(target)
     _close(compiled(prediction, target), case.loss(prediction, target))
     _close(compiled(other, other_target), case.loss(other, other_target))
     assert len(traces) == 1
@@ -139,10 +146,10 @@ def test_a_result_is_not_weakly_typed(case):
 @case
 def test_vmap_equals_a_loop(case):
     prediction, target = _arrays(case)
-    prediction = jnp.stack([prediction, prediction[::-1]])
-    target = jnp.stack([target, jnp.roll(target, 1, axis=0)])
-    expected = [case.loss(p, t) for p, t in zip(prediction, target, strict=True)]
-    _close(jax.jit(jax.vmap(case.loss))(prediction, target), expected)
+    predictions = [prediction, _flipped(prediction)]
+    targets = [target, jnp.asarray(np.roll(target, 1, axis=0))]
+    expected = [case.loss(p, t) for p, t in zip(predictions, targets, strict=True)]
+    _close(jax.jit(jax.vmap(case.loss))(np.stack(predictions), np.stack(targets)), expected)
 
 
 @case
@@ -170,48 +177,65 @@ def test_reductions_agree(case):
 
 
 @case
-def test_gradients_match_finite_differences_to_second_order(case, x64):
-    prediction, target = _arrays(case, jnp.float64)
-    check = partial(check_grads, atol=1e-5, rtol=1e-5, eps=1e-6)
-    for mode in ("fwd", "rev"):
-        check(jax.jit(lambda p: case.loss(p, target)), (prediction,), order=2, modes=[mode])
-    if case.pairs:
-        check(jax.jit(lambda t: case.loss(prediction, t)), (target,), order=1, modes=["rev"])
+def test_derivatives(case, x64):
+    """First and second, forward and reverse, by the prediction and by a target that is like it.
 
-
-@case
-def test_jvp_equals_vjp(case, x64):
+    Against central differences in a random direction; all derivatives of a loss are one program.
+    """
     prediction, target = _arrays(case, jnp.float64)
+    origin = tuple(map(np.asarray, (prediction, target) if case.pairs else (prediction,)))
+    u, v = (tuple(_normal(*a.shape, seed=seed + i) for i, a in enumerate(origin)) for seed in (2, 4))
+
+    def loss(theta, **options):
+        return case.loss(*(theta if case.pairs else (*theta, target)), **options)
+
+    def inner(a, b):
+        return sum(map(jnp.vdot, a, b))
 
     @jax.jit
-    def values(p):
-        return case.loss(p, target, reduction="none")
+    def measure(theta):
+        gradient = jax.grad(loss)
+        value, slope = jax.jvp(loss, (theta,), (u,))
+        second = {
+            "forward over forward": jax.jvp(lambda t: jax.jvp(loss, (t,), (u,))[1], (theta,), (v,))[1],
+            "reverse over reverse": inner(v, jax.grad(lambda t: inner(gradient(t), u))(theta)),
+        }
+        values = partial(loss, reduction="none")
+        _, forward = jax.jvp(values, (theta,), (u,))
+        cotangent = jnp.asarray(_normal(*forward.shape, seed=3))
+        (backward,) = jax.vjp(values, theta)[1](cotangent)
+        adjoint = jnp.vdot(cotangent, forward), inner(backward, u)
+        return value, slope, inner(gradient(theta), v), second, forward, adjoint
 
-    tangent = jnp.asarray(_normal(*prediction.shape, seed=2))
-    _, forward = jax.jvp(values, (prediction,), (tangent,))
-    _, pull = jax.vjp(values, prediction)
-    cotangent = jnp.asarray(_normal(*forward.shape, seed=3))
-    (backward,) = pull(cotangent)
-    assert backward.dtype == prediction.dtype
+    h = 1e-6
+    (_, slope, slope_v, second, forward, adjoint), after, before = (
+        measure(tuple(a + step * d for a, d in zip(origin, u, strict=True))) for step in (0, h, -h)
+    )
     assert np.abs(forward).max() > 1e-3
-    np.testing.assert_allclose(jnp.vdot(cotangent, forward), jnp.vdot(backward, tangent), rtol=1e-11)
+    np.testing.assert_allclose(*adjoint, rtol=1e-11)
+    np.testing.assert_allclose(slope, (after[0] - before[0]) / (2 * h), rtol=1e-6, atol=1e-7)
+    assert slope_v.dtype == jnp.float64
+    for how, value in second.items():
+        np.testing.assert_allclose(value, (after[2] - before[2]) / (2 * h), rtol=1e-5, atol=1e-6, err_msg=how)
 
 
 @case
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_values_are_computed_in_at_least_float32(case, dtype):
-    narrow = _arrays(case, dtype)
-    widened = tuple(x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in narrow)
-    step = jax.jit(jax.value_and_grad(case.loss))
-    value, gradient = step(*narrow)
-    exact_value, exact = step(*widened)
-    assert value.dtype == jnp.float32
-    assert gradient.dtype == dtype
-    _close(value, exact_value)
-    limits = jnp.finfo(dtype)
-    np.testing.assert_allclose(
-        gradient.astype(jnp.float32), exact, rtol=float(limits.eps), atol=float(limits.eps * np.abs(exact).max())
+def test_values_are_computed_in_at_least_float32(case):
+    step = jax.value_and_grad(case.loss)
+    narrow = {dtype: _arrays(case, dtype) for dtype in ("bfloat16", "float16")}
+    wide = {dtype: tuple(map(_widened, arrays)) for dtype, arrays in narrow.items()}
+    found, exact = jax.jit(lambda *trees: [{name: step(*arrays) for name, arrays in t.items()} for t in trees])(
+        narrow, wide
     )
+    for dtype, (value, gradient) in found.items():
+        limits, (exact_value, exact_gradient) = jnp.finfo(dtype), exact[dtype]
+        assert value.dtype == jnp.float32
+        assert gradient.dtype == dtype
+        _close(value, exact_value)
+        np.testing.assert_allclose(
+            _widened(gradient), exact_gradient, err_msg=dtype,
+            rtol=float(limits.eps), atol=float(limits.eps * np.abs(exact_gradient).max()),
+        )  # fmt: skip
 
 
 @case

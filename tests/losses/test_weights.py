@@ -89,7 +89,7 @@ def test_what_is_masked_changes_nothing_bit_for_bit(name, held):
 @each
 def test_where_nothing_counts_it_is_0(name):
     loss, prediction, target, _ = TABLE[name]
-    value, gradient = jax.value_and_grad(partial(loss, weights=np.zeros(3, bool)))(prediction, target)
+    value, gradient = jax.jit(jax.value_and_grad(partial(loss, weights=np.zeros(3, bool))))(prediction, target)
     assert value == 0
     np.testing.assert_array_equal(gradient, 0)
 
@@ -188,13 +188,21 @@ def test_huber_kl_and_binary_cross_entropy_are_pytorchs(dtype):
 
 def test_binary_cross_entropy_keeps_its_digits():
     """The right class nearly certain: value and derivative are both e^-l, to a few units."""
-    logits = jnp.array([[30.0], [-30.0], [80.0]])
-    target = jnp.array([[True], [False], [True]])
-    values, pull = jax.vjp(lambda x: losses.sigmoid_cross_entropy(x, target, reduction="none"), logits)
+    logits = np.array([[30], [-30], [80]], np.float32)
+    target = np.array([[True], [False], [True]])
+
+    @jax.jit
+    def both(logits):
+        values, pull = jax.vjp(lambda x: losses.sigmoid_cross_entropy(x, target, reduction="none"), logits)
+        return values, pull(jnp.ones_like(values))[0][:, 0]
+
+    values, gradient = both(logits)
     np.testing.assert_allclose(values, np.exp([-30, -30, -80.0]), rtol=1e-6)
-    np.testing.assert_allclose(pull(jnp.ones(3))[0][:, 0], np.exp([-30, -30, -80.0]) * [-1, 1, -1], rtol=1e-6)
+    np.testing.assert_allclose(gradient, np.exp([-30, -30, -80.0]) * [-1, 1, -1], rtol=1e-6)
     with pytest.raises(DataError, match="target must hold bools, or numbers from 0 to 1"):
         losses.sigmoid_cross_entropy(logits, logits)
+    with pytest.raises(DataError, match="got 2 to 2; several classes"):
+        losses.sigmoid_cross_entropy(*jnp.array([[0], [2]], jnp.bfloat16))
     with pytest.raises(ShapeError, match="positive_weight must be a number or have shape"):
         losses.sigmoid_cross_entropy(logits, target, positive_weight=jnp.ones(2))
     with pytest.raises(DTypeError, match="kl_divergence: target must be distributions"):

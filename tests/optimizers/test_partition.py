@@ -64,6 +64,52 @@ def test_the_first_group_that_fits_has_a_leaf_and_trees_choose_too():
     assert not jnp.any(updates["head"]["kernel"])
 
 
+LABELS = {"body": ["slow", (), {"slope": "still"}], "head": {"kernel": "fast"}}  # the first for a kernel and a bias
+
+
+def test_labels_are_those_of_optax():
+    """`optax.partition`, whose older name is `multi_transform`."""
+    rules = {"fast": optimizers.adam(0.1), "slow": optimizers.adamw(0.01), "still": optimizers.sgd(0.0)}
+    wanted = run(optax.partition(rules, LABELS), PARAMS)
+    assert (wanted["body"][0]["bias"] != PARAMS["body"][0]["bias"]).all()
+    for given in (LABELS, lambda params: jax.tree.map(lambda _: "fast", params) | {"body": LABELS["body"]}):
+        chex.assert_trees_all_equal(run(optimizers.partition(rules | {"still": None}, given), PARAMS), wanted)
+    read = jax.tree.map(lambda label: "".join(list(label)), LABELS)  # equal, but not the same objects
+    chex.assert_trees_all_equal(run(optimizers.partition(rules, read), PARAMS), wanted)
+    spare = {"none here": optimizers.sgd(0.1), "body": optimizers.sgd(1.0), "head": None}
+    found, _ = (rule := optimizers.partition(spare, lambda params: {name: name for name in params})).update(
+        PARAMS, rule.init(PARAMS), PARAMS
+    )
+    np.testing.assert_array_equal(found["body"][2]["slope"], -PARAMS["body"][2]["slope"])
+
+
+@pytest.mark.parametrize(
+    ("groups", "labels", "message"),
+    [
+        pytest.param(
+            {"slow": None, "fast": None},
+            {"body": "slow", "head": {"kernel": "fats"}},
+            "partition: the label 'fats' of head/kernel is for no group; the groups are 'slow', 'fast'",
+            id="no-such-group",
+        ),
+        pytest.param(
+            {"a": None}, jnp.ones(2), r"the label Array\(.*is for no group; the groups are 'a'", id="an-array"
+        ),
+        pytest.param(
+            {"a": None}, lambda params: "b", "the label 'b' is for no group", id="no-such-group-by-a-function"
+        ),
+        pytest.param(
+            {"slow": None, "fast": None}, {"body": "slow", "head": "slow"}, "no leaf has the label 'fast'", id="no-leaf"
+        ),
+        pytest.param({"a": None}, {"body": "a"}, "a tree of labels must be a prefix of the tree, got ", id="no-prefix"),
+        pytest.param([("a", None)], "a", "with labels, groups must map labels to optimizers, got", id="pairs"),
+    ],
+)
+def test_labels_that_make_no_sense_are_refused(groups, labels, message):
+    with pytest.raises(ConfigError, match=message):
+        optimizers.partition(groups, labels).init(PARAMS)
+
+
 def test_extra_arguments_reach_those_that_take_them():
     optimizer = optimizers.partition({"head": optax.contrib.reduce_on_plateau(), "*": optimizers.sgd(0.1)})
     with jax.numpy_dtype_promotion("standard"):
@@ -83,6 +129,18 @@ def test_extra_arguments_reach_those_that_take_them():
         (
             lambda: optimizers.partition({"haed": None, "*": None}).init(PARAMS),
             r"partition: the pattern 'haed' fits no leaf; the paths are body/0/bias, body/0/kernel, body/2/slope",
+        ),
+        (
+            lambda: optimizers.partition({"body": None, "*": None}).init({**PARAMS, "body": {"kernel": None}}),
+            r"'body' fits no leaf; the paths are head/kernel; what it fits is left out here, as freeze= leaves out",
+        ),
+        (
+            lambda: optimizers.partition({"!body": None, "*": None}).init({**PARAMS, "body": {"kernel": None}}),
+            r"'!body' fits no leaf; the paths are head/kernel; what it fits is left out here",
+        ),
+        (
+            lambda: optimizers.partition({"head": 1e-4}),
+            r"partition\['head'\]: an optimizer is a pair .*, got 0.0001; .*optimizers.adam\(0.0001\)",
         ),
         (
             lambda: optimizers.partition({"body": None}).init(PARAMS),

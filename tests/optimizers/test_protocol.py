@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnet import optimizers
+from jaxnet.errors import ConfigError
 from tests.optimizers.conftest import OPTIMIZERS
 
 
@@ -162,6 +163,20 @@ def test_empty_tree(optimizer):
     updates, state = optimizer.update({}, optimizer.init({}), {})
     assert optimizers.apply_updates({}, updates) == {}
     optimizer.update({}, state, {})
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [lambda path, leaf: leaf.ndim > 9, lambda tree: jax.tree.map(lambda p: False, tree)],
+    ids=["ours", "optax's"],
+)
+def test_a_mask_that_chooses_nothing_is_refused(mask):
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    optimizer = optimizers.adamw(0.1, weight_decay=0.3, mask=mask)
+    with pytest.raises(ConfigError, match=r"adamw: the function chooses no leaf, .* it was asked of bias, kernel"):
+        optimizer.update(params, optimizer.init(params), params)
+    nothing = jax.tree.map(lambda p: False, params)  # a tree says it of each leaf by name
+    optimizers.adamw(0.1, weight_decay=0.3, mask=nothing).update(params, optimizer.init(params), params)
 
 
 def test_masks_of_adamw_agree_with_masking_by_optax():

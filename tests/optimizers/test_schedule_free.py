@@ -187,6 +187,9 @@ def test_z_is_kept_in_the_dtype_that_was_asked_for():
     updates, after = optimizer.update(jnp.ones(2), state, jnp.ones(2))
     assert state.z.dtype == after.z.dtype == jnp.bfloat16
     assert updates.dtype == o.averaged(after, jnp.ones(2)).dtype == jnp.float32
+    updates, after = optimizer.update(jnp.full(2, 0.01), state, jnp.ones(2))
+    np.testing.assert_array_equal(after.z, state.z)  # a step that z rounds away
+    np.testing.assert_allclose(updates, [-0.001] * 2, rtol=1e-4)  # moves the parameters
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Checkpoints are written beside the training: what waits for what, and what becomes of a write that fails."""
 
+import queue
 import resource
 import signal
 import threading
@@ -32,11 +33,11 @@ def at_the_end_of(epoch, do):
 @pytest.fixture
 def slow(monkeypatch):
     """Writes that wait until they are told to go on, and which of them have begun."""
-    begun, go_on = [], threading.Event()
+    begun, go_on = queue.Queue(), threading.Event()
     write = checkpoint._file.write
 
     def waiting(place, *arguments):
-        begun.append((place.name, threading.current_thread() is threading.main_thread()))
+        begun.put((place.name, threading.current_thread() is threading.main_thread()))
         assert go_on.wait(60)
         write(place, *arguments)
 
@@ -48,15 +49,18 @@ def slow(monkeypatch):
 def test_training_goes_on_and_what_is_written_is_what_was_saved(slow, tmp_path, monkeypatch):
     monkeypatch.setattr("jaxnet.training.devices.MOST_BYTES_KEPT", 0)  # the state is given to the next step
     begun, go_on = slow
+    writes = []
 
     def look(record, train_state):
         if record["epoch"] == 4:
-            assert [name for name, _ in begun] == ["000001-step-1.safetensors"]  # it is behind, but never by more
+            writes.append(begun.get(timeout=60))  # the thread may be slow to start
+            assert begun.empty()  # it is behind, but never by more
             go_on.set()
 
     result = fit(keep=training.keep(tmp_path, seconds=0, best=False, last=9), callbacks=[look])
     first, last = Checkpoints(tmp_path).paths()  # the run has waited for the last
-    assert not any(main for _, main in begun)
+    assert writes == [("000001-step-1.safetensors", False)]
+    assert [main for _, main in begun.queue] == [False]
     assert (read_metadata(first)["step"], read_metadata(last)["step"]) == (1, 8)
     old, new = (load(path, result.params, under="train_state/params") for path in (first, last))
     jax.tree.map(np.testing.assert_array_equal, new, result.params)
@@ -149,7 +153,7 @@ def test_a_position_that_the_loader_changes_meanwhile(slow, tmp_path):
         position["index"] = 2
         assert not saver.due()
         go_on.set()
-    assert len(begun) == 1
+    assert begun.qsize() == 1
     saved = str(read_metadata(Checkpoints(tmp_path).latest())["position"])
     assert "1" in saved
     assert "2" not in saved

@@ -212,8 +212,9 @@ class TestRoundTrip:
         assert load("run", [np.ones(1)])[0] == 0
 
     def test_nothing_heavy_is_imported_before_it_is_needed(self):
-        code = "import sys, jaxnet.training; print({'safetensors', 'matplotlib'} & set(sys.modules))"
-        assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT) == b"set()\n"
+        heavy = "{'safetensors', 'matplotlib', 'jaxnet.diagnostics'}"
+        code = f"import sys, jaxnet.training; print({heavy} & set(sys.modules), jaxnet.diagnostics.__name__)"
+        assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT) == b"set() jaxnet.diagnostics\n"
 
 
 class TestPlacement:

@@ -1,5 +1,6 @@
 """Two processes train as one, all end when one ends, and stopped runs go on with the same bits."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from benchmarks.checkpoints import damage
+from examples import distributed
 from jaxnet.training import Checkpoints, checkpoint
 from tests.training import runs, two_processes
 
@@ -105,6 +107,7 @@ def test_two_processes_train_as_one(tmp_path):
         assert (results["left the iterable"], results["step of the iterable"]) == (143, 40)
         assert results["left"] == 143
         assert results["kernel"] == [4, 64]
+        assert "reestimate: the parameters lie on the devices of several processes" in results["reestimated"]
         assert results["predicted"] == [6, 256, 2 - process, True]
         assert results["resumed"]["digest"] == results["unbroken"]["digest"]
     # What two processes have saved in pieces, one process takes up in others.
@@ -139,18 +142,6 @@ def until(process, text):
     raise AssertionError("".join(lines))
 
 
-@pytest.fixture(scope="module")
-def whole(launch, tmp_path_factory):
-    """Where a run was saved that nothing stopped."""
-    folder = tmp_path_factory.mktemp("whole")
-    process = launch(folder)
-    try:
-        assert ended(process).count("test accuracy") == 1
-    finally:
-        kill(process)
-    return folder
-
-
 def ended(process, status=0):
     """What a process printed, which ended well, or as it was told to."""
     printed, _ = process.communicate(timeout=120)
@@ -165,32 +156,65 @@ def final(out):
     return damage.unsealed(newest.read_bytes())[2], checkpoint.read_metadata(newest)["step"]
 
 
-def test_the_example_stops_at_sigterm_and_goes_on_with_the_same_bits(launch, whole, tmp_path):
-    processes = []
+@pytest.mark.devices(8)
+def test_the_example_stops_at_sigterm_and_goes_on_with_the_same_bits(launch, tmp_path, monkeypatch):
+    """They are those of one process that has both devices, and that nothing stopped."""
+    whole, stopped, processes = tmp_path / "whole", tmp_path / "stopped", []
     try:
-        processes.append(launch(tmp_path))
+        processes.append(launch(stopped))
         until(processes[0], "epoch 1/3")
         processes[0].send_signal(signal.SIGTERM)
         assert ended(processes[0], 143).count("SIGTERM: saved at step ") == 1
-        assert final(tmp_path)[1] < 78
-        processes.append(launch(tmp_path))
-        assert ended(processes[1]).count("resumed from") == 1
+        assert final(stopped)[1] < 78
+        processes.append(launch(stopped))
+        printed = ended(processes[1])
+        assert [printed.count(text) for text in ("resumed from", "test accuracy")] == [1, 1]
     finally:
         for process in processes:
             kill(process)
-    assert final(tmp_path) == final(whole)
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    arguments = argparse.Namespace(epochs=3, batch_size=48, checkpoint_seconds=1000.0, out=whole)
+    distributed.train(arguments, progress=False)
+    assert final(stopped) == final(whole)
 
 
-def test_the_example_ends_when_one_process_dies(launch, tmp_path):
-    process = launch(tmp_path)
+# In the place of the example: ends, each process as the launcher was told, or would say that it was left alone.
+CHILD = """
+import os, signal, sys, time
+from pathlib import Path
+
+*ends, _, _, _, process = sys.argv[1:]
+match ends[int(process)]:
+    case "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    case "waits":
+        time.sleep(60)
+        Path("left").write_text("")
+    case status:
+        sys.exit(int(status))
+"""
+
+
+@pytest.mark.parametrize(
+    ("ends", "status", "said"),
+    [
+        (("0", "0"), 0, []),
+        (("0", "143"), 143, []),
+        (("waits", "dies"), 1, ["process 0 did not end, and was killed", "process 1 ended with -9"]),
+        (("3", "waits", "0"), 1, ["process 0 ended with 3", "process 1 did not end, and was killed"]),
+    ],
+    ids=lambda given: "-".join(given) if isinstance(given, tuple) else "",
+)
+def test_the_launcher_ends_when_one_process_does(ends, status, said, tmp_path, monkeypatch, capfd):
+    """What the others do then, `test_two_processes_train_as_one` says; what is saved by then, `test_kill`."""
+    (tmp_path / "child.py").write_text(CHILD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(distributed, "__file__", "child.py")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        until(process, "epoch 1/3")
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(children[1]), signal.SIGKILL)
-        printed, _ = process.communicate(timeout=30)
+        assert distributed.launch(len(ends), [*ends]) == status
     finally:
-        kill(process)
-    assert process.returncode == 1
-    assert "process 1 ended with -9" in printed
-    assert 0 < final(tmp_path)[1] < 78
-    assert not any(Path(f"/proc/{child}").exists() for child in children)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert set(said) <= set(capfd.readouterr().err.splitlines())
+    assert not (tmp_path / "left").exists()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 
 from jaxnet import layers, losses, optimizers, training
 from jaxnet.errors import ConfigError, NonFiniteError
+from jaxnet.training import state as states
 from jaxnet.training.feed import Resident
 from tests.training import calls
 
@@ -107,8 +109,7 @@ def without_count():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("bad", [np.inf, np.nan])
+@pytest.mark.parametrize(("bad", "entry"), [*((np.inf, entry) for entry in ENTRIES), (np.nan, "arrays")])
 def test_an_update_that_is_not_finite_is_skipped(entry, bad):
     """The optimizer's count does not move in a skipped step, so that this one stays where it is, until the run ends."""
     with pytest.raises(NonFiniteError, match=r"\d steps in a row were not finite") as ended:
@@ -152,8 +153,9 @@ def test_one_bad_update_costs_one_step(entry):
     params = state.params
     if entry == "gan":
         params = training.init_gan(NET, NET, rule, rule, X[:1], 0).generator.params
+    gradient = jax.jit(jax.grad(lambda p, x, y: losses.mse(NET.apply(p, (), x, train=True)[0], y)))
     for x, y in BATCHES[:6]:
-        grads = jax.grad(lambda p, x=x, y=y: losses.mse(NET.apply(p, (), x, train=True)[0], y))(params)
+        grads = gradient(params, x, y)
         norms.append(float(jnp.max(jnp.abs(grads["kernel"]))))
         params = jax.tree.map(lambda p, g: p - 0.05 * g, params, grads)
     mark = norms[5]
@@ -354,6 +356,16 @@ def test_a_large_state_that_ends_early_is_looked_at(monkeypatch, entry):
     monkeypatch.setattr("jaxnet.training.devices.MOST_BYTES_KEPT", 0)
     with pytest.raises(NonFiniteError, match="parameters are not finite"):
         entry(NET, losses.mse, at_one_step(np.inf), epochs=50, callbacks=[lambda record, _: record["epoch"] == 2])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
+def test_parameters_are_looked_at_in_any_dtype(dtype, monkeypatch):
+    """By NumPy, which does not count bfloat16 among its numbers, and by a program where they are large."""
+    for most in (states.MOST_BYTES_READ, 0):
+        monkeypatch.setattr(states, "MOST_BYTES_READ", most)
+        for last in (1.0, np.inf, np.nan):
+            params = {"a": jnp.arange(2), "b": jnp.array([1.0, last], dtype), "c": jnp.ones(2)}
+            assert states.sound(types.SimpleNamespace(params=params)) == (last == 1.0)
 
 
 @pytest.mark.parametrize("entry", [fit_arrays, fit_stream])

@@ -180,7 +180,7 @@ def test_refusals():
         ("3/*", r"the pattern '3/\*' fits no leaf; the paths are 0/0/bias, 0/0/kernel"),
         ("*", r"freeze='\*' chooses all leaves, and none is left to learn; the paths are 0/0/bias"),
         (False, "freeze=False chooses no leaf"),
-        (3, "leaves are chosen by True or False, got 3"),
+        (3, "freeze must be a tree of bools, patterns .*, got 3; all of a chain's part 3 is '3'"),
     ):
         with pytest.raises(ConfigError, match=message):
             training.init(NET, sgd, x, 0, freeze=freeze)

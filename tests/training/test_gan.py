@@ -123,6 +123,20 @@ def test_a_loss_scale_changes_no_bit_and_adapts(players):
     assert measured["skipped"] == 0
 
 
+def test_a_loss_scale_is_halved_where_either_player_is_not_finite():
+    def fool(made_scores, real_scores, made, real):
+        return -jnp.mean(made_scores) * jnp.where(real[0, 0] > 9, jnp.nan, 1)
+
+    g, d, rule = layers.dense(2), layers.dense(1), optimizers.sgd(0.1)
+    start = training.init_gan(g, d, rule, rule, Z, 0, loss_scale=8.0)
+    step = jax.jit(training.make_gan_step(g, d, fool, lambda real, made: jnp.mean(made) - jnp.mean(real), rule, rule))
+    for added, scale, moved in ((0, 8, [True, True]), (np.nan, 4, [True, False]), (99, 4, [False, True])):
+        after, _ = step(start, (Z, REAL + np.float32(added)))
+        assert float(after.loss_scale.value) == scale
+        kernels = [(a.params["kernel"], b.params["kernel"]) for a, b in zip(after[:2], start[:2], strict=True)]
+        assert [bool((a != b).any()) for a, b in kernels] == moved
+
+
 def test_the_generators_average_is_evaluated_and_returned():
     g, d = layers.dense(2), layers.dense(1)
     rule = optimizers.sgd(0.1)

@@ -15,6 +15,7 @@ import pytest
 
 from jaxnet import layers, losses, optimizers, training
 from jaxnet.errors import ConfigError, DataError
+from jaxnet.training import keeping
 from tests.training import calls
 
 X = np.random.default_rng(0).standard_normal((64, 3)).astype(np.float32)
@@ -99,6 +100,34 @@ def test_a_second_ctrl_c_ends_a_run_at_once_and_saves_nothing(tmp_path, capsys):
     assert int(stopped.value.train_state.step) == 8
 
 
+def test_a_checkpoint_that_is_being_written_is_waited_for_with_a_word(tmp_path, capsys):
+    written = []
+    saver = keeping.Saver(keeping.given(tmp_path), {})
+
+    def press():
+        with saver:
+            saver._writer.start(lambda: (time.sleep(0.3), written.append(1)))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        press()
+    assert written == [1]
+    assert "waiting for the checkpoint that is being written" in capsys.readouterr().out
+    with saver:
+        saver._writer.start(lambda: time.sleep(0.3))
+    assert not capsys.readouterr().out
+
+
+def test_where_nothing_is_being_written_no_word_says_so(tmp_path, capsys):
+    def press():
+        with keeping.Saver(keeping.given(tmp_path), {}):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        press()
+    assert not capsys.readouterr().out
+
+
 def test_a_validation_that_does_not_end_can_be_stopped(tmp_path):
     def endless(_):
         for i in range(10_000):
@@ -140,7 +169,6 @@ finally:
     ("number", "keep", "status"),
     [
         (signal.SIGINT, True, -signal.SIGINT),  # which a shell calls 130
-        (signal.SIGINT, False, -signal.SIGINT),
         (signal.SIGTERM, True, 143),
         (signal.SIGTERM, False, -signal.SIGTERM),  # there is nothing to save: as without jaxnet
     ],

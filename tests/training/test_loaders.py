@@ -126,15 +126,27 @@ def usual():
     return {door: (take((X, Y)), None if door == "sweep" else take(batches)) for door, take in DOORS.items()}
 
 
-@holder
+TOGETHER = [("NumPy", "JAX", "memory map"), ("lists", "__array__", "__dlpack__")]
+TOGETHER += [("masked array without a mask", "pandas", "polars")]
+TORCH = pytest.param("torch", "torch with a gradient", "torch", marks=pytest.mark.peers)
+
+
+def test_every_holder_is_tried_at_every_door():
+    assert {*sum(TOGETHER, ()), *TORCH.values} == HOLDERS.keys()
+
+
+@pytest.mark.parametrize(("one", "two", "three"), [*TOGETHER, TORCH])
 @pytest.mark.parametrize("door", DOORS)
-def test_every_door_takes_every_holder_of_numbers(door, holder, usual):
-    hold, take = HOLDERS[holder], DOORS[door]
+def test_every_door_takes_every_holder_of_numbers(door, one, two, three, usual):
+    """Three of them at once: as inputs and as targets, and each with a batch of its own."""
+    take, holds = DOORS[door], [HOLDERS[name] for name in (one, two, three)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        np.testing.assert_allclose(take((hold(X), hold(Y))), usual[door][0], rtol=1e-6)
+        for hold, of_target in ((holds[0], holds[1]), (holds[2], holds[0])):
+            np.testing.assert_allclose(take((hold(X), of_target(Y))), usual[door][0], rtol=1e-6)
         if door != "sweep":
-            batches = [[hold(X[i : i + 8].copy()), hold(Y[i : i + 8].copy())] for i in (0, 8, 16)]
+            parts = zip(holds, (0, 8, 16), strict=True)
+            batches = [[hold(X[i : i + 8].copy()), hold(Y[i : i + 8].copy())] for hold, i in parts]
             np.testing.assert_allclose(take(batches), usual[door][1], rtol=1e-6)
 
 

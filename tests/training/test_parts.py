@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from benchmarks.checkpoints import damage
 from jaxnet import activations, layers, losses, optimizers, training
 from jaxnet.errors import CheckpointError, ConfigError
-from jaxnet.training import Checkpoints, checkpoint, load, save
+from jaxnet.training import Checkpoints, checkpoint, checkpoints, load, save
 from tests.training import calls, runs
 from tests.training.test_checkpoint import TREES, assert_same, end_of_header
 
@@ -122,6 +122,19 @@ class TestRuns:
         params, state = training.load_best(tmp_path, layers.dense(1), X)
         np.testing.assert_array_equal(params["bias"], run.params["bias"])
         assert state == ()
+
+    def test_a_run_under_way_puts_a_newer_checkpoint_in_the_place_of_what_is_read(self, tmp_path, monkeypatch):
+        run = fit(layers.dense(1), keep=tmp_path)
+        read = checkpoints.load
+
+        def load(path, *args, **options):
+            monkeypatch.setattr(checkpoints, "load", read)
+            path.rename(path.with_name("000099-step-99.safetensors"))
+            return read(path, *args, **options)
+
+        monkeypatch.setattr(checkpoints, "load", load)
+        params, _ = training.load_best(tmp_path, layers.dense(1), X)
+        np.testing.assert_array_equal(params["bias"], run.params["bias"])
 
     def test_another_network(self, tmp_path):
         fit(layers.dense(1), keep=tmp_path)

@@ -46,6 +46,7 @@ WRITERS = {
     "training.keep.directory": lambda path: fit(keep=training.keep(path)),
     "training.keep.log": lambda path: train(keep=training.keep(log=path)),
     "training.export.path": lambda path: training.export(NET, PARAMS, STATE, X, path=path),
+    "training.export_onnx.path": lambda path: training.export_onnx(NET, PARAMS, STATE, X, path=path),
     "backprop.Trace.draw.path": draw,
     "diagnostics.RateRange.plot.path": RATES.plot,
     "diagnostics.pictures.activation_functions.path": lambda path: pictures.activation_functions(path),
@@ -69,7 +70,7 @@ DOORS = WRITERS | READERS | {
     "training.tensorboard.directory": training.tensorboard,
 }  # fmt: skip
 OPTIONAL = {"training.fit.keep", "training.train.keep", "training.keep.directory", "training.keep.log",
-            "training.export.path"}  # fmt: skip
+            "training.export.path", "training.export_onnx.path"}  # fmt: skip
 
 NO_PATHS = {
     "gs://bucket/run": "must be a path on this machine's file systems, got 'gs://bucket/run'; give the bucket's folder",
@@ -99,7 +100,9 @@ def at_home(tmp_path, monkeypatch):
 def needs(name):
     if "plot" in name or "draw" in name or "pictures" in name:
         pytest.importorskip("matplotlib")
-    if "export" in name:
+    if "onnx" in name:
+        pytest.importorskip("jax2onnx")
+    elif "export" in name:
         pytest.importorskip("flatbuffers")
 
 

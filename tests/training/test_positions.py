@@ -255,7 +255,7 @@ FAULTS = {
     "another tree": (lambda x, y: ({"a": x}, y), DataError, "is x a dict of .*'a'.* one structure"),
     "fewer targets": (lambda x, y: (x, y[:3]), DataError, STOPS),
     "no examples": (lambda x, y: (x[:0], y[:0]), DataError, "the batch is empty"),
-    "nothing": (lambda x, y: None, ConfigError, "got a NoneType; nothing but its end ends an epoch"),
+    "nothing": (lambda x, y: None, ConfigError, "got None; nothing but its end ends an epoch"),
     "an error": (_raises, OSError, "the disk is gone"),
     "an end that is none": (_ends, RuntimeError, "generator raised StopIteration"),
 }  # fmt: skip

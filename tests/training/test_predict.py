@@ -1,5 +1,6 @@
 """`training.predict`: what evaluation gives, batch by batch, in one program, on the host."""
 
+import gc
 import itertools
 
 import jax
@@ -61,6 +62,27 @@ def test_batches_give_an_iterator_and_one_program():
     np.testing.assert_array_equal(joined, np.concatenate([WHOLE[:8], WHOLE[:4]]))
 
 
+@pytest.mark.parametrize("batches", [pytest.param(False, id="an-array"), pytest.param(True, id="a-stream")])
+def test_the_device_holds_two_batches_and_their_predictions(batches):
+    live = []
+
+    def look(x):
+        jax.debug.callback(lambda: live.append(sum(array.nbytes for array in jax.live_arrays())))
+        return x
+
+    net = layers.chain(look, lambda x: x + 1)
+    x = np.ones((40 * 8, 500), np.float32)  # 16 kB a batch, and as much to predict
+    gc.collect()
+    before = sum(array.nbytes for array in jax.live_arrays())
+    if batches:
+        count = sum(len(y) for y in training.predict(net, ((),) * 2, ((),) * 2, iter(np.split(x, 40))))
+    else:
+        count = len(training.predict(net, ((),) * 2, ((),) * 2, x, batch_size=8))
+    jax.effects_barrier()
+    assert (count, len(live)) == (320, 40)
+    assert 16_000 < max(live) - before <= 4 * 16_000
+
+
 @pytest.mark.devices(8)
 def test_over_a_mesh():
     mesh = jax.make_mesh((8,), ("data",))
@@ -117,6 +139,10 @@ def test_a_prediction_without_examples_is_refused():
         ShapeError, match=r"predict: of 4 examples the network predicts a dict of \['mean'\] float32 \(\)"
     ):
         training.predict(net, ((),), ((),), X, batch_size=4)
+    with pytest.raises(
+        ShapeError, match=r"of 3 examples the network predicts float32 \(2,\).*of a single example give x\[None\]"
+    ):
+        training.predict(layers.dense(2), *layers.dense(2).init(0, X[0]), X[0])
     with pytest.raises(ConfigError, match="batch_size"):
         training.predict(NET, PARAMS, STATE, X, batch_size=0)
 

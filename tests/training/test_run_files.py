@@ -80,17 +80,17 @@ class TestHistory:
             file.close()
         assert History.load(log).records == result.history.records
 
-    def test_a_hundred_thousand_records(self, tmp_path, monkeypatch):
+    def test_twenty_thousand_records(self, tmp_path, monkeypatch):
         run, written = new_run(), []
-        run.history = fake(100_000)
+        run.history = fake(20_000)
         line = histories._line
         monkeypatch.setattr(histories, "_line", lambda record: written.append(1) or line(record))
         with Saver(training.keep(tmp_path / "run", seconds=0.0, log=tmp_path / "log.jsonl"), {}) as saver:
             saver.begin(run.history)
-            assert len(written) == 200_000
+            assert len(written) == 40_000
             for i in range(2):
                 del written[:]
-                run.history.records.append({"epoch": 100_001 + i, "loss": 0.5})
+                run.history.records.append({"epoch": 20_001 + i, "loss": 0.5})
                 saver.record(run)
                 saver.save(run)
                 saver.written(run)
@@ -102,8 +102,8 @@ class TestHistory:
         assert json.dumps(resumed.history.records) == json.dumps(run.history.records)  # NaN is no NaN's equal
         assert (tmp_path / "log.jsonl").read_bytes() == (tmp_path / "run" / HISTORY).read_bytes()
         assert resumed.history.names == run.history.names
-        np.testing.assert_array_equal(resumed.history["loss"][:-2], 1 / np.arange(1, 100_001))
-        assert "100002 epochs" in repr(resumed.history)
+        np.testing.assert_array_equal(resumed.history["loss"][:-2], 1 / np.arange(1, 20_001))
+        assert "20002 epochs" in repr(resumed.history)
 
     def test_every_flipped_bit_and_every_truncation_is_found(self, tmp_path):
         found, tried = damage.history_flips(10**6, tmp_path)
@@ -311,7 +311,7 @@ class TestADiskThatBecomesFull:
             fsync(descriptor)
 
         def fill(record, train_state):
-            full[0] = record["epoch"] == 3
+            full[0] = record["epoch"] >= 3  # the thread that writes may come late
 
         monkeypatch.setattr(os, "fsync", limited)
         with pytest.raises(

@@ -1,5 +1,7 @@
 """The training step against a loop written by hand, and what it does with values that are not finite."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,19 +78,21 @@ def test_equals_the_loop_written_by_hand(optimizer):
     assert_close(train_state.state, state)
 
 
-@given(parts=st.sampled_from([2, 3, 5, 7, 12, 20]))
+@functools.cache
+def in_parts(parts):
+    net, optimizer = network(noise=False), optimizers.sgd(0.1)
+    step = training.make_step(
+        net, losses.softmax_cross_entropy, optimizer, accumulate=parts, regularizer=regularizers.l2(0.01)
+    )
+    return jax.jit(lambda batch: step(begin(net, optimizer), batch))((X, LABELS))
+
+
+@pytest.mark.parametrize("parts", [2, 5, 12, 20])
 def test_accumulated_parts_equal_the_whole_batch(parts):
     """Also where they do not divide it, or are more than its examples."""
-    net, optimizer = network(noise=False), optimizers.sgd(0.1)
-    regularizer = regularizers.l2(0.01)
-    results = []
-    for accumulate in (1, parts):
-        step = training.make_step(
-            net, losses.softmax_cross_entropy, optimizer, accumulate=accumulate, regularizer=regularizer
-        )
-        results.append(jax.jit(step)(begin(net, optimizer), (X, LABELS)))
-    assert_close(results[0][0].params, results[1][0].params)
-    assert_close(results[0][1], results[1][1])
+    (whole, measured), (after, same) = in_parts(1), in_parts(parts)
+    assert_close(whole.params, after.params)
+    assert_close(measured, same)
 
 
 def test_every_part_has_a_number_of_its_own():
@@ -103,7 +107,7 @@ def test_every_part_has_a_number_of_its_own():
 
 def test_batch_norm_sees_the_parts_one_after_the_other():
     net, optimizer = layers.chain(layers.batch_norm(decay=0.5), layers.flatten(), layers.dense(3)), optimizers.sgd(0.1)
-    step = training.make_step(net, losses.softmax_cross_entropy, optimizer, accumulate=2)
+    step = jax.jit(training.make_step(net, losses.softmax_cross_entropy, optimizer, accumulate=2))
     train_state, _ = step(begin(net, optimizer), (X, LABELS))
     mean = np.zeros(2)
     for part in (X[:6], X[6:]):
@@ -115,9 +119,11 @@ def test_regularizer_is_minimized_and_measured_apart():
     net, optimizer = network(noise=False), optimizers.sgd(1.0)
     penalty = regularizers.l2(0.1)
     train_state = begin(net, optimizer)
-    plain, bare = training.make_step(net, losses.softmax_cross_entropy, optimizer)(train_state, (X, LABELS))
-    after, metrics = training.make_step(net, losses.softmax_cross_entropy, optimizer, regularizer=penalty)(
-        train_state, (X, LABELS)
+    (plain, bare), (after, metrics) = (
+        jax.jit(training.make_step(net, losses.softmax_cross_entropy, optimizer, regularizer=r))(
+            train_state, (X, LABELS)
+        )
+        for r in (None, penalty)
     )
     np.testing.assert_allclose(metrics["penalty"], penalty(train_state.params), rtol=1e-6)
     np.testing.assert_allclose(metrics["loss"], bare["loss"], rtol=1e-6)
@@ -126,12 +132,16 @@ def test_regularizer_is_minimized_and_measured_apart():
     np.testing.assert_allclose(after.params[0]["bias"], plain.params[0]["bias"], rtol=1e-6)
 
 
-def test_without_the_guard_every_step_is_taken():
+@functools.cache
+def by_adam():
+    """A network, its optimizer, and their step, compiled once for several tests."""
     net, optimizer = network(), optimizers.adam(1e-2)
-    guarded, unguarded = (
-        jax.jit(training.make_step(net, losses.softmax_cross_entropy, optimizer, guard=guard))
-        for guard in (True, False)
-    )
+    return net, optimizer, jax.jit(training.make_step(net, losses.softmax_cross_entropy, optimizer))
+
+
+def test_without_the_guard_every_step_is_taken():
+    net, optimizer, guarded = by_adam()
+    unguarded = jax.jit(training.make_step(net, losses.softmax_cross_entropy, optimizer, guard=False))
     begun = begin(net, optimizer)
     (a, measured), (b, same) = guarded(begun, (X, LABELS)), unguarded(begun, (X, LABELS))
     assert_close((a.params, a.state, a.opt_state, measured), (b.params, b.state, b.opt_state, same))
@@ -144,8 +154,7 @@ def test_without_the_guard_every_step_is_taken():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30], ids=["nan", "inf", "overflowing"])
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(bad):
-    net, optimizer = network(), optimizers.adam(1e-2)
-    step = jax.jit(training.make_step(net, losses.softmax_cross_entropy, optimizer))
+    net, optimizer, step = by_adam()
     before, _ = step(begin(net, optimizer), (X, LABELS))
     spoiled = X.copy()
     spoiled[4, 3, 1] = bad
@@ -180,7 +189,7 @@ def test_the_guard_names_the_first_bad_gradient():
 
     net = layers.stateless(lambda key, x: {"a": jnp.ones(3), "b": jnp.ones(3)}, scale)
     optimizer = optimizers.sgd(0.1)
-    step = training.make_step(net, losses.mse, optimizer)
+    step = jax.jit(training.make_step(net, losses.mse, optimizer))
     train_state = training.init(net, optimizer, jnp.ones((2, 3)), 0)
     after, _ = step(train_state, (jnp.ones((2, 3)), jnp.zeros((2, 3))))
     assert int(after.guard.leaf) == 1
@@ -261,17 +270,25 @@ def test_parts_of_16_bits_are_summed_in_float32(dtype, accumulate):
     assert after.params["kernel"].dtype == dtype
 
 
+@functools.cache
+def dense_layer(compute):
+    return layers.mixed_precision(layers.dense(1), compute=compute) if compute else layers.dense(1)
+
+
+@functools.cache
+def step_of_a_dense_layer(compute, accumulate):
+    return jax.jit(training.make_step(dense_layer(compute), losses.mse, optimizers.sgd(1.0), accumulate=accumulate))
+
+
 @pytest.mark.parametrize("dtype", SIXTEEN)
 @given(accumulate=st.sampled_from([2, 3, 8, 24]), scale=st.sampled_from([None, 2.0**6]), seed=st.integers(0, 9))
 def test_16_bit_gradients_against_a_sum_in_float64(dtype, accumulate, scale, seed):
     x = np.random.default_rng(seed).standard_normal((24, 5)).astype(dtype)
     target = x[:, :1] * 3
-    net = layers.mixed_precision(layers.dense(1), compute=dtype) if scale else layers.dense(1)
+    net = dense_layer(scale and dtype)
     x, example = (x.astype(np.float32), target.astype(np.float32)) if scale else (x, target)
-    optimizer = optimizers.sgd(1.0)
-    begun = training.init(net, optimizer, x, seed, loss_scale=scale)
-    step = training.make_step(net, losses.mse, optimizer, accumulate=accumulate)
-    _, measured = step(begun, (x, example))
+    begun = training.init(net, optimizers.sgd(1.0), x, seed, loss_scale=scale)
+    _, measured = step_of_a_dense_layer(scale and dtype, accumulate)(begun, (x, example))
     kernel, bias = (np.asarray(begun.params[name], np.float64) for name in ("kernel", "bias"))
     wide = np.asarray(x, np.float64)
     error = wide @ kernel + bias - np.asarray(target, np.float64)
@@ -383,8 +400,7 @@ def test_optimizers_that_ask_for_the_loss_are_given_it(guard):
 
 
 def test_scaling_by_a_power_of_two_changes_no_bit_in_float32():
-    net, optimizer = network(), optimizers.adam(1e-2)
-    step = jax.jit(training.make_step(net, losses.softmax_cross_entropy, optimizer))
+    net, optimizer, step = by_adam()
     plain, _ = step(begin(net, optimizer), (X, LABELS))
     scaled, _ = step(begin(net, optimizer, loss_scale=2.0**10), (X, LABELS))
     assert_same(plain.params, scaled.params)
@@ -426,16 +442,28 @@ ONES = np.ones((4, 2), np.float32)
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [
-        (ConfigError, "loss must be callable", lambda: training.make_step(NET, "mse", SGD)),
-        (ConfigError, "an optimizer is a pair", lambda: training.make_step(NET, losses.mse, 0.1)),
+        (ConfigError, "loss must be callable, got 'mse'; give it itself, not its name: losses.mse", lambda: training.make_step(NET, "mse", SGD)),
+        (ConfigError, "an optimizer is a pair.*got 0.1; .*optimizers.adam.0.1.", lambda: training.make_step(NET, losses.mse, 0.1)),
+        (ConfigError, r"got 'adam'; give it itself, not its name: optimizers.adam\(\.\.\.\)$", lambda: training.make_step(NET, losses.mse, "adam")),
+        (ConfigError, "loss must be callable, got an optimizer; the order is", lambda: training.make_step(NET, SGD, losses.mse)),
+        (ConfigError, "loss must be callable, got the layer dense; the order is", lambda: training.make_step(losses.mse, NET, SGD)),
+        (ConfigError, "got the function mse; the order is", lambda: training.make_step(NET, losses.mae, losses.mse)),
+        (ConfigError, r"got float32 \(4, 2\); arrays come after it: training.init\(net, optimizer, x, key\)", lambda: training.init(NET, ONES, SGD, 0)),
+        (ConfigError, "net must be a layer or a function.*got 'net'", lambda: training.make_step("net", losses.mse, SGD)),
+        (ConfigError, "got the layer dense; give its place in the network", lambda: training.stepping(freeze=NET)),
+        (ConfigError, "got 0; all of a chain's part 0 is '0'", lambda: training.make_step(NET, losses.mse, SGD, freeze=0)),
+        (ConfigError, "metric 'a' must be callable, got 'accuracy'; .*: metrics.accuracy", lambda: training.make_step(NET, losses.mse, SGD, metrics={"a": "accuracy"})),
         (ConfigError, "call it first: adam", lambda: training.make_step(NET, losses.mse, optimizers.adam)),
         (ConfigError, "metrics must be a dict", lambda: training.make_step(NET, losses.mse, SGD, metrics=[losses.mae])),
         (ConfigError, "a name of its own", lambda: training.make_step(NET, losses.mse, SGD, metrics={"loss": print})),
         (ConfigError, "accumulate must be an integer >= 1", lambda: training.make_step(NET, losses.mse, SGD, accumulate=0)),
         (ConfigError, r"a pair \(x, target\), got a tuple of 4", lambda: run((ONES, ONES, ONES, ONES))),
         (ConfigError, r"give \(x, x\)", lambda: run(ONES)),
+        (ConfigError, r"got float32 \(4, 2\); to reproduce", lambda: jax.jit(run)(ONES)),
         (DataError, "the batch is empty", lambda: run((ONES[:0], ONES[:0, :1]))),
         (ShapeError, r"the loss must be a scalar, got shape \(4, 1\); take its mean", lambda: run((ONES, ONES[:, :1]), lambda p, t: p - t)),
+        (DTypeError, "the loss must be floating point, got int32; a count has no gradient; give it as a metric, and convert", lambda: run((ONES, ONES[:, :1]), lambda p, t: (p > t).sum())),
+        (DTypeError, "metric 'n' must be floating point, got int32; convert it", lambda: run((ONES, ONES[:, :1]), metrics={"n": lambda p, t: (p > t).sum()})),
         (ShapeError, "the loss must return one scalar, got a tuple of 2", lambda: run((ONES, ONES[:, :1]), lambda p, t: (p.sum(), t))),
         (ShapeError, "must have one shape", lambda: run((ONES, ONES[:, 0]))),
         (ConfigError, "make one with training.init", lambda: training.make_step(NET, losses.mse, SGD)({}, (ONES, ONES))),

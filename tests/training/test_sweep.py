@@ -24,6 +24,7 @@ NET = layers.chain(
     layers.dropout(0.1),
     layers.dense(2),
 )
+FLAT = layers.chain(layers.flatten(), layers.dense(2))
 CE = losses.softmax_cross_entropy
 
 
@@ -183,7 +184,7 @@ def test_grid_makes_every_combination_once():
 def sweep(settings=None, train=TRAIN, **options):
     settings = {"seed": [0, 1], "rate": [0.1, 0.2]} if settings is None else settings
     options = {"epochs": 1, "batch_size": 8} | options
-    return training.sweep(NET, CE, lambda rate: optimizers.sgd(rate), train, settings=settings, **options)
+    return training.sweep(FLAT, CE, lambda rate: optimizers.sgd(rate), train, settings=settings, **options)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +201,7 @@ def sweep(settings=None, train=TRAIN, **options):
         (ConfigError, "the optimizer takes rate, not momentum", lambda: sweep({"seed": [0], "momentum": [0.1]})),
         (DataError, "does not fill from 30 samples", lambda: sweep(batch_size=31)),
         (DataError, "label", lambda: sweep(train=(X, LABELS + 2))),
+        (DataError, "label", lambda: sweep(validation=(X, LABELS + 2))),
         (DataError, "holds nan", lambda: sweep(train=(X * np.nan, LABELS))),
         (DTypeError, "no numeric array|must be|is no number", lambda: sweep(train=(np.array(["a"] * 9), LABELS[:9]))),
         (ConfigError, "member must be from 0 to 1, got 2", lambda: sweep().member(2)),
@@ -223,6 +225,11 @@ def sweep(settings=None, train=TRAIN, **options):
             ConfigError,
             "early stopping watches 'los', .*did you mean 'loss'",
             lambda: sweep(early_stopping=training.EarlyStopping(3, "los")),
+        ),
+        (
+            ConfigError,
+            "watches 'grad_norm', of which less or more may be better",
+            lambda: sweep(early_stopping=training.EarlyStopping(3, "grad_norm")),
         ),
     ],
 )

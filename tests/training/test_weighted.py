@@ -9,6 +9,8 @@ from jaxnet import layers, losses, metrics, optimizers, training
 from jaxnet.errors import ConfigError, DataError, DTypeError
 from jaxnet.training import pairs
 from jaxnet.training.divergence import what_is_wrong
+from jaxnet.training.run import Epoch
+from jaxnet.training.sweep import _mean
 from jaxnet.training.weighted import Weighted, applied
 from tests.training import calls
 
@@ -49,6 +51,15 @@ def test_the_mean_over_a_batch_in_parts_is_that_over_the_whole(x64, how, parts):
     np.testing.assert_allclose(begun.params["kernel"] - after.params["kernel"], gradient, rtol=1e-11, atol=1e-14)
     np.testing.assert_allclose([measured["loss"], measured["again"]], value, rtol=1e-12)
     np.testing.assert_allclose(measured["weight"], weights.sum(), rtol=1e-12 if how == "weights" else 0)
+
+
+def test_a_rate_is_measured_where_a_weight_is_not_finite():
+    """The step is skipped, and its learning rate, a number, counts nothing: in an epoch of `fit`, and of `sweep`."""
+    epoch = Epoch()
+    rates, counts = np.float32([0.5, 0.25, 0.125]), np.float32([3, np.nan, np.inf])
+    epoch.add({"loss": np.float32([1, np.nan, np.nan]), "learning_rate": rates, "weight": counts}, 8)
+    assert epoch.means() == {"loss": 1.0, "learning_rate": 0.5, "loss_deviation": 0.0}
+    assert _mean(rates, counts, np.isfinite(rates)) == 0.5
 
 
 def test_a_part_in_which_nothing_counts_changes_nothing():

@@ -97,6 +97,10 @@ def main(port, process, folder):
     whole = training.predict(*trained, x, batch_size=4, mesh=mesh)
     parts = list(training.predict(*trained, mine, mesh=mesh))
     results["predicted"] = [*whole.shape, len(parts), bool(np.allclose(np.concatenate(parts), whole, rtol=1e-5))]
+    try:
+        training.reestimate(net, resumed.train_state.params, resumed.state, (x, x), batch_size=4)
+    except JaxnetError as error:
+        results["reestimated"] = str(error)
     results["kernel"] = resumed.train_state.opt_state.mu["kernel"].addressable_shards[0].data.shape
 
     # A signal to one of the processes while it reads an iterable.

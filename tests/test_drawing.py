@@ -1,0 +1,61 @@
+"""Parameters are the same numbers, however their programs are compiled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import _drawing as drawing
+
+pytestmark = pytest.mark.usefixtures("full_compilation")
+
+
+@pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey, lambda seed: jax.random.key(seed, impl="rbg")])
+def test_they_are_those_of_jax_random(make):
+    key = make(3)
+    for got, wanted in zip(drawing.split(key, 3), jax.random.split(key, 3), strict=True):
+        np.testing.assert_array_equal(*map(_data, (got, wanted)))
+    np.testing.assert_allclose(
+        drawing.normal(key, (5, 3), jnp.float32, 0.5), 0.5 * jax.random.normal(key, (5, 3)), rtol=3e-7
+    )
+    np.testing.assert_array_equal(
+        drawing.uniform(key, (7,), jnp.float32, 2.0), jax.random.uniform(key, (7,), minval=-2.0, maxval=2.0)
+    )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_they_are_drawn_in_their_dtype_where_there_are_two(dtype):
+    key = jax.random.key(3)
+    wanted = jax.random.normal(key, (3,), dtype), jax.random.uniform(key, (3,), dtype, -1.0)
+    for draw, values in zip((drawing.normal, drawing.uniform), wanted, strict=True):
+        got = draw(key, (3,), dtype, 1.0)
+        assert got.dtype == dtype
+        np.testing.assert_allclose(got, values, rtol=3e-7 if dtype == "float32" else 1e-15)
+
+
+def test_a_key_may_be_a_constant_inside_a_transformation():
+    key = jax.random.key(0)
+
+    def f(x):
+        return x + drawing.normal(drawing.split(key, 2)[1], (3,), jnp.float32, 1.0)
+
+    wanted = f(0.0)
+    np.testing.assert_allclose(jax.jit(f)(0.0), wanted, rtol=3e-7)
+    np.testing.assert_allclose(jax.vmap(f)(jnp.zeros(2))[1], wanted, rtol=3e-7)
+    np.testing.assert_allclose(jax.jvp(f, (0.0,), (1.0,))[0], wanted, rtol=3e-7)
+    with jax.disable_jit():
+        np.testing.assert_allclose(f(0.0), wanted, rtol=3e-7)
+    assert jax.eval_shape(f, 0.0).shape == (3,)
+
+
+def test_a_draw_outside_transformations_is_compiled_quickly(monkeypatch):
+    asked = []
+    monkeypatch.setattr(drawing, "_quick", lambda draw: asked.append(draw) or draw)
+    drawing.split(jax.random.key(0), 2)
+    jax.jit(lambda key: drawing.split(key, 2))(jax.random.key(0))
+    assert asked == [drawing._split]
+
+
+def _data(key):
+    return jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
