@@ -176,7 +176,8 @@ def _rule(slot: Slot, solve: lowering.Solver) -> Callable:
     def rule(context, *operands, **params):
         # How the arrays are spread over devices is settled in their types, and by XLA: here they are arrays.
         bare = [[ShapedArray(v.shape, v.dtype) for v in kinds] for kinds in (context.avals_in, context.avals_out)]
-        return lower(context.replace(avals_in=bare[0], avals_out=bare[1]), *operands, **params)
+        with lowering.onednn.lowering(context):
+            return lower(context.replace(avals_in=bare[0], avals_out=bare[1]), *operands, **params)
 
     return rule
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from jaxnet.kernels.lowering.onednn import portable
 from jaxnet.training.state import checksum
 
 # Where a program calls back into Python, its text may hold an address, which every process has another of.
@@ -59,9 +60,13 @@ def as_before(batch: Any, before: list[Any] | None) -> Any:
 
 
 def of_program(f: Any, *arguments: Any) -> str:
-    """A fingerprint of what a function computes: of its lowered program, in which every constant stands."""
+    """A fingerprint of what a function computes: of its lowered program, in which every constant stands.
+
+    It is the program of every processor: what a library of this one computes faster is computed all the same elsewhere.
+    """
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)  # wherever they lie
-    text = jax.jit(f).lower(*shapes).as_text()
+    with portable():
+        text = jax.jit(lambda *arguments: f(*arguments)).lower(*shapes).as_text()  # anew, not as it was lowered before
     return hashlib.sha256(_ADDRESS.sub(r"\1", text).encode()).hexdigest()[:16]
 
 

@@ -14,6 +14,7 @@ from jaxnet import _checks as checks
 from jaxnet import _words as words
 from jaxnet import data as data_module
 from jaxnet.errors import ConfigError, located, named
+from jaxnet.kernels.lowering.onednn import portable
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 from jaxnet.optimizers import _members, plateau
 from jaxnet.optimizers.averaged import averages
@@ -326,7 +327,8 @@ def _over_members(
     """`jax.vmap`; or on a CPU, if a step has work enough, one member after the other in the same program."""
 
     def flops():
-        return (jax.jit(step).lower(*arguments).cost_analysis() or {}).get("flops", 0.0)
+        with portable():  # of a library's calls XLA knows no cost
+            return (jax.jit(lambda *of: step(*of)).lower(*arguments).cost_analysis() or {}).get("flops", 0.0)
 
     if jax.default_backend() == "cpu" and (members == 1 or flops() > MOST_FLOPS_AT_ONCE):
         return lambda f: lambda *arguments: jax.lax.map(lambda one: f(*one), arguments)

@@ -4,7 +4,7 @@ Each platform has an ordered table of rules, when and which form, with what was 
 nothing but the platform and the shapes, and are read when a program is lowered for its platform.
 """
 
-from jaxnet.kernels.lowering import cpu, gpu, vendor
+from jaxnet.kernels.lowering import cpu, gpu, onednn, vendor
 from jaxnet.kernels.lowering.table import Solver as Solver
 
-__all__ = ["Solver", "cpu", "gpu", "vendor"]
+__all__ = ["Solver", "cpu", "gpu", "onednn", "vendor"]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxnet._symbolic import is_symbolic
 from jaxnet.kernels import forms, rewrites
 from jaxnet.kernels.geometry import Geometry
+from jaxnet.kernels.lowering import called, onednn
 from jaxnet.kernels.lowering.table import (
     EMPTY,
     MANY_SIZES,
@@ -67,6 +68,14 @@ def _stride_1(p: Problem) -> jax.Array:
     return _unit_strides(p, solve) if p.strided else p.through(rewrites.mirrored(p.geometry), solve)
 
 
+def _call(p: Problem) -> jax.Array:
+    return onednn.convolution(p.a, p.b, p.geometry)
+
+
+_dot = table(Rule(called.is_product, lambda p: p.by(called.product)), otherwise(lambda p: p.by(forms.dot)))
+"""A matrix product, for a window of one tap, stride 1 and nothing to pad."""
+
+
 def _apart(p: Problem) -> jax.Array:
     return jnp.concatenate([solve(p.slot, p.a[i : i + 1], p.b[i : i + 1], p.geometry) for i in range(p.members)])
 
@@ -83,7 +92,7 @@ _members = table(
     Rule(lambda p: p.elementwise(), lambda p: p.through(rewrites.merged(p.geometry, p.members), solve)),
     Rule(lambda p: p.groups > 1, lambda p: p.through(rewrites.ungrouped(p.geometry), solve)),
     Rule(lambda p: p.taps > MOST_TAPS, lambda p: _in_turn(p, solve)),  # the patches would be too large
-    otherwise(lambda p: p.through(rewrites.patches(p.geometry), forms.dot)),
+    otherwise(lambda p: p.through(rewrites.patches(p.geometry), _dot)),
 )
 
 
@@ -115,6 +124,9 @@ _large_depthwise = table(
 )
 
 _grouped = table(
+    Rule(lambda p: p.slot == "y" and called.is_grouped(p), _call),
+    Rule(called.is_grouped, _stride_1),
+    Rule(lambda p: p.narrow, lambda p: p.by(_groups_apart)),
     Rule(lambda p: p.elementwise() and p.slot == "x", _stride_1),
     Rule(lambda p: p.elementwise(), lambda p: p.by(shifted)),
     Rule(
@@ -130,7 +142,7 @@ _grouped = table(
     # in one: 1.3, 1.5 and 1.8 times.
     Rule(
         lambda p: p.pointwise and p.groups * p.widest <= 64,
-        lambda p: p.through(rewrites.packed(p.geometry, p.groups), forms.dot),
+        lambda p: p.through(rewrites.packed(p.geometry, p.groups), _dot),
     ),
     Rule(lambda p: p.pointwise, lambda p: p.through(rewrites.ungrouped(p.geometry), forms.dot)),
     otherwise(_packed_and_folded),
@@ -277,7 +289,7 @@ def _patches_in_pieces(p: Problem) -> jax.Array:
 
 
 def _product_of_patches(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
-    return rewrites.solve(rewrites.patches(geometry), slot, a, b, geometry, forms.dot)
+    return rewrites.solve(rewrites.patches(geometry), slot, a, b, geometry, _dot)
 
 
 def _no_longer(geometry: Geometry) -> bool:
@@ -285,6 +297,10 @@ def _no_longer(geometry: Geometry) -> bool:
 
 
 _dense = table(
+    Rule(called.is_convolution, _call),
+    Rule(called.is_product, lambda p: p.by(called.product)),
+    Rule(called.is_kernel, lambda p: p.by(called.kernel)),
+    Rule(called.is_taps, lambda p: p.through(rewrites.padded(p.geometry), called.taps)),
     Rule(
         lambda p: p.slot != "w" and not p.strided and 1 < p.taps <= MOST_TAPS and 1 in (p.channels, p.filters),
         lambda p: p.by(one_channel(solve)),
@@ -292,7 +308,7 @@ _dense = table(
     # The inputs that are read, and a product: 1.3 times (1-D), 2.2 (2-D), all three slots together. y alone loses.
     Rule(
         lambda p: p.taps == 1 and p.strided and p.slot != "y",
-        lambda p: p.through(rewrites.patches(p.geometry), forms.dot),
+        lambda p: p.through(rewrites.patches(p.geometry), _dot),
     ),
     Rule(lambda p: p.slot == "x" and p.strided, _strided_input),
     Rule(lambda p: p.slot == "x", lambda p: p.through(rewrites.mirrored(p.geometry), solve)),
@@ -322,13 +338,14 @@ _dense = table(
 
 solve = table(
     EMPTY,
-    Rule(lambda p: p.narrow, lambda p: p.by(in_float32(solve))),
+    Rule(lambda p: p.narrow and not called.in_16_bits(p), lambda p: p.by(in_float32(solve))),
     MANY_SIZES,
     # 8x32x32, 64 to 64: 2 times for y and x, 2.5 for w.
     Rule(
         lambda p: p.geometry.ndim > 1 and p.pointwise,
         lambda p: p.through(rewrites.flattened(p.geometry), solve),
     ),
+    Rule(called.is_dense, lambda p: p.by(_dense)),
     # XLA's fast convolution ends at two dimensions; and strides and dilation at once are rewritten by zeros between the
     # taps, more than which would be worse than a scalar loop.
     Rule(

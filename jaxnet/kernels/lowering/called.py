@@ -1,0 +1,136 @@
+"""Which problems are calls of `onednn`, where there are any, and how the kernel's gradient becomes one.
+
+The figures are times of the other forms of `cpu` over the call's, on an AMD EPYC with AVX-512 and its bfloat16 (Zen 4),
+2 cores, jax 0.10.2. Groups of 16 bits are never one call: some have no fast code behind it, and what takes its place
+waits for itself for ever on jax 0.10.2 (a matrix product of several threads within one of them).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.kernels import rewrites
+from jaxnet.kernels.geometry import Geometry
+from jaxnet.kernels.lowering import onednn
+from jaxnet.kernels.lowering.table import Problem
+from jaxnet.kernels.slots import Slot, shape_of
+
+FAR = 4
+"""Dilation from which on the kernel's gradient by one call, whose strides it becomes, is slower than by a tap each."""
+
+MOST_SIDE = 15
+"""Taps along an axis of a convolution in groups that is one call."""
+
+
+def _alone(p: Problem) -> bool:
+    return p.members == 1 and p.groups == 1 and onednn.ready(p.a.dtype)
+
+
+def _is_right(p: Problem, channels: int) -> bool:
+    # Of one channel of 16 bits and three dimensions, oneDNN 3.7 and 3.12 read what nobody wrote, 4 times in 350 drawn
+    # problems. Fewer dimensions and more channels gave none in 2,000, but run the same code.
+    return not p.narrow or (channels > 1 and p.geometry.ndim <= 2)
+
+
+def is_convolution(p: Problem) -> bool:
+    """Slot y: 1.0 to 2.9 times in float32 (few channels most), 2.0 to 5.2 in bfloat16.
+
+    With one filter 0.2 to 1.0. In float32 with one channel, or one tap, it is level, and XLA fuses its own with what is
+    around.
+    """
+    if p.slot != "y" or not _alone(p) or not _is_right(p, p.channels):
+        return False
+    if p.geometry.ndim > 2:  # which XLA lowers to scalar loops
+        return True
+    return p.filters > 1 and (p.narrow or not (p.pointwise or p.channels == 1))
+
+
+def is_grouped(p: Problem) -> bool:
+    """Slot y, and x if it becomes one: 1.3 to 2.9 times in float32.
+
+    Depthwise ones of one dimension are products of the shifted input, 3 to 10 times as fast as the call, and kernels of
+    many taps are better strided apart.
+    """
+    if p.slot == "w" or p.members > 1 or p.groups == 1 or p.narrow or not onednn.ready(p.a.dtype):
+        return False
+    if p.elementwise(most=MOST_SIDE**2) and (p.geometry.ndim != 2 or (p.slot == "x" and p.strided)):
+        return False
+    return p.geometry.ndim <= 2 and max(p.geometry.size) <= MOST_SIDE
+
+
+def is_product(p: Problem) -> bool:
+    """One tap: slot w 1.3 to 2.5 times in float32, all slots 1.8 to 3.7 in bfloat16."""
+    return p.pointwise and _alone(p) and (p.slot == "w" or p.narrow)
+
+
+def is_kernel(p: Problem) -> bool:
+    """Slot w by the convolution of the transposed arrays, channels as batch.
+
+    In bfloat16 1.1 to 3.9 times, but 0.4 to 0.7 for few channels of one dimension. In float32 1.1 to 1.5 in two
+    dimensions, and in one for K 3 and 4 between 32 and 64 channels; elsewhere 0.3 to 1.4, without a rule.
+    """
+    if p.slot != "w" or not _alone(p) or not _is_right(p, p.a.shape[1]):
+        return False
+    if p.geometry.ndim > 2:
+        return True
+    if p.taps == 1 or 1 in (p.channels, p.filters) or p.dilation >= FAR:
+        return False
+    if p.geometry.ndim == 2:
+        return p.dilation == 1
+    if p.narrow:
+        return p.channels * p.filters >= 512 or p.strided
+    return p.taps <= 4 and not p.strided and min(p.channels, p.filters) >= 32 and p.widest <= 64
+
+
+def is_taps(p: Problem) -> bool:
+    """Slot w by a product a tap, in bfloat16, where the dilation is long: 1.3 to 2.0 times; 16 channels 0.8."""
+    if p.slot != "w" or not _alone(p) or not p.narrow or p.geometry.ndim > 2:
+        return False
+    return p.taps > 1 and p.dilation >= FAR and p.channels * p.filters >= 1024
+
+
+def is_dense(p: Problem) -> bool:
+    """One member and one group, in any number of dimensions: one of the calls above, or rewritten to be one."""
+    if not _alone(p):
+        return False
+    if p.slot == "x":
+        return not p.strided or p.dilation == 1
+    return is_convolution(p) or is_kernel(p) or is_taps(p)
+
+
+def in_16_bits(p: Problem) -> bool:
+    """Whether a problem of 16 bits is solved by calls, which round once, after moves of its elements alone."""
+    if not (p.narrow and onednn.ready(p.a.dtype)):
+        return False
+    if p.members > 1:
+        return p.groups == 1  # each is asked for itself
+    if p.groups > 1:  # strided ones, 4 to 16 channels a group, K 41, S 4: 1.2 to 1.9 times
+        return p.slot == "w" and p.widest > 1 and (p.strided or p.channels * p.filters >= 512)
+    if p.slot == "x" and not p.strided and (p.channels == 1 or p.geometry.ndim > 2):
+        return False
+    return is_dense(p) or is_product(p)
+
+
+def kernel(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    """Slot w as a convolution of x as (C, *L, B) with y as (*J, B, O), strides and dilation exchanged."""
+    _, size, outputs, strides, dilation, before, _ = geometry
+    spatial = range(1, geometry.ndim + 1)
+    x, y = a[0].transpose(geometry.ndim + 1, *spatial, 0), b[0].transpose(*spatial, 0, geometry.ndim + 1)
+    exchanged = Geometry(geometry.lengths, outputs, size, dilation, strides, before, 1)
+    return jnp.moveaxis(onednn.convolution(x[None], y[None], exchanged), 1, -2)
+
+
+def taps(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    """Slot w as a product a tap, nothing to pad."""
+    rows = b.reshape(-1, b.shape[-1])
+    products = [
+        onednn.product(part.reshape(-1, part.shape[-1]), rows, transpose_a=True)
+        for part in rewrites.windows(a, geometry)
+    ]
+    return jnp.stack(products).reshape(1, *geometry.size, a.shape[-1], b.shape[-1])
+
+
+def product(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+    """A matrix product, for a window of one tap, stride 1 and nothing to pad."""
+    shape = shape_of(slot, a.shape, b.shape, geometry)
+    a, b = (array.reshape(-1, array.shape[-1]) for array in (a, b))
+    return onednn.product(a, b, transpose_a=slot == "w", transpose_b=slot == "x").reshape(shape)

@@ -1,0 +1,197 @@
+"""oneDNN's convolutions and matrix products, which jaxlib carries for x86 processors and XLA executes by name.
+
+XLA's CPU backend has the custom calls ``__onednn$convolution`` and ``__onednn$matmul``, which its own compiler writes
+into programs only behind experimental flags. They are faster than what XLA generates in most cases of `cpu`, and on
+processors with bfloat16 instructions the only fast convolution of 16 bits. Nothing here is certain to be there: so the
+calls are tried once a process, against a sum in float64, and without them every form is XLA's own.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import platform
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.kernels.geometry import Geometry
+
+SWITCH = "JAXNET_ONEDNN"
+"""The environment variable that turns the calls off, by 0, or on with a JAX that they were not tried with, by 1."""
+
+_TRIED = (10, 12)
+"""The minor versions of jaxlib 0 that were tried, first and last: another's calls may take another description, and
+XLA ends the process, rather than raise an error, at one that it cannot read."""
+
+_HERE = threading.local()
+_LOCK = threading.Lock()
+
+
+@contextlib.contextmanager
+def lowering(context: Any) -> Iterator[None]:
+    """While a program is lowered: whether its operations may be these calls.
+
+    A program that is exported may run elsewhere, and the partitioner cannot split a call: there they may not. Within
+    `shard_map` over all axes nothing is left to split.
+    """
+    module = context.module_context
+    axes = module.axis_context
+    alone = getattr(axes, "num_devices", None) == 1
+    if (mesh := getattr(axes, "mesh", None)) is not None:
+        alone = set(axes.manual_axes) == set(mesh.axis_names)
+    with _allowed(alone and not module.lowering_parameters.for_export and not getattr(_HERE, "portable", False)):
+        yield
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """Programs that are lowered meanwhile have no calls: their text is that of every machine, and XLA knows its cost."""
+    before = getattr(_HERE, "portable", False)
+    _HERE.portable = True
+    try:
+        yield
+    finally:
+        _HERE.portable = before
+
+
+@contextlib.contextmanager
+def _allowed(value: bool) -> Iterator[None]:
+    before = getattr(_HERE, "allowed", False)
+    _HERE.allowed = value
+    try:
+        yield
+    finally:
+        _HERE.allowed = before
+
+
+def ready(dtype: Any) -> bool:
+    """Whether the program being lowered may use the calls with arrays of a dtype, and they are fast and right."""
+    return getattr(_HERE, "allowed", False) and _works(jnp.dtype(dtype).name)
+
+
+def _works(dtype: str) -> bool:
+    with _LOCK:
+        return _tried(dtype)
+
+
+@functools.cache
+def _tried(dtype: str) -> bool:
+    switch = os.environ.get(SWITCH, "")
+    known = _TRIED[0] <= _minor_version() <= _TRIED[1]
+    if switch == "0" or not (known or switch == "1") or not _has_instructions(dtype):
+        return False
+    try:
+        return _is_right(dtype)
+    except Exception:  # whatever another jaxlib says in place of the call
+        return False
+
+
+def _minor_version() -> int:
+    import jaxlib
+
+    major, minor, *_ = jaxlib.__version__.split(".")
+    return int(minor) if major == "0" else -1
+
+
+def _has_instructions(dtype: str) -> bool:
+    """Whether the processor has what makes the calls faster than XLA's own forms: AVX-512, and for 16 bits its own."""
+    needed = {"float32": {"avx512f"}, "bfloat16": {"avx512_bf16", "amx_bf16"}}.get(dtype, set())
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    with contextlib.suppress(OSError):
+        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+        return bool(needed & set(flags.split()))
+    return False
+
+
+def _is_right(dtype: str) -> bool:
+    """Whether both calls give what a sum in float64 does, on a case with strides, dilation, padding and groups."""
+    geometry = Geometry((11,), (3,), (5,), (2,), (2,), (2,), 2)
+    rng = np.random.default_rng(0)
+    x, w = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((1, 2, 11, 32), (1, 3, 16, 32)))
+    padded = np.pad(x[0], [(0, 0), geometry.padding[0], (0, 0)]).reshape(2, -1, 2, 16)
+    windows = np.stack([padded[:, 2 * k : 2 * k + 9 : 2] for k in range(3)])
+    y = np.einsum("kbjgc,kcgo->bjgo", windows, w[0].reshape(3, 16, 2, 16)).reshape(1, 2, 5, 32)
+    both = {
+        "convolution": (lambda x, w: convolution(x, w, geometry), (x, w), y),
+        "product": (functools.partial(product, transpose_a=True), (x[0, 0], w[0, 0, :11]), x[0, 0].T @ w[0, 0, :11]),
+    }
+    device = jax.local_devices(backend="cpu")[0]
+    with jax.disable_jit(False), jax.transfer_guard("allow"), jax.core.eval_context(), jax.default_device(device):
+        for function, operands, expected in both.values():
+            arrays = [jax.device_put(np.asarray(v, jnp.dtype(dtype)), device) for v in operands]
+            found = np.asarray(jax.jit(function)(*arrays))
+            if not np.array_equal(found.astype(np.float64), expected.astype(jnp.dtype(dtype)).astype(np.float64)):
+                return False  # sums of small integers, exact in whatever order, rounded once
+    return True
+
+
+def convolution(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
+    """The form solved for y, one member: x ``(1, B, *L, C)``, w ``(1, *K, C / g, O)``."""
+    ndim = geometry.ndim
+    x = _cropped(x, geometry)
+    spatial = [str(axis) for axis in range(1, ndim + 1)]
+    layout = {"data": {"batch_dim": "0", "feature_dim": str(ndim + 1), "spatial_dims": spatial}, "dims": "0"}
+    kernel = {
+        "input_feature_dim": str(ndim),
+        "output_feature_dim": str(ndim + 1),
+        "shape": [str(n) for n in w.shape[1:]],
+        "spatial_dims": [str(axis) for axis in range(ndim)],
+    }
+    window = {
+        "pad_left": [str(max(0, before)) for before in geometry.before],
+        "pad_right": [str(max(0, after)) for after in geometry.after],
+        "size": [],
+        "strides": [str(n) for n in geometry.strides],
+        "window_dilations": [str(n) for n in geometry.dilation],
+    }
+    config = {
+        "dims": str(ndim + 2),
+        "feature_groups": str(geometry.groups),
+        "input": layout,
+        "output": layout,
+        "kernel": {"dims": "0", "filter": kernel},
+        "window": window,
+    }
+    shape = (x.shape[1], *geometry.outputs, w.shape[-1])
+    return _call("convolution", "onednn_conv_config", config, shape, x[0], w[0])[None]
+
+
+def _cropped(x: jax.Array, geometry: Geometry) -> jax.Array:
+    """Without the inputs before and after all windows, of which oneDNN passes over fewer than a stride at the end."""
+    for axis, (before, after) in enumerate(geometry.padding):
+        end = x.shape[axis + 2] + (after if -after >= geometry.strides[axis] else 0)
+        x = jax.lax.slice_in_dim(x, max(0, -before), end, axis=axis + 2)
+    return x
+
+
+def product(a: jax.Array, b: jax.Array, *, transpose_a: bool = False, transpose_b: bool = False) -> jax.Array:
+    """The product of two matrices, each transposed first where that is asked for."""
+    matrix = {"tensor": {"dimensions": ["1", "2"]}}
+    config = {
+        "lhs": matrix,
+        "rhs": matrix,
+        "result": matrix,
+        "transpose_a": transpose_a,
+        "transpose_b": transpose_b,
+    }
+    shape = (a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1])
+    return _call("matmul", "onednn_matmul_config", config, shape, a, b)
+
+
+def _call(name: str, field: str, config: dict[str, Any], shape: tuple[int, ...], *operands: jax.Array) -> jax.Array:
+    plain = {"bias_broadcast": False, "user_scratchpad": False, "weights_prepacked": False}
+    description = {field: {**config, "optimization_config": plain}, "outer_dimension_partitions": []}
+    call = jax.ffi.ffi_call(
+        f"__onednn${name}",
+        jax.ShapeDtypeStruct(shape, operands[0].dtype),
+        custom_call_api_version=2,
+        legacy_backend_config=json.dumps(description),
+    )
+    return call(*operands)
