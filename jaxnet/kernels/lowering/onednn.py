@@ -51,7 +51,7 @@ def lowering(context: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def portable() -> Iterator[None]:
-    """Programs that are lowered meanwhile have no calls: their text is that of every machine, and XLA knows its cost."""
+    """Programs that are lowered meanwhile have no calls: their text is the same on every machine, their cost known."""
     before = getattr(_HERE, "portable", False)
     _HERE.portable = True
     try:
