@@ -87,7 +87,9 @@ PROBLEMS = {
     "groups, x": (geometry((64,), (3,), groups=4), 8, 8, "x", "float32", ONE),
     "groups of many taps": (geometry((64,), (41,), groups=4), 16, 16, "y", "float32", {"convolution": 4}),
     "depthwise": (geometry((64,), (3,), groups=4), 1, 1, "y", "float32", {}),
-    "depthwise image": (geometry((8, 8), (3, 3), groups=4), 1, 1, "y", "float32", ONE),
+    "depthwise image": (geometry((8, 8), (3, 3), groups=16), 1, 1, "y", "float32", {}),
+    "nearly depthwise": (geometry((64,), (3,), groups=16), 2, 2, "x", "float32", {}),
+    "groups of volumes": (geometry((4, 4, 4), (2, 2, 2), groups=2), 8, 8, "y", "float32", {}),
     "volume": (geometry((4, 4, 4), (2, 2, 2)), 3, 4, "y", "float32", ONE),
     "volume, w": (geometry((4, 4, 4), (2, 2, 2)), 3, 4, "w", "float32", ONE),
     "volume, x, strided": (geometry((5, 5, 5), (3, 3, 3), strides=2), 3, 4, "x", "float32", ONE),
@@ -161,19 +163,19 @@ def problem(draw):
 
 
 @pytest.mark.usefixtures("everywhere")
-@settings(max_examples=60, deadline=None)
-@given(drawn, st.sampled_from("xwy"))
-def test_what_oneDNN_has_no_fast_code_for_or_wrong_code_is_no_call(draw, slot):
+@settings(max_examples=100, deadline=None)
+@given(drawn, st.sampled_from("xwy"), st.sampled_from(["float32", "bfloat16"]))
+def test_what_oneDNN_has_no_fast_code_for_or_wrong_code_is_no_call(draw, slot, dtype):
     numbers, of = problem(draw)
-    text = lowered(slot, of, numbers, "bfloat16")
+    text = lowered(slot, of, numbers, dtype)
     types = re.findall(r"@__onednn\$convolution\(.*?\) .*? : \(tensor<[x0-9]+x(\w+)>, tensor<([x0-9]+)x\w+>\)", text)
     told = [one["onednn_conv_config"] for one in descriptions(text) if "onednn_conv_config" in one]
     assert len(types) == len(told)
-    for (dtype, kernel), one in zip(types, told, strict=True):
-        if dtype == "bf16":
-            assert one["feature_groups"] == "1"
-            assert int(one["dims"]) <= 4
-            assert int(kernel.split("x")[-2]) > 1
+    for (kind, kernel), one in zip(types, told, strict=True):
+        channels, filters = map(int, kernel.split("x")[-2:])
+        groups = int(one["feature_groups"])
+        assert groups == 1 or (kind == "f32" and channels * filters // groups > 4 and int(one["dims"]) <= 4)
+        assert kind == "f32" or (int(one["dims"]) <= 4 and channels > 1)
 
 
 @pytest.mark.parametrize("slot", ["y", "x", "w"])
