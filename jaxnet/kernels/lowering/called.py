@@ -63,8 +63,9 @@ def is_product(p: Problem) -> bool:
 def is_kernel(p: Problem) -> bool:
     """Slot w by the convolution of the transposed arrays, channels as batch.
 
-    In bfloat16 1.1 to 3.9 times, but 0.4 to 0.7 for few channels of one dimension. In float32 1.1 to 1.5 in two
-    dimensions, and in one for K 3 and 4 between 32 and 64 channels; elsewhere 0.3 to 1.4, without a rule.
+    In bfloat16 1.1 to 3.9 times, but 0.4 to 0.7 for few channels of one dimension. In float32 0.8 to 1.8 in two
+    dimensions, and in one, of at most 64 channels, 1.0 to 1.6 with strides and 1.1 to 1.3 without, from 32 channels on
+    for K 3 and 4; elsewhere 0.3 to 1.4, without a rule.
     """
     if p.slot != "w" or not _alone(p) or not _is_right(p, p.a.shape[1]):
         return False
@@ -76,7 +77,7 @@ def is_kernel(p: Problem) -> bool:
         return p.dilation == 1
     if p.narrow:
         return p.channels * p.filters >= 512 or p.strided
-    return p.taps <= 4 and not p.strided and min(p.channels, p.filters) >= 32 and p.widest <= 64
+    return p.widest <= 64 and (p.strided or (p.taps <= 4 and min(p.channels, p.filters) >= 32))
 
 
 def is_taps(p: Problem) -> bool:

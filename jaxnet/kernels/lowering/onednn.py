@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 
 from jaxnet.kernels.geometry import Geometry
@@ -93,8 +94,6 @@ def _tried(dtype: str) -> bool:
 
 
 def _minor_version() -> int:
-    import jaxlib
-
     major, minor, *_ = jaxlib.__version__.split(".")
     return int(minor) if major == "0" else -1
 
