@@ -647,7 +647,7 @@ def test_lines_log_and_picture(tmp_path, capsys):
     for i, line in enumerate(lines[2:], 1):
         assert re.fullmatch(
             rf"epoch {i}/3  loss {number}  accuracy {number}  validation loss {number}  validation accuracy {number}  "
-            rf"{number} steps/s  \d+ (s|min|h \d+ min) left",
+            rf"{number} steps/s  (\d+ (h|min) )?\d+ (min|s) left",
             line,
         )
     assert len(lines) == 5
