@@ -10,6 +10,9 @@ import os
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 os.environ.setdefault("NPROC", "16")
+# On a machine that stands still, a collective may wait for its last device: after 40 s XLA would end the process.
+if "collective_call_terminate" not in os.environ["XLA_FLAGS"]:
+    os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds=600"
 # All workers, and the processes that tests start, share one GPU: none may take most of its memory in advance.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 # PyTorch's convolutions too: NVIDIA's libraries shall round no float32 factor to TF32; `whole_products` has XLA's own.

@@ -88,7 +88,7 @@ def join(coordinator: str, processes: int, process_id: int) -> None:
         processes,
         process_id,
         coordinator_bind_address=coordinator if on_one_host else None,  # else it listens to the whole network
-        heartbeat_timeout_seconds=10 if on_one_host else 100,
+        heartbeat_timeout_seconds=60 if on_one_host else 100,
     )
     sys.excepthook = end_at_once
 

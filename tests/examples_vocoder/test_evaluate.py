@@ -141,22 +141,30 @@ def test_timing_in_a_process_of_its_own(speech):
     args = types.SimpleNamespace(run=[], polish=1, phase=None)
     factors = evaluate._clock_apart(1, args, next(iter(speech.test.values())))
     assert list(factors) == ROWS[:3]
-    assert 0 < factors["Griffin-Lim 32"] < factors["Griffin-Lim 60"] < 2
+    assert all(0 < factor < np.inf for factor in factors.values())
     args.run = [Path("absent")]
     with pytest.raises(DataError, match=r"(?s)the timing on 1 cores failed:.*absent holds no generator"):
         evaluate._clock_apart(1, args, np.ones(5120, np.float32))
 
 
-def test_clock_leaves_out_the_first_call():
-    now = iter([5.0, *range(evaluate.REPEATS)])  # a first call of 5 s, then 0, 1, 2, 3, 4 s
+def test_clock_leaves_out_the_first_call_and_gives_each_row_its_own_factor():
+    def taking(*seconds):
+        calls = iter(seconds)
 
-    def slow(log_mel):
-        elapsed[0] += next(now)
+        def speak(log_mel):
+            elapsed[0] += next(calls)
+
+        return speak
 
     elapsed = [0.0]
+    rows = {
+        "slow": taking(5.0, *range(evaluate.REPEATS)),  # a first call of 5 s, then 0, 1, 2, 3, 4 s
+        "quick": taking(5.0, *[0.5] * evaluate.REPEATS),
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate.time, "perf_counter", lambda: elapsed[0])
-        assert evaluate.clock(CONFIG, {"slow": slow}, np.zeros(32000, np.float32)) == {"slow": 1.0}
+        factors = evaluate.clock(CONFIG, rows, np.zeros(32000, np.float32))
+    assert factors == {"slow": 1.0, "quick": 0.25}
 
 
 def test_means_and_deviations():

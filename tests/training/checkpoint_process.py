@@ -21,8 +21,8 @@ def main(rank: int, port: str, directory: Path) -> None:
         num_processes=2,
         process_id=rank,
         coordinator_bind_address=f"127.0.0.1:{port}",
-        initialization_timeout=60,
-        heartbeat_timeout_seconds=60,
+        initialization_timeout=300,
+        heartbeat_timeout_seconds=300,
     )
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     rows, columns, everywhere = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in (("data",), (None, "data"), ()))

@@ -88,12 +88,19 @@ def test_an_error_in_writing_ends_the_run_with_the_state(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_waits_for_the_write_and_saves_the_last_step(number, slow, tmp_path):
+def test_a_signal_waits_for_the_write_and_saves_the_last_step(number, slow, tmp_path, monkeypatch):
     _, go_on = slow
+    end = keeping.Beside.end
+
+    def waited_for(beside):
+        if beside.busy:
+            go_on.set()
+        end(beside)
 
     def press(_):
         signal.pthread_kill(threading.main_thread().ident, number)
-        threading.Timer(0.2, go_on.set).start()
+
+    monkeypatch.setattr(keeping.Beside, "end", waited_for)
 
     with pytest.raises((KeyboardInterrupt, SystemExit)) as ended:
         fit(keep=training.keep(tmp_path, seconds=0), callbacks=[at_the_end_of(2, press)])

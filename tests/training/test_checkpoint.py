@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -720,13 +719,12 @@ class TestWholeOrAbsent:
         assert hidden(tmp_path) == [left.name]  # it may be in use
 
     def test_concurrent_savers_and_readers(self, tmp_path):
-        end = time.monotonic() + 1
         failures = []
         counts = [0] * 4
 
         def work(i):
             try:
-                while time.monotonic() < end:
+                while min(counts) < 100 and not failures:  # so that each is at work while the others are
                     path = save(tmp_path / f"run{i % 2}", [np.full(999, i)], metadata={"i": i})
                     with checkpoint.opened(path) as found:  # whoever has written it by now
                         array = checkpoint.read(found, [np.zeros(999, int)])[0]
@@ -741,7 +739,6 @@ class TestWholeOrAbsent:
         for thread in threads:
             thread.join()
         assert not failures
-        assert min(counts) > 2
         assert sorted(item.name for item in tmp_path.iterdir()) == ["run0", "run1"]
         for i in range(2):
             path = tmp_path / f"run{i}"
@@ -1071,7 +1068,7 @@ class TestManyHosts:
         ]
         try:
             for rank, worker in enumerate(workers):
-                output = worker.communicate(timeout=90)[0].decode()
+                output = worker.communicate(timeout=300)[0].decode()
                 assert f"process {rank} is done" in output, output
         finally:
             for worker in workers:

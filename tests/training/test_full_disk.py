@@ -17,8 +17,10 @@ import jax, numpy as np
 from jaxnet import layers, losses, optimizers, training
 from jaxnet.errors import CheckpointError
 from jaxnet.training import feed, keeping
+from jaxnet.training.beside import Beside
 
-feed.TARGET_SECONDS, keeping.SAVE_SHARE = 0.0, np.inf  # one step a dispatch, each followed by a save
+# One step a dispatch, each followed by a save, which waits for the one before: when the disk fills up, some are whole.
+feed.TARGET_SECONDS, keeping.SAVE_SHARE, Beside.busy = 0.0, np.inf, False
 disk, net = Path(sys.argv[1]), layers.dense(40)
 x = np.random.default_rng(0).standard_normal((32, 40)).astype(np.float32)
 
@@ -70,7 +72,7 @@ def mounted(folder, *command):
     reason = "no unshare"
     for unshare in (["unshare", "-rm"], ["unshare", "-m"]) if shutil.which("unshare") else ():
         mount = [*unshare, "sh", "-c", 'mount -t tmpfs -o size=1m none "$0" && exec "$@"', str(folder)]
-        tried = subprocess.run([*mount, "true"], capture_output=True, text=True, timeout=30)
+        tried = subprocess.run([*mount, "true"], capture_output=True, text=True, timeout=120)
         if tried.returncode == 0:
             return [*mount, *command]
         reason = tried.stderr.strip()
@@ -80,7 +82,7 @@ def mounted(folder, *command):
 def test_the_run_ends_with_its_state_and_goes_on_when_there_is_room(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
     command = mounted(tmp_path, sys.executable, "-c", PROGRAM, str(tmp_path))
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
     assert done.returncode == 0, done.stderr
     full, still_full, went_on = done.stdout.splitlines()
     assert full.startswith("fit: cannot write ")

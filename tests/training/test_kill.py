@@ -58,7 +58,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, monkeypatch, on_the_cpu)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     for when, step, kept in (("after", 7, 7), ("before", 53, 52)):
         command = [sys.executable, "-c", PROGRAM, str(tmp_path), when, str(step)]
-        killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+        killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         latest = training.Checkpoints(tmp_path).latest()
         assert latest is not None

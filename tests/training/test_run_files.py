@@ -410,7 +410,7 @@ class TestOneRunADirectory:
 
     def test_a_process_that_is_killed(self, tmp_path):
         fit(epochs=1, keep=tmp_path)
-        holder = alone("with atomic.held(directory):\n print('held', flush=True)\n time.sleep(60)", tmp_path)
+        holder = alone("with atomic.held(directory):\n print('held', flush=True)\n time.sleep(600)", tmp_path)
         try:
             assert holder.stdout.readline() == "held\n"
             with pytest.raises(CheckpointError, match=f"another run uses .*: process {holder.pid} on "):
@@ -435,7 +435,7 @@ with atomic.held(directory):
 os.kill(child, 9)
 """
         process = alone(code, tmp_path)
-        assert process.communicate(timeout=60)[0] == "free\n"
+        assert process.communicate(timeout=300)[0] == "free\n"
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, SystemExit])
     def test_whatever_ends_a_run(self, error, tmp_path):

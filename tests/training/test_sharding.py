@@ -196,6 +196,6 @@ def test_steps_in_flight_do_not_starve_a_small_thread_pool():
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     environment.pop("NPROC", None)  # which widens the pool in all other tests
     done = subprocess.run(  # a deadlock ends with SIGKILL
-        [sys.executable, "-c", STEPS], cwd=ROOT, env=environment, timeout=150, capture_output=True, text=True
+        [sys.executable, "-c", STEPS], cwd=ROOT, env=environment, timeout=500, capture_output=True, text=True
     )
     assert (done.stdout.split(), done.returncode) == (["300", "300"], 0), done.stderr
