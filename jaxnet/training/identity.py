@@ -3,6 +3,7 @@
 The content of the data is not part of it, nor what a loader of the user's does.
 """
 
+import functools
 import hashlib
 import re
 from typing import Any
@@ -66,7 +67,8 @@ def of_program(f: Any, *arguments: Any) -> str:
     """
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)  # wherever they lie
     with portable():
-        text = jax.jit(lambda *arguments: f(*arguments)).lower(*shapes).as_text()  # anew, not as it was lowered before
+        anew = functools.wraps(f)(lambda *arguments: f(*arguments))  # of its name; not as it was lowered before
+        text = jax.jit(anew).lower(*shapes).as_text()
     return hashlib.sha256(_ADDRESS.sub(r"\1", text).encode()).hexdigest()[:16]
 
 

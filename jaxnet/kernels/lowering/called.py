@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxnet.kernels import rewrites
 from jaxnet.kernels.geometry import Geometry
 from jaxnet.kernels.lowering import onednn
-from jaxnet.kernels.lowering.table import Problem
+from jaxnet.kernels.lowering.table import MOST_GROUPS, MOST_MEMBERS, Problem
 from jaxnet.kernels.slots import Slot, shape_of
 
 FAR = 4
@@ -25,7 +25,7 @@ def _alone(p: Problem) -> bool:
     return p.members == 1 and p.groups == 1 and onednn.ready(p.a.dtype)
 
 
-def _is_right(p: Problem, channels: int) -> bool:
+def _has_code(p: Problem, channels: int) -> bool:
     # Of one channel of 16 bits and three dimensions, oneDNN 3.7 and 3.12 read what nobody wrote, 4 times in 350 drawn
     # problems. Fewer dimensions and more channels gave none in 2,000, but run the same code.
     return not p.narrow or (channels > 1 and p.geometry.ndim <= 2)
@@ -37,7 +37,7 @@ def is_convolution(p: Problem) -> bool:
     With one filter 0.2 to 1.0. In float32 with one channel, or one tap, it is level, and XLA fuses its own with what is
     around.
     """
-    if p.slot != "y" or not _alone(p) or not _is_right(p, p.channels):
+    if p.slot != "y" or not _alone(p) or not _has_code(p, p.channels):
         return False
     if p.geometry.ndim > 2:  # which XLA lowers to scalar loops
         return True
@@ -67,7 +67,7 @@ def is_kernel(p: Problem) -> bool:
     dimensions, and in one, of at most 64 channels, 1.0 to 1.6 with strides and 1.1 to 1.3 without, from 32 channels on
     for K 3 and 4; elsewhere 0.3 to 1.4, without a rule.
     """
-    if p.slot != "w" or not _alone(p) or not _is_right(p, p.a.shape[1]):
+    if p.slot != "w" or not _alone(p) or not _has_code(p, p.a.shape[1]):
         return False
     if p.geometry.ndim > 2:
         return True
@@ -97,16 +97,27 @@ def is_dense(p: Problem) -> bool:
 
 
 def in_16_bits(p: Problem) -> bool:
-    """Whether a problem of 16 bits is solved by calls, which round once, after moves of its elements alone."""
+    """Whether a problem of 16 bits is not to be computed in float32: what it comes to are calls, which round once.
+
+    Members, and the groups of the kernel's gradient, come apart first, and are each what one of them is alone. Strided
+    groups of 4 to 16 channels, K 41, S 4: 1.2 to 1.9 times.
+    """
     if not (p.narrow and onednn.ready(p.a.dtype)):
         return False
-    if p.members > 1:
-        return p.groups == 1  # each is asked for itself
-    if p.groups > 1:  # strided ones, 4 to 16 channels a group, K 41, S 4: 1.2 to 1.9 times
-        return p.slot == "w" and p.widest > 1 and (p.strided or p.channels * p.filters >= 512)
+    one = _one(p)
+    if p.groups > 1:
+        return p.members == 1 and p.groups <= MOST_GROUPS and is_kernel(one)
+    if p.members > MOST_MEMBERS:
+        return False
     if p.slot == "x" and not p.strided and (p.channels == 1 or p.geometry.ndim > 2):
         return False
-    return is_dense(p) or is_product(p)
+    return is_dense(one) or is_product(one)
+
+
+def _one(p: Problem) -> Problem:
+    """One group of one member, of arrays that are shapes alone."""
+    a, b = (jax.ShapeDtypeStruct((1, *v.shape[1:-1], v.shape[-1] // p.groups), v.dtype) for v in (p.a, p.b))
+    return Problem(p.slot, a, b, p.geometry._replace(groups=1))  # pyright: ignore[reportArgumentType]
 
 
 def kernel(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:

@@ -18,7 +18,10 @@ from jaxnet.kernels.lowering.table import (
     EMPTY,
     MANY_SIZES,
     MOST_DILATION,
+    MOST_GROUPS,
+    MOST_MEMBERS,
     MOST_TAPS,
+    UNMET,
     Problem,
     Rule,
     Solver,
@@ -29,12 +32,6 @@ from jaxnet.kernels.lowering.table import (
     table,
 )
 from jaxnet.kernels.slots import Slot
-
-MOST_MEMBERS = 16
-"""Members, which `vmap` makes, that become a form each: beyond, compiling would take longer than it saves."""
-
-MOST_GROUPS = 64
-"""Groups that become a form each: 64 compile in 2 seconds a slot and then run 20 times as fast as the plain form."""
 
 MOST_ROWS = 8
 """Copies of the input, moved along the first of two axes, that are joined so that one axis is left."""
@@ -68,7 +65,7 @@ def _stride_1(p: Problem) -> jax.Array:
     return _unit_strides(p, solve) if p.strided else p.through(rewrites.mirrored(p.geometry), solve)
 
 
-def _call(p: Problem) -> jax.Array:
+def _one_call(p: Problem) -> jax.Array:
     return onednn.convolution(p.a, p.b, p.geometry)
 
 
@@ -124,7 +121,7 @@ _large_depthwise = table(
 )
 
 _grouped = table(
-    Rule(lambda p: p.slot == "y" and called.is_grouped(p), _call),
+    Rule(lambda p: p.slot == "y" and called.is_grouped(p), _one_call),
     Rule(called.is_grouped, _stride_1),
     Rule(lambda p: p.narrow, lambda p: p.by(_groups_apart)),
     Rule(lambda p: p.elementwise() and p.slot == "x", _stride_1),
@@ -297,7 +294,7 @@ def _no_longer(geometry: Geometry) -> bool:
 
 
 _dense = table(
-    Rule(called.is_convolution, _call),
+    Rule(called.is_convolution, _one_call),
     Rule(called.is_product, lambda p: p.by(called.product)),
     Rule(called.is_kernel, lambda p: p.by(called.kernel)),
     Rule(called.is_taps, lambda p: p.through(rewrites.padded(p.geometry), called.taps)),
@@ -338,8 +335,9 @@ _dense = table(
 
 solve = table(
     EMPTY,
-    Rule(lambda p: p.narrow and not called.in_16_bits(p), lambda p: p.by(in_float32(solve))),
     MANY_SIZES,
+    UNMET,
+    Rule(lambda p: p.narrow and not called.in_16_bits(p), lambda p: p.by(in_float32(solve))),
     # 8x32x32, 64 to 64: 2 times for y and x, 2.5 for w.
     Rule(
         lambda p: p.geometry.ndim > 1 and p.pointwise,

@@ -24,7 +24,8 @@ import numpy as np
 from jaxnet.kernels.geometry import Geometry
 
 SWITCH = "JAXNET_ONEDNN"
-"""The environment variable that turns the calls off, by 0, or on with a JAX that they were not tried with, by 1."""
+"""The environment variable that turns the calls off, by 0, or on, by 1, with a JAX that they were not tried with or
+where programs are kept in files."""
 
 _TRIED = (10, 12)
 """The minor versions of jaxlib 0 that were tried, first and last: another's calls may take another description, and
@@ -38,7 +39,8 @@ _LOCK = threading.Lock()
 def lowering(context: Any) -> Iterator[None]:
     """While a program is lowered: whether its operations may be these calls.
 
-    A program that is exported may run elsewhere, and the partitioner cannot split a call: there they may not. Within
+    A program that is exported may run elsewhere, the partitioner cannot split a call, and JAX cannot write a program
+    with one into its persistent cache (it warns, and compiles it again in every process): there they may not. Within
     `shard_map` over all axes nothing is left to split.
     """
     module = context.module_context
@@ -46,13 +48,24 @@ def lowering(context: Any) -> Iterator[None]:
     alone = getattr(axes, "num_devices", None) == 1
     if (mesh := getattr(axes, "mesh", None)) is not None:
         alone = set(axes.manual_axes) == set(mesh.axis_names)
-    with _allowed(alone and not module.lowering_parameters.for_export and not getattr(_HERE, "portable", False)):
+    kept = _in_files() or module.lowering_parameters.for_export
+    with _allowed(alone and not kept and not getattr(_HERE, "portable", False)):
         yield
+
+
+def _in_files() -> bool:
+    """Whether JAX keeps compiled programs in files."""
+    config: Any = jax.config
+    cache = config.jax_enable_compilation_cache and config.jax_compilation_cache_dir
+    return bool(cache) and os.environ.get(SWITCH) != "1"
 
 
 @contextlib.contextmanager
 def portable() -> Iterator[None]:
-    """Programs that are lowered meanwhile have no calls: their text is the same on every machine, their cost known."""
+    """Programs that are lowered meanwhile have no calls: their text is the same on every machine, their cost known.
+
+    One that was lowered before, of the same function object, is JAX's to give again: pass a new one.
+    """
     before = getattr(_HERE, "portable", False)
     _HERE.portable = True
     try:
@@ -87,10 +100,16 @@ def _tried(dtype: str) -> bool:
     known = _TRIED[0] <= _minor_version() <= _TRIED[1]
     if switch == "0" or not (known or switch == "1") or not _has_instructions(dtype):
         return False
-    try:
-        return _is_right(dtype)
-    except Exception:  # whatever another jaxlib says in place of the call
-        return False
+    found: list[bool] = []
+
+    def probe():
+        with contextlib.suppress(Exception):  # whatever another jaxlib says in place of the call
+            found.append(_is_right(dtype))
+
+    thread = threading.Thread(target=probe)  # what the user's thread is in, such as a mesh, is not the probe's
+    thread.start()
+    thread.join()
+    return found == [True]
 
 
 def _minor_version() -> int:
@@ -104,8 +123,8 @@ def _has_instructions(dtype: str) -> bool:
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
     with contextlib.suppress(OSError):
-        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
-        return bool(needed & set(flags.split()))
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return bool(needed & set(next((line for line in lines if line.startswith("flags")), "").split()))
     return False
 
 

@@ -20,6 +20,12 @@ MOST_TAPS = 32
 MOST_DILATION = 16
 """Zeros between taps, that make strides and dilation at once into strides alone."""
 
+MOST_MEMBERS = 16
+"""Members, which `vmap` makes, that become a form each: beyond, compiling would take longer than it saves."""
+
+MOST_GROUPS = 64
+"""Groups that become a form each: 64 compile in 2 seconds a slot and then run 20 times as fast as the plain form."""
+
 
 class Problem(NamedTuple):
     """The trilinear form to be solved for a slot, and what the choice of a form asks of it."""
@@ -85,6 +91,14 @@ class Problem(NamedTuple):
         return 0 in (*self.a.shape, *self.b.shape, *self.shape)
 
     @property
+    def unmet(self) -> bool:
+        """Whether every window lies outside of x."""
+        return any(
+            n + before <= 0 or n + after <= 0
+            for n, (before, after) in zip(self.geometry.lengths, self.geometry.padding, strict=True)
+        )
+
+    @property
     def of_many_sizes(self) -> bool:
         """Whether an axis has a symbolic size."""
         return symbolic.is_of_many_sizes(self.a, self.b, self.geometry)
@@ -129,6 +143,7 @@ def table(*rules: Rule) -> Solver:
 
 
 EMPTY = Rule(lambda p: p.empty, lambda p: jnp.zeros(p.shape, p.a.dtype))
+UNMET = Rule(lambda p: p.unmet, lambda p: jnp.zeros(p.shape, p.a.dtype))
 MANY_SIZES = Rule(lambda p: p.of_many_sizes, lambda p: p.by(symbolic.solve))
 
 
