@@ -12,6 +12,9 @@ from jaxnet.kernels import forms, lowering
 from jaxnet.kernels.geometry import Geometry
 from jaxnet.kernels.slots import OPERANDS
 
+# The forms that are XLA's own, the same on every processor.
+pytestmark = pytest.mark.usefixtures("without_calls")
+
 
 def struct(*shape):
     return jax.ShapeDtypeStruct(shape, jnp.float32)

@@ -294,11 +294,11 @@ def test_the_switch_and_versions_that_were_not_tried(monkeypatch):
         "0.13.0": False,
         "1.10.0": False,
     }.items():
-        monkeypatch.setattr("jaxlib.__version__", version)
+        monkeypatch.setattr("jax.lib.__version__", version)
         assert works("float32") == expected
     monkeypatch.setenv(onednn.SWITCH, "1")
     assert works("float32")
-    monkeypatch.setattr("jaxlib.__version__", "0.12.0")
+    monkeypatch.setattr("jax.lib.__version__", "0.12.0")
     monkeypatch.setenv(onednn.SWITCH, "0")
     assert not works("float32")
 

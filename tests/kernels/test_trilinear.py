@@ -436,6 +436,7 @@ def test_a_gpu_gets_members_as_one_batched_product_up_to_nine_taps(taps, convolu
 
 
 @EVERY
+@pytest.mark.usefixtures("without_calls")
 def test_the_cpu_gets_dense_convolutions_of_stride_one_in_x(case):
     """XLA runs stuffed and grouped convolutions in plain loops there; that none is left is what makes this fast."""
     text = lowered(functools.partial(results, case), case.x, case.kernel, case.y, platform="cpu")
@@ -445,6 +446,7 @@ def test_the_cpu_gets_dense_convolutions_of_stride_one_in_x(case):
 
 
 @some("dense", "strided", "strided, dilated", "dilated", "grouped", "transposed")
+@pytest.mark.usefixtures("without_calls")
 def test_inside_a_loop_the_cpu_gets_canonical_dimension_numbers(case):
     def steps(x, kernel):
         return jax.lax.scan(lambda carry, _: (training_step(case, *carry), None), (x, kernel), length=2)[0]

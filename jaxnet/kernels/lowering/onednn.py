@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 
 from jaxnet.kernels.geometry import Geometry
@@ -113,7 +112,7 @@ def _tried(dtype: str) -> bool:
 
 
 def _minor_version() -> int:
-    major, minor, *_ = jaxlib.__version__.split(".")
+    major, minor, *_ = jax.lib.__version__.split(".")  # pyright: ignore[reportPrivateImportUsage]
     return int(minor) if major == "0" else -1
 
 
@@ -141,7 +140,7 @@ def _is_right(dtype: str) -> bool:
         "product": (functools.partial(product, transpose_a=True), (x[0, 0], w[0, 0, :11]), x[0, 0].T @ w[0, 0, :11]),
     }
     device = jax.local_devices(backend="cpu")[0]
-    with jax.disable_jit(False), jax.transfer_guard("allow"), jax.core.eval_context(), jax.default_device(device):
+    with jax.disable_jit(False), jax.transfer_guard("allow"), jax.default_device(device):
         for function, operands, expected in both.values():
             arrays = [jax.device_put(np.asarray(v, jnp.dtype(dtype)), device) for v in operands]
             found = np.asarray(jax.jit(function)(*arrays))
