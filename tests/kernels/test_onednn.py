@@ -95,6 +95,7 @@ PROBLEMS = {
     "x, 16 bits": (geometry((64,), (3,)), 16, 16, "x", "bfloat16", ONE),
     "w, 16 bits": (geometry((64,), (5,)), 16, 32, "w", "bfloat16", ONE),
     "w, 16 bits, far apart": (geometry((64,), (3,), dilation=9), 32, 32, "w", "bfloat16", {"matmul": 3}),
+    "w, 16 bits, a dilated image": (geometry((12, 12), (3, 3), dilation=2), 32, 32, "w", "bfloat16", {}),
     "y, 16 bits, one tap": (geometry((64,), (1,)), 16, 16, "y", "bfloat16", ONE),
     "x, 16 bits, one tap": (geometry((64,), (1,)), 16, 16, "x", "bfloat16", {"matmul": 1}),
     "w, 16 bits, groups": (geometry((64,), (8,), strides=4, groups=2), 4, 16, "w", "bfloat16", {"convolution": 2}),
@@ -230,6 +231,9 @@ FOUND = {
         1,
     ),
     "groups of one example": ("w", geometry((32, 32), (3, 3), strides=2, groups=2), 32, 32, 1, 1),
+    "y, one tap": ("y", geometry((64,), (1,)), 8, 32, 4, 1),
+    "x, one tap": ("x", geometry((64,), (1,)), 8, 32, 4, 1),
+    "w, one tap": ("w", geometry((64,), (1,)), 8, 32, 4, 1),
     "more groups than are taken apart": ("w", geometry((64,), (5,), strides=2, groups=80), 4, 4, 2, 1),
 }
 
@@ -251,10 +255,10 @@ def test_problems_at_the_edge_of_the_rules(name, dtype):
     np.testing.assert_array_equal(found, exact.astype(np.float32).astype(jnp.dtype(dtype)))
 
 
-def test_more_groups_than_are_taken_apart_are_no_more_to_compile():
+@pytest.mark.usefixtures("everywhere")
+def test_more_groups_than_are_taken_apart_are_packed():
     numbers = geometry((64,), (5,), strides=2, groups=80)
-    of = shapes(numbers, 4, 4)
-    assert lowered("w", of, numbers, "bfloat16").count("stablehlo.") < 8000
+    assert 0 < calls(lowered("w", shapes(numbers, 4, 4), numbers, "bfloat16"))["convolution"] <= 64
 
 
 @pytest.mark.parametrize("wrong", ["convolution", "product"])
@@ -379,6 +383,17 @@ def test_a_program_that_is_to_be_partitioned_has_none_but_inside_shard_map():
     assert calls(jax.jit(lambda x, w: kernels.conv(x, w)).lower(x, W).as_text()) == {}
     mapped = jax.shard_map(kernels.conv, mesh=mesh(), in_specs=(P("data"), P()), out_specs=P("data"))
     assert calls(jax.jit(mapped).lower(x, W).as_text()) == ONE
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.devices(4)
+def test_where_shard_map_leaves_an_axis_to_the_partitioner_there_is_none():
+    both = jax.make_mesh((2, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    specs = {"in_specs": (P("data"), P()), "out_specs": P("data")}
+    some = jax.shard_map(kernels.conv, mesh=both, axis_names={"data"}, **specs)
+    every = jax.shard_map(kernels.conv, mesh=both, **specs)
+    assert calls(jax.jit(some).lower(X, W).as_text()) == {}
+    assert calls(jax.jit(every).lower(X, W).as_text()) == ONE
 
 
 @pytest.mark.devices(2)
