@@ -123,9 +123,11 @@ def test_memory_that_does_not_suffice_for_the_copy_or_beside_the_training_is_tol
 def test_only_what_the_training_waits_for_counts_in_its_share(tmp_path, monkeypatch):
     clock, take = [0.0], {"copy": 2.0, "write": 30.0}
     gather, write = checkpoint.gathered, checkpoint._file.write
+    returned = threading.Event()  # what is written takes its time after `save`, not while that looks at the clock
 
     def timed(what, do):
         def f(*arguments, **options):
+            assert what == "copy" or returned.wait(60)
             clock[0] += take[what]
             return do(*arguments, **options)
 
@@ -140,6 +142,7 @@ def test_only_what_the_training_waits_for_counts_in_its_share(tmp_path, monkeypa
         clock[0] = 11.0
         assert saver.due()
         saver.save(run)
+        returned.set()
         saver.written(run)
         assert clock[0] == 43.0
         saved = 13.0  # when the copy was made
