@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxnet._symbolic import is_symbolic
 from jaxnet.kernels import forms, rewrites
 from jaxnet.kernels.geometry import Geometry
-from jaxnet.kernels.lowering import called, onednn
+from jaxnet.kernels.lowering import called
 from jaxnet.kernels.lowering.table import (
     EMPTY,
     MANY_SIZES,
@@ -65,14 +65,6 @@ def _stride_1(p: Problem) -> jax.Array:
     return _unit_strides(p, solve) if p.strided else p.through(rewrites.mirrored(p.geometry), solve)
 
 
-def _one_call(p: Problem) -> jax.Array:
-    return onednn.convolution(p.a, p.b, p.geometry)
-
-
-_dot = table(Rule(called.is_product, lambda p: p.by(called.product)), otherwise(lambda p: p.by(forms.dot)))
-"""A matrix product, for a window of one tap, stride 1 and nothing to pad."""
-
-
 def _apart(p: Problem) -> jax.Array:
     return jnp.concatenate([solve(p.slot, p.a[i : i + 1], p.b[i : i + 1], p.geometry) for i in range(p.members)])
 
@@ -89,7 +81,7 @@ _members = table(
     Rule(lambda p: p.elementwise(), lambda p: p.through(rewrites.merged(p.geometry, p.members), solve)),
     Rule(lambda p: p.groups > 1, lambda p: p.through(rewrites.ungrouped(p.geometry), solve)),
     Rule(lambda p: p.taps > MOST_TAPS, lambda p: _in_turn(p, solve)),  # the patches would be too large
-    otherwise(lambda p: p.through(rewrites.patches(p.geometry), _dot)),
+    otherwise(lambda p: p.through(rewrites.patches(p.geometry), called.dot)),
 )
 
 
@@ -121,7 +113,7 @@ _large_depthwise = table(
 )
 
 _grouped = table(
-    Rule(lambda p: p.slot == "y" and called.is_grouped(p), _one_call),
+    Rule(lambda p: p.slot == "y" and called.is_grouped(p), lambda p: p.by(called.convolution)),
     Rule(called.is_grouped, _stride_1),
     Rule(lambda p: p.narrow, lambda p: p.by(_groups_apart)),
     Rule(lambda p: p.elementwise() and p.slot == "x", _stride_1),
@@ -139,7 +131,7 @@ _grouped = table(
     # in one: 1.3, 1.5 and 1.8 times.
     Rule(
         lambda p: p.pointwise and p.groups * p.widest <= 64,
-        lambda p: p.through(rewrites.packed(p.geometry, p.groups), _dot),
+        lambda p: p.through(rewrites.packed(p.geometry, p.groups), called.dot),
     ),
     Rule(lambda p: p.pointwise, lambda p: p.through(rewrites.ungrouped(p.geometry), forms.dot)),
     otherwise(_packed_and_folded),
@@ -286,7 +278,7 @@ def _patches_in_pieces(p: Problem) -> jax.Array:
 
 
 def _product_of_patches(slot: Slot, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
-    return rewrites.solve(rewrites.patches(geometry), slot, a, b, geometry, _dot)
+    return rewrites.solve(rewrites.patches(geometry), slot, a, b, geometry, called.dot)
 
 
 def _no_longer(geometry: Geometry) -> bool:
@@ -294,7 +286,7 @@ def _no_longer(geometry: Geometry) -> bool:
 
 
 _dense = table(
-    Rule(called.is_convolution, _one_call),
+    Rule(called.is_convolution, lambda p: p.by(called.convolution)),
     Rule(called.is_product, lambda p: p.by(called.product)),
     Rule(called.is_kernel, lambda p: p.by(called.kernel)),
     Rule(called.is_taps, lambda p: p.through(rewrites.padded(p.geometry), called.taps)),
@@ -305,7 +297,7 @@ _dense = table(
     # The inputs that are read, and a product: 1.3 times (1-D), 2.2 (2-D), all three slots together. y alone loses.
     Rule(
         lambda p: p.taps == 1 and p.strided and p.slot != "y",
-        lambda p: p.through(rewrites.patches(p.geometry), _dot),
+        lambda p: p.through(rewrites.patches(p.geometry), called.dot),
     ),
     Rule(lambda p: p.slot == "x" and p.strided, _strided_input),
     Rule(lambda p: p.slot == "x", lambda p: p.through(rewrites.mirrored(p.geometry), solve)),
