@@ -26,8 +26,8 @@ def _alone(p: Problem) -> bool:
 
 
 def _has_code(p: Problem, channels: int) -> bool:
-    # Of one channel of 16 bits in three dimensions, oneDNN 3.7 and 3.12 read what nobody wrote: 4 of 1,700 problems that
-    # were drawn, all of that kind. One channel, and three dimensions, run the same code: neither is let in.
+    # Of one channel of 16 bits in three dimensions, oneDNN 3.7 and 3.12 read what nobody wrote: 4 of 1,700 that
+    # were drawn, all of that kind. One channel and three dimensions, run the same code: neither is let in.
     return not p.narrow or (channels > 1 and p.geometry.ndim <= 2)
 
 
