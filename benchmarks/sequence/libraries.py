@@ -97,21 +97,21 @@ def derivatives(
     weight: np.ndarray,
     unpack: Callable[[Any], Arrays] = dict,
 ) -> Contestant:
-    """Value and gradients of ``function(params, x)``, weighed and summed, by params and x, as one program."""
+    """The value of ``function(params, x)``, and what a cotangent ``weight`` is for params and x, as one program."""
 
-    def loss(params, x):
-        y = function(params, x)
-        return jnp.vdot(y, weight), y
+    @jax.jit
+    def program(params, x, cotangent):
+        y, pullback = jax.vjp(function, params, x)
+        return y, pullback(cotangent)
 
-    program = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
-    params, given = jax.tree.map(jnp.asarray, params), jnp.asarray(x)
+    params, given, cotangent = jax.tree.map(jnp.asarray, params), jnp.asarray(x), jnp.asarray(weight)
 
     def outputs(out):
-        (_, y), (grads, dx) = out
+        y, (grads, dx) = out
         found = {"y": y, "dx": dx, **unpack(grads)}
         return {name: np.asarray(value) for name, value in found.items()}
 
-    return Contestant(lambda: jax.block_until_ready(program(params, given)), outputs)
+    return Contestant(lambda: jax.block_until_ready(program(params, given, cotangent)), outputs)
 
 
 def torch_derivatives(

@@ -23,6 +23,10 @@ from jaxnet._dtypes import wide
 from jaxnet._symbolic import is_below
 
 
+LARGE = 2**14
+"""Elements of an array beyond which it costs more to write it than to compute its averages on their own."""
+
+
 class Normalized(NamedTuple):
     """What `normalize` returns.
 
@@ -86,14 +90,14 @@ def _normalized(how: _How, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Ar
         mean, x = sample + shifted, x - shifted
     x = _left(mask, x)
     variance = _average(how, lax.square(x), mask)
-    return x * _factor(how, variance), mean if how.centered else jnp.zeros_like(variance), variance
+    return x * _factor(how, variance, x), mean if how.centered else jnp.zeros_like(variance), variance
 
 
 @_normalized.defjvp
 def _derivative(how: _How, primals: Any, tangents: Any) -> Any:
     (x, mask), (t, _) = primals, tangents
     y, mean, variance = _normalized(how, x, mask)
-    factor = _factor(how, variance)
+    factor = _factor(how, variance, x)
     t = _left(mask, t)
     along = _average(how, y * t, mask)
     dmean = _average(how, t, mask) if how.centered else jnp.zeros_like(mean)
@@ -101,17 +105,26 @@ def _derivative(how: _How, primals: Any, tangents: Any) -> Any:
     return (y, mean, variance), (_left(mask, dy), dmean, 2 * along / factor)
 
 
-def _factor(how: _How, variance: jax.Array) -> jax.Array:
-    return _apart(lax.rsqrt(variance + how.epsilon))
+def _factor(how: _How, variance: jax.Array, x: jax.Array) -> jax.Array:
+    return _apart(how, lax.rsqrt(variance + how.epsilon), x)
 
 
-def _apart(few: jax.Array) -> jax.Array:
-    """What averages leave, of which a processor's program makes an array of its own.
+def _apart(how: _How, few: jax.Array, x: jax.Array) -> jax.Array:
+    """What averages of x leave, of which a processor's program makes an array of its own.
 
-    XLA fuses it with what spreads it over the axes, and then writes, and allocates, an array of the size of x; or it
-    writes the deviations from the mean, to read them again, where subtracting is all but free.
+    XLA fuses it with what spreads it over the axes, and then writes, and allocates, arrays of the size of x; or it
+    writes the deviations from the mean, to read them again, where subtracting is all but free. A barrier alone is gone
+    before it fuses on jax 0.10: what is behind it has a second value beside each, which is cut off again. That is its
+    own transpose, so that derivatives are made of the same parts.
     """
-    return lax.platform_dependent(few, cpu=lax.optimization_barrier, default=lambda few: few)
+    if not is_below(LARGE, x.size):
+        return few
+    return lax.platform_dependent(few, cpu=functools.partial(_beside_zeros, how.axes[-1]), default=lambda few: few)
+
+
+def _beside_zeros(axis: int, few: jax.Array) -> jax.Array:
+    widths = [(0, int(i == axis)) for i in range(few.ndim)]
+    return lax.slice_in_dim(lax.optimization_barrier(jnp.pad(few, widths)), 0, 1, axis=axis)
 
 
 def _left(mask: jax.Array | None, x: jax.Array) -> jax.Array:
@@ -123,11 +136,11 @@ def _average(how: _How, x: jax.Array, mask: jax.Array | None) -> jax.Array:
     """The average over the axes, which stay with length 1, of what the mask leaves; x is 0 elsewhere."""
     if mask is None:
         mean = over_parts(lax.pmean, jnp.mean(x, how.axes, keepdims=True), how.parts)
-        return _apart(_of_groups(how, jnp.mean, mean))
+        return _apart(how, _of_groups(how, jnp.mean, mean), x)
     ones = jnp.broadcast_to(mask, x.shape).astype(x.dtype)
     total, n = (over_parts(lax.psum, jnp.sum(one, how.axes, keepdims=True), how.parts) for one in (x, ones))
     total, n = (_of_groups(how, jnp.sum, one) for one in (total, n))
-    return _apart(total / jnp.maximum(n, 1))
+    return _apart(how, total / jnp.maximum(n, 1), x)
 
 
 def _of_groups(how: _How, reduce: Callable[..., jax.Array], values: jax.Array) -> jax.Array:
@@ -156,7 +169,7 @@ def _sample(how: _How, x: jax.Array, mask: jax.Array | None) -> jax.Array:
     low = _of_groups(how, jnp.min, over_parts(lax.pmin, jnp.min(low, how.axes, keepdims=True), how.parts))
     high = _of_groups(how, jnp.max, over_parts(lax.pmax, jnp.max(high, how.axes, keepdims=True), how.parts))
     nearest = jnp.clip(0.0, low, high)
-    return nearest if mask is None else jnp.where(low <= high, nearest, jnp.zeros_like(nearest))
+    return _apart(how, nearest if mask is None else jnp.where(low <= high, nearest, jnp.zeros_like(nearest)), x)
 
 
 def over_parts(collective: Callable[..., jax.Array], value: jax.Array, parts: tuple[str, ...]) -> jax.Array:

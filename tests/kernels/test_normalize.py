@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from jaxnet import layers
 from jaxnet.kernels.normalize import normalize
 
 AXES = {"last": (2,), "batch": (0, 1), "positions": (1,), "one group": (1, 2)}
@@ -135,3 +136,16 @@ def test_nothing_is_left_by_the_mask():
 
     for one in jax.tree.leaves(every(x)):
         np.testing.assert_array_equal(one, np.zeros(one.shape))
+
+
+@pytest.mark.parametrize("kind", ["layer_norm", "rms_norm"])
+def test_a_large_arrays_derivative_writes_one_array_of_its_size(kind):
+    net, x = getattr(layers, kind)(), jax.ShapeDtypeStruct((2048, 512), jnp.float32)
+    params, _ = jax.eval_shape(net.init, jax.random.key(0), x)
+
+    def derivative(params, x, t):
+        y, pull = jax.vjp(lambda params, x: net.apply(params, (), x, train=True)[0], params, x)
+        return y, pull(t)
+
+    memory = jax.jit(derivative).lower(params, x, x).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 1.1 * 4 * x.size, memory.temp_size_in_bytes
