@@ -22,7 +22,6 @@ from jax import lax
 from jaxnet._dtypes import wide
 from jaxnet._symbolic import is_below
 
-
 LARGE = 2**14
 """Elements of an array beyond which it costs more to write it than to compute its averages on their own."""
 
@@ -68,6 +67,11 @@ def normalize(
         influence, whatever it is; where nothing is left, y is 0.
       parts: mesh axes over which the axes are divided further, inside `jax.shard_map` and its like.
     """
+    if groups is not None and not axes:  # no positions: a group's channels lie together, and are an axis
+        apart = (*x.shape[:-1], groups, x.shape[-1] // groups)
+        there = None if mask is None else jnp.broadcast_to(mask, x.shape).reshape(apart)
+        found = normalize(x.reshape(apart), (x.ndim,), epsilon=epsilon, centered=centered, mask=there, parts=parts)
+        return Normalized(*(jnp.broadcast_to(one, apart).reshape(x.shape) for one in found))
     how = _How(tuple(axes), float(epsilon), centered, groups, parts)
     return Normalized(*_normalized(how, wide(x), mask))
 
@@ -106,25 +110,25 @@ def _derivative(how: _How, primals: Any, tangents: Any) -> Any:
 
 
 def _factor(how: _How, variance: jax.Array, x: jax.Array) -> jax.Array:
-    return _apart(how, lax.rsqrt(variance + how.epsilon), x)
+    return _apart(lax.rsqrt(variance + how.epsilon), x)
 
 
-def _apart(how: _How, few: jax.Array, x: jax.Array) -> jax.Array:
+def _apart(few: jax.Array, x: jax.Array) -> jax.Array:
     """What averages of x leave, of which a processor's program makes an array of its own.
 
     XLA fuses it with what spreads it over the axes, and then writes, and allocates, arrays of the size of x; or it
     writes the deviations from the mean, to read them again, where subtracting is all but free. A barrier alone is gone
-    before it fuses on jax 0.10: what is behind it has a second value beside each, which is cut off again. That is its
-    own transpose, so that derivatives are made of the same parts.
+    before it fuses on jax 0.10: what is behind it has zeros after it, which are cut off again. That is its own
+    transpose, so that derivatives are made of the same parts.
     """
     if not is_below(LARGE, x.size):
         return few
-    return lax.platform_dependent(few, cpu=functools.partial(_beside_zeros, how.axes[-1]), default=lambda few: few)
+    return lax.platform_dependent(few, cpu=_before_zeros, default=lambda few: few)
 
 
-def _beside_zeros(axis: int, few: jax.Array) -> jax.Array:
-    widths = [(0, int(i == axis)) for i in range(few.ndim)]
-    return lax.slice_in_dim(lax.optimization_barrier(jnp.pad(few, widths)), 0, 1, axis=axis)
+def _before_zeros(few: jax.Array) -> jax.Array:
+    two = jnp.pad(few[None], [(0, 1)] + [(0, 0)] * few.ndim)
+    return lax.index_in_dim(lax.optimization_barrier(two), 0, keepdims=False)
 
 
 def _left(mask: jax.Array | None, x: jax.Array) -> jax.Array:
@@ -136,11 +140,11 @@ def _average(how: _How, x: jax.Array, mask: jax.Array | None) -> jax.Array:
     """The average over the axes, which stay with length 1, of what the mask leaves; x is 0 elsewhere."""
     if mask is None:
         mean = over_parts(lax.pmean, jnp.mean(x, how.axes, keepdims=True), how.parts)
-        return _apart(how, _of_groups(how, jnp.mean, mean), x)
+        return _apart(_of_groups(how, jnp.mean, mean), x)
     ones = jnp.broadcast_to(mask, x.shape).astype(x.dtype)
     total, n = (over_parts(lax.psum, jnp.sum(one, how.axes, keepdims=True), how.parts) for one in (x, ones))
     total, n = (_of_groups(how, jnp.sum, one) for one in (total, n))
-    return _apart(how, total / jnp.maximum(n, 1), x)
+    return _apart(total / jnp.maximum(n, 1), x)
 
 
 def _of_groups(how: _How, reduce: Callable[..., jax.Array], values: jax.Array) -> jax.Array:
@@ -169,7 +173,7 @@ def _sample(how: _How, x: jax.Array, mask: jax.Array | None) -> jax.Array:
     low = _of_groups(how, jnp.min, over_parts(lax.pmin, jnp.min(low, how.axes, keepdims=True), how.parts))
     high = _of_groups(how, jnp.max, over_parts(lax.pmax, jnp.max(high, how.axes, keepdims=True), how.parts))
     nearest = jnp.clip(0.0, low, high)
-    return _apart(how, nearest if mask is None else jnp.where(low <= high, nearest, jnp.zeros_like(nearest)), x)
+    return _apart(nearest if mask is None else jnp.where(low <= high, nearest, jnp.zeros_like(nearest)), x)
 
 
 def over_parts(collective: Callable[..., jax.Array], value: jax.Array, parts: tuple[str, ...]) -> jax.Array:
