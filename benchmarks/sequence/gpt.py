@@ -23,20 +23,37 @@ class Size(NamedTuple):
     length: int = 64
     batch: int = 12
     tokens: int = 256
+    narrow: bool = False
 
     @property
     def label(self) -> str:
         return (
             f"GPT step, {self.blocks} blocks, width {self.width}, heads {self.heads}, length {self.length}, "
-            f"batch {self.batch}"
+            f"batch {self.batch}{', bfloat16' if self.narrow else ''}"
         )
 
 
-def works(size: Size = Size()) -> list[Work]:  # noqa: B008, a tuple
-    """The step."""
-    makers = {"ours": ours, "flax": flax, "equinox": equinox, "torch": torch}
-    makers |= {"torch.compile": partial(torch, compiled=True)}
-    return [Work("gpt", size.label, {name: partial(make, size) for name, make in makers.items()}, 1e-3)]
+WIDE = Size(width=512, heads=8, length=128, batch=8)
+
+
+def works(small: Size = Size(), wide: Size = WIDE) -> list[Work]:  # noqa: B008, a tuple
+    """The step of two sizes, in float32 and with products in bfloat16."""
+    found = []
+    for name, size in {"gpt": small, "gpt-wide": wide}.items():
+        makers = {"ours": ours, "flax": flax, "equinox": equinox, "torch": torch}
+        makers |= {"torch.compile": partial(torch, compiled=True)}
+        narrow = size._replace(narrow=True)
+        found += [
+            Work(name, size.label, {library: partial(make, size) for library, make in makers.items()}, 1e-3),
+            Work(
+                f"{name}-bfloat16",
+                narrow.label,
+                # Equinox has no switch for it.
+                {library: partial(make, narrow) for library, make in makers.items() if library != "equinox"},
+                0.1,  # of the largest gradient: 8 bits, through as many products as there are layers
+            ),
+        ]
+    return found
 
 
 def start(size: Size) -> Arrays:
@@ -109,9 +126,10 @@ def ours(size: Size) -> Contestant:
     net = network(size)
     tokens, _ = batch(size)
     params, state = interop.from_torch(start(size), net, tokens)
+    whole = layers.mixed_precision(net) if size.narrow else net
     return jax_step(
         size,
-        lambda params, x: net.apply(params, state, x, train=True)[0],
+        lambda params, x: whole.apply(params, state, x, train=True)[0],
         params,
         optimizers.adamw(RATE, weight_decay=DECAY),
         lambda grads: dict(interop.to_torch(grads, state, net)),
@@ -162,21 +180,24 @@ def flax(size: Size) -> Contestant:
     from flax import linen as nn
 
     c, heads = size.width, size.heads
+    dtype: Any = jnp.bfloat16 if size.narrow else jnp.float32  # of what is computed; params are float32
 
     class Net(nn.Module):
         @nn.compact
         def __call__(self, tokens):
-            x = nn.Embed(size.tokens, c, name="0")(tokens)
-            x = x + self.param("1", nn.initializers.zeros, (size.length, c))[None, : tokens.shape[1]]
+            x = nn.Embed(size.tokens, c, dtype=dtype, name="0")(tokens)
+            places = self.param("1", nn.initializers.zeros, (size.length, c)).astype(dtype)
+            x = x + places[None, : tokens.shape[1]]
             mask = nn.make_causal_mask(tokens)
             for i in range(2, 2 + size.blocks):
-                y = nn.LayerNorm(epsilon=1e-5, name=f"{i}.0.branch.0")(x)
-                x = x + nn.MultiHeadDotProductAttention(heads, name=f"{i}.0.branch.1")(y, mask=mask)
-                y = nn.LayerNorm(epsilon=1e-5, name=f"{i}.1.branch.0")(x)
-                y = jax.nn.gelu(nn.Dense(4 * c, name=f"{i}.1.branch.1")(y))
-                x = x + nn.Dense(c, name=f"{i}.1.branch.3")(y)
-            x = nn.LayerNorm(epsilon=1e-5, name=str(2 + size.blocks))(x)
-            return nn.Dense(size.tokens, use_bias=False, name=str(3 + size.blocks))(x)
+                y = nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=f"{i}.0.branch.0")(x)
+                x = x + nn.MultiHeadDotProductAttention(heads, dtype=dtype, name=f"{i}.0.branch.1")(y, mask=mask)
+                y = nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=f"{i}.1.branch.0")(x)
+                y = jax.nn.gelu(nn.Dense(4 * c, dtype=dtype, name=f"{i}.1.branch.1")(y))
+                x = x + nn.Dense(c, dtype=dtype, name=f"{i}.1.branch.3")(y)
+            x = nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=str(2 + size.blocks))(x)
+            y = nn.Dense(size.tokens, use_bias=False, dtype=dtype, name=str(3 + size.blocks))(x)
+            return y.astype(jnp.float32)
 
     net = Net()
     return jax_step(
@@ -317,7 +338,9 @@ def torch(size: Size, compiled: bool = False) -> Contestant:
 
     def backward():
         optimizer.zero_grad(set_to_none=True)
-        loss = functional.cross_entropy(apply(tokens).view(-1, size.tokens), targets.view(-1))
+        with torch.autocast("cpu", torch.bfloat16, enabled=size.narrow):
+            logits = apply(tokens)
+        loss = functional.cross_entropy(logits.float().view(-1, size.tokens), targets.view(-1))
         loss.backward()
         return loss.detach()
 

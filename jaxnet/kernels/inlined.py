@@ -1,5 +1,6 @@
 """A function in a few of JAX's own primitives, for tools that translate these one by one: jax2onnx."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +9,11 @@ import jax
 import numpy as np
 from jax import lax
 
+from jaxnet.kernels import product
 from jaxnet.kernels.lowering import vendor
 
 _SLOTS = {"jaxnet_conv": "y", "jaxnet_conv_input": "x", "jaxnet_conv_kernel": "w"}
+_PRODUCTS = {name: slot for slot, name in product.NAMES.items()}
 _CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -65,6 +68,8 @@ def _solved(equation: Any, operands: list[Any]) -> list[Any]:
     if primitive.name in _SLOTS:
         slot: Any = _SLOTS[primitive.name]
         return _run(jax.make_jaxpr(lambda a, b: vendor.solve(slot, a, b, params["geometry"]))(*operands), operands)
+    if primitive.name in _PRODUCTS:
+        return _run(jax.make_jaxpr(functools.partial(product.dot, _PRODUCTS[primitive.name]))(*operands), operands)
     if primitive.name in _CALLS:
         return _run(params[_CALLS[primitive.name]], operands)
     if primitive.name == "platform_index":

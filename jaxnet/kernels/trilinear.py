@@ -21,17 +21,15 @@ batch or the channels larger, and costs no more than that.
 import functools
 import math
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.core import ShapedArray
-from jax.interpreters import ad, batching, mlir
 
 from jaxnet._mesh import varying
 from jaxnet.errors import ConfigError, named
-from jaxnet.kernels import lowering
+from jaxnet.kernels import bilinear, lowering
 from jaxnet.kernels.geometry import Geometry
 from jaxnet.kernels.slots import OPERANDS, Slot, shape_of
 
@@ -131,14 +129,6 @@ def _check_sharding(slot: Slot, a: ShapedArray, b: ShapedArray) -> None:
 
 @functools.cache
 def _make(slot: Slot) -> Any:
-    from jax.extend.core import Primitive  # which imports Pallas: not before a convolution is asked for
-
-    primitive: Any = Primitive({"y": "jaxnet_conv", "x": "jaxnet_conv_input", "w": "jaxnet_conv_kernel"}[slot])
-
-    @functools.partial(jax.jit, static_argnames=("geometry", "precision"))
-    def run(a, b, *, geometry, precision):
-        return primitive.bind(a, b, geometry=geometry, precision=precision)
-
     def abstract(a, b, *, geometry, precision):
         _check_sharding(slot, a, b)
         shape = shape_of(slot, a.shape, b.shape, geometry)
@@ -147,50 +137,17 @@ def _make(slot: Slot) -> Any:
             return a.update(shape=shape, sharding=a.sharding.update(spec=spec), weak_type=False)
         return a.update(shape=shape, weak_type=False)
 
-    def outside_of_jit(*operands, **params):
-        with jax.disable_jit(False):  # without jit there is nothing that could run the forms
-            return run(*operands, **params)
-
     def multiply_adds(*types):  # each of y once a tap and input channel; y (N, B, *J, O), w (N, *K, C / g, O)
         shapes = {name: kind.shape for name, kind in zip((*OPERANDS[slot], slot), types, strict=True)}
         return math.prod(shapes["y"]) * math.prod(shapes["w"][1:-1])
 
-    primitive.multiply_adds = multiply_adds
-    primitive.def_impl(outside_of_jit)
-    primitive.def_abstract_eval(abstract)
-    ad.defbilinear(primitive, _transpose(slot, 0), _transpose(slot, 1))
-    batching.primitive_batchers[primitive] = functools.partial(_batch, slot)
-    mlir.register_lowering(primitive, _rule(slot, lowering.vendor.solve))
-    mlir.register_lowering(primitive, _rule(slot, lowering.cpu.solve), platform="cpu")
-    mlir.register_lowering(primitive, _rule(slot, lowering.gpu.solve), platform="cuda")
-    return primitive
-
-
-def _rule(slot: Slot, solve: lowering.Solver) -> Callable:
-    def traced(a, b, *, geometry, precision):
-        with jax.default_matmul_precision(precision), jax.sharding.use_abstract_mesh(_NO_MESH):
-            return solve(slot, a, b, geometry)
-
-    lower = mlir.lower_fun(traced, multiple_results=False)
-
-    def rule(context, *operands, **params):
-        # How the arrays are spread over devices is settled in their types, and by XLA: here they are arrays.
-        bare = [[ShapedArray(v.shape, v.dtype) for v in kinds] for kinds in (context.avals_in, context.avals_out)]
-        with lowering.onednn.lowering(context):
-            return lower(context.replace(avals_in=bare[0], avals_out=bare[1]), *operands, **params)
-
-    return rule
-
-
-_NO_MESH = jax.sharding.AbstractMesh((), ())
-
-
-def _transpose(slot: Slot, operand: int):
-    """The rule for the cotangent of one operand: the form solved for that operand's slot."""
-    one, other = OPERANDS[slot][operand], OPERANDS[slot][1 - operand]
-
-    def rule(cotangent, a, b, *, geometry, precision):
-        values = {slot: cotangent, other: (a, b)[1 - operand]}
-        return _primitive(one).bind(*(values[name] for name in OPERANDS[one]), geometry=geometry, precision=precision)
-
-    return rule
+    by_platform = {None: lowering.vendor.solve, "cpu": lowering.cpu.solve, "cuda": lowering.gpu.solve}
+    return bilinear.make(
+        {"y": "jaxnet_conv", "x": "jaxnet_conv_input", "w": "jaxnet_conv_kernel"}[slot],
+        slot,
+        _primitive,
+        abstract=abstract,
+        batch=functools.partial(_batch, slot),
+        multiply_adds=multiply_adds,
+        solvers={platform: functools.partial(solve, slot) for platform, solve in by_platform.items()},
+    )

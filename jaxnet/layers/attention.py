@@ -11,6 +11,7 @@ from jaxnet import initializers, kernels
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, ShapeError
 from jaxnet.initializers import Initializer
+from jaxnet.kernels.product import product
 from jaxnet.layers import attention_stream as memory
 from jaxnet.layers.dense import add_bias, check_start, drawn
 from jaxnet.layers.layer import Layer, Stream, layer
@@ -201,7 +202,7 @@ class _Heads(NamedTuple):
     def _product(self, params: Any, prefix: str, x: jax.Array, *heads: int) -> list[jax.Array]:
         """x by a kernel, cut into as many heads each, (batch, time, heads, D)."""
         batch, time, channels = x.shape
-        y = add_bias(x.reshape(batch * time, channels) @ params[f"{prefix}kernel"], params.get(f"{prefix}bias"))
+        y = add_bias(product(x.reshape(batch * time, channels), params[f"{prefix}kernel"]), params.get(f"{prefix}bias"))
         d = y.shape[1] // sum(heads)
         ends = [sum(heads[:i]) * d for i in range(1, len(heads))]
         return [a.reshape(batch, time, n, d) for a, n in zip(jnp.split(y, ends, 1), heads, strict=True)]
@@ -209,7 +210,7 @@ class _Heads(NamedTuple):
     def written(self, params: Any, x: Any, y: jax.Array) -> Any:
         """The input with the output of the heads' outputs in x's place."""
         batch, time, heads, d = y.shape
-        y = add_bias(y.reshape(batch * time, heads * d) @ params["output_kernel"], params.get("output_bias"))
+        y = add_bias(product(y.reshape(batch * time, heads * d), params["output_kernel"]), params.get("output_bias"))
         return others(x)(y.reshape(batch, time, y.shape[1]))
 
 

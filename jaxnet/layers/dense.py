@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxnet import _checks as checks
 from jaxnet import _drawing as drawing
@@ -12,6 +11,7 @@ from jaxnet._dtypes import at_least_float32
 from jaxnet._made import made
 from jaxnet.errors import ShapeError, named
 from jaxnet.initializers import Initializer
+from jaxnet.kernels.product import product
 from jaxnet.layers.layer import Layer, stateless
 
 
@@ -76,7 +76,7 @@ def dense(
                 f"pass what this layer's init returned"
             )
         checks.same_dtype(x=x, kernel=kernel)
-        return add_bias(jnp.matmul(x, kernel), *rest)
+        return add_bias(product(x, kernel), *rest)
 
     torch = (("kernel", "weight", _kernel_to_torch), ("bias", "bias", None))
     return stateless(init, f, name="dense", torch=torch, fan_in=initializers.fan_in, stream="pointwise")

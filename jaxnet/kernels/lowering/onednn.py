@@ -83,6 +83,12 @@ def _allowed(value: bool) -> Iterator[None]:
         _HERE.allowed = before
 
 
+def likely(dtype: Any) -> bool:
+    """Whether a program that is traced now, for this process's devices, may come to have calls for a dtype."""
+    known = not getattr(_HERE, "portable", False) and not _in_files() and _is_known(jnp.dtype(dtype).name)
+    return known and jax.default_backend() == "cpu"
+
+
 def ready(dtype: Any) -> bool:
     """Whether the program being lowered may use the calls with arrays of a dtype, and they are fast and right."""
     return getattr(_HERE, "allowed", False) and _works(jnp.dtype(dtype).name)
@@ -94,10 +100,16 @@ def _works(dtype: str) -> bool:
 
 
 @functools.cache
-def _tried(dtype: str) -> bool:
+def _is_known(dtype: str) -> bool:
+    """Whether jaxlib and the processor are such as have the calls, and nobody has turned them off."""
     switch = os.environ.get(SWITCH, "")
     known = _TRIED[0] <= _minor_version() <= _TRIED[1]
-    if switch == "0" or not (known or switch == "1") or not _has_instructions(dtype):
+    return switch != "0" and (known or switch == "1") and _has_instructions(dtype)
+
+
+@functools.cache
+def _tried(dtype: str) -> bool:
+    if not _is_known(dtype):
         return False
     found: list[bool] = []
 

@@ -1,0 +1,293 @@
+"""Rows times a matrix: against a float64 sum in every transformation, with oneDNN's calls and without."""
+
+import functools
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from jaxnet import layers, sizes
+from jaxnet.kernels import product as products
+from jaxnet.kernels.inlined import inlined
+from jaxnet.kernels.lowering import onednn
+from jaxnet.kernels.product import product
+
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
+
+
+@pytest.fixture(autouse=True)
+def wide_numbers():
+    """Arrays of float64, beside the others."""
+    with jax.enable_x64(True):
+        yield
+
+
+TOLERANCE = {"float64": 1e-13, "float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
+DTYPES = pytest.mark.parametrize("dtype", TOLERANCE)
+
+
+@pytest.fixture(params=["calls", "no calls", "plain"])
+def way(request, monkeypatch):
+    """A primitive that is a call where the processor has it; one that is none; and JAX's own product."""
+    monkeypatch.setattr(onednn, "likely", lambda dtype: request.param != "plain")
+    if request.param == "no calls":
+        monkeypatch.setattr(onednn, "_works", lambda dtype: False)
+    monkeypatch.setattr(products, "FEW", 0)
+    return request.param
+
+
+@pytest.fixture
+def bound(monkeypatch):
+    """As on a processor that may have the calls; programs are lowered, and need not run."""
+    monkeypatch.setattr(onednn, "likely", lambda dtype: True)
+    monkeypatch.setattr(onednn, "_works", lambda dtype: dtype in ("float32", "bfloat16"))
+
+
+def drawn(*shape, seed=0, dtype="float32"):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def close(found, expected, dtype, terms=1):
+    found, expected = np.asarray(found, np.float64), np.asarray(expected)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE[dtype] * np.sqrt(terms) * 4)
+
+
+def wide(*arrays):
+    return [np.asarray(a, np.float64) for a in arrays]
+
+
+@DTYPES
+@pytest.mark.parametrize("rows", [(), (1,), (3, 4), (2, 3, 4)])
+def test_values_and_gradients_are_the_sums(way, dtype, rows):
+    x, w, y = drawn(*rows, 5, dtype=dtype), drawn(5, 7, seed=1, dtype=dtype), drawn(*rows, 7, seed=2, dtype=dtype)
+    value, pull = jax.vjp(product, x, w)
+    dx, dw = pull(y)
+    assert {a.dtype for a in (value, dx, dw)} == {jnp.dtype(dtype)}
+    x, w, y = wide(x, w, y)
+    close(value, x @ w, dtype, 5)
+    close(dx, y @ w.T, dtype, 7)
+    close(dw, x.reshape(-1, 5).T @ y.reshape(-1, 7), dtype, 24)
+
+
+@DTYPES
+@settings(max_examples=8)
+@given(numbers=st.tuples(*[st.integers(1, 40)] * 3), seed=st.integers(0, 99))
+def test_drawn_sizes(dtype, numbers, seed):
+    m, c, o = numbers
+    x, w = drawn(m, c, seed=seed, dtype=dtype), drawn(c, o, seed=seed + 1, dtype=dtype)
+    value, pull = jax.vjp(product, x, w)
+    dx, dw = pull(value)
+    x, w, y = wide(x, w, value)
+    close(value, x @ w, dtype, c)
+    close(dx, y @ w.T, dtype, c * o)
+    close(dw, x.T @ y, dtype, c * m)
+
+
+def test_sums_of_16_bits_are_rounded_once(way):
+    x, w = jnp.ones((2, 4097), jnp.bfloat16), jnp.ones((4097, 3), jnp.bfloat16)
+    y = product(x, w)
+    np.testing.assert_array_equal(y, jnp.full((2, 3), 4097, jnp.bfloat16))
+    x, y = jnp.ones((4097, 2), jnp.bfloat16), jnp.ones((4097, 3), jnp.bfloat16)
+    _, dw = jax.vjp(product, x, w[:2])[1](y)
+    np.testing.assert_array_equal(dw, jnp.full((2, 3), 4097, jnp.bfloat16))
+
+
+def test_second_derivatives_in_every_mode(way):
+    x, w = drawn(6, 5), drawn(5, 4, seed=1)
+    dx, dw = drawn(6, 5, seed=2), drawn(5, 4, seed=3)
+
+    def f(x, w):
+        return jnp.sum(jnp.sin(product(x, w)))
+
+    def plain(x, w):
+        return jnp.sum(jnp.sin(x @ w))
+
+    def ways(f):
+        gradient = jax.grad(f, (0, 1))
+        return (
+            jax.jvp(f, (x, w), (dx, dw)),
+            jax.jvp(gradient, (x, w), (dx, dw)),
+            jax.grad(lambda x, w: jax.jvp(f, (x, w), (dx, dw))[1], (0, 1))(x, w),
+            jax.hessian(f, 1)(x, w),
+        )
+
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), ways(f), ways(plain))
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (1, None), (2, 1)])
+def test_vmap_of_values_and_gradients(way, axes):
+    put = lambda shape, axis: shape if axis is None else (*shape[:axis], 6, *shape[axis:])  # noqa: E731
+    x, w = drawn(*put((3, 5), axes[0])), drawn(*put((5, 4), axes[1]), seed=1)
+
+    def of_one(function, x, w):
+        return jax.value_and_grad(lambda x, w: jnp.sum(function(x, w) ** 2), (0, 1))(x, w)
+
+    found, expected = (jax.vmap(functools.partial(of_one, f), axes)(x, w) for f in (product, jnp.matmul))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, expected)
+
+
+def test_per_example_gradients(way):
+    x, w = drawn(6, 5), drawn(5, 4, seed=1)
+    found = jax.vmap(jax.grad(lambda w, x: jnp.sum(product(x, w) ** 2)), (None, 0))(w, x)
+    expected = np.einsum("bc,bo->bco", x, 2 * x @ w)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_in_a_scan_with_rematerialization(way):
+    x, w = drawn(6, 5), 0.5 * drawn(3, 5, 5, seed=1)
+
+    def along(step, x, w):
+        return jnp.sum(jax.lax.scan(lambda x, w: (jnp.tanh(step(x, w)), None), x, w)[0])
+
+    found = jax.jit(jax.grad(functools.partial(along, jax.checkpoint(product)), (0, 1)))(x, w)
+    expected = jax.grad(functools.partial(along, jnp.matmul), (0, 1))(x, w)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, expected)
+
+
+def test_outside_of_jit_and_with_jit_disabled(way):
+    x, w = drawn(6, 5), drawn(5, 4, seed=1)
+    expected = np.asarray(x) @ np.asarray(w)
+    np.testing.assert_allclose(product(x, w), expected, rtol=1e-5, atol=1e-5)
+    with jax.disable_jit():
+        np.testing.assert_allclose(product(x, w), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_is_called_of_empty_arrays(bound):
+    jaxpr = str(jax.make_jaxpr(product)(jnp.ones((0, 5)), jnp.ones((5, 4))))
+    assert "dot_general" in jaxpr
+    assert "jaxnet" not in jaxpr
+
+
+def test_a_replicated_matrix_in_shard_map_has_the_gradient_of_the_whole_batch(way):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    x, w = drawn(8, 5), drawn(5, 4, seed=1)
+
+    def local(x, w):
+        return jax.lax.psum(jnp.sum(product(x, w) ** 2), "data")
+
+    loss = jax.shard_map(local, mesh=mesh, in_specs=(P("data"), P()), out_specs=P())
+    dx, dw = jax.jit(jax.grad(loss, (0, 1)))(x, w)
+    y = 2 * x @ w
+    np.testing.assert_allclose(dw, x.T @ y, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(dx, y @ w.T, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("spec", [P("data"), P(None, "data"), P("data", None)])
+def test_arrays_spread_automatically(way, spec):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    x, w = drawn(8, 8), drawn(8, 4, seed=1)
+    spread = jax.device_put(x, jax.NamedSharding(mesh, spec))
+    found = jax.jit(jax.value_and_grad(lambda w, x: jnp.sum(product(x, w) ** 2)))(w, spread)
+    expected = jax.value_and_grad(lambda w, x: jnp.sum((x @ w) ** 2))(w, x)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, expected)
+
+
+def test_explicitly_spread_arrays_are_multiplied_as_jax_does(bound):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        x = jax.ShapeDtypeStruct((8, 5), jnp.bfloat16, sharding=jax.NamedSharding(mesh, P("data", None)))
+        w = jax.ShapeDtypeStruct((5, 8), jnp.bfloat16, sharding=jax.NamedSharding(mesh, P(None, None)))
+        jaxpr = str(jax.make_jaxpr(product)(x, w))
+    assert "dot_general" in jaxpr
+    assert "jaxnet" not in jaxpr
+
+
+@DTYPES
+def test_which_products_are_calls(bound, dtype):
+    x, w = jax.ShapeDtypeStruct((64, 1024), dtype), jax.ShapeDtypeStruct((1024, 4096), dtype)
+
+    def gradients(x, w):
+        y, pull = jax.vjp(product, x, w)
+        return y, pull(y)
+
+    text = jax.jit(gradients).lower(x, w).as_text()
+    assert text.count("__onednn$matmul") == {"bfloat16": 3, "float32": 1}.get(dtype, 0)
+    small = jax.ShapeDtypeStruct((8, 1024), dtype)
+    few = jax.jit(gradients).lower(small, w).as_text()
+    assert few.count("__onednn$matmul") == {"bfloat16": 3}.get(dtype, 0)
+
+
+def test_there_are_calls_in_a_net_of_bfloat16_where_the_processor_has_them():
+    if not onednn._works("bfloat16"):
+        pytest.skip("this processor, or this jaxlib, has no fast call of bfloat16")
+    net = layers.mixed_precision(layers.chain(layers.dense(16), jnp.tanh, layers.dense(3)))
+    x = drawn(8, 5)
+    params, state = net.init(0, x)
+    compiled = jax.jit(jax.grad(lambda p: jnp.sum(net.apply(p, state, x, train=True)[0]))).lower(params).compile()
+    assert compiled.as_text().count("custom_call_target=") == compiled.as_text().count("__onednn$matmul") == 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_without_calls_a_program_reads_as_jaxs_own(monkeypatch, dtype):
+    """So a run's fingerprint, which is of the program without calls, is the same on every processor."""
+    net = layers.chain(layers.dense(16), jnp.tanh, layers.dense(3))
+    tied = layers.tied(layers.embedding(7, 4), layers.dense(4))
+    x, tokens = drawn(8, 5, dtype=dtype), jnp.arange(6).reshape(2, 3)
+
+    def text(likely):
+        monkeypatch.setattr(onednn, "likely", lambda dtype: likely)
+        parts = []
+        for one, example in ((net, x), (tied, tokens)):
+            params, state = jax.eval_shape(one.init, jax.random.key(0), example)
+            loss = lambda p, one=one, state=state, x=example: jnp.sum(one.apply(p, state, x, train=True)[0])  # noqa: E731
+            with onednn.portable():
+                parts.append(jax.jit(jax.value_and_grad(loss)).lower(params).as_text())
+        return parts
+
+    assert text(True) == text(False)
+
+
+def test_not_in_an_exported_program(bound):
+    x, w = jnp.ones((8, 5), jnp.bfloat16), jnp.ones((5, 4), jnp.bfloat16)
+    assert "onednn" in jax.jit(product).lower(x, w).as_text()
+    exported = jax.export.export(jax.jit(lambda x, w: product(x, w)))(x, w)
+    assert "onednn" not in exported.mlir_module()
+
+
+def test_an_exported_program_of_any_batch(bound):
+    x, w = jnp.ones((3, 5), jnp.float32), jnp.ones((5, 4), jnp.float32)
+    of_any = jax.ShapeDtypeStruct(jax.export.symbolic_shape("batch, 5"), jnp.float32)
+    exported = jax.export.export(jax.jit(product))(of_any, w)
+    np.testing.assert_allclose(exported.call(x, w), np.full((3, 4), 5.0))
+
+
+def test_written_out_for_other_tools(bound):
+    x, w = drawn(3, 5), drawn(5, 4, seed=1)
+
+    def both(x, w):
+        return product(x, w), jax.grad(lambda x, w: jnp.sum(product(x, w) ** 2), (0, 1))(x, w)
+
+    jaxpr = str(jax.make_jaxpr(inlined(both))(x, w))
+    assert "dot_general" in jaxpr
+    assert "jaxnet" not in jaxpr
+    expected = both(x, w)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), inlined(both)(x, w), expected)
+
+
+def test_its_cost(bound):
+    x, w = jnp.ones((2, 3, 5)), jnp.ones((5, 7))
+    assert sizes.multiply_adds(product, x, w) == 2 * 3 * 5 * 7
+    both = jax.grad(lambda x, w: jnp.sum(product(x, w) ** 2), (0, 1))
+    assert sizes.multiply_adds(both, x, w) == 3 * 2 * 3 * 5 * 7
+
+
+def test_a_precision_that_is_asked_for_stays(bound):
+    x, w = jnp.ones((3, 5)), jnp.ones((5, 4))
+    with jax.default_matmul_precision("highest"):
+        jitted = jax.jit(jax.grad(lambda w, x: jnp.sum(product(x, w) ** 2)))
+        lowered = jitted.lower(w, x).as_text()
+    assert lowered.count("precision = [HIGHEST, HIGHEST]") == lowered.count("dot_general") == 2
+
+
+def test_attention_is_called_too(bound):
+    net = layers.mixed_precision(layers.attention(2))
+    x = jnp.ones((2, 3, 4))
+    params, state = jax.eval_shape(net.init, jax.random.key(0), x)
+    text = jax.jit(lambda p: net.apply(p, state, x, train=True)[0]).lower(params).as_text()
+    assert text.count("__onednn$matmul") == 2
