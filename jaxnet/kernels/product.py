@@ -106,7 +106,7 @@ def _batch(slot: Slot, operands, dims, *, precision):
 def _dot_or_call(slot: Slot, a: jax.Array, b: jax.Array) -> jax.Array:
     narrow = jax.numpy.finfo(a.dtype).bits < 32
     large = math.prod(a.shape) * b.shape[-1] >= FEW
-    if not (narrow or (slot == "w" and large)) or not onednn.ready(a.dtype):
+    if not (narrow or (slot == "w" and large)) or not onednn.multiplies(a.dtype):
         return dot(slot, a, b)
     shape = _shape(slot, a.shape, b.shape)
     a, b = (v.reshape(-1, v.shape[-1]) for v in (a, b))

@@ -50,6 +50,7 @@ def shapes(numbers, channels, filters, batch=4, members=1):
 def everywhere(monkeypatch):
     """As on a processor that has the calls; programs are lowered, and need not run."""
     monkeypatch.setattr(onednn, "_works", lambda dtype: dtype in ("float32", "bfloat16"))
+    monkeypatch.setattr(onednn, "_instructions", lambda: {"avx512f", "avx512_bf16"})
 
 
 def need(dtype):
@@ -271,7 +272,7 @@ def test_a_call_that_is_wrong_is_not_used(wrong, how, monkeypatch):
         return (a.T if transpose_a else a) @ (b.T if transpose_b else b)
 
     right = {"convolution": convolution, "product": product}
-    monkeypatch.setattr(onednn, "_has_instructions", lambda dtype: True)
+    monkeypatch.setattr(onednn, "_instructions", lambda: {"avx512f"})
     for name, function in right.items():
         monkeypatch.setattr(onednn, name, function)
     assert onednn._tried.__wrapped__("float32")
@@ -287,7 +288,7 @@ def test_a_call_that_is_wrong_is_not_used(wrong, how, monkeypatch):
 
 
 def test_the_switch_and_versions_that_were_not_tried(monkeypatch):
-    monkeypatch.setattr(onednn, "_has_instructions", lambda dtype: True)
+    monkeypatch.setattr(onednn, "_instructions", lambda: {"avx512f"})
     monkeypatch.setattr(onednn, "_is_right", lambda dtype: True)
     monkeypatch.delenv(onednn.SWITCH, raising=False)
     works = onednn._tried.__wrapped__
@@ -310,20 +311,43 @@ def test_the_switch_and_versions_that_were_not_tried(monkeypatch):
 def test_processors(monkeypatch, tmp_path):
     def flags(words, machine="x86_64"):
         (tmp_path / "cpuinfo").write_text(f"vendor_id\t: x\nflags\t\t: {words}\n\nflags\t\t: {words}\n")
+        return found(machine)
+
+    def found(machine="x86_64"):
         monkeypatch.setattr(onednn, "Path", lambda _: tmp_path / "cpuinfo")
         monkeypatch.setattr(onednn.platform, "machine", lambda: machine)
-        return [onednn._has_instructions(dtype) for dtype in ("float32", "bfloat16", "float16", "float64")]
+        monkeypatch.setattr(onednn, "_instructions", instructions)
+        dtypes = ("float32", "bfloat16", "float16", "float64")
+        return [[rule(dtype) for dtype in dtypes] for rule in (onednn._convolves, onednn._multiplies)]
 
-    assert flags("fpu avx2 avx512f avx512_bf16") == [True, True, False, False]
-    assert flags("fpu avx2 avx512f") == [True, False, False, False]
-    assert flags("fpu avx2 avx512fp16x") == [False] * 4
-    assert flags("fpu avx512f amx_bf16") == [True, True, False, False]
-    assert flags("fpu avx512f avx512_bf16", machine="aarch64") == [False] * 4
-    flags("")
+    instructions = onednn._instructions.__wrapped__
+    none, single, both = ([False] * 4, [True, False, False, False], [True, True, False, False])
+    assert flags("fpu avx2 avx512f avx512_bf16") == [both, both]
+    assert flags("fpu avx2 avx512f") == [single, single]
+    assert flags("fpu avx2 avx512fp16x") == [single, none]
+    assert flags("fpu avx avx2x") == [none, none]
+    assert flags("fpu avx512f amx_bf16") == [both, both]
+    assert flags("fpu avx512f avx512_bf16", machine="aarch64") == [none, none]
     (tmp_path / "cpuinfo").write_text("processor : 0")  # as some sandboxes have it
-    assert not onednn._has_instructions("float32")
+    assert found() == [none, none]
     (tmp_path / "cpuinfo").unlink()
-    assert not onednn._has_instructions("float32")
+    assert found() == [none, none]
+
+
+def test_a_processor_without_fast_products(monkeypatch):
+    """With AVX2 alone, convolutions in float32 are calls, those of 16 bits too, and products are not."""
+    monkeypatch.setattr(onednn, "_instructions", lambda: {"avx2"})
+    monkeypatch.setattr(onednn, "_works", lambda dtype: onednn._convolves(dtype))
+    names = ("y", "w of an image", "groups", "y, 16 bits", "w, one tap", "x, 16 bits, one tap", "w, 16 bits, far apart")
+    numbers = {name: PROBLEMS[name] for name in names}
+    found = {
+        name: calls(lowered(slot, shapes(geometry, channels, filters), geometry, dtype))
+        for name, (geometry, channels, filters, slot, dtype, _) in numbers.items()
+    }
+    assert found == {name: ONE if name in names[:4] else {} for name in names}
+    with monkeypatch.context() as patched:
+        patched.setattr(onednn, "product", None)  # nor are they tried
+        assert onednn._is_right("float32")
 
 
 X, W = jnp.ones((2, 64, 16)), jnp.ones((3, 16, 16))

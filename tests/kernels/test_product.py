@@ -46,6 +46,7 @@ def bound(monkeypatch):
     """As on a processor that may have the calls; programs are lowered, and need not run."""
     monkeypatch.setattr(onednn, "likely", lambda dtype: True)
     monkeypatch.setattr(onednn, "_works", lambda dtype: dtype in ("float32", "bfloat16"))
+    monkeypatch.setattr(onednn, "_instructions", lambda: {"avx512f", "avx512_bf16"})
 
 
 def drawn(*shape, seed=0, dtype="float32"):

@@ -57,7 +57,7 @@ def is_grouped(p: Problem) -> bool:
 
 def is_product(p: Problem) -> bool:
     """One tap: slot w 1.3 to 2.5 times in float32, all slots 1.8 to 3.7 in bfloat16."""
-    return p.pointwise and _alone(p) and (p.slot == "w" or p.narrow)
+    return p.pointwise and _alone(p) and (p.slot == "w" or p.narrow) and onednn.multiplies(p.a.dtype)
 
 
 def is_kernel(p: Problem) -> bool:

@@ -84,8 +84,9 @@ def _allowed(value: bool) -> Iterator[None]:
 
 
 def likely(dtype: Any) -> bool:
-    """Whether a program that is traced now, for this process's devices, may come to have calls for a dtype."""
-    known = not getattr(_HERE, "portable", False) and not _in_files() and _is_known(jnp.dtype(dtype).name)
+    """Whether a program that is traced now, for this process's devices, may come to have products for a dtype."""
+    name = jnp.dtype(dtype).name
+    known = not getattr(_HERE, "portable", False) and not _in_files() and _is_known(name) and _multiplies(name)
     return known and jax.default_backend() == "cpu"
 
 
@@ -94,17 +95,21 @@ def ready(dtype: Any) -> bool:
     return getattr(_HERE, "allowed", False) and _works(jnp.dtype(dtype).name)
 
 
+def multiplies(dtype: Any) -> bool:
+    """Whether that is so of the matrix product as well."""
+    return ready(dtype) and _multiplies(jnp.dtype(dtype).name)
+
+
 def _works(dtype: str) -> bool:
     with _LOCK:
         return _tried(dtype)
 
 
-@functools.cache
 def _is_known(dtype: str) -> bool:
     """Whether jaxlib and the processor are such as have the calls, and nobody has turned them off."""
     switch = os.environ.get(SWITCH, "")
     known = _TRIED[0] <= _minor_version() <= _TRIED[1]
-    return switch != "0" and (known or switch == "1") and _has_instructions(dtype)
+    return switch != "0" and (known or switch == "1") and _convolves(dtype)
 
 
 @functools.cache
@@ -128,32 +133,45 @@ def _minor_version() -> int:
     return int(minor) if major == "0" else -1
 
 
-def _has_instructions(dtype: str) -> bool:
-    """Whether the processor has what makes the calls faster than XLA's own forms: AVX-512, and for 16 bits its own."""
-    needed = {"float32": {"avx512f"}, "bfloat16": {"avx512_bf16", "amx_bf16"}}.get(dtype, set())
+_CONVOLVES = {"float32": {"avx2", "avx512f"}, "bfloat16": {"avx512_bf16", "amx_bf16"}}
+_MULTIPLIES = {"float32": {"avx512f"}, "bfloat16": {"avx512_bf16", "amx_bf16"}}
+"""By dtype, what makes the calls faster than XLA's own forms: one of these instruction sets of the processor. Without
+AVX-512 the oneDNN of jaxlib 0.10 has no fast matrix product."""
+
+
+def _convolves(dtype: str) -> bool:
+    return bool(_CONVOLVES.get(dtype, set()) & _instructions())
+
+
+def _multiplies(dtype: str) -> bool:
+    return bool(_MULTIPLIES.get(dtype, set()) & _instructions())
+
+
+@functools.cache
+def _instructions() -> frozenset[str]:
     if platform.machine() not in ("x86_64", "AMD64"):
-        return False
+        return frozenset()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return bool(needed & set(next((line for line in lines if line.startswith("flags")), "").split()))
-    return False
+        return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
+    return frozenset()
 
 
 def _is_right(dtype: str) -> bool:
-    """Whether both calls give what a sum in float64 does, on a case with strides, dilation, padding and groups."""
+    """Whether the calls give what a sum in float64 does, on a case with strides, dilation, padding and groups."""
     geometry = Geometry((11,), (3,), (5,), (2,), (2,), (2,), 2)
     rng = np.random.default_rng(0)
     x, w = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((1, 2, 11, 32), (1, 3, 16, 32)))
     padded = np.pad(x[0], [(0, 0), geometry.padding[0], (0, 0)]).reshape(2, -1, 2, 16)
     windows = np.stack([padded[:, 2 * k : 2 * k + 9 : 2] for k in range(3)])
     y = np.einsum("kbjgc,kcgo->bjgo", windows, w[0].reshape(3, 16, 2, 16)).reshape(1, 2, 5, 32)
-    both = {
-        "convolution": (lambda x, w: convolution(x, w, geometry), (x, w), y),
-        "product": (functools.partial(product, transpose_a=True), (x[0, 0], w[0, 0, :11]), x[0, 0].T @ w[0, 0, :11]),
-    }
+    tried: dict[str, Any] = {"convolution": (lambda x, w: convolution(x, w, geometry), (x, w), y)}
+    if _multiplies(dtype):
+        a, b = x[0, 0], w[0, 0, :11]
+        tried["product"] = (functools.partial(product, transpose_a=True), (a, b), a.T @ b)
     device = jax.local_devices(backend="cpu")[0]
     with jax.disable_jit(False), jax.transfer_guard("allow"), jax.default_device(device):
-        for function, operands, expected in both.values():
+        for function, operands, expected in tried.values():
             arrays = [jax.device_put(np.asarray(v, jnp.dtype(dtype)), device) for v in operands]
             found = np.asarray(jax.jit(function)(*arrays))
             if not np.array_equal(found.astype(np.float64), expected.astype(jnp.dtype(dtype)).astype(np.float64)):
