@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks import memory, speedrun, timing, training, vocoder_step
+from benchmarks import memory, sequence, speedrun, timing, training, vocoder_step
 from benchmarks.diagnosis import cost, outside
 from benchmarks.diagnosis.report import confusion
 from benchmarks.kernels import report as kernels
@@ -32,6 +32,12 @@ def of_kernels(results: Results) -> Iterator[str]:
     for family, records in groupby(results["records"], lambda record: record["family"]):
         yield f"\n### {family.capitalize()}, case by case\n\nms, median (10th to 90th percentile).\n"
         yield kernels.family_table(list(records))
+
+
+def of_sequence(results: Results) -> Iterator[str]:
+    yield "Output and all gradients, or a whole step, ms, median (10th to 90th percentile), the better of in turns and"
+    yield "alone in a process.\n"
+    yield sequence.report(results["records"])
 
 
 def of_vocoder_step(results: Results) -> Iterator[str]:
@@ -123,6 +129,7 @@ def milliseconds(seconds: dict[str, Any], name: str) -> str:
 
 REPORTS = {  # file name -> title, what its results say
     "kernels": ("Convolutions and pooling", of_kernels),
+    "sequence": ("Layers of sequences", of_sequence),
     "vocoder_step": ("A vocoder's training steps", of_vocoder_step),
     "training": ("Whole trainings", of_training),
     "optimizers": ("Optimizers", of_optimizers),

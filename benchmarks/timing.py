@@ -141,6 +141,7 @@ def machine() -> dict[str, Any]:
             versions[package] = None
     return {
         "cpu": model,
+        "instructions": instructions(),
         "cores": os.cpu_count(),
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES"),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
@@ -151,10 +152,22 @@ def machine() -> dict[str, Any]:
     }
 
 
+def instructions() -> str | None:
+    """The widest of the instruction sets that XLA, oneDNN and PyTorch choose their code by; None if it is not known."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    names = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 with bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}
+    return next((name for flag, name in names.items() if flag in flags), None)
+
+
 def machine_name(machine: dict[str, Any]) -> str:
     """What a picture says of the saved `machine`: the accelerator, or the processor and its cores."""
     device = machine["devices"][0]
-    return f"{machine['cores']} cores, {machine['cpu']}" if device == "cpu" else device
+    if device != "cpu":
+        return device
+    known = machine.get("instructions")
+    return f"{machine['cores']} cores, {machine['cpu']}" + (f" ({known})" if known else "")
 
 
 def milliseconds(timing: Timing | None) -> str:
@@ -179,13 +192,28 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def path(name: str, *, partial: bool = False) -> Path:
     """Where a benchmark's results lie: ``benchmarks/results/NAME.json``.
 
-    On a GPU or TPU the name carries the device, and where memory is reused, that. Results of a partial run, which git
-    ignores, never take the place of a whole one's.
+    On a GPU or TPU the name carries the device, and where memory is reused, that. Where the results of another version
+    of JAX, or another processor, have the name already, it carries both: they are kept. Results of a partial run, which
+    git ignores, never take the place of a whole one's.
     """
     device = jax.devices()[0]
-    parts = [name] if device.platform == "cpu" else [name, re.sub(r"[^a-z0-9]+", "-", device.device_kind.lower())]
+    parts = [name] if device.platform == "cpu" else [name, _slug(device.device_kind)]
     parts += ["memory-reused"] * (os.environ.get("GLIBC_TUNABLES") == TUNABLES)
+    taken = RESULTS / ("-".join(parts) + ".json")
+    here = machine()
+    if not partial and taken.exists() and not _is_alike(here, json.loads(taken.read_text())["machine"]):
+        parts += ["jax", here["versions"]["jax"], _slug(f"{here['cpu']} {here['instructions'] or ''}".strip())]
     return RESULTS / ("-".join(parts + ["partial"] * partial) + ".json")
+
+
+def _slug(words: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", words.lower())
+
+
+def _is_alike(here: dict[str, Any], saved: dict[str, Any]) -> bool:
+    """Whether two runs had one version of JAX and one processor; of an older run the instructions are not known."""
+    alike = here["versions"]["jax"] == saved["versions"]["jax"] and here["cpu"] == saved["cpu"]
+    return alike and saved.get("instructions", here["instructions"]) == here["instructions"]
 
 
 def save(name: str, results: Any, *, partial: bool = False) -> Path:

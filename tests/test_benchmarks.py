@@ -39,6 +39,29 @@ def test_results_are_named_after_accelerators(monkeypatch):
     assert timing.path("some").name == "some-nvidia-h100-80gb-hbm3.json"
 
 
+def test_results_of_another_jax_or_processor_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr(timing, "RESULTS", tmp_path)
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(platform="cpu", device_kind="cpu")])
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    here = {"cpu": "Some (R) CPU", "instructions": "AVX2", "versions": {"jax": "0.10.2"}}
+    monkeypatch.setattr(timing, "machine", lambda: here)
+    assert timing.save("some", [1]).name == "some.json"
+    assert timing.path("some").name == "some.json"  # the same machine's next run
+    for change in ({"versions": {"jax": "0.12.0"}}, {"cpu": "Other"}, {"instructions": "AMX"}):
+        other = here | change
+        monkeypatch.setattr(timing, "machine", lambda other=other: other)
+        cpu = "-".join(other["cpu"].lower().replace("(r)", "r").split())
+        expected = f"some-jax-{other['versions']['jax']}-{cpu}-{other['instructions'].lower()}.json"
+        assert timing.save("some", [2]).name == expected
+        assert timing.path("some", partial=True).name == "some-partial.json"
+    saved = json.loads((tmp_path / "some.json").read_text())
+    assert saved["results"] == [1]
+    del saved["machine"]["instructions"]  # an older run, which does not say
+    (tmp_path / "some.json").write_text(json.dumps(saved))
+    monkeypatch.setattr(timing, "machine", lambda: here)
+    assert timing.path("some").name == "some.json"
+
+
 def test_at_their_own_pace_the_slow_are_called_less_often(monkeypatch):
     calls, now = {"fast": 0, "slow": 0}, [0.0]
     monkeypatch.setattr(timing, "time", types.SimpleNamespace(perf_counter=lambda: now[0], sleep=lambda seconds: None))

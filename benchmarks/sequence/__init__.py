@@ -13,8 +13,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from benchmarks import timing
 from benchmarks.sequence import attention, generation, gpt, norms, recurrent
 from benchmarks.sequence.libraries import LIBRARIES, Work, compare, contestants
@@ -125,5 +123,5 @@ def main(argv: list[str]) -> None:
     for reason in sorted({reason for record in records for reason in record["missing"]}):
         print(f"not run: {reason}")
     partial = options.quick or options.work != everything or options.library != list(LIBRARIES)
-    path = timing.save(f"{NAME}-jax-{jax.__version__}", {"records": records}, partial=partial)
+    path = timing.save(NAME, {"records": records}, partial=partial)
     print(f"\nwritten to {path.name}")
