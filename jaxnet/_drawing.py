@@ -23,12 +23,17 @@ def split(key: Any, n: int) -> tuple[Any, ...]:
 
 def normal(key: Any, shape: Sequence[int], dtype: Any, stddev: float) -> jax.Array:
     """Numbers of the normal distribution of mean 0."""
-    return _run(_normal, key, tuple(shape), jnp.dtype(dtype), stddev)
+    return _run(_normal, key, tuple(shape), jnp.dtype(drawn_in(dtype)), stddev).astype(dtype)
 
 
 def uniform(key: Any, shape: Sequence[int], dtype: Any, bound: float) -> jax.Array:
     """Numbers from [-bound, bound)."""
-    return _run(_uniform, key, tuple(shape), jnp.dtype(dtype), bound)
+    return _run(_uniform, key, tuple(shape), jnp.dtype(drawn_in(dtype)), bound).astype(dtype)
+
+
+def drawn_in(dtype: Any) -> Any:
+    """The dtype that numbers are drawn in before they are rounded to this one: of 16 bits, float32."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
 def _run(draw: Callable[..., Any], key: Any, *arguments: Any) -> Any:

@@ -7,16 +7,15 @@ the arithmetic is in float32, and rounded once. Each docstring says what the der
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnet import _checks as checks
+from jaxnet import _elementwise as elementwise
 from jaxnet import _words as words
 from jaxnet._dtypes import at_least_float32, wide
 from jaxnet._softmax import exact_softmax
@@ -120,17 +119,7 @@ def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
 
     Source: chapter 4.2.1; Clevert et al. 2015, [12].
     """
-    return jnp.where(x > 0, x, _scalar("alpha", alpha, x) * _expm1_below(x))
-
-
-@jax.custom_jvp
-def _expm1_below(x: jax.Array) -> jax.Array:
-    """e^x - 1 where x is not positive; elsewhere nothing that is used, but finite."""
-    return jnp.expm1(jnp.where(x > 0, 0.0, x))
-
-
-# JAX takes expm1(x) + 1 for the derivative, which is 0 from -18 on in float32.
-_expm1_below.defjvps(lambda tangent, _, x: tangent * jnp.exp(jnp.where(x > 0, 0.0, x)))
+    return jnp.where(x > 0, x, _scalar("alpha", alpha, x) * elementwise.expm1_below(x))
 
 
 @_activation
@@ -153,34 +142,9 @@ def gelu(x: jax.Array, *, approximate: bool = False) -> jax.Array:
 
     Source: chapter 4.2.1; Hendrycks and Gimpel 2016, [37].
     """
-    if not checks.flag("approximate", approximate):
-        return _gelu(x)
-    inner = jnp.clip(x, -_FAR, _FAR)
-    # (1 + tanh u) / 2 is sigmoid(2 u), which does not cancel where tanh u is nearly -1.
-    share = _sigmoid(math.sqrt(8 / math.pi) * (inner + 0.044715 * inner**3))
-    return jnp.where(x > _FAR, x, inner * share)
-
-
-# From here on Phi is 1 to the last bit on one side, and less than any number on the other. Further out, x Phi(x)
-# would be 0 * inf, and x^2 overflows.
-_FAR = 40.0
-
-
-@jax.custom_jvp
-def _gelu(x: jax.Array) -> jax.Array:
-    return jnp.maximum(x, -_FAR) * (0.5 * lax.erfc(_far_side(x)))
-
-
-def _far_side(x: jax.Array) -> jax.Array:
-    return -math.sqrt(0.5) * jnp.clip(x, -_FAR, _FAR)
-
-
-def _gelu_slope(x: jax.Array) -> jax.Array:
-    u = _far_side(x)  # one u for both, so that XLA computes the exponential that is inside erfc once
-    return 0.5 * lax.erfc(u) - u * (jnp.exp(-lax.square(u)) / math.sqrt(math.pi))
-
-
-_gelu.defjvps(lambda tangent, _, x: tangent * _gelu_slope(x))
+    if checks.flag("approximate", approximate):
+        return elementwise.gelu_by_tanh(x)
+    return elementwise.gelu(x)
 
 
 @_activation
@@ -201,22 +165,7 @@ def sigmoid(x: jax.Array) -> jax.Array:
 
     Source: chapter 4.2.2.
     """
-    return _sigmoid(x)
-
-
-@jax.custom_jvp
-def _sigmoid(x: jax.Array) -> jax.Array:
-    return lax.logistic(x)
-
-
-@jax.custom_jvp
-def _bell(x: jax.Array) -> jax.Array:
-    """The derivative of `sigmoid`, y (1 - y), with all its digits where y is nearly 1."""
-    return lax.logistic(x) * lax.logistic(-x)
-
-
-_sigmoid.defjvps(lambda tangent, _, x: tangent * _bell(x))
-_bell.defjvps(lambda tangent, y, x: -tangent * y * jnp.tanh(x / 2))
+    return elementwise.sigmoid(x)
 
 
 @_activation
@@ -237,22 +186,7 @@ def silu(x: jax.Array) -> jax.Array:
 
     Source: Elfwing et al. 2017, arXiv 1702.03118.
     """
-    return _silu(x)
-
-
-# Beyond 1,000 the sigmoid is 0 or 1 in any dtype, and times an infinite x it would be NaN.
-@jax.custom_jvp
-def _silu(x: jax.Array) -> jax.Array:
-    return jnp.maximum(x, -1e3) * lax.logistic(x)
-
-
-@jax.custom_jvp
-def _silu_slope(x: jax.Array) -> jax.Array:
-    return lax.logistic(x) * (1 + jnp.clip(x, -1e3, 1e3) * lax.logistic(-x))
-
-
-_silu.defjvps(lambda tangent, _, x: tangent * _silu_slope(x))
-_silu_slope.defjvps(lambda tangent, _, x: tangent * _bell(x) * (2 - jnp.clip(x, -1e3, 1e3) * jnp.tanh(x / 2)))
+    return elementwise.silu(x)
 
 
 @_activation
@@ -273,15 +207,7 @@ def softplus(x: jax.Array) -> jax.Array:
 
     Source: Dugas et al. 2000, Incorporating second-order functional knowledge for better option pricing.
     """
-    return _softplus(x)
-
-
-@jax.custom_jvp
-def _softplus(x: jax.Array) -> jax.Array:
-    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
-
-
-_softplus.defjvps(lambda tangent, _, x: tangent * _sigmoid(x))
+    return elementwise.softplus(x)
 
 
 @_activation
@@ -305,7 +231,7 @@ def glu(x: jax.Array, axis: int = -1) -> jax.Array:
     Source: Dauphin et al. 2016, arXiv 1612.08083.
     """
     a, b = _halves(x, axis)
-    return a * _sigmoid(b)
+    return a * elementwise.sigmoid(b)
 
 
 @_activation
@@ -323,7 +249,7 @@ def swiglu(x: jax.Array, axis: int = -1) -> jax.Array:
     Source: Shazeer 2020, arXiv 2002.05202.
     """
     a, b = _halves(x, axis)
-    return _silu(a) * b
+    return elementwise.silu(a) * b
 
 
 def _halves(x: jax.Array, axis: int) -> list[jax.Array]:

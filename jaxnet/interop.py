@@ -53,7 +53,7 @@ a dense layer follows, put ``lambda x: jnp.moveaxis(x, -1, 1).reshape(x.shape[0]
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -61,14 +61,12 @@ import numpy as np
 
 from jaxnet import _checks as checks
 from jaxnet import _incoming as incoming
+from jaxnet._torch_names import Rename, as_given, count_beside, renamed
 from jaxnet.errors import CheckpointError, ConfigError, DTypeError, JaxnetError, named
 from jaxnet.layers.inside import entries
 from jaxnet.layers.layer import Layer, Params, State, as_layer
 
 __all__ = ["from_torch", "to_torch"]
-
-Rename = Mapping[str, str] | Callable[[str], str] | None
-"""From our names to others: of modules or of arrays in a mapping, of arrays by a function."""
 
 
 @named("from_torch")
@@ -118,10 +116,10 @@ def from_torch(state_dict: Mapping[str, Any], net: Layer, x: Any, *, rename: Ren
     structs = jax.eval_shape(net.init, jax.random.key(0), checks.structs(x))
     convert = functools.partial(_in_torchs_layouts, net)
     wanted = jax.eval_shape(convert, *structs)
-    counts = [count for name in wanted if (count := _count_beside(name))]
-    theirs = _renamed([*wanted, *counts], rename)
+    counts = [count for name in wanted if (count := count_beside(name))]
+    theirs = renamed([*wanted, *counts], rename)
     given = {name: _on_host(name, value) for name, value in state_dict.items()}
-    theirs = {ours: _as_given(name, given) for ours, name in theirs.items()}
+    theirs = {ours: as_given(name, given) for ours, name in theirs.items()}
 
     missing = [theirs[name] for name in wanted if theirs[name] not in given]
     unexpected = given.keys() - theirs.values()
@@ -192,9 +190,9 @@ def to_torch(params: Params, state: State, net: Layer, *, rename: Rename = None)
 
     for value, name in zip(layouts(params, state), ours, strict=True):
         arrays[name] = np.array(value, order="C")  # a copy: torch.from_numpy wants to be able to write
-        if count := _count_beside(name):
+        if count := count_beside(name):
             arrays[count] = np.zeros((), np.int64)
-    names = _renamed(list(arrays), rename)
+    names = renamed(list(arrays), rename)
     return {names[name]: value for name, value in arrays.items()}
 
 
@@ -292,58 +290,6 @@ def _by_label(place: str, net: Layer, name: str, tree: Any) -> list[Any]:
         f"{place} is a {net.name} of the parts {', '.join(label for label, _ in net.about.parts)}, but its {name} are "
         f"no tuple or dict of as many; pass what this network's init returned"
     )
-
-
-def _count_beside(name: str) -> str:
-    """The name of the count that PyTorch keeps beside the running variance ``name``; "" beside anything else."""
-    *path, last = name.split(".")
-    return ".".join((*path, "num_batches_tracked")) if last == "running_var" else ""
-
-
-_OLDER = {
-    "original0": "weight_g",
-    "original1": "weight_v",
-    "original": "weight_orig",
-    "0._u": "weight_u",
-    "0._v": "weight_v",
-}
-
-
-def _as_given(name: str, given: Mapping[str, Any]) -> str:
-    """The name, or if it is not given, the one that PyTorch had for it before there were parametrizations."""
-    module, found, which = name.rpartition("parametrizations.weight.")
-    older = module + _OLDER.get(which, "")
-    return older if found and name not in given and older in given else name
-
-
-def _renamed(names: Iterable[str], rename: Rename) -> dict[str, str]:
-    """Our names to the user's."""
-    if rename is None:
-        return {name: name for name in names}
-    if isinstance(rename, Mapping):
-        unused = set(rename)
-
-        def function(name):
-            places = name.split(".")
-            for n in range(len(places), 0, -1):
-                if (module := ".".join(places[:n])) in rename:
-                    unused.discard(module)
-                    return ".".join((rename[module], *places[n:]))
-            return name
-    else:
-        unused, function = set(), checks.function("rename", rename)
-    renamed = {name: function(name) for name in names}
-    if unused:
-        raise ConfigError(
-            f"rename replaces {', '.join(map(repr, sorted(unused)))} nowhere; its keys are our names, of arrays "
-            f"or of modules: {', '.join(renamed)}"
-        )
-    ours: dict[str, str] = {}
-    for name, new in renamed.items():
-        if new in ours:
-            raise ConfigError(f"rename gives both {ours[new]} and {name} the name {new!r}")
-        ours[new] = name
-    return renamed
 
 
 def _on_host(name: str, value: Any) -> np.ndarray:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
-from benchmarks.diagnosis.programs import HELD_OUT, PROGRAMS, Program, Setup
+from benchmarks.diagnosis.programs import HELD_OUT, PROGRAMS, Program
+from benchmarks.diagnosis.sound import Setup
 from jaxnet import diagnostics
 from jaxnet.diagnostics.changes import changed
 from jaxnet.diagnostics.score import score_of, targets

@@ -15,24 +15,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.diagnosis.real import Arrays, series, standardized, tables
-from jaxnet import activations, initializers, layers, losses, optimizers, regularizers
-
-relu, sigmoid, softmax = activations.relu, activations.sigmoid, activations.softmax
-CE, MSE = losses.softmax_cross_entropy, losses.mse
-
-
-class Setup(NamedTuple):
-    """What a program trains."""
-
-    net: Any
-    loss: Callable[[Any, Any], Any]
-    optimizer: Any
-    train: Arrays
-    validation: Arrays
-    steps: int = 500
-    batch: int = 32
-    regularizer: Any = None
+from benchmarks.diagnosis.real import series, standardized, tables
+from benchmarks.diagnosis.sound import (
+    MSE,
+    Setup,
+    binary,
+    cancer,
+    column,
+    conv,
+    diabetes,
+    digits,
+    in_units,
+    iris,
+    italy,
+    mlp,
+    on,
+    relu,
+    several,
+    sigmoid,
+    softmax,
+    value,
+    wine,
+)
+from benchmarks.diagnosis.spoiled import log_of_zero, shuffled, some_missing, sorted_by_label, standardized_by_hand
+from jaxnet import initializers, layers, losses, optimizers, regularizers
 
 
 class Program(NamedTuple):
@@ -52,137 +58,6 @@ class Program(NamedTuple):
     source: str
     faulty: Callable[[], Setup]
     fixed: Callable[[], Setup]
-
-
-def mlp(*widths: int, act: Any = relu, last: tuple[Any, ...] = (), **options: Any) -> Any:
-    """Dense layers with an activation between them, and what follows the last."""
-    parts: list[Any] = []
-    for width in widths[:-1]:
-        parts += [layers.dense(width, **options), *([act] if act else [])]
-    return layers.chain(*parts, layers.dense(widths[-1], **options), *last)
-
-
-def binary(p: Any, y: Any) -> Any:
-    """A binary cross-entropy of probabilities, by hand and clipped."""
-    p = jnp.clip(p, 1e-7, 1 - 1e-7)
-    return -jnp.mean(y * jnp.log(p) + (1 - y) * jnp.log(1 - p))
-
-
-def column(data: tuple[Arrays, Arrays], f: Callable[[Any], Any] = lambda y: y) -> dict[str, Any]:
-    """Targets as one column of float32."""
-    (x, y), (held_x, held_y) = data
-    return {
-        "train": (x, np.asarray(f(y), np.float32)[:, None]),
-        "validation": (held_x, np.asarray(f(held_y), np.float32)[:, None]),
-    }
-
-
-def on(data: tuple[Arrays, Arrays], x: Any = lambda x: x, y: Any = lambda y: y) -> dict[str, Any]:
-    """Data, with a function of the inputs and of the targets."""
-    return {name: (x(a), y(b)) for name, (a, b) in zip(("train", "validation"), data, strict=True)}
-
-
-def digits(**changes: Any) -> Setup:
-    """The program on digits that nothing is wrong with."""
-    good = Setup(mlp(64, 64, 10), CE, optimizers.adam(1e-3), **on(standardized("digits")))
-    return good._replace(**changes)
-
-
-def iris(**changes: Any) -> Setup:
-    """Three flowers."""
-    good = Setup(mlp(16, 16, 3), CE, optimizers.adam(1e-2), **on(standardized("iris")), batch=16)
-    return good._replace(**changes)
-
-
-def wine(**changes: Any) -> Setup:
-    """Three wines."""
-    good = Setup(mlp(32, 3), CE, optimizers.adam(3e-3), **on(standardized("wine")), batch=16)
-    return good._replace(**changes)
-
-
-def cancer(**changes: Any) -> Setup:
-    """Two classes, one sigmoid, and a binary cross-entropy by hand."""
-    data = column(standardized("cancer"))
-    return Setup(mlp(16, 1, last=(sigmoid,)), binary, optimizers.adam(3e-3), **data)._replace(**changes)
-
-
-def diabetes(**changes: Any) -> Setup:
-    """A regression whose noise leaves an R2 of about a half."""
-    return Setup(mlp(16, 1), MSE, optimizers.adam(3e-3), *standardized("diabetes"))._replace(**changes)
-
-
-def value(**changes: Any) -> Setup:
-    """The digit as a number, which is no linear function of the image."""
-    data = column(standardized("digits"), lambda y: (y - 4.5) / 2.87)
-    return Setup(mlp(64, 32, 1), MSE, optimizers.adam(1e-3), **data)._replace(**changes)
-
-
-def conv(act: Any = relu, classes: int = 6, **changes: Any) -> Setup:
-    """Convolutions on outlines of leaves."""
-    between = (act,) if act else ()
-    net = layers.chain(
-        layers.conv(16, 9, strides=3), *between, layers.conv(32, 7, strides=2), *between,
-        layers.conv(32, 5, strides=2), *between, layers.global_avg_pool(), layers.dense(classes),
-    )  # fmt: skip
-    return Setup(net, CE, optimizers.adam(3e-3), *series("OSULeaf"), steps=800)._replace(**changes)
-
-
-def italy(**changes: Any) -> Setup:
-    """Two classes of daily power demand."""
-    net = layers.chain(layers.flatten(), mlp(32, 2))
-    return Setup(net, CE, optimizers.adam(3e-3), *series("ItalyPowerDemand"), batch=16)._replace(**changes)
-
-
-def gun(**changes: Any) -> Setup:
-    """Two classes of movements of a hand."""
-    net = layers.chain(layers.flatten(), mlp(64, 32, 2))
-    return Setup(net, CE, optimizers.adam(1e-3), *series("GunPoint"), batch=16)._replace(**changes)
-
-
-def _in_units() -> tuple[Arrays, Arrays]:
-    """Diabetes with standardized features, and targets as they were measured."""
-    (x, _), (held_x, _) = standardized("diabetes")
-    (_, y), (_, held_y) = tables("diabetes")
-    return (x, y), (held_x, held_y)
-
-
-def _shuffled(data: tuple[Arrays, Arrays]) -> dict[str, Arrays]:
-    random = np.random.default_rng(1)
-    return {
-        name: (x, y[random.permutation(len(y))])
-        for name, (x, y) in zip(("train", "validation"), data, strict=True)
-    }  # fmt: skip
-
-
-def _sorted(name: str) -> dict[str, Arrays]:
-    (x, y), (held_x, held_y) = standardized(name)
-    x, y = np.concatenate([x, held_x]), np.concatenate([y, held_y])
-    order = np.argsort(y, kind="stable")
-    x, y, kept = x[order], y[order], len(x) * 7 // 10
-    return {"train": (x[:kept], y[:kept]), "validation": (x[kept:], y[kept:])}
-
-
-def _several(data: tuple[Arrays, Arrays]) -> dict[str, Arrays]:
-    # Even, above 4, prime, with a hole: four labels of a digit, none or several of which hold.
-    table = np.array([[d % 2 == 0, d > 4, d in (2, 3, 5, 7), d in (0, 4, 6, 8, 9)] for d in range(10)], np.float32)
-    return on(data, y=lambda y: table[y])
-
-
-def _standardized_by_hand(data: tuple[Arrays, Arrays]) -> dict[str, Arrays]:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return on(data, x=lambda x: (x - x.mean(0)) / x.std(0))
-
-
-def _some_missing(data: tuple[Arrays, Arrays]) -> dict[str, Arrays]:
-    (x, y), held_out = data
-    x = x.copy()
-    x[[3, 40, 77], 5] = np.nan
-    return {"train": (x, y), "validation": held_out}
-
-
-def _log_of_zero(data: tuple[Arrays, Arrays]) -> dict[str, Arrays]:
-    with np.errstate(divide="ignore"):
-        return on(data, x=lambda x: np.concatenate([x, np.log(np.maximum(x[:, :3], 0).round(1))], 1))
 
 
 def _one_hot_of_largest(x: Any) -> Any:
@@ -235,7 +110,7 @@ PROGRAMS = (
          lambda: cancer(net=mlp(16, 1, act=sigmoid, last=(sigmoid,)), **column(tables("cancer"))),
          lambda: cancer(net=mlp(16, 1, act=sigmoid, last=(sigmoid,)))),
         ("target of a regression in its units", "UM",
-         lambda: diabetes(optimizer=optimizers.adam(1e-3), **on(_in_units())),
+         lambda: diabetes(optimizer=optimizers.adam(1e-3), **on(in_units())),
          lambda: diabetes(optimizer=optimizers.adam(1e-3))),
         ("pixels from 0 to 255", "UM: input not normalized",
          lambda: digits(optimizer=_sgd(0.01), **on(tables("digits"), x=lambda x: 16 * x)),
@@ -303,17 +178,17 @@ PROGRAMS = (
          lambda: digits(net=mlp(64, 1, last=(sigmoid,)), loss=binary, **column(standardized("digits"))),
          lambda: digits(net=mlp(64, 10))),
         ("a regression through a sigmoid", "UM",
-         lambda: diabetes(net=mlp(16, 1, last=(sigmoid,)), **on(_in_units(), y=lambda y: y / 100)),
-         lambda: diabetes(**on(_in_units(), y=lambda y: y / 100))),
+         lambda: diabetes(net=mlp(16, 1, last=(sigmoid,)), **on(in_units(), y=lambda y: y / 100)),
+         lambda: diabetes(**on(in_units(), y=lambda y: y / 100))),
         ("a relu in front of signed targets", "DFD",
          lambda: value(net=mlp(64, 32, 1, last=(relu,))), value),
         ("softmax twice, ten classes", "UM: softmax and from_logits",
          lambda: digits(net=mlp(64, 10, last=(softmax,)), optimizer=_sgd(0.05)),
          lambda: digits(net=mlp(64, 10), optimizer=_sgd(0.05))),
         ("several labels a sample under softmax", "DFD",
-         lambda: digits(net=mlp(64, 4, last=(softmax,)), **_several(standardized("digits")),
+         lambda: digits(net=mlp(64, 4, last=(softmax,)), **several(standardized("digits")),
                         loss=lambda p, y: -jnp.mean(jnp.sum(y * jnp.log(jnp.clip(p, 1e-7, 1)), -1))),
-         lambda: digits(net=mlp(64, 4), loss=losses.sigmoid_cross_entropy, **_several(standardized("digits")))),
+         lambda: digits(net=mlp(64, 4), loss=losses.sigmoid_cross_entropy, **several(standardized("digits")))),
         ("softmax under a squared error", "DFD",
          lambda: digits(net=mlp(64, 10, last=(softmax,)), loss=MSE, optimizer=_sgd(0.05),
                         **on(standardized("digits"), y=lambda y: np.eye(10, dtype=np.float32)[y])),
@@ -338,13 +213,13 @@ PROGRAMS = (
         ("labels divided by 255", "DL",
          lambda: digits(**on(standardized("digits"), y=lambda y: (y / 255).astype(np.int32))), digits),
         ("images and labels shuffled apart", "UM: shuffled labels",
-         lambda: digits(**_shuffled(standardized("digits"))), digits),
+         lambda: digits(**shuffled(standardized("digits"))), digits),
         ("sorted, and split at the end", "forums: validation split of sorted data",
-         lambda: wine(**_sorted("wine")), wine),
+         lambda: wine(**sorted_by_label("wine")), wine),
         ("series and classes shuffled apart", "DC: change labels",
-         lambda: italy(**_shuffled(series("ItalyPowerDemand"))), italy),
+         lambda: italy(**shuffled(series("ItalyPowerDemand"))), italy),
         ("targets of a regression shuffled apart", "DC: change labels",
-         lambda: value(**_shuffled((value().train, value().validation))), value),
+         lambda: value(**shuffled((value().train, value().validation))), value),
     ),
     *_on(
         "regularization", ("too_much_regularization",),
@@ -395,11 +270,11 @@ PROGRAMS = (
     ),
     *_on(
         "values", ("non_finite_data",),
-        ("three values missing", "UM: NaN in the input", lambda: wine(**_some_missing(standardized("wine"))), wine),
+        ("three values missing", "UM: NaN in the input", lambda: wine(**some_missing(standardized("wine"))), wine),
         ("divided by a deviation of 0", "DL: NaN loss",
-         lambda: digits(**_standardized_by_hand(tables("digits"))), digits),
+         lambda: digits(**standardized_by_hand(tables("digits"))), digits),
         ("logarithm of 0", "forums: NaN loss",
-         lambda: diabetes(**_log_of_zero(standardized("diabetes"))), diabetes),
+         lambda: diabetes(**log_of_zero(standardized("diabetes"))), diabetes),
     ),
     *_on(
         "evaluation", ("evaluation_differs",),

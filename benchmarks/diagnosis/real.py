@@ -31,7 +31,7 @@ def tables(name: str) -> tuple[Arrays, Arrays]:
 
 @functools.cache
 def series(name: str) -> tuple[Arrays, Arrays]:
-    """Both parts of "ItalyPowerDemand", "GunPoint" or "OSULeaf": (samples, time, 1), and classes."""
+    """Both parts of "ItalyPowerDemand" or "OSULeaf": (samples, time, 1), and classes."""
     from benchmarks.training.problems import _read
 
     train, test = (_read(f"{name}/{name}_{part}.ts") for part in ("TRAIN", "TEST"))

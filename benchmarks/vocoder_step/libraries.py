@@ -3,12 +3,13 @@
 import importlib.util
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.vocoder_step.contestant import RATE, Contestant, Network, cast_to, jax_contestant
 from benchmarks.vocoder_step.networks import (
     Conv,
     LeakyRelu,
@@ -22,38 +23,6 @@ from benchmarks.vocoder_step.networks import (
     initial_weights,
 )
 from jaxnet import activations, layers, optimizers
-
-RATE = 1e-4
-
-
-class Contestant(NamedTuple):
-    """A network in training.
-
-    Attributes:
-      run: takes one step on the task's batch and returns the loss.
-      weights: returns the present weights, in our layout.
-      many: takes so many steps and waits for the last, on a GPU; ours in one dispatch, as `training.fit` does.
-    """
-
-    run: Callable[[], Any]
-    weights: Callable[[], Weights]
-    many: Callable[[int], Any] | None = None
-
-
-class Network(NamedTuple):
-    """A network as pure functions.
-
-    Attributes:
-      apply: ``(params, x) -> y``.
-      pack: weights in our layout to the library's params.
-      unpack: the reverse.
-      channels_first: whether x and y have the axes (batch, channels, length).
-    """
-
-    apply: Callable[[Any, Any], Any]
-    pack: Callable[[Weights], Any]
-    unpack: Callable[[Any], Weights]
-    channels_first: bool = False
 
 
 def ours(task: Task, dtype: str) -> Contestant:
@@ -109,7 +78,7 @@ def ours(task: Task, dtype: str) -> Contestant:
         lambda weights: optimizers.ravel(arranged(task.parts, weights)) if on_gpu else arranged(task.parts, weights),
         lambda params: unpack(params.unravel() if on_gpu else params),
     )
-    return _jax_contestant(task, network, optimizers.adam(RATE), loop=on_gpu)
+    return jax_contestant(task, network, optimizers.adam(RATE), loop=on_gpu)
 
 
 def flax(task: Task, dtype: str) -> Contestant:
@@ -134,7 +103,7 @@ def flax(task: Task, dtype: str) -> Contestant:
     network = Network(
         lambda params, x: net.apply({"params": params}, x), lambda weights: weights, lambda params: params
     )
-    return _jax_contestant(task, network, optax.adam(RATE))
+    return jax_contestant(task, network, optax.adam(RATE))
 
 
 def haiku(task: Task, dtype: str) -> Contestant:
@@ -159,11 +128,11 @@ def haiku(task: Task, dtype: str) -> Contestant:
 
     transformed = hk.without_apply_rng(hk.transform(net))
     network = Network(
-        _cast(transformed.apply, dtype),
+        cast_to(transformed.apply, dtype),
         lambda weights: {n: {"w": exchanged(n, w["kernel"]), "b": w["bias"]} for n, w in weights.items()},
         lambda params: {n: {"kernel": exchanged(n, p["w"]), "bias": p["b"]} for n, p in params.items()},
     )
-    return _jax_contestant(task, network, optax.adam(RATE))
+    return jax_contestant(task, network, optax.adam(RATE))
 
 
 def equinox(task: Task, dtype: str) -> Contestant:
@@ -194,12 +163,12 @@ def equinox(task: Task, dtype: str) -> Contestant:
     shell = Net({conv.name: layer(conv) for conv in convolutions(task.parts)})
     _, static = eqx.partition(shell, eqx.is_inexact_array)
     network = Network(
-        _cast(lambda params, x: jax.vmap(eqx.combine(params, static))(x), dtype),
+        cast_to(lambda params, x: jax.vmap(eqx.combine(params, static))(x), dtype),
         lambda weights: eqx.filter(pack(weights), eqx.is_inexact_array),
         lambda params: {n: {"kernel": p.weight.T, "bias": p.bias[:, 0]} for n, p in params.layers.items()},
         channels_first=True,
     )
-    return _jax_contestant(task, network, optax.adam(RATE))
+    return jax_contestant(task, network, optax.adam(RATE))
 
 
 def torch(task: Task, dtype: str, *, mode: Literal["eager", "compile", "CUDA graph"] = "eager") -> Contestant:
@@ -346,49 +315,3 @@ def contestants(task: Task, names: list[str], dtype: str = "float32") -> tuple[d
                 continue
         found[name] = make(task, dtype)
     return found, missing
-
-
-def _jax_contestant(task: Task, network: Network, optimizer: Any, *, loop: bool = False) -> Contestant:
-    """One compiled step with parameters and optimizer state donated, as any JAX training loop has it; or many."""
-
-    def step(params, state, x, target):
-        def loss(params):
-            return task.loss(network.apply(params, x), target)
-
-        value, gradients = jax.value_and_grad(loss)(params)
-        updates, state = optimizer.update(gradients, state, params)
-        return jax.tree.map(lambda p, u: p + u, params, updates), state, value
-
-    def steps(params, state, x, target, count):
-        def body(_, carry):
-            params, state, _ = carry
-            return step(params, state, x, target)
-
-        return jax.lax.fori_loop(0, count, body, (params, state, jnp.float32(0)))
-
-    compiled, looped = jax.jit(step, donate_argnums=(0, 1)), jax.jit(steps, donate_argnums=(0, 1))
-    batch = [jnp.asarray(a.swapaxes(1, 2) if network.channels_first else a) for a in (task.x, task.target)]
-    params = jax.tree.map(jnp.array, network.pack(initial_weights(task.parts)))
-    carry: list[Any] = [(params, optimizer.init(params))]
-
-    def run(program: Any = compiled, *count):
-        params, state, loss = program(*carry[0], *batch, *count)
-        carry[0] = params, state
-        return jax.block_until_ready(loss)
-
-    def weights():
-        return jax.tree.map(np.array, network.unpack(carry[0][0]))
-
-    return Contestant(run, weights, (lambda count: run(looped, np.int32(count))) if loop else None)
-
-
-def _cast(apply: Callable[[Any, Any], Any], dtype: str) -> Callable[[Any, Any], Any]:
-    """Computes in ``dtype`` with float32 parameters, for the libraries that leave this to their users."""
-    if dtype == "float32":
-        return apply
-
-    def cast(params, x):
-        params = jax.tree.map(lambda p: p.astype(dtype), params)
-        return apply(params, x.astype(dtype)).astype(jnp.float32)
-
-    return cast

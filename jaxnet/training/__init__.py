@@ -18,10 +18,11 @@ from jaxnet.training.partial import Loaded, load_partial
 from jaxnet.training.predict import predict
 from jaxnet.training.pruning import Halving
 from jaxnet.training.reestimate import reestimate
+from jaxnet.training.settings import grid
 from jaxnet.training.sources import stream
 from jaxnet.training.state import Guard, LossScale, TrainState, init, pretrained
 from jaxnet.training.step import make_step, stepping
-from jaxnet.training.sweep import Sweep, grid, sweep
+from jaxnet.training.sweep import Sweep, sweep
 from jaxnet.training.trackers import Tracker, tensorboard, trackio, wandb
 
 __all__ = [

@@ -1,9 +1,7 @@
 """Many networks trained at once, in one compiled program."""
 
 import functools
-import inspect
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import _checks as checks
-from jaxnet import _words as words
 from jaxnet import data as data_module
-from jaxnet.errors import ConfigError, located, named
+from jaxnet.errors import ConfigError, named
 from jaxnet.kernels.lowering.onednn import portable
 from jaxnet.layers.layer import Layer, Params, State, as_layer
-from jaxnet.optimizers import _members, plateau
+from jaxnet.optimizers import plateau
 from jaxnet.optimizers.averaged import averages
 from jaxnet.paths import Which
 from jaxnet.training import averaging, nans, pairs, pruning
@@ -25,6 +22,7 @@ from jaxnet.training import state as states
 from jaxnet.training.evaluate import on_arrays
 from jaxnet.training.freezing import as_trained
 from jaxnet.training.memory import bytes_needed, members_that_fit
+from jaxnet.training.settings import check_rule, checked_settings
 from jaxnet.training.state import MOST_BYTES_KEPT, all_finite, nbytes
 from jaxnet.training.step import checked_metrics, make_step
 from jaxnet.training.targets import check_targets
@@ -69,36 +67,6 @@ class Sweep(NamedTuple):
             hint = "; every network diverged" if m == -1 else ""
             raise ConfigError(f"member must be from 0 to {members - 1}, got {m}{hint}")
         return jax.tree.map(lambda leaf: leaf[m], (self.params, self.state))
-
-
-@named("grid")
-def grid(**values: Sequence[Any]) -> dict[str, np.ndarray]:
-    """Every combination of some values, as equally long arrays for `sweep`.
-
-    Args:
-      **values: by name, the values to combine; the last name's change first.
-
-    Returns:
-      By name, an array (combinations,).
-
-    Raises:
-      ConfigError: a name whose values are no list, or an empty one.
-
-    Example:
-      >>> from jaxnet import training
-      >>> training.grid(seed=[0, 1], rate=[0.1, 0.2])
-      {'seed': array([0, 0, 1, 1]), 'rate': array([0.1, 0.2, 0.1, 0.2])}
-    """
-    for name, several in values.items():
-        if isinstance(several, (str, bytes)) or not np.iterable(several):
-            raise ConfigError(
-                f"{name} must be a list of values, got {words.came(several)}; a single one is [{several!r}]"
-            )
-    lists = {name: list(several) for name, several in values.items()}
-    if not lists or not all(lists.values()):
-        raise ConfigError(f"every name needs at least one value, got {lists}")
-    columns = zip(*itertools.product(*lists.values()), strict=True)
-    return {name: np.array(column) for name, column in zip(lists, columns, strict=True)}
 
 
 @named("sweep")
@@ -168,10 +136,10 @@ def sweep(
     checks.function("optimizer", optimizer)
     epochs = checks.integer("epochs", epochs, minimum=1)
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
-    settings, seeds, hyper = _settings(settings)
+    settings, seeds, hyper = checked_settings(settings)
     rungs = pruning.checked(halving, len(seeds), epochs)
     watch = stopping.checked(early_stopping, validation is not None)
-    _check_rule(optimizer, settings, hyper)
+    check_rule(optimizer, settings, hyper)
     data, validation = _checked_pairs(net, loss, data, validation)
     samples = len(jax.tree.leaves(data)[0])
     data_module.must_fill(batch_size, samples)
@@ -290,21 +258,6 @@ def _mean(values: jax.Array, weight: jax.Array | None, which: jax.Array) -> jax.
     return jnp.sum(weight * jnp.where(which, values, 0)) / jnp.sum(weight)
 
 
-def _check_rule(rule: Callable[..., Any], settings: Mapping[str, np.ndarray], hyper: Mapping[str, Any]) -> None:
-    """Makes every member's optimizer: inside the compiled program its settings are traced, and nothing can look."""
-    try:
-        inspect.signature(rule).bind(**hyper)
-    except TypeError:
-        takes = ", ".join(inspect.signature(rule).parameters) or "nothing"
-        raise ConfigError(
-            f"the optimizer takes {takes}, not {', '.join(hyper) or 'nothing'}; name the settings as it does"
-        ) from None
-    for m in range(len(settings["seed"])):
-        one = {name: settings[name][m].item() for name in hyper}
-        with located(f"member {m} ({', '.join(f'{name}={value}' for name, value in one.items())})"):
-            _members.member(rule(**one))
-
-
 def _orders(seeds: np.ndarray, samples: int, batch_size: int) -> Callable[..., jax.Array]:
     """By epoch, some members' orders ``(members, steps, batch_size)`` on the device; each seed's is drawn once."""
     distinct, which = np.unique(seeds, return_inverse=True)
@@ -333,24 +286,3 @@ def _over_members(
     if jax.default_backend() == "cpu" and (members == 1 or flops() > MOST_FLOPS_AT_ONCE):
         return lambda f: lambda *arguments: jax.lax.map(lambda one: f(*one), arguments)
     return jax.vmap
-
-
-def _settings(given: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, jax.Array]]:
-    """The settings as arrays; of them, the seeds, and the hyperparameters on the device."""
-    if not isinstance(given, Mapping) or "seed" not in given:
-        hint = "add seed=[0]" if isinstance(given, Mapping) else "try training.grid"
-        raise ConfigError(f"settings must be a dict with a 'seed' a member, got {words.came(given)}; {hint}")
-    settings = {name: np.asarray(values) for name, values in given.items()}
-    lengths = {name: values.shape for name, values in settings.items()}
-    if len(set(lengths.values())) > 1 or settings["seed"].ndim != 1 or not len(settings["seed"]):
-        raise ConfigError(f"settings must have one value a member each, got the shapes {lengths}")
-    seeds = np.array([checks.integer("seed", seed, minimum=0) for seed in settings["seed"]])
-    hyper = {}
-    for name, values in settings.items():
-        if name != "seed":
-            numbers = [checks.number(name, value) for value in values.tolist()]
-            kind = np.float64 if settings[name].dtype.kind == "f" else np.int32
-            hyper[name] = jnp.asarray(numbers, jax.dtypes.canonicalize_dtype(kind))
-    if any(seed >= 2**32 for seed in seeds.tolist()):
-        raise ConfigError(f"seeds must be below 2**32, got {max(seeds.tolist())}")
-    return settings, seeds, hyper
