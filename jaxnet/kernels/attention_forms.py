@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet._mesh import spread
+from jaxnet.kernels.product import solve
 
 NOTHING = -1e30
 """The score of a key that is not seen; far from the ends of float32, so that differences of two are finite."""
@@ -91,17 +92,17 @@ def _scores(q: jax.Array, k: jax.Array, see: Any) -> tuple[jax.Array, Any]:
 
 def _of_keys(q: jax.Array, k: jax.Array) -> jax.Array:
     """Each query by each key, (..., G, T, S)."""
-    return jnp.einsum("...qd,...kd->...qk", _flat(q), k).reshape(*q.shape[:-1], k.shape[-2])
+    return solve("x", _flat(q), k, k.ndim - 2).reshape(*q.shape[:-1], k.shape[-2])
 
 
 def _over_keys(p: jax.Array, v: jax.Array) -> jax.Array:
     """Each query's sum over the keys, (..., G, T, D)."""
-    return jnp.einsum("...qk,...kd->...qd", _flat(p), v).reshape(*p.shape[:-1], v.shape[-1])
+    return solve("y", _flat(p), v, v.ndim - 2).reshape(*p.shape[:-1], v.shape[-1])
 
 
 def _over_queries(p: jax.Array, q: jax.Array) -> jax.Array:
     """Each key's sum over the queries, (..., S, D)."""
-    return jnp.einsum("...qk,...qd->...kd", _flat(p), _flat(q))
+    return solve("w", _flat(p), _flat(q), p.ndim - 3)
 
 
 def _flat(a: jax.Array) -> jax.Array:

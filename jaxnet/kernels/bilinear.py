@@ -39,7 +39,7 @@ def make(
 
     primitive: Any = Primitive(name)
 
-    @functools.partial(jax.jit, static_argnames=("geometry", "precision"))
+    @functools.partial(jax.jit, static_argnames=("geometry", "members", "precision"))
     def run(a, b, **params):
         return primitive.bind(a, b, **params)
 

@@ -69,7 +69,12 @@ def _solved(equation: Any, operands: list[Any]) -> list[Any]:
         slot: Any = _SLOTS[primitive.name]
         return _run(jax.make_jaxpr(lambda a, b: vendor.solve(slot, a, b, params["geometry"]))(*operands), operands)
     if primitive.name in _PRODUCTS:
-        return _run(jax.make_jaxpr(functools.partial(product.dot, _PRODUCTS[primitive.name]))(*operands), operands)
+        return _run(
+            jax.make_jaxpr(functools.partial(product.dot, _PRODUCTS[primitive.name], members=params["members"]))(
+                *operands
+            ),
+            operands,
+        )
     if primitive.name in _CALLS:
         return _run(params[_CALLS[primitive.name]], operands)
     if primitive.name == "platform_index":

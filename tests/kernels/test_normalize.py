@@ -139,9 +139,11 @@ def test_nothing_is_left_by_the_mask():
 
 
 @pytest.mark.parametrize(
-    "net", [layers.layer_norm(), layers.rms_norm(), layers.group_norm(2)], ids=lambda net: net.name
+    ("net", "arrays"),
+    [(layers.layer_norm(), 1), (layers.rms_norm(), 1), (layers.group_norm(2), 2)],
+    ids=["layer", "rms", "group"],
 )
-def test_a_large_arrays_derivative_writes_one_array_of_its_size(net):
+def test_a_large_arrays_derivative_writes_few_arrays_of_its_size(net, arrays):
     x = jax.ShapeDtypeStruct((8192, 512), jnp.float32)
     params, _ = jax.eval_shape(net.init, jax.random.key(0), x)
 
@@ -150,4 +152,4 @@ def test_a_large_arrays_derivative_writes_one_array_of_its_size(net):
         return y, pull(t)
 
     memory = jax.jit(derivative).lower(params, x, x).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < 1.1 * 4 * x.size, memory.temp_size_in_bytes
+    assert memory.temp_size_in_bytes < (arrays + 0.1) * 4 * x.size, memory.temp_size_in_bytes

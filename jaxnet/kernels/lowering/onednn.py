@@ -219,16 +219,16 @@ def _cropped(x: jax.Array, geometry: Geometry) -> jax.Array:
 
 
 def product(a: jax.Array, b: jax.Array, *, transpose_a: bool = False, transpose_b: bool = False) -> jax.Array:
-    """The product of two matrices, each transposed first where that is asked for."""
-    matrix = {"tensor": {"dimensions": ["1", "2"]}}
+    """The product of two matrices, each transposed first where that is asked for; or of as many pairs of them."""
+    tensor = {"tensor": {"dimensions": [str(axis + 1) for axis in range(a.ndim)]}}
     config = {
-        "lhs": matrix,
-        "rhs": matrix,
-        "result": matrix,
+        "lhs": tensor,
+        "rhs": tensor,
+        "result": tensor,
         "transpose_a": transpose_a,
         "transpose_b": transpose_b,
     }
-    shape = (a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1])
+    shape = (*a.shape[:-2], a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1])
     return _call("matmul", "onednn_matmul_config", config, shape, a, b)
 
 
