@@ -338,13 +338,23 @@ def test_a_processor_without_fast_products(monkeypatch):
     """With AVX2 alone, convolutions in float32 are calls, those of 16 bits too, and products are not."""
     monkeypatch.setattr(onednn, "_instructions", lambda: {"avx2"})
     monkeypatch.setattr(onednn, "_works", lambda dtype: onednn._convolves(dtype))
-    names = ("y", "w of an image", "groups", "y, 16 bits", "w, one tap", "x, 16 bits, one tap", "w, 16 bits, far apart")
+    names = (
+        "y",
+        "w of an image",
+        "volume",
+        "y, 16 bits",
+        "groups",
+        "w, one tap",
+        "x, 16 bits, one tap",
+        "w, 16 bits, far apart",
+    )
     numbers = {name: PROBLEMS[name] for name in names}
     found = {
         name: calls(lowered(slot, shapes(geometry, channels, filters), geometry, dtype))
         for name, (geometry, channels, filters, slot, dtype, _) in numbers.items()
     }
-    assert found == {name: ONE if name in names[:4] else {} for name in names}
+    packed = {"groups": {"convolution": 2}}  # the two dense ones that four groups are packed into
+    assert found == {name: ONE if name in names[:4] else {} for name in names} | packed
     with monkeypatch.context() as patched:
         patched.setattr(onednn, "product", None)  # nor are they tried
         assert onednn._is_right("float32")

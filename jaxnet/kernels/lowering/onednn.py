@@ -96,7 +96,7 @@ def ready(dtype: Any) -> bool:
 
 
 def multiplies(dtype: Any) -> bool:
-    """Whether that is so of the matrix product as well."""
+    """Whether that is so of the matrix product as well, and of convolutions in groups."""
     return ready(dtype) and _multiplies(jnp.dtype(dtype).name)
 
 
@@ -136,7 +136,7 @@ def _minor_version() -> int:
 _CONVOLVES = {"float32": {"avx2", "avx512f"}, "bfloat16": {"avx512_bf16", "amx_bf16"}}
 _MULTIPLIES = {"float32": {"avx512f"}, "bfloat16": {"avx512_bf16", "amx_bf16"}}
 """By dtype, what makes the calls faster than XLA's own forms: one of these instruction sets of the processor. Without
-AVX-512 the oneDNN of jaxlib 0.10 has no fast matrix product."""
+AVX-512 the oneDNN of jaxlib 0.10 has no fast matrix product, and convolutions in groups gain nothing."""
 
 
 def _convolves(dtype: str) -> bool:
