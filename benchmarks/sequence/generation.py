@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.sequence.gpt import Size, flax_params, network, start
+from benchmarks.sequence.gpt import network
+from benchmarks.sequence.gpt_peers import flax_params
+from benchmarks.sequence.gpt_step import Size, start
 from benchmarks.sequence.libraries import Contestant, Work
 from jaxnet import interop, layers
 

@@ -15,6 +15,7 @@ from jaxnet._mesh import spread
 from jaxnet._symbolic import is_symbolic
 from jaxnet.errors import ConfigError, DTypeError, ShapeError, named
 from jaxnet.kernels import attention_forms as forms
+from jaxnet.kernels import attention_loops as loops
 from jaxnet.kernels.attention_forms import Sight
 from jaxnet.kernels.linear import Linear
 
@@ -172,7 +173,7 @@ def _attention(q, k, v, mask, key, sight, scale):
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def _attend(q, k, v, limits, sight):
     """Output and the logarithm of the softmax's sum; ``limits`` are mask and key, or None."""
-    return _run(forms.short_value, forms.long_value, sight, (q, k, v), limits)
+    return _run(forms.short_value, loops.long_value, sight, (q, k, v), limits)
 
 
 @_attend.defjvp
@@ -193,9 +194,9 @@ def _derivative(sight: Sight, structure: Any) -> Linear:
         return function
 
     return Linear(
-        by(forms.short_push, forms.long_push),
-        by(forms.short_pull, forms.long_pull),
-        by(jax.checkpoint(forms.short_push, static_argnums=0), forms.long_push_by_scans),
+        by(forms.short_push, loops.long_push),
+        by(forms.short_pull, loops.long_pull),
+        by(jax.checkpoint(forms.short_push, static_argnums=0), loops.long_push_by_scans),
     )
 
 

@@ -84,7 +84,7 @@ def _scores(q: jax.Array, k: jax.Array, see: Any) -> tuple[jax.Array, Any]:
     """Scores, and the factors of dropout; ``see`` gives of their shape and dtype what is seen, and the factors."""
     s = _of_keys(q, k)
     seen, kept = see(s.shape, s.dtype)
-    return jnp.where(_of_rank(s.ndim, seen), s, jnp.asarray(NOTHING, s.dtype)), kept
+    return jnp.where(of_rank(s.ndim, seen), s, jnp.asarray(NOTHING, s.dtype)), kept
 
 
 # XLA copies the operands of a product that sums over two axes: group and queries are one axis here.
@@ -109,18 +109,20 @@ def _flat(a: jax.Array) -> jax.Array:
     return a.reshape(*a.shape[:-3], a.shape[-3] * a.shape[-2], a.shape[-1])
 
 
-def _of_rank(ndim: int, a: jax.Array) -> jax.Array:
+def of_rank(ndim: int, a: jax.Array) -> jax.Array:
+    """``a`` with axes of length 1 before its own."""
     return a.reshape((1,) * (ndim - a.ndim) + a.shape)
 
 
-def _start(q: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
+def begin(q: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
     """Maximum, sum and output before any key."""
     column = (*q.shape[:-1], 1)
     maximum, total, o = (jnp.full(column, NOTHING), jnp.zeros(column), jnp.zeros((*q.shape[:-1], v.shape[-1])))
     return tuple(_as(q, a) for a in (maximum, total, o))
 
 
-def _attend(before: Any, q: jax.Array, k: jax.Array, v: jax.Array, see: Any) -> Any:
+def attend(before: Any, q: jax.Array, k: jax.Array, v: jax.Array, see: Any) -> Any:
+    """Maximum, sum and output after a block of keys."""
     maximum, total, o = before
     s, kept = _scores(q, k, see)
     higher = jnp.maximum(maximum, s.max(-1, keepdims=True))
@@ -130,7 +132,7 @@ def _attend(before: Any, q: jax.Array, k: jax.Array, v: jax.Array, see: Any) -> 
     return higher, shrunk * total + p.sum(-1, keepdims=True), shrunk * o + y
 
 
-def _finish(after: Any) -> tuple[jax.Array, jax.Array]:
+def finish(after: Any) -> tuple[jax.Array, jax.Array]:
     """Output and l; of a query that sees nothing 0 and a l so large that p is 0."""
     maximum, total, o = after
     blind = maximum == NOTHING
@@ -138,7 +140,7 @@ def _finish(after: Any) -> tuple[jax.Array, jax.Array]:
     return jnp.where(blind, jnp.zeros_like(o), o / total), jnp.where(blind, -maximum, maximum + jnp.log(total))
 
 
-def _push(q, k, v, log, see, tq, tk, tv) -> tuple[jax.Array, jax.Array]:
+def push(q, k, v, log, see, tq, tk, tv) -> tuple[jax.Array, jax.Array]:
     """What a block of keys adds to o' + l' o and to l'."""
     s, kept = _scores(q, k, see)
     p = jnp.exp(s - log)
@@ -146,7 +148,7 @@ def _push(q, k, v, log, see, tq, tk, tv) -> tuple[jax.Array, jax.Array]:
     return _over_keys(kept * p, tv) + _over_keys(kept * s, v), s.sum(-1, keepdims=True)
 
 
-def _pull(q, k, v, log, see, co, offset) -> tuple[jax.Array, jax.Array, jax.Array]:
+def pull(q, k, v, log, see, co, offset) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What a block adds to q*, k* and v*; ``offset`` is l* - o* o."""
     s, kept = _scores(q, k, see)
     p = jnp.exp(s - log)
@@ -154,7 +156,8 @@ def _pull(q, k, v, log, see, co, offset) -> tuple[jax.Array, jax.Array, jax.Arra
     return _over_keys(s, k), _over_queries(s, q), _over_queries(kept * p, co)
 
 
-def _offset(o: jax.Array, co: jax.Array, cl: jax.Array) -> jax.Array:
+def row_offset(o: jax.Array, co: jax.Array, cl: jax.Array) -> jax.Array:
+    """l* - o* o of each query."""
     return cl - jnp.sum(co * o, -1, keepdims=True)
 
 
@@ -174,11 +177,12 @@ def _rows(sight: Sight, limits: Any):
         seen = sight.seen(start, end - start, low, high - low)
         if mask is not None:
             part = (mask if mask.shape[-2] == 1 else mask[..., start:end, :])[..., low:high]
-            seen = _of_rank(part.ndim, seen) & part
-        yield slice(start, end), slice(low, high), _see(sight, seen, key, start)
+            seen = of_rank(part.ndim, seen) & part
+        yield slice(start, end), slice(low, high), seeing(sight, seen, key, start)
 
 
-def _see(sight: Sight, seen: jax.Array, key: Any, number: Any) -> Callable:
+def seeing(sight: Sight, seen: jax.Array, key: Any, number: Any) -> Callable:
+    """What block ``number`` of all is asked: what is seen of it, and the factors of dropout, for a shape and dtype."""
     return lambda shape, dtype: (seen, sight.kept(key, number, shape, dtype))
 
 
@@ -188,9 +192,9 @@ def short_value(sight: Sight, q, k, v, limits):
     for rows, keys, see in _rows(sight, limits):
         q_i = q[..., rows, :]
         if keys.start == keys.stop:
-            outputs.append(_finish(_start(q_i, v)))
+            outputs.append(finish(begin(q_i, v)))
         else:
-            outputs.append(_finish(_attend(_start(q_i, v), q_i, k[..., keys, :], v[..., keys, :], see)))
+            outputs.append(finish(attend(begin(q_i, v), q_i, k[..., keys, :], v[..., keys, :], see)))
     return tuple(jnp.concatenate(parts, -2) for parts in zip(*outputs, strict=True))
 
 
@@ -200,151 +204,21 @@ def short_push(sight: Sight, q, k, v, o, log, tq, tk, tv, limits):
     for rows, keys, see in _rows(sight, limits):
         q_i, log_i, tq_i = (a[..., rows, :] for a in (q, log, tq))
         k_j, v_j, tk_j, tv_j = (a[..., keys, :] for a in (k, v, tk, tv))
-        o_i, l_i = _push(q_i, k_j, v_j, log_i, see, tq_i, tk_j, tv_j)
+        o_i, l_i = push(q_i, k_j, v_j, log_i, see, tq_i, tk_j, tv_j)
         outputs.append((o_i - l_i * o[..., rows, :], l_i))
     return tuple(jnp.concatenate(parts, -2) for parts in zip(*outputs, strict=True))
 
 
 def short_pull(sight: Sight, q, k, v, o, log, co, cl, limits):
     """The cotangents of q, k and v from those of both, co and cl, of few positions."""
-    offset = _offset(o, co, cl)
-    cq, ck, cv = [], _zeros(k), _zeros(v)
+    offset = row_offset(o, co, cl)
+    cq, ck, cv = [], zeros(k), zeros(v)
     for rows, keys, see in _rows(sight, limits):
         q_i, log_i, co_i, offset_i = (a[..., rows, :] for a in (q, log, co, offset))
-        q_i, k_j, v_j = _pull(q_i, k[..., keys, :], v[..., keys, :], log_i, see, co_i, offset_i)
+        q_i, k_j, v_j = pull(q_i, k[..., keys, :], v[..., keys, :], log_i, see, co_i, offset_i)
         cq.append(q_i)
         ck, cv = ck.at[..., keys, :].add(k_j), cv.at[..., keys, :].add(v_j)
     return jnp.concatenate(cq, -2), ck, cv
-
-
-# Many keys: loops over blocks of queries and of the keys that those see.
-
-
-def _fill(a: jax.Array, axis: int, block: int) -> jax.Array:
-    """Zeros after an axis, up to whole blocks."""
-    missing = -a.shape[axis] % block
-    widths = [(0, 0)] * a.ndim
-    widths[axis] = (0, missing)
-    return jnp.pad(a, widths) if missing else a
-
-
-def _blocks(sight: Sight, limits: Any) -> tuple[jax.Array, Callable, Callable]:
-    """The numbers of the blocks of queries, how to take a block of rows, and how block i sees block j."""
-    n = sight.block
-    mask, key = limits
-    if mask is not None:
-        mask = _fill(mask, -1, n)
-        mask = mask if mask.shape[-2] == 1 else _fill(mask, -2, n)
-
-    def take(a, i):
-        return lax.dynamic_slice_in_dim(a, i * n, n, axis=a.ndim - 2)
-
-    def see(i, j):
-        seen = sight.seen(i * n, n, j * n, n)
-        if mask is not None:
-            part = mask if mask.shape[-2] == 1 else take(mask, i)
-            part = lax.dynamic_slice_in_dim(part, j * n, n, axis=part.ndim - 1)
-            seen = _of_rank(part.ndim, seen) & part
-        return _see(sight, seen, key, i * -(-sight.keys // n) + j)
-
-    return jnp.arange(-(-sight.queries // n), dtype=jnp.int32), take, see
-
-
-def _joined(a: jax.Array, length: int) -> jax.Array:
-    """Blocks (n, ..., block, D) as (..., length, D)."""
-    a = jnp.moveaxis(a, 0, -3)
-    return a.reshape(*a.shape[:-3], -1, a.shape[-1])[..., :length, :]
-
-
-def long_value(sight: Sight, q, k, v, limits):
-    """As `short_value`, of many positions: by loops over blocks."""
-    q, k, v = (_fill(a, -2, sight.block) for a in (q, k, v))
-    numbers, take, see = _blocks(sight, limits)
-
-    def rows(i):
-        q_i = take(q, i)
-
-        def step(j, before):
-            return _attend(before, q_i, take(k, j), take(v, j), see(i, j))
-
-        return _finish(lax.fori_loop(sight.first(i), sight.end(i), step, _start(q_i, v)))
-
-    return tuple(_joined(a, sight.queries) for a in lax.map(rows, numbers))
-
-
-def long_push(sight: Sight, q, k, v, o, log, tq, tk, tv, limits):
-    """As `short_push`, by loops over blocks."""
-    q, k, v, o, tq, tk, tv = (_fill(a, -2, sight.block) for a in (q, k, v, o, tq, tk, tv))
-    log = _fill(log, -2, sight.block)
-    numbers, take, see = _blocks(sight, limits)
-
-    def rows(i):
-        q_i, o_i, l_i, tq_i = (take(a, i) for a in (q, o, log, tq))
-
-        def step(j, before):
-            more = _push(q_i, take(k, j), take(v, j), l_i, see(i, j), tq_i, take(tk, j), take(tv, j))
-            return tuple(a + b for a, b in zip(before, more, strict=True))
-
-        to, tl = lax.fori_loop(sight.first(i), sight.end(i), step, (_zeros(o_i), _zeros(l_i)))
-        return to - tl * o_i, tl
-
-    return tuple(_joined(a, sight.queries) for a in lax.map(rows, numbers))
-
-
-def long_pull(sight: Sight, q, k, v, o, log, co, cl, limits):
-    """As `short_pull`, by loops over blocks."""
-    offset = _offset(o, co, cl)
-    q, k, v, log, co, offset = (_fill(a, -2, sight.block) for a in (q, k, v, log, co, offset))
-    numbers, take, see = _blocks(sight, limits)
-
-    def add(a, part, j):
-        return lax.dynamic_update_slice_in_dim(a, take(a, j) + part, j * sight.block, axis=a.ndim - 2)
-
-    def rows(keys, i):
-        q_i, l_i, co_i, offset_i = (take(a, i) for a in (q, log, co, offset))
-
-        def step(j, before):
-            cq, ck, cv = before
-            q_ij, k_ij, v_ij = _pull(q_i, take(k, j), take(v, j), l_i, see(i, j), co_i, offset_i)
-            return cq + q_ij, add(ck, k_ij, j), add(cv, v_ij, j)
-
-        cq, *keys = lax.fori_loop(sight.first(i), sight.end(i), step, (_zeros(q_i), *keys))
-        return tuple(keys), cq
-
-    (ck, cv), cq = lax.scan(rows, (_zeros(k), _zeros(v)), numbers)
-    return _joined(cq, sight.queries), ck[..., : sight.keys, :], cv[..., : sight.keys, :]
-
-
-def long_push_by_scans(sight: Sight, q, k, v, o, log, tq, tk, tv, limits):
-    """`long_push` as JAX can differentiate it: scans with as many steps always, of which those not seen do nothing."""
-    n = sight.block
-    numbers, _, see = _blocks(sight, limits)
-
-    def cut(a):
-        a = _fill(a, -2, n)
-        return jnp.moveaxis(a.reshape(*a.shape[:-2], -1, n, a.shape[-1]), -3, 0)
-
-    keys = (*map(cut, (k, v, tk, tv)), jnp.arange(-(-sight.keys // n), dtype=jnp.int32))
-
-    @jax.checkpoint
-    def rows(x):
-        q_i, o_i, l_i, tq_i, i = x
-
-        @jax.checkpoint
-        def step(before, y):
-            k_j, v_j, tk_j, tv_j, j = y
-
-            def more(before):
-                parts = _push(q_i, k_j, v_j, l_i, see(i, j), tq_i, tk_j, tv_j)
-                return tuple(a + b for a, b in zip(before, parts, strict=True))
-
-            visible = (j >= sight.first(i)) & (j < sight.end(i))
-            return lax.cond(visible, more, lambda before: before, before), None
-
-        (to, tl), _ = lax.scan(step, (_zeros(o_i), _zeros(l_i)), keys)
-        return to - tl * o_i, tl
-
-    return tuple(_joined(a, sight.queries) for a in lax.map(rows, (*map(cut, (q, o, log, tq)), numbers)))
 
 
 def _as(like: jax.Array, a: jax.Array) -> jax.Array:
@@ -352,5 +226,6 @@ def _as(like: jax.Array, a: jax.Array) -> jax.Array:
     return spread(a.astype(like.dtype), like)
 
 
-def _zeros(like: jax.Array) -> jax.Array:
+def zeros(like: jax.Array) -> jax.Array:
+    """Of the same shape and dtype, and varying over the same mesh axes."""
     return _as(like, jnp.zeros(like.shape))
