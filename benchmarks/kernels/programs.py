@@ -201,15 +201,6 @@ def torch_contestants(case: Case, mode: str, given: Data, dtype: str) -> dict[st
             result[name] = _channels_last(value, ndim) if name == "x" else _kernel_from_torch(value, case)
         return result
 
-    def waiting(run):
-        def run_and_wait():
-            out = run()
-            if on_gpu:
-                torch.cuda.synchronize()
-            return out
-
-        return run_and_wait
-
     names, copied = list(given.operands), list(batched(case, mode).values())
     cotangent = tensor(_channels_first(given.cotangent, ndim))
     operands = [
@@ -221,7 +212,18 @@ def torch_contestants(case: Case, mode: str, given: Data, dtype: str) -> dict[st
         "gradient": {"torch": lambda: derivatives(*operands)},
         "scan": {"torch": steps},
     }.get(mode, {"torch loop": loop, "torch vmap": vmapped})
-    return {name: Contestant(waiting(run), outputs) for name, run in runs.items()}
+    return {name: Contestant(_waiting(run) if on_gpu else run, outputs) for name, run in runs.items()}
+
+
+def _waiting(run: Callable[[], Any]) -> Callable[[], Any]:
+    def run_and_wait():
+        import torch
+
+        out = run()
+        torch.cuda.synchronize()
+        return out
+
+    return run_and_wait
 
 
 def contestants(case: Case, mode: str, dtype: str, *, with_torch: bool = True) -> dict[str, Contestant]:
