@@ -11,9 +11,10 @@ from jax import lax
 
 from jaxnet.kernels import product
 from jaxnet.kernels.lowering import vendor
+from jaxnet.kernels.slots import Slot
 
 _SLOTS = {"jaxnet_conv": "y", "jaxnet_conv_input": "x", "jaxnet_conv_kernel": "w"}
-_PRODUCTS = {name: slot for slot, name in product.NAMES.items()}
+_PRODUCTS: dict[str, Slot] = {name: slot for slot, name in product.NAMES.items()}
 _CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
