@@ -212,8 +212,11 @@ def _slug(words: str) -> str:
 
 def _is_alike(here: dict[str, Any], saved: dict[str, Any]) -> bool:
     """Whether two runs had one version of JAX and one processor; of an older run the instructions are not known."""
-    alike = here["versions"]["jax"] == saved["versions"]["jax"] and here["cpu"] == saved["cpu"]
-    return alike and saved.get("instructions", here["instructions"]) == here["instructions"]
+    if here["versions"]["jax"] != saved["versions"]["jax"]:
+        return False
+    if here["devices"][0] != "cpu":  # the name has the device
+        return True
+    return here["cpu"] == saved["cpu"] and saved.get("instructions", here["instructions"]) == here["instructions"]
 
 
 def save(name: str, results: Any, *, partial: bool = False) -> Path:

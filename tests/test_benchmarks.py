@@ -43,7 +43,7 @@ def test_results_of_another_jax_or_processor_are_kept(monkeypatch, tmp_path):
     monkeypatch.setattr(timing, "RESULTS", tmp_path)
     monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(platform="cpu", device_kind="cpu")])
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    here = {"cpu": "Some (R) CPU", "instructions": "AVX2", "versions": {"jax": "0.10.2"}}
+    here = {"cpu": "Some (R) CPU", "instructions": "AVX2", "versions": {"jax": "0.10.2"}, "devices": ["cpu"]}
     monkeypatch.setattr(timing, "machine", lambda: here)
     assert timing.save("some", [1]).name == "some.json"
     assert timing.path("some").name == "some.json"  # the same machine's next run

@@ -33,6 +33,10 @@ FEW_OF_MEMBERS = 2**16
 """The same of products side by side, which XLA is slower at: w alone, from two rows on."""
 
 
+MOST_AXES = 12
+"""Of an array that oneDNN takes; XLA ends the process at one with more."""
+
+
 def product(x: jax.Array, w: jax.Array) -> jax.Array:
     """y = x w of rows x ``(..., C)`` and a matrix w ``(C, O)``, both of one dtype: ``(..., O)``.
 
@@ -46,9 +50,12 @@ def solve(slot: Slot, a: jax.Array, b: jax.Array, members: int) -> jax.Array:
     """The form solved for a slot: of x and w for y, of y and w for x, of x and y for w."""
     if not _may_be_called(a, b):
         return dot(slot, a, b, members)
-    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     # Inside shard_map both vary over the same mesh axes first: the transpose of that sums a replicated w's gradient.
-    return _primitive(slot).bind(spread(a, b), spread(b, a), members=members, precision=precision)
+    return _primitive(slot).bind(spread(a, b), spread(b, a), members=members, precision=_precision())
+
+
+def _precision() -> Any:
+    return jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _may_be_called(a: jax.Array, b: jax.Array) -> bool:
@@ -56,23 +63,25 @@ def _may_be_called(a: jax.Array, b: jax.Array) -> bool:
     sizes = (*a.shape, *b.shape)
     if not onednn.likely(a.dtype) or any(map(is_symbolic, sizes)) or 0 in sizes:
         return False
+    if str(_precision()).isupper():  # an algorithm, such as BF16_BF16_F32, which JAX has or refuses
+        return False
     mesh: Any = jax.typeof(a).sharding.mesh  # how explicitly sharded arrays are multiplied is JAX's to say
     return jax.sharding.AxisType.Explicit not in mesh.axis_types
 
 
 def dot(slot: Slot, a: jax.Array, b: jax.Array, members: int) -> jax.Array:
-    """The product as JAX writes it, and its transposes as JAX writes them."""
+    """The product as JAX's own; of one w as JAX writes its gradient, so that a program reads the same either way."""
     batch = tuple(range(members))
 
-    def forward(x, w):
-        return lax.dot_general(x, w, (((x.ndim - 1,), (members,)), (batch, batch)))
+    def of(a, b, contracted):
+        return lax.dot_general(a, b, (contracted, (batch, batch)))
 
     if slot == "y":
-        return forward(a, b)
-    like = jax.ShapeDtypeStruct(_shape(slot, a.shape, b.shape, members), a.dtype)
+        return of(a, b, ((a.ndim - 1,), (members,)))
     if slot == "x":
-        return jax.linear_transpose(lambda x: forward(x, b), like)(a)[0]
-    return jax.linear_transpose(lambda w: forward(a, w), like)(b)[0]
+        return of(a, b, ((a.ndim - 1,), (b.ndim - 1,)))
+    rows = tuple(range(members, a.ndim - 1))
+    return of(a, b, (rows, rows)) if members else of(b, a, (rows, rows)).T
 
 
 def _shape(slot: Slot, a: Any, b: Any, members: int) -> tuple[int, ...]:
@@ -139,4 +148,4 @@ def _is_call(slot: Slot, a: jax.Array, b: jax.Array, members: int) -> bool:
         large = math.prod(a.shape) * b.shape[-1] >= (FEW_OF_MEMBERS if several else FEW)
         if slot != "w" or not large or (several and rows == 1):
             return False
-    return onednn.multiplies(a.dtype)
+    return members + 2 <= MOST_AXES and onednn.multiplies(a.dtype)

@@ -14,7 +14,7 @@ from jaxnet._dtypes import wide
 from jaxnet._made import made
 from jaxnet.errors import ConfigError, DataError, DTypeError, ShapeError
 from jaxnet.initializers import Initializer
-from jaxnet.kernels.product import product
+from jaxnet.kernels.product import solve
 from jaxnet.layers.containers import composed
 from jaxnet.layers.layer import Layer, applied, as_layer, layer, output_struct, stateless
 
@@ -160,7 +160,7 @@ def _logits(y: jax.Array, table: jax.Array) -> jax.Array:
         )
     checks.same_dtype(x=y, table=table)
     flat = y.reshape(-1, y.shape[-1])  # XLA's CPU compiler does badly with three axes
-    return product(flat, table.T).reshape(*y.shape[:-1], table.shape[0])
+    return solve("x", flat, table, 0).reshape(*y.shape[:-1], table.shape[0])
 
 
 def _must_be_tokens(dtype: Any) -> None:

@@ -1,5 +1,6 @@
 """Rows times a matrix: against a float64 sum in every transformation, with oneDNN's calls and without."""
 
+import contextlib
 import functools
 
 import hypothesis.strategies as st
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from jaxnet import layers, sizes
+from jaxnet import kernels, layers, sizes
 from jaxnet.kernels import product as products
 from jaxnet.kernels.inlined import inlined
 from jaxnet.kernels.lowering import onednn
@@ -165,18 +166,114 @@ def test_nothing_is_called_of_empty_arrays(bound):
     assert "jaxnet" not in jaxpr
 
 
-def test_a_replicated_matrix_in_shard_map_has_the_gradient_of_the_whole_batch(way):
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-    x, w = drawn(8, 5), drawn(5, 4, seed=1)
+MESH = functools.partial(jax.make_mesh, (4,), ("data",))
+
+
+@pytest.mark.parametrize("spread", [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("members", [0, 1])
+@pytest.mark.parametrize("slot", ["y", "x", "w"])
+def test_every_slot_in_shard_map_with_gradients(way, slot, members, spread):
+    """Each device has a part of the operands that are spread, on an axis before all others, and all of the rest."""
+    of = {"x": (6, 5), "w": (5, 4), "y": (6, 4)}
+    shapes = [(4, *(3,) * members, *of[name]) for name in {"y": "xw", "x": "yw", "w": "xy"}[slot]]
+    cut = [shape if far else shape[1:] for shape, far in zip(shapes, spread, strict=True)]
+    a, b = (drawn(*shape, seed=i) for i, shape in enumerate(cut))
+    equation = {"y": "rc,co->ro", "x": "ro,co->rc", "w": "rc,ro->co"}[slot]
+    letters = iter("m" * members for _ in range(3))
+    plain = "->".join(",".join(next(letters) + part for part in side.split(",")) for side in equation.split("->"))
+
+    def of_one(solve):
+        def loss(a, b):
+            return jnp.sum(jnp.sin(solve(a, b)))
+
+        return lambda a, b: (solve(a, b), jax.grad(loss, (0, 1))(a, b))
+
+    def whole(solve, a, b):
+        """Of all parts one after the other, gradients of what is not spread summed."""
+        parts = [of_one(solve)(*(v[i] if far else v for v, far in zip((a, b), spread, strict=True))) for i in range(4)]
+        values, grads = zip(*parts, strict=True)
+        both = zip(zip(*grads, strict=True), spread, strict=True)
+        stacked = [jnp.stack(g) if far else sum(g[1:], g[0]) for g, far in both]
+        return jnp.stack(values), tuple(stacked)
+
+    def local(a, b):
+        a, b = (v[0] if far else v for v, far in zip((a, b), spread, strict=True))
+        y, (da, db) = of_one(lambda a, b: products.solve(slot, a, b, members))(a, b)
+        return y[None], tuple(g[None] if far else g for g, far in zip((da, db), spread, strict=True))
+
+    specs = tuple(P("data") if far else P() for far in spread)
+    mapped = jax.shard_map(local, mesh=MESH(axis_types=(AxisType.Auto,)), in_specs=specs, out_specs=(P("data"), specs))
+    found, expected = jax.jit(mapped)(a, b), whole(lambda a, b: jnp.einsum(plain, a, b), a, b)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, expected)
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)])
+def test_vmap_inside_shard_map(way, axes):
+    x, w = drawn(4, *(2,) * (axes[0] == 0), 6, 5), drawn(*(2,) * (axes[1] == 0), 5, 4, seed=1)
+
+    def gradients(function, x, w):
+        return jax.vmap(jax.grad(lambda x, w: jnp.sum(function(x, w) ** 2), (0, 1)), axes)(x, w)
 
     def local(x, w):
-        return jax.lax.psum(jnp.sum(product(x, w) ** 2), "data")
+        dx, dw = gradients(product, x[0], w)
+        return dx[None], dw[None]
 
-    loss = jax.shard_map(local, mesh=mesh, in_specs=(P("data"), P()), out_specs=P())
-    dx, dw = jax.jit(jax.grad(loss, (0, 1)))(x, w)
-    y = 2 * x @ w
-    np.testing.assert_allclose(dw, x.T @ y, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(dx, y @ w.T, rtol=1e-4, atol=1e-4)
+    mapped = jax.shard_map(
+        local, mesh=MESH(axis_types=(AxisType.Auto,)), in_specs=(P("data"), P()), out_specs=(P("data"), P("data"))
+    )
+    found = jax.jit(mapped)(x, jax.lax.stop_gradient(w))[0]
+    expected = jnp.stack([gradients(jnp.matmul, part, w)[0] for part in x])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_ensemble_inside_shard_map_has_the_gradients_of_the_whole_batch(way):
+    net, x = layers.dense(4), drawn(8, 5, dtype="float32")
+    params = jax.vmap(lambda key: net.init(key, x)[0])(jax.random.split(jax.random.key(0), 3))
+
+    def gradients(params, x):
+        return jax.vmap(jax.grad(lambda p: jnp.sum(net.apply(p, (), x, train=True)[0] ** 2)))(params)
+
+    mesh = MESH(axis_types=(AxisType.Auto,))
+    mapped = jax.jit(jax.shard_map(gradients, mesh=mesh, in_specs=(P(), P("data")), out_specs=P()))
+    found, expected = mapped(params, x), gradients(params, x)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, expected)
+
+
+def test_attention_inside_shard_map(way):
+    q, k, v = (drawn(8, 6, 2, 4, seed=seed, dtype="float32") for seed in range(3))
+
+    def value_and_gradients(q, k, v):
+        y, pull = jax.vjp(functools.partial(kernels.attention, causal=True), q, k, v)
+        return y, pull(y)
+
+    jax.clear_caches()  # attention is compiled apart, and would keep the other way's program
+    mesh, spec = MESH(axis_types=(AxisType.Auto,)), P("data")
+    mapped = jax.jit(jax.shard_map(value_and_gradients, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec))
+    found, expected = mapped(q, k, v), value_and_gradients(q, k, v)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, expected)
+
+
+def test_attention_on_an_explicit_mesh(way):
+    q, k, v = (drawn(8, 6, 2, 4, seed=seed, dtype="float32") for seed in range(3))
+    expected = kernels.attention(q, k, v, causal=True)
+    jax.clear_caches()
+    mesh = MESH(axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        spread = [jax.device_put(a, jax.NamedSharding(mesh, P("data"))) for a in (q, k, v)]
+        found = jax.jit(functools.partial(kernels.attention, causal=True))(*spread)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_more_axes_than_a_call_takes(way):
+    x, y = drawn(2, *(1,) * 11, 3, 5), drawn(2, *(1,) * 11, 3, 4, seed=1)
+    found = products.solve("w", x, y, 12)
+    np.testing.assert_allclose(found, jnp.einsum("...rc,...ro->...co", x, y), rtol=1e-5, atol=1e-5)
+
+
+def test_an_algorithm_for_products_is_jaxs_to_take_or_refuse(bound):
+    with jax.default_matmul_precision("BF16_BF16_F32"):
+        jaxpr = str(jax.make_jaxpr(product)(jnp.ones((3, 5), jnp.float32), jnp.ones((5, 4), jnp.float32)))
+    assert "jaxnet" not in jaxpr
 
 
 @pytest.mark.parametrize("spec", [P("data"), P(None, "data"), P("data", None)])
@@ -225,19 +322,24 @@ def test_there_are_calls_in_a_net_of_bfloat16_where_the_processor_has_them():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_without_calls_a_program_reads_as_jaxs_own(monkeypatch, dtype):
+@pytest.mark.parametrize("portable", [True, False])
+def test_without_calls_a_program_reads_as_jaxs_own(monkeypatch, dtype, portable):
     """So a run's fingerprint, which is of the program without calls, is the same on every processor."""
     net = layers.chain(layers.dense(16), jnp.tanh, layers.dense(3))
     tied = layers.tied(layers.embedding(7, 4), layers.dense(4))
     x, tokens = drawn(8, 5, dtype=dtype), jnp.arange(6).reshape(2, 3)
+    nets = [(net, x), (tied, tokens)] if portable else [(net, x)]
+    monkeypatch.setattr(onednn, "_in_files", lambda: False)
 
-    def text(likely):
-        monkeypatch.setattr(onednn, "likely", lambda dtype: likely)
+    def text(known):
+        monkeypatch.setattr(onednn, "_is_known", lambda dtype: known)
+        monkeypatch.setattr(onednn, "_multiplies", lambda dtype: known)
+        monkeypatch.setattr(onednn, "_works", lambda dtype: known and portable)
         parts = []
-        for one, example in ((net, x), (tied, tokens)):
+        for one, example in nets:
             params, state = jax.eval_shape(one.init, jax.random.key(0), example)
             loss = lambda p, one=one, state=state, x=example: jnp.sum(one.apply(p, state, x, train=True)[0])  # noqa: E731
-            with onednn.portable():
+            with onednn.portable() if portable else contextlib.nullcontext():
                 parts.append(jax.jit(jax.value_and_grad(loss)).lower(params).as_text())
         return parts
 
