@@ -153,3 +153,49 @@ def test_a_large_arrays_derivative_writes_few_arrays_of_its_size(net, arrays):
 
     memory = jax.jit(derivative).lower(params, x, x).compile().memory_analysis()
     assert memory.temp_size_in_bytes < (arrays + 0.1) * 4 * x.size, memory.temp_size_in_bytes
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("name", "centered", "masked"), CASES)
+def test_large_arrays_averages_are_the_equations_too(name, centered, masked):
+    """Beyond the size from which a processor's program computes them on their own."""
+    x, u = (np.random.default_rng(i).normal(1, 2, (3, 1200, 5)) for i in range(2))
+    mask = np.random.default_rng(2).random((3, 1200, 1)) < 0.7 if masked else None
+    axes = AXES[name]
+    how = {"axes": axes[:1], "groups": 1} if name == "one group" else {"axes": axes}
+
+    def ours(x):
+        return tuple(normalize(x, **how, epsilon=1e-3, centered=centered, mask=mask))
+
+    def theirs(x):
+        y, *averages = plain(x, axes, centered, mask)
+        return y, *(jnp.broadcast_to(one, (3, 1, 5)) if name == "one group" else one for one in averages)
+
+    def derivatives(f, x, u):
+        return jax.jvp(f, (x,), (u,)), jax.grad(lambda x: combined(f(x)))(x)
+
+    found, wanted = (jax.jit(functools.partial(derivatives, f))(x, u) for f in (ours, theirs))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), found, wanted)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("masked", [None, "vectors", "channels"])
+def test_groups_of_channels_of_vectors_are_neighbours(masked):
+    """Without axes, of one position each: the equation over each group, and of what a mask leaves of it."""
+    x = np.random.default_rng(0).normal(1, 2, (4, 6))
+    mask = {
+        None: None,
+        "vectors": np.array([1, 0, 1, 1], bool)[:, None],
+        "channels": np.random.default_rng(1).random((4, 6)) < 0.7,
+    }[masked]
+
+    def ours(x):
+        return tuple(normalize(x, (), epsilon=1e-3, groups=2, mask=mask))
+
+    def theirs(x):
+        there = None if mask is None else jnp.broadcast_to(mask, x.shape).reshape(4, 2, 3)
+        outputs = plain(x.reshape(4, 2, 3), (2,), True, there)
+        return tuple(jnp.broadcast_to(one, (4, 2, 3)).reshape(4, 6) for one in outputs)
+
+    found, wanted = ((f(x), jax.grad(lambda x, f=f: combined(f(x)))(x)) for f in (ours, theirs))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), found, wanted)

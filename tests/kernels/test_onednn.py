@@ -1,5 +1,6 @@
 """oneDNN's calls on a CPU: which problems are one, when none is, and that they are right where a processor has them."""
 
+import contextlib
 import json
 import os
 import re
@@ -550,3 +551,38 @@ def test_what_is_lowered_for_all_is_portable():
     assert calls(jax.jit(lambda x, w: kernels.conv(x, w)).lower(X, W).as_text()) == ONE
     with lowering.onednn.portable():
         assert "__onednn" not in jax.jit(lambda x, w: kernels.conv(x, w)).lower(X, W).as_text()
+
+
+def test_products_are_likely_where_a_program_may_have_calls(monkeypatch):
+    """As tracing sees it, which picks JAX's own product elsewhere: each condition alone turns them off."""
+    patches = {
+        "portable": None,
+        "kept in files": (onednn, "_in_files", lambda: True),
+        "turned off": (os, "environ", {onednn.SWITCH: "0"}),
+        "another jaxlib": (onednn, "_minor_version", lambda: 99),
+        "convolutions alone": (onednn, "_instructions", lambda: {"avx2"}),
+        "an accelerator": (jax, "default_backend", lambda: "gpu"),
+    }
+    monkeypatch.setattr(onednn, "_instructions", lambda: {"avx2", "avx512f"})
+    monkeypatch.setattr(onednn, "_minor_version", lambda: 12)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.delenv(onednn.SWITCH, raising=False)
+    assert [onednn.likely(dtype) for dtype in ("float32", "bfloat16", "float64")] == [True, False, False]
+    for name, patch in patches.items():
+        with monkeypatch.context() as patched, onednn.portable() if patch is None else contextlib.nullcontext():
+            if patch is not None:
+                patched.setattr(*patch)
+            assert not onednn.likely("float32"), name
+    assert onednn.likely("float32")
+
+
+def test_a_product_that_does_not_transpose_is_not_used(monkeypatch):
+    def product(a, b, *, transpose_a=False, transpose_b=False):
+        if transpose_a or transpose_b:
+            raise RuntimeError("no such call")
+        return a @ b
+
+    monkeypatch.setattr(onednn, "_instructions", lambda: {"avx512f"})
+    monkeypatch.setattr(onednn, "convolution", lambda x, w, numbers: forms.plain("y", x, w, numbers))
+    monkeypatch.setattr(onednn, "product", product)
+    assert not onednn._tried.__wrapped__("float32")

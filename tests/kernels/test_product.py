@@ -394,3 +394,72 @@ def test_attention_is_called_too(bound):
     params, state = jax.eval_shape(net.init, jax.random.key(0), x)
     text = jax.jit(lambda p: net.apply(p, state, x, train=True)[0]).lower(params).as_text()
     assert text.count("__onednn$matmul") == 2
+
+
+@pytest.mark.parametrize("axes", [(0, None), (2, None), (None, 0), (1, 1)])
+def test_vmap_of_members(way, axes):
+    """Of products side by side: rows are more rows of each member, and the axis they leave is not the first."""
+    put = lambda shape, axis: shape if axis is None else (*shape[:axis], 6, *shape[axis:])  # noqa: E731
+    x, w = drawn(*put((4, 3, 5), axes[0])), drawn(*put((4, 5, 2), axes[1]), seed=1)
+
+    def of_members(function, x, w):
+        return jax.value_and_grad(lambda x, w: jnp.sum(jax.vmap(function)(x, w) ** 2), (0, 1))(x, w)
+
+    for f in (lambda one, x, w: jax.vmap(one)(x, w), of_members):
+        found, expected = (jax.vmap(functools.partial(f, one), axes)(x, w) for one in (product, jnp.matmul))
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, expected)
+
+
+def test_a_precision_stays_where_one_operand_is_mapped_later(bound):
+    x, w, ys = jnp.ones((3, 5)), jnp.ones((5, 4)), jnp.ones((6, 3, 4))
+    with jax.default_matmul_precision("highest"):
+        _, pull = jax.vjp(product, x, w)
+    lowered = jax.jit(jax.vmap(pull)).lower(ys).as_text()
+    assert lowered.count("precision = [HIGHEST, HIGHEST]") == lowered.count("dot_general") == 2
+
+
+@pytest.mark.parametrize(("rows", "width", "calls"), [(2, 512, 1), (1, 512, 0), (2, 8, 0)])
+def test_which_products_side_by_side_are_calls(bound, rows, width, calls):
+    """In float32 a matrix's gradient, of two rows and more, where the products of all members are many."""
+    x, w = (jax.ShapeDtypeStruct((8, *shape), "float32") for shape in ((rows, width), (width, 64)))
+    gradients = jax.grad(lambda x, w: jnp.sum(jax.vmap(product)(x, w) ** 2), (0, 1))
+    assert jax.jit(gradients).lower(x, w).as_text().count("__onednn$matmul") == calls
+
+
+@pytest.mark.parametrize("replicated", ["x", "w"])
+def test_rows_and_a_matrix_of_which_one_is_replicated_in_shard_map(way, replicated):
+    """Its gradient is of all devices, whichever it is; the other has a part on each."""
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    x, w = drawn(8, 5), drawn(5, 4, seed=1)
+    specs = (P(), P(None, "data")) if replicated == "x" else (P("data"), P())
+
+    def local(x, w):
+        return jax.lax.psum(jnp.sum(product(x, w) ** 2), "data")
+
+    loss = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())
+    dx, dw = jax.jit(jax.grad(loss, (0, 1)))(x, w)
+    y = 2 * x @ w
+    np.testing.assert_allclose(dw, x.T @ y, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(dx, y @ w.T, rtol=1e-4, atol=1e-4)
+
+
+def test_attentions_sums_over_queries_are_called(bound):
+    """In float32 those of its gradient alone, of keys and values; heads are products side by side."""
+    q, k = jax.ShapeDtypeStruct((2, 32, 4, 16), "float32"), jax.ShapeDtypeStruct((2, 32, 2, 16), "float32")
+    text = jax.jit(lambda *arrays: kernels.attention(*arrays)).lower(q, k, k).as_text()
+    assert text.count("__onednn$matmul") == 0
+    gradients = jax.grad(lambda *arrays: jnp.sum(kernels.attention(*arrays) ** 2), (0, 1, 2))
+    assert jax.jit(gradients).lower(q, k, k).as_text().count("__onednn$matmul") == 2
+
+
+def test_products_side_by_side_are_written_out_for_other_tools(bound):
+    x, w = drawn(4, 3, 5), drawn(4, 5, 2, seed=1)
+
+    def both(x, w):
+        return jax.value_and_grad(lambda x, w: jnp.sum(jax.vmap(product)(x, w) ** 2), (0, 1))(x, w)
+
+    jaxpr = str(jax.make_jaxpr(inlined(both))(x, w))
+    assert "dot_general" in jaxpr
+    assert "jaxnet" not in jaxpr
+    expected = jax.value_and_grad(lambda x, w: jnp.sum((x @ w) ** 2), (0, 1))(x, w)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), inlined(both)(x, w), expected)
