@@ -270,7 +270,7 @@ def test_a_call_that_is_wrong_is_not_used(wrong, how, monkeypatch):
         return forms.plain("y", x, w, numbers)
 
     def product(a, b, *, transpose_a=False, transpose_b=False):
-        return (a.T if transpose_a else a) @ (b.T if transpose_b else b)
+        return (a.mT if transpose_a else a) @ (b.mT if transpose_b else b)
 
     right = {"convolution": convolution, "product": product}
     monkeypatch.setattr(onednn, "_instructions", lambda: {"avx512f"})
@@ -576,13 +576,14 @@ def test_products_are_likely_where_a_program_may_have_calls(monkeypatch):
     assert onednn.likely("float32")
 
 
-def test_a_product_that_does_not_transpose_is_not_used(monkeypatch):
-    def product(a, b, *, transpose_a=False, transpose_b=False):
-        if transpose_a or transpose_b:
+@pytest.mark.parametrize("lacking", ["transpose_a", "transpose_b", "pairs", None])
+def test_a_product_that_lacks_a_slots_call_is_not_used(monkeypatch, lacking):
+    def product(a, b, **transposed):
+        if lacking in transposed or (lacking == "pairs" and a.ndim > 2):
             raise RuntimeError("no such call")
-        return a @ b
+        return (a.mT if "transpose_a" in transposed else a) @ (b.mT if "transpose_b" in transposed else b)
 
     monkeypatch.setattr(onednn, "_instructions", lambda: {"avx512f"})
     monkeypatch.setattr(onednn, "convolution", lambda x, w, numbers: forms.plain("y", x, w, numbers))
     monkeypatch.setattr(onednn, "product", product)
-    assert not onednn._tried.__wrapped__("float32")
+    assert onednn._tried.__wrapped__("float32") == (lacking is None)

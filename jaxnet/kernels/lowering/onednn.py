@@ -166,9 +166,12 @@ def _is_right(dtype: str) -> bool:
     windows = np.stack([padded[:, 2 * k : 2 * k + 9 : 2] for k in range(3)])
     y = np.einsum("kbjgc,kcgo->bjgo", windows, w[0].reshape(3, 16, 2, 16)).reshape(1, 2, 5, 32)
     tried: dict[str, Any] = {"convolution": (lambda x, w: convolution(x, w, geometry), (x, w), y)}
-    if _multiplies(dtype):
+    if _multiplies(dtype):  # as each slot of a product is called, of matrices and of pairs of them
         a, b = x[0, 0], w[0, 0, :11]
+        pairs = np.stack([a, b]), np.stack([b, a])
         tried["product"] = (functools.partial(product, transpose_a=True), (a, b), a.T @ b)
+        tried["transposed"] = (functools.partial(product, transpose_b=True), (a, b), a @ b.T)
+        tried["pairs"] = (functools.partial(product, transpose_a=True), pairs, pairs[0].swapaxes(1, 2) @ pairs[1])
     device = jax.local_devices(backend="cpu")[0]
     with jax.disable_jit(False), jax.transfer_guard("allow"), jax.default_device(device):
         for function, operands, expected in tried.values():
