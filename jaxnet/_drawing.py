@@ -1,19 +1,27 @@
-"""Random numbers for parameters, by programs that are compiled quickly: each runs once.
+"""What parameters and states begin with, by programs that are compiled quickly, or by none: each runs once.
 
 A shape's first draw is almost all compiling, and for a CPU XLA compiles random bits in half the time or less where it
-does not optimize them.
+does not optimize them, and again in half of that without its fusions' MLIR, which jax 0.12 no longer has an option for.
+Few equal numbers come from the host, without a program.
 """
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+if jax.__version_info__ < (0, 11):
+    QUICKLY["xla_cpu_use_fusion_emitters"] = False
+
+FEW = 2**16
+"""Elements up to which an array of equal numbers comes from the host."""
 
 
 def split(key: Any, n: int) -> tuple[Any, ...]:
@@ -29,6 +37,21 @@ def normal(key: Any, shape: Sequence[int], dtype: Any, stddev: float) -> jax.Arr
 def uniform(key: Any, shape: Sequence[int], dtype: Any, bound: float) -> jax.Array:
     """Numbers from [-bound, bound)."""
     return _run(_uniform, key, tuple(shape), jnp.dtype(drawn_in(dtype)), bound).astype(dtype)
+
+
+def filled(beside: Any, shape: Sequence[int], value: Any, dtype: Any) -> jax.Array:
+    """`jnp.full`, for what lies beside an array or a key."""
+    if from_host(beside, shape, dtype):
+        return jnp.asarray(np.full(shape, value, dtype))
+    return jnp.full(shape, value, dtype)
+
+
+def from_host(beside: Any, shape: Sequence[int], dtype: Any) -> bool:
+    """Whether an array of equal numbers comes from the host: a small one, beside what lies on the default device."""
+    if not isinstance(beside, jax.Array) or isinstance(beside, Tracer) or beside.committed:
+        return False
+    known = jax.dtypes.canonicalize_dtype(dtype) == dtype  # else jnp.full says what it gives instead
+    return known and math.prod(shape) <= FEW and jax.sharding.get_abstract_mesh().empty
 
 
 def drawn_in(dtype: Any) -> Any:

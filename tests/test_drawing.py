@@ -57,5 +57,41 @@ def test_a_draw_outside_transformations_is_compiled_quickly(monkeypatch):
     assert asked == [drawing._split]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64", "int32"])
+@pytest.mark.parametrize("shape", [(), (3, 2), (drawing.FEW + 1,)])
+def test_equal_numbers_are_those_of_full(dtype, shape):
+    for beside in (jax.random.key(0), jnp.ones(3), np.ones(3), None):
+        got, wanted = drawing.filled(beside, shape, 1, dtype), jnp.full(shape, 1, dtype)
+        assert (got.dtype, got.shape, got.weak_type, got.committed) == (wanted.dtype, shape, False, False)
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_few_equal_numbers_need_no_program(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jnp, "full", lambda shape, value, dtype: asked.append(shape) or np.full(shape, value, dtype))
+    beside = jnp.ones(2)
+    drawing.filled(beside, (drawing.FEW,), 0, "float32")
+    assert not asked
+    drawing.filled(beside, (drawing.FEW + 1,), 0, "float32")
+    drawing.filled(np.ones(2), (1,), 0, "float32")
+    drawing.filled(jax.device_put(beside, jax.devices()[0]), (2,), 0, "float32")
+    jax.jit(lambda x: drawing.filled(x, (3,), 0, "float32"))(beside)
+    assert asked == [(drawing.FEW + 1,), (1,), (2,), (3,)]
+
+
+def test_equal_numbers_in_a_dtype_that_is_not_there_say_so():
+    with pytest.warns(UserWarning, match="float64"):
+        assert drawing.filled(jnp.ones(2), (3,), 0, "float64").dtype == jnp.float32
+
+
+def test_equal_numbers_lie_where_their_array_lies():
+    """Parameters that were placed have their moments beside them, and a mesh's numbers are the mesh's."""
+    mesh = jax.make_mesh((jax.device_count(),), ("data",))
+    with jax.set_mesh(mesh):
+        beside = jnp.ones(8)
+        got, wanted = drawing.filled(beside, (8,), 0, "float32"), jnp.full((8,), 0, "float32")
+    assert got.sharding == wanted.sharding
+
+
 def _data(key):
     return jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key

@@ -33,7 +33,7 @@ def zeros(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array
     """Returns zeros, w = 0; needs no key.
 
     Args:
-      key: unused, may be None.
+      key: no number of it is used; may be None.
       shape: of the array, such as (features,).
       dtype: of the array.
 
@@ -42,15 +42,14 @@ def zeros(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array
       >>> initializers.zeros(None, (2,))
       Array([0., 0.], dtype=float32)
     """
-    del key
-    return jnp.zeros(shape, dtype)
+    return drawing.filled(key, shape, 0, dtype)
 
 
 def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
     """Returns ones, w = 1; needs no key.
 
     Args:
-      key: unused, may be None.
+      key: no number of it is used; may be None.
       shape: of the array, such as (features,).
       dtype: of the array.
 
@@ -59,8 +58,7 @@ def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
       >>> initializers.ones(None, (2,))
       Array([1., 1.], dtype=float32)
     """
-    del key
-    return jnp.ones(shape, dtype)
+    return drawing.filled(key, shape, 1, dtype)
 
 
 @made
@@ -79,7 +77,7 @@ def constant(value: float) -> Initializer:
       Array([0.25, 0.25], dtype=float32)
     """
     value = checks.number("value", value)
-    return lambda key, shape, dtype=jnp.float32: jnp.full(shape, value, dtype)
+    return lambda key, shape, dtype=jnp.float32: drawing.filled(key, shape, value, dtype)
 
 
 @made

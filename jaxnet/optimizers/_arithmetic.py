@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet import _drawing as drawing
+
 
 def wide_dtype(dtype: Any) -> Any:
     """The dtype that a rule computes and keeps its state in: float32 for narrower ones, else the same.
@@ -54,6 +56,8 @@ def full_like(tree: Any, value: Any, dtype: Any = None) -> Any:
 
     def fill(leaf):
         leaf_dtype = wide_dtype(jnp.asarray(leaf).dtype) if dtype is None else dtype
+        if drawing.from_host(leaf, leaf.shape, leaf_dtype):
+            return drawing.filled(leaf, leaf.shape, value, leaf_dtype)
         return jnp.full_like(leaf, jnp.asarray(value).astype(leaf_dtype), dtype=leaf_dtype)
 
     return jax.tree.map(fill, tree)
