@@ -54,6 +54,20 @@ def test_more_rows_of_a_large_depthwise_kernel_are_no_more_to_compile(strides):
     assert many <= few + 5
 
 
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize(("few", "many", "at_once"), [(24, 56, 8), (15, 55, 5)])
+def test_more_groups_of_a_signal_are_no_more_to_compile_for_the_kernels_gradient(strides, few, many, at_once):
+    def gradient(groups):
+        def of_kernel(x, w, dy):
+            return jax.vjp(lambda w: conv(x, w, groups=groups, strides=strides), w)[1](dy)
+
+        x, w, dy = struct(2, 16, 8 * groups), struct(3, 8, 8 * groups), struct(2, 16 // strides, 8 * groups)
+        return jax.jit(of_kernel).lower(x, w, dy).as_text().count("stablehlo.")
+
+    assert gradient(many) <= gradient(few) + 5
+    assert gradient(few) > 4 * at_once  # several at once: each by itself in a loop would be slower
+
+
 # Instructions after XLA's optimizations, ours over the plain form's, and what compiling takes is about half of that.
 # The depthwise one has 14 to 16.2 times as many, by the processor, whose features choose what XLA fuses.
 BLOCKS = {

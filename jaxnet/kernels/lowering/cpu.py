@@ -48,6 +48,9 @@ MOST_PATCHES = 2 * 2**20
 MOST_LOOPLESS = 4
 """Groups of two dimensions that become a form each: more are a loop, which takes as long and compiles at once."""
 
+MOST_AT_ONCE = 8
+"""Groups of one dimension that become a form each, of a kernel's gradient in float32: more are a loop over so many."""
+
 MOST_UNROLLED_TAPS = 64
 """Taps of two dimensions that become a shifted product each, for y and x: more are a loop over the first axis."""
 
@@ -142,12 +145,33 @@ def _is_looped(geometry: Geometry) -> bool:
     return geometry.ndim > 1 and geometry.groups > MOST_LOOPLESS
 
 
-def _one_by_one(p: Problem, *, loop: bool) -> jax.Array:
-    if loop:
+def _one_by_one(p: Problem, *, at_once: int) -> jax.Array:
+    """Each member as a form of its own, some at once in a loop over the others."""
+
+    def some(pair):
+        a, b = pair
+        return jnp.concatenate([_dense(p.slot, a[i : i + 1], b[i : i + 1], p.geometry) for i in range(at_once)])
+
+    if at_once == p.members:
+        return some((p.a, p.b))
+    pieces = (v.reshape(-1, at_once, *v.shape[1:]) for v in (p.a, p.b))
+    out = jax.lax.map(some, tuple(pieces))
+    return out.reshape(-1, *out.shape[2:])
+
+
+def _at_once(p: Problem) -> int:
+    """How many groups become a form each, in a loop over the others, which compiles as these do."""
+    if _is_looped(p.geometry):
         # 8x16x16, 256 to 256, g 32, K 3, against a form each: y 1.7 times, x 1.05, w 1.8, and 1.5 s to compile in place
         # of 5.3; with S 2 y 1.5 times, x 0.8, w 1.5, and 1.6 s in place of 7.7.
-        return _in_turn(p, _dense)
-    return jnp.concatenate([_dense(p.slot, p.a[i : i + 1], p.b[i : i + 1], p.geometry) for i in range(p.members)])
+        return 1
+    if p.slot == "w" and not p.narrow:
+        # 8x512, 256 to 256, g 32, K 3, and g 64, K 41, S 4, against a form each: 1.2 times, and 0.3 s to compile in
+        # place of 0.6 and 1.2; 8x512, 128 to 128, g 32, K 41, S 4: 0.9. In 16 bits long kernels lose, 0.3 to 0.8; so do
+        # y and x, 0.6 to 0.9.
+        few = range(MOST_AT_ONCE, MOST_LOOPLESS - 1, -1)
+        return next((n for n in few if p.groups % n == 0), p.members * p.groups)
+    return p.members * p.groups
 
 
 _groups_apart = table(
@@ -159,7 +183,7 @@ _groups_apart = table(
     otherwise(
         lambda p: p.through(
             rewrites.ungrouped(p.geometry),
-            lambda *inner: _one_by_one(Problem(*inner), loop=_is_looped(p.geometry)),
+            lambda *inner: _one_by_one(Problem(*inner), at_once=_at_once(p)),
         )
     ),
 )
