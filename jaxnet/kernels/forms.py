@@ -4,6 +4,7 @@ Each takes a slot, its two operands and the geometry. Arrays are those of `trili
 """
 
 import functools
+import itertools
 import math
 import operator
 from collections.abc import Callable
@@ -181,6 +182,32 @@ def in_pieces(a: jax.Array, b: jax.Array, geometry: Geometry, count: int, inner:
 
     total = jnp.zeros(shape_of("w", a.shape, b.shape, geometry), a.dtype)
     return lax.fori_loop(jnp.int32(0), jnp.int32(outputs // count), add, total)
+
+
+def by_phases(a: jax.Array, b: jax.Array, geometry: Geometry, inner: Callable) -> jax.Array:
+    """Solves the slot x of strides S as one form of stride 1 for each of its phases; one group, without dilation.
+
+    x[i] sums y[j] w[k] over S j + k = i + P. Of i = S u + q all taps are k = S m + r, with r = (q + P) mod S, and what
+    is left, j + m = u + (q + P - r) / S, is a form of fewer taps. `rewrites.polyphase` makes of all phases one form of
+    more channels, whose kernels it fills up to the longest.
+    """
+    counts = [-(-n // s) for n, s in zip(geometry.lengths, geometry.strides, strict=True)]
+    one = (1,) * geometry.ndim
+    parts = []
+    for phase in itertools.product(*map(range, geometry.strides)):
+        numbers = list(zip(phase, *geometry[:3], geometry.strides, geometry.before, strict=True))
+        first = [(q + p) % s for q, _, _, _, s, p in numbers]
+        lengths = tuple(len(range(q, n, s)) for q, n, _, _, s, _ in numbers)
+        w = b[:, *(slice(r, None, s) for r, s in zip(first, geometry.strides, strict=True))]
+        before = tuple((q + p - r) // s for r, (q, _, _, _, s, p) in zip(first, numbers, strict=True))
+        part = inner("x", a, w, Geometry(lengths, w.shape[1:-2], geometry.outputs, one, one, before, 1))
+        parts.append(pad(part, [(0, most - n) for most, n in zip(counts, lengths, strict=True)]))
+    # (r, r', ..., N, B, q, q', ..., C) -> (N, B, q, r, q', r', ..., C)
+    n = geometry.ndim
+    x = jnp.stack(parts).reshape(*geometry.strides, *parts[0].shape)
+    x = x.transpose(n, n + 1, *(axis for i in range(n) for axis in (n + 2 + i, i)), 2 * n + 2)
+    x = x.reshape(*x.shape[:2], *(s * most for s, most in zip(geometry.strides, counts, strict=True)), x.shape[-1])
+    return x[:, :, *(slice(n) for n in geometry.lengths)]
 
 
 def once(array: jax.Array) -> jax.Array:

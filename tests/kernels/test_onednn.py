@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from jaxnet import kernels, layers, losses, optimizers
 from jaxnet.kernels import forms, lowering, trilinear
 from jaxnet.kernels.geometry import Geometry
-from jaxnet.kernels.lowering import onednn
+from jaxnet.kernels.lowering import called, onednn
 from jaxnet.kernels.slots import OPERANDS
 from jaxnet.training import identity
 
@@ -232,6 +232,20 @@ FOUND = {
         2,
         1,
     ),
+    "a tap in padding alone": ("w", Geometry((5, 2), (3, 4), (5, 2), (1, 1), (1, 1), (1, 0), 1), 8, 17, 4, 1),
+    "a tap in padding before the input": (
+        "w",
+        Geometry((7, 1), (3, 5), (3, 1), (2, 3), (1, 1), (1, 1), 1),
+        16,
+        17,
+        8,
+        1,
+    ),
+    "phases that would be filled": ("x", geometry((9, 12), (3, 3), strides=2, before=1, after=1), 16, 8, 2, 1),
+    "an image of few channels": ("w", geometry((9, 9), (3, 3), before=1, after=1), 3, 17, 4, 1),
+    "a cropped image": ("w", Geometry((9, 9), (2, 2), (6, 7), (1, 1), (1, 1), (-1, -1), 1), 8, 16, 4, 1),
+    "an image, strided and cropped": ("w", Geometry((9, 9), (2, 2), (3, 3), (2, 2), (1, 1), (-1, -1), 1), 8, 16, 4, 1),
+    "a signal, four channels beside each other": ("w", geometry((33,), (4,), before=2, after=1), 32, 16, 8, 1),
     "groups of one example": ("w", geometry((32, 32), (3, 3), strides=2, groups=2), 32, 32, 1, 1),
     "y, one tap": ("y", geometry((64,), (1,)), 8, 32, 4, 1),
     "x, one tap": ("x", geometry((64,), (1,)), 8, 32, 4, 1),
@@ -255,6 +269,52 @@ def test_problems_at_the_edge_of_the_rules(name, dtype):
             exact = np.asarray(forms.plain(slot, a.astype(jnp.float64), b.astype(jnp.float64), numbers))
     found = jax.jit(lambda a, b: SOLVE[slot](a, b, numbers))(a, b)
     np.testing.assert_array_equal(found, exact.astype(np.float32).astype(jnp.dtype(dtype)))
+
+
+image = geometry((9, 9), (3, 3), before=1, after=1)
+signal = geometry((64,), (3,), before=1, after=1)
+# Geometry, channels, batch, dtype, and how many channels lie along the last axis of the kernel's gradient.
+BESIDE = {
+    "an image": (image, 16, 4, "float32", 16),
+    "an image in 16 bits": (image, 3, 4, "bfloat16", 3),
+    "an image of few channels": (image, 3, 4, "float32", 1),
+    "strided": (geometry((9, 9), (3, 3), strides=2), 16, 4, "float32", 16),
+    "a tap in padding after the input": (
+        Geometry((5, 2), (3, 4), (5, 2), (1, 1), (1, 1), (1, 0), 1),
+        16,
+        4,
+        "bfloat16",
+        1,
+    ),
+    "a tap in padding before it": (Geometry((7, 1), (3, 5), (3, 1), (2, 3), (1, 1), (1, 1), 1), 16, 4, "bfloat16", 1),
+    "a signal": (signal, 16, 4, "float32", 1),
+    "a signal in 16 bits": (signal, 16, 8, "bfloat16", 4),
+    "a signal of more examples": (signal, 16, 9, "bfloat16", 1),
+    "a signal of odd channels": (signal, 18, 8, "bfloat16", 1),
+    "a signal, strided": (geometry((64,), (4,), strides=2), 16, 4, "bfloat16", 1),
+    "a signal, dilated": (geometry((64,), (3,), dilation=2), 16, 4, "bfloat16", 1),
+    "a volume": (geometry((4, 4, 4), (2, 2, 2)), 16, 4, "float32", 1),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_channels_that_lie_beside_each_other(name, monkeypatch):
+    numbers, channels, batch, dtype, expected = BESIDE[name]
+    of = shapes(numbers, channels, 16, batch)
+    asked = []
+
+    def convolution(x, w, numbers):
+        asked.append((x.shape, numbers))
+        return jnp.zeros((1, x.shape[1], *numbers.outputs, w.shape[-1]), x.dtype)
+
+    monkeypatch.setattr(onednn, "convolution", convolution)
+    operands = [jax.ShapeDtypeStruct(of[name], dtype) for name in OPERANDS["w"]]
+    taps = jax.eval_shape(lambda a, b: called.kernel("w", a, b, numbers), *operands)
+    ((shape, exchanged),) = asked
+    assert taps.shape == of["w"]
+    assert shape == (1, channels // expected, *numbers.lengths[:-1], numbers.lengths[-1] * expected, batch)
+    assert exchanged.outputs[-1] == numbers.size[-1] * expected
+    assert exchanged.after[-1] == numbers.after[-1] * expected
 
 
 @pytest.mark.usefixtures("everywhere")

@@ -148,7 +148,13 @@ def test_a_rewrite_changes_no_slot_of_an_awkward_form(name, form):
     assert_each_is_plain(map(through, REWRITES[name][0](form)), form)
 
 
+def by_phases(slot, a, b, geometry):
+    return forms.by_phases(a, b, geometry, lowering.vendor.solve)
+
+
 FORMS = {
+    "by phases": (by_phases, "x", {"groups": 1, "dilation": 1}),
+    "by phases of images": (by_phases, "x", {"groups": 1, "dilation": 1, "ndim": 2}),
     "dense": (forms.dense, "yw", {"groups": 1, "members": 1}),
     "shifted": (forms.shifted, "yw", {"members": 1}),
     "dot": (forms.dot, "yxw", {"groups": 1, "strides": 1, "kernel_size": 1, "bare": True}),
@@ -222,6 +228,9 @@ CHOICES = {
     "two dimensions, rows as channels": an_image(channels=3, filters=32),
     "two dimensions, rows as channels, in its mirror image": an_image(channels=32, filters=3),
     "two dimensions, rows as channels, strided": an_image(stride=2, channels=3, filters=32),
+    "two dimensions, phases that would be filled": an_image(channels=9, filters=4, stride=2),
+    "two dimensions, one of a phase's axes without taps": an_image(channels=8, filters=3, stride=2, size=(1, 5)),
+    "two dimensions, a phase without inputs": an_image(channels=8, filters=3, stride=2, lengths=(1, 4)),
     "two dimensions, more groups than are unrolled": an_image(channels=9, filters=17, groups=5),
     "two dimensions, more groups, strided": an_image(channels=9, filters=8, groups=6, stride=2),
     "two dimensions, more groups, dilated": an_image(channels=3, filters=3, groups=6, dilation=2),
