@@ -116,7 +116,7 @@ class TestKernels:
     def test_ours_is_lax_in_every_mode(self, family):
         case = smallest(family)
         for mode in case.modes:
-            programs.compare(programs.contestants(case, mode, "float32", with_torch=False), case.label)
+            programs.compare(programs.contestants(case, mode, "float32", libraries=("ours", "lax")), case.label)
 
     @pytest.mark.peers
     @pytest.mark.parametrize("family", FAMILIES)
@@ -125,19 +125,20 @@ class TestKernels:
         case = smallest(family)
         for mode in case.modes:
             found = programs.contestants(case, mode, "float32")
-            assert len(found) == (4 if "vmap" in mode else 3)
+            of_torch = [name for name in found if name.startswith("torch")]
+            assert len(of_torch) == (2 if "vmap" in mode or len(case.lengths) == 2 else 1)
             del found["ours"]  # which is lax by the test above, and need not be compiled again
             programs.compare(found, case.label)
 
     def test_a_wrong_result_raises(self, monkeypatch):
         case = smallest("dense")
         monkeypatch.setattr(programs.kernels, "conv", lambda x, kernel, **_: jnp.zeros((1, 8, case.filters)))
-        wrong = programs.contestants(case, "forward", "float32", with_torch=False)
+        wrong = programs.contestants(case, "forward", "float32", libraries=("ours", "lax"))
         with pytest.raises(AssertionError, match=r"somewhere: y of ours is off by 1.0e\+00 of the largest entry"):
             programs.compare(wrong, "somewhere")
 
     def test_the_report_and_the_picture(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(kernels, "contestants", functools.partial(programs.contestants, with_torch=False))
+        monkeypatch.setattr(kernels, "contestants", functools.partial(programs.contestants, libraries=("ours", "lax")))
         records = [
             kernels.measure(*one, kernels.prepare(*one), 1e-4, 1e11)
             for one in itertools.product(map(smallest, FAMILIES), ("gradient", "vmap"), ("float32",))
@@ -153,6 +154,30 @@ class TestKernels:
         saved = {"machine": timing.machine(), "results": {"records": records}}
         picture.draw(json.loads(json.dumps(saved)), tmp_path / "picture.png")
         assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_the_better_of_in_turns_and_alone_counts(self):
+        def times(median):
+            return {"median": median, "low": median, "high": median, "repetitions": 3}
+
+        record = {
+            "seconds": {"ours": times(2.0), "lax": times(3.0), "torch loop": times(5.0), "torch vmap": times(9.0)},
+            "alone": {"ours": times(2.5), "torch loop": times(4.0)},
+        }
+        assert report.best(record, "ours") == (times(2.0), "")
+        assert report.best(record, "torch") == (times(4.0), "loop, alone")
+        assert report.ratios(record) == {"lax": 1.5, "torch": 2.0}
+        del record["seconds"]["torch loop"], record["seconds"]["torch vmap"], record["alone"]
+        assert report.ratios(record) == {"lax": 1.5}
+
+    def test_a_process_of_its_own_is_asked_for_the_same_plan(self, monkeypatch):
+        options = kernels.parse(["--quick", "--mode", "forward", "--dtype", "float32", "--seconds", "0.001"])
+        records = [
+            kernels.measure(*one, kernels.prepare(*one, libraries=("lax",)), 1e-4, 1e11)
+            for one in kernels.plan_of("pooling", options)
+        ]
+        monkeypatch.setattr(kernels, "ALONE", ("ours",))
+        kernels.measure_alone(records, "pooling", options)
+        assert all(set(record["seconds"]) == {"lax"} and set(record["alone"]) == {"ours"} for record in records)
 
     def test_processes_measure_the_same_plan(self, monkeypatch):
         plan = [(smallest("pooling"), mode, "float32") for mode in ("forward", "gradient")]

@@ -10,6 +10,8 @@ import itertools
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 from typing import Any
 
 from benchmarks import timing
@@ -19,13 +21,16 @@ from benchmarks.kernels.programs import STEPS, Contestant, compare, contestants
 from benchmarks.kernels.report import compile_table, family_table, summary_table
 
 NAME = "kernels"
+LIBRARIES = ("ours", "lax", "torch")
+ALONE = ("ours", "torch")  # lax is compared in turns
 MODES = ("forward", "gradient", "scan", "vmap", "vmap both")
 
 
-def prepare(case: Case, mode: str, dtype: str) -> dict[str, Contestant]:
-    """Compiles one case in one mode, and compares what the contestants return."""
-    programs = contestants(case, mode, dtype)
-    compare(programs, f"{case.label}, {mode}", dtype)
+def prepare(case: Case, mode: str, dtype: str, **which: Any) -> dict[str, Contestant]:
+    """Compiles one case in one mode, and compares what the contestants return; ``which`` is for `contestants`."""
+    programs = contestants(case, mode, dtype, **which)
+    if "lax" in programs:
+        compare(programs, f"{case.label}, {mode}", dtype)
     return programs
 
 
@@ -46,10 +51,21 @@ def measure(
         "dtype": dtype,
         "copies": case.copies if "vmap" in mode else 1,
         "flops": flops,
-        "share_of_matrix_product": flops / times["ours"].median / matrix_product,
+        "share_of_matrix_product": flops / times["ours"].median / matrix_product if "ours" in times else None,
         "seconds": {name: t._asdict() for name, t in times.items()},
-        "compile_seconds": {name: programs[name].compile_seconds for name in ("ours", "lax")},
+        "compile_seconds": {name: programs[name].compile_seconds for name in ("ours", "lax") if name in programs},
     }
+
+
+def measure_alone(records: list[dict[str, Any]], family: str, options: argparse.Namespace) -> None:
+    """Times ours and PyTorch again in a process each, as their users have them, and adds that to the records."""
+    for name in ALONE:
+        command = [sys.executable, "-m", "benchmarks", "kernels", "--print", "--library", name, "--family", family]
+        command += ["--mode", *options.mode, "--dtype", *options.dtype, "--seconds", str(options.seconds)]
+        command += ["--quick"] * options.quick + ["--compiled"] * options.compiled
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        for record, of_one in zip(records, json.loads(output.splitlines()[-1]), strict=True):
+            record.setdefault("alone", {}).update(of_one["seconds"])
 
 
 def in_processes(jobs: int, plan: list[tuple[Case, str, str]], seconds: float, rates: dict[str, float]) -> list[Any]:
@@ -81,54 +97,77 @@ def _work(part: list[Any], seconds: float, rates: dict[str, float], ready: Any, 
             records.put((i, measure(case, mode, dtype, programs, seconds, rates[dtype])))
 
 
-def main(argv: list[str]) -> None:
-    """Prints the tables, saves the times and draws them."""
+def plan_of(family: str, options: argparse.Namespace) -> list[tuple[Case, str, str]]:
+    """The cases, modes and dtypes of a family that were asked for."""
+    return [
+        (case, mode, dtype)
+        for dtype in options.dtype
+        for case in CASES
+        if case.family == family and (case.copies or not options.quick)
+        for mode in case.modes
+        if mode in options.mode
+    ]
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options, with what they leave open filled in."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks kernels", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the representative cases alone, in all modes")
     parser.add_argument("--family", nargs="+", choices=FAMILIES, default=FAMILIES, help="these families alone")
     parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES, help="these modes alone")
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), help="default: float32, on a GPU both")
+    parser.add_argument("--library", nargs="+", choices=LIBRARIES, default=LIBRARIES, help="these alone, for --print")
+    parser.add_argument("--compiled", action="store_true", help="PyTorch compiled too, some seconds a case")
+    parser.add_argument("--alone", action="store_true", help="time ours and PyTorch in a process each too")
     parser.add_argument("--jobs", type=int, default=1, help="processes that compile, for a GPU on many cores")
     parser.add_argument("--seconds", type=float, help="how long to time a contestant; default 0.3, quick 0.15")
     parser.add_argument("--picture", action="store_true", help="only draw the saved times again")
+    parser.add_argument("--print", action="store_true", help="print the records as JSON, and save and draw nothing")
     options = parser.parse_args(argv)
+    options.dtype = options.dtype or timing.dtypes()
+    options.seconds = options.seconds or (0.15 if options.quick else 0.3)
+    return options
+
+
+def main(argv: list[str]) -> None:
+    """Prints the tables, saves the times and draws them."""
+    options = parse(argv)
     if options.jobs > 1:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # they share the GPU
-    dtypes = options.dtype or timing.dtypes()
     everything = (FAMILIES, MODES, timing.dtypes())
-    chosen = (options.family, options.mode, dtypes)
+    chosen = (options.family, options.mode, options.dtype)
     partial = options.quick or any(set(some) != set(all_) for some, all_ in zip(chosen, everything, strict=True))
     path = timing.path(NAME, partial=partial)
-    seconds = options.seconds or (0.15 if options.quick else 0.3)
     if not options.picture:
-        records: list[dict[str, Any]] = []
-        rates = {dtype: timing.matrix_product_flops(dtype) for dtype in dtypes}
-        for dtype, rate in rates.items():
-            print(f"{dtype} matrix product: {rate / 1e9:.0f} GFLOP/s", flush=True)
-        plans = {
-            family: [
-                (case, mode, dtype)
-                for dtype in dtypes
-                for case in CASES
-                if case.family == family and (case.copies or not options.quick)
-                for mode in case.modes
-                if mode in options.mode
-            ]
-            for family in options.family
-        }
-        at_once: list[Any] = []
-        if options.jobs > 1:
-            at_once = in_processes(options.jobs, list(itertools.chain(*plans.values())), seconds, rates)
-        for family, plan in plans.items():
-            of_family = [r for r in at_once if r["family"] == family]
-            if options.jobs == 1:
-                of_family = [measure(*one, prepare(*one), seconds, rates[one[2]]) for one in plan]
-            print(f"\n{family}: ms (10th-90th percentile), a step of a scan\n{family_table(of_family)}", flush=True)
-            records += of_family
-            results = {"quick": options.quick, "matrix_product_flops": rates, "scan_steps": STEPS, "records": records}
-            # After each family: a run that is killed keeps what it has, and takes the place of no whole one.
-            timing.save(NAME, results, partial=partial or family != options.family[-1])
-        print(f"\nhow many times as long as ours, geometric means\n{summary_table(records)}")
-        print(f"\nvalue and derivatives, s to compile, means\n{compile_table(records)}")
+        rates = {dtype: timing.matrix_product_flops(dtype) for dtype in options.dtype}
+        which = {"libraries": options.library, "compiled": options.compiled}
+        if options.print:
+            plan = itertools.chain(*(plan_of(family, options) for family in options.family))
+            print(json.dumps([measure(*one, prepare(*one, **which), options.seconds, rates[one[2]]) for one in plan]))
+            return
+        _measure_all(options, rates, which, partial)
     draw(json.loads(path.read_text()), path.with_suffix(".png"))
     print(f"\nwritten to {path.name} and {path.with_suffix('.png').name}")
+
+
+def _measure_all(options: argparse.Namespace, rates: dict[str, float], which: dict[str, Any], partial: bool) -> None:
+    records: list[dict[str, Any]] = []
+    for dtype, rate in rates.items():
+        print(f"{dtype} matrix product: {rate / 1e9:.0f} GFLOP/s", flush=True)
+    plans = {family: plan_of(family, options) for family in options.family}
+    at_once: list[Any] = []
+    if options.jobs > 1:
+        at_once = in_processes(options.jobs, list(itertools.chain(*plans.values())), options.seconds, rates)
+    for family, plan in plans.items():
+        of_family = [r for r in at_once if r["family"] == family]
+        if options.jobs == 1:
+            of_family = [measure(*one, prepare(*one, **which), options.seconds, rates[one[2]]) for one in plan]
+        if options.alone:
+            measure_alone(of_family, family, options)
+        print(f"\n{family}: ms (10th-90th percentile), a step of a scan\n{family_table(of_family)}", flush=True)
+        records += of_family
+        results = {"quick": options.quick, "matrix_product_flops": rates, "scan_steps": STEPS, "records": records}
+        # After each family: a run that is killed keeps what it has, and takes the place of no whole one.
+        timing.save(NAME, results, partial=partial or family != options.family[-1])
+    print(f"\nhow many times as long as ours, geometric means\n{summary_table(records)}")
+    print(f"\nvalue and derivatives, s to compile, means\n{compile_table(records)}")

@@ -1,8 +1,9 @@
 """Each case in each mode as three programs: ours, the plain lax form and PyTorch."""
 
 import importlib.util
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -136,8 +137,13 @@ def jax_contestant(function: Callable[..., jax.Array], case: Case, mode: str, gi
     )
 
 
-def torch_contestants(case: Case, mode: str, given: Data, dtype: str) -> dict[str, Contestant]:
-    """PyTorch as its users write it, channels first; batched it has two forms, a loop over the copies and ``vmap``."""
+def torch_contestants(
+    case: Case, mode: str, given: Data, dtype: str, *, compiled: bool = False, last: bool = False
+) -> dict[str, Contestant]:
+    """PyTorch as its users write it, channels first; batched it has two forms, a loop over the copies and ``vmap``.
+
+    With ``last`` images are in its memory format ``channels_last``; with ``compiled`` the operation is compiled.
+    """
     import torch
     from torch.nn import functional
 
@@ -145,9 +151,10 @@ def torch_contestants(case: Case, mode: str, given: Data, dtype: str) -> dict[st
     on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
 
     def tensor(array):
-        return torch.from_numpy(np.ascontiguousarray(array)).to("cuda" if on_gpu else "cpu", getattr(torch, dtype))
+        made = torch.from_numpy(np.ascontiguousarray(array)).to("cuda" if on_gpu else "cpu", getattr(torch, dtype))
+        return made.to(memory_format=torch.channels_last) if last else made
 
-    def function(x, *kernel):
+    def eager(x, *kernel):
         f = getattr(functional, f"{case.operation}{ndim}d")
         before, after = case.padding
         if case.operation == "conv_transpose":
@@ -158,6 +165,8 @@ def torch_contestants(case: Case, mode: str, given: Data, dtype: str) -> dict[st
         if case.pooling:
             return f(x, case.size, case.stride, before)
         return f(x, *kernel, None, case.stride, before, case.dilation, case.groups)
+
+    function = torch.compile(eager, dynamic=False) if compiled else eager
 
     def derivatives(*operands):
         operands = [o.detach().requires_grad_() for o in operands]
@@ -212,7 +221,8 @@ def torch_contestants(case: Case, mode: str, given: Data, dtype: str) -> dict[st
         "gradient": {"torch": lambda: derivatives(*operands)},
         "scan": {"torch": steps},
     }.get(mode, {"torch loop": loop, "torch vmap": vmapped})
-    return {name: Contestant(_waiting(run) if on_gpu else run, outputs) for name, run in runs.items()}
+    how = ", channels last" * last + ", compiled" * compiled
+    return {name + how: Contestant(_waiting(run) if on_gpu else run, outputs) for name, run in runs.items()}
 
 
 def _waiting(run: Callable[[], Any]) -> Callable[[], Any]:
@@ -226,15 +236,23 @@ def _waiting(run: Callable[[], Any]) -> Callable[[], Any]:
     return run_and_wait
 
 
-def contestants(case: Case, mode: str, dtype: str, *, with_torch: bool = True) -> dict[str, Contestant]:
-    """All programs for a case in a mode."""
+def contestants(
+    case: Case, mode: str, dtype: str, *, libraries: Collection[str] = ("ours", "lax", "torch"), compiled: bool = False
+) -> dict[str, Contestant]:
+    """All programs for a case in a mode; without lax, which is what `compare` compares with, none is compared."""
     given = data(case, mode)
+    functions = {"ours": ours, "lax": plain_lax}
     result = {
-        "ours": jax_contestant(ours(case), case, mode, given, dtype),
-        "lax": jax_contestant(plain_lax(case), case, mode, given, dtype),
+        name: jax_contestant(function(case), case, mode, given, dtype)
+        for name, function in functions.items()
+        if name in libraries
     }
-    if with_torch and importlib.util.find_spec("torch"):
-        result |= torch_contestants(case, mode, given, dtype)
+    if "torch" in libraries and importlib.util.find_spec("torch"):
+        # Images that are not batched have a memory format of their own.
+        formats = (False, True) if len(case.lengths) == 2 and "vmap" not in mode else (False,)
+        how = itertools.product((False, True)[: 1 + (compiled and "vmap" not in mode)], formats)
+        for compiling, last in how:
+            result |= torch_contestants(case, mode, given, dtype, compiled=compiling, last=last)
     return result
 
 

@@ -6,39 +6,44 @@ from typing import Any
 from benchmarks import timing
 
 
-def fastest_torch(record: dict[str, Any]) -> str | None:
-    """The name of PyTorch's faster form, or None where there is none."""
-    forms = [name for name in record["seconds"] if name.startswith("torch")]
-    return min(forms, key=lambda name: record["seconds"][name]["median"], default=None)
+def best(record: dict[str, Any], library: str) -> tuple[dict[str, Any], str] | None:
+    """A library's fastest form, in turns with the others or in a process of its own, and which; None without any."""
+    found = [
+        (times, name.removeprefix(library).lstrip(" ,") + ", alone" * (where == "alone"))
+        for where in ("seconds", "alone")
+        for name, times in record.get(where, {}).items()
+        if name.startswith(library)
+    ]
+    return min(found, key=lambda one: one[0]["median"], default=None)
 
 
 def ratios(record: dict[str, Any]) -> dict[str, float]:
-    """``lax`` and ``torch`` (its faster form): their time over ours."""
-    times, torch = record["seconds"], fastest_torch(record)
-    found = {"lax": times["lax"]["median"] / times["ours"]["median"]}
-    return found | ({"torch": times[torch]["median"] / times["ours"]["median"]} if torch else {})
+    """``lax`` and ``torch``: their time over ours, the best of each."""
+    times = {library: one[0]["median"] for library in ("ours", "lax", "torch") if (one := best(record, library))}
+    return {peer: times[peer] / times["ours"] for peer in times if peer != "ours"}
 
 
 def family_table(records: list[dict[str, Any]]) -> str:
     """A Markdown table, one row a case and mode."""
     rows = []
     for r in records:
-        times, torch, ratio = {n: timing.Timing(**t) for n, t in r["seconds"].items()}, fastest_torch(r), ratios(r)
-        form = torch.removeprefix("torch") if torch else ""
+        ratio = ratios(r)
         mode = r["mode"].replace("vmap", f"vmap {r['copies']}")
         rows.append(
             [
                 r["case"],
                 mode if r["dtype"] == "float32" else f"{mode}, {r['dtype']}",
-                timing.milliseconds(times["ours"]),
-                timing.milliseconds(times["lax"]),
-                timing.milliseconds(times[torch] if torch else None) + form,
+                *(_cell(best(r, library)) for library in ("ours", "lax", "torch")),
                 f"{ratio['lax']:.2f}",
-                f"{ratio['torch']:.2f}" if torch else "-",
+                f"{ratio['torch']:.2f}" if "torch" in ratio else "-",
                 f"{r['share_of_matrix_product']:.0%}" if r["flops"] else "-",
             ]
         )
     return timing.table(["case", "mode", "ours", "lax", "torch", "lax/ours", "torch/ours", "of matrix product"], rows)
+
+
+def _cell(found: tuple[dict[str, Any], str] | None) -> str:
+    return f"{timing.milliseconds(timing.Timing(**found[0]))} {found[1]}".strip() if found else "-"
 
 
 def summary_table(records: list[dict[str, Any]]) -> str:
