@@ -18,6 +18,9 @@ from jaxnet.kernels.slots import Slot, shape_of
 FAR = 4
 """Dilation from which on the kernel's gradient by one call, whose strides it becomes, is slower than by a tap each."""
 
+MOST_WIDE_GROUPS = 4
+"""Groups of 16 bits that are a call each, forward and for the gradient by the input."""
+
 MOST_SIDE = 15
 """Taps along an axis of a convolution in groups that is one call."""
 
@@ -101,19 +104,26 @@ def is_dense(p: Problem) -> bool:
 def in_16_bits(p: Problem) -> bool:
     """Whether a problem of 16 bits is not to be computed in float32: what it comes to are calls, which round once.
 
-    Members, and the groups of the kernel's gradient, come apart first, and are each what one of them is alone. Strided
-    groups of 4 to 16 channels, K 41, S 4: 1.2 to 1.9 times.
+    Members, and groups, come apart first, and are each what one of them is alone. Of the kernel's gradient all groups:
+    of 4 to 16 channels, K 41, S 4, 1.2 to 1.9 times. Of y and x a few wide ones: 2 to 4 groups of 64 and more channels
+    1.2 to 2.3 times, of 32, strided or images, 1.2 to 1.5, else 0.9 to 1.1; 8 and more groups 0.7 to 1.1.
     """
     if not (p.narrow and onednn.ready(p.a.dtype)):
         return False
     one = _one(p)
     if p.groups > 1:
-        return p.members == 1 and p.groups <= MOST_GROUPS and is_kernel(one)
+        few = MOST_GROUPS if p.slot == "w" else MOST_WIDE_GROUPS
+        return p.members == 1 and p.groups <= few and (is_kernel(one) if p.slot == "w" else _is_wide(p))
     if p.members > MOST_MEMBERS:
         return False
     if p.slot == "x" and not p.strided and (p.channels == 1 or p.geometry.ndim > 2):
         return False
     return is_dense(one) or is_product(one)
+
+
+def _is_wide(p: Problem) -> bool:
+    least = 32 if p.strided or p.geometry.ndim == 2 else 64
+    return min(p.channels, p.filters) >= least and is_dense(_one(p))
 
 
 def _one(p: Problem) -> Problem:
