@@ -211,7 +211,8 @@ INDEX = """# Benchmarks
 
 Every figure here is what a command printed, with the machine and the versions; the tables are made from
 `benchmarks/results/*.json` when this site is built. Contestants run in one process in turns, and their results are
-compared before they are timed. A figure is a median of one run unless it says otherwise.
+compared before they are timed; what is said to be alone was timed in a process of its own, after that. A figure is a
+median of one run unless it says otherwise.
 
 {table}
 

@@ -1,8 +1,8 @@
 """What parameters and states begin with, by programs that are compiled quickly, or by none: each runs once.
 
 A shape's first draw is almost all compiling, and for a CPU XLA compiles random bits in half the time or less where it
-does not optimize them, and again in half of that without its fusions' MLIR, which jax 0.12 no longer has an option for.
-Few equal numbers come from the host, without a program.
+does not optimize them, and again in half of that without its fusions' MLIR, for which jax 0.10 has an option. Few equal
+numbers come from the host, without a program.
 """
 
 import functools
@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+from jaxnet._symbolic import is_symbolic
 
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 if jax.__version_info__ < (0, 11):
@@ -39,19 +41,26 @@ def uniform(key: Any, shape: Sequence[int], dtype: Any, bound: float) -> jax.Arr
     return _run(_uniform, key, tuple(shape), jnp.dtype(drawn_in(dtype)), bound).astype(dtype)
 
 
-def filled(beside: Any, shape: Sequence[int], value: Any, dtype: Any) -> jax.Array:
+def filled(beside: Any, shape: Any, value: float, dtype: Any) -> jax.Array:
     """`jnp.full`, for what lies beside an array or a key."""
-    if from_host(beside, shape, dtype):
-        return jnp.asarray(np.full(shape, value, dtype))
-    return jnp.full(shape, value, dtype)
+    made = few_equal(beside, shape, value, dtype)
+    return jnp.full(shape, value, dtype) if made is None else made
 
 
-def from_host(beside: Any, shape: Sequence[int], dtype: Any) -> bool:
-    """Whether an array of equal numbers comes from the host: a small one, beside what lies on the default device."""
+def few_equal(beside: Any, shape: Any, value: float, dtype: Any) -> jax.Array | None:
+    """An array of equal numbers from the host, if it is a small one, beside what lies on the default device; else None.
+
+    In a program that is traced it would be a constant, and is None.
+    """
     if not isinstance(beside, jax.Array) or isinstance(beside, Tracer) or beside.committed:
-        return False
+        return None
+    lengths = tuple(shape) if isinstance(shape, Sequence) else (shape,)
     known = jax.dtypes.canonicalize_dtype(dtype) == dtype  # else jnp.full says what it gives instead
-    return known and math.prod(shape) <= FEW and jax.sharding.get_abstract_mesh().empty
+    if not known or any(map(is_symbolic, lengths)) or math.prod(lengths) > FEW:
+        return None
+    if not jax.sharding.get_abstract_mesh().empty or isinstance(jax.device_put(np.float32(0)), Tracer):
+        return None
+    return jax.device_put(np.full(lengths, value, dtype))
 
 
 def drawn_in(dtype: Any) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnet import _drawing as drawing
+from jaxnet import initializers
 
 pytestmark = pytest.mark.usefixtures("full_compilation")
 
@@ -66,17 +67,38 @@ def test_equal_numbers_are_those_of_full(dtype, shape):
         np.testing.assert_array_equal(got, wanted)
 
 
-def test_few_equal_numbers_need_no_program(monkeypatch):
-    asked = []
-    monkeypatch.setattr(jnp, "full", lambda shape, value, dtype: asked.append(shape) or np.full(shape, value, dtype))
+def test_few_equal_numbers_need_no_program(caplog):
+    def compiled(make):
+        caplog.clear()
+        with jax.log_compiles():
+            make()
+        return "Finished tracing" in caplog.text or "Compiling" in caplog.text
+
     beside = jnp.ones(2)
-    drawing.filled(beside, (drawing.FEW,), 0, "float32")
-    assert not asked
-    drawing.filled(beside, (drawing.FEW + 1,), 0, "float32")
-    drawing.filled(np.ones(2), (1,), 0, "float32")
-    drawing.filled(jax.device_put(beside, jax.devices()[0]), (2,), 0, "float32")
-    jax.jit(lambda x: drawing.filled(x, (3,), 0, "float32"))(beside)
-    assert asked == [(drawing.FEW + 1,), (1,), (2,), (3,)]
+    for dtype in ("float32", "bfloat16", "int32"):
+        assert not compiled(lambda dtype=dtype: drawing.filled(beside, (drawing.FEW // 7, 7), 0, dtype))
+    assert compiled(lambda: drawing.filled(beside, (drawing.FEW + 3,), 0, "float32"))
+    assert compiled(lambda: drawing.filled(np.ones(2), (13, 17), 0, "float32"))
+    assert compiled(lambda: drawing.filled(jax.device_put(beside, jax.devices()[0]), (17, 13), 0, "float32"))
+
+
+@pytest.mark.parametrize("key", [jax.random.key(0), None])
+def test_in_a_program_equal_numbers_are_no_constant(key):
+    program = jax.make_jaxpr(lambda x: initializers.zeros(key, (30, 20)) + x)(1.0)
+    assert all(np.size(const) <= 1 for const in program.consts)
+    size = jax.export.symbolic_shape("b")
+    x = jax.ShapeDtypeStruct((*size, 3), jnp.float32)
+    exported = jax.export.export(jax.jit(lambda x: initializers.ones(key, (x.shape[0], 3)) + x))(x)
+    np.testing.assert_array_equal(exported.call(jnp.ones((2, 3))), np.full((2, 3), 2.0))
+
+
+@pytest.mark.parametrize("key", [jax.random.key(0), None])
+def test_shapes_and_dtypes_of_initializers_are_those_of_jax(key):
+    for make, wanted in ((initializers.zeros, jnp.zeros), (initializers.ones, jnp.ones)):
+        for shape, dtype in ((3, "float32"), ((2, 3), None), ([4], "int32"), (np.int64(2), "bfloat16")):
+            got = make(key, shape, dtype)
+            assert (got.dtype, got.shape) == (wanted(shape, dtype).dtype, wanted(shape, dtype).shape)
+            np.testing.assert_array_equal(got, wanted(shape, dtype))
 
 
 def test_equal_numbers_in_a_dtype_that_is_not_there_say_so():

@@ -63,17 +63,25 @@ def measure_alone(records: list[dict[str, Any]], family: str, options: argparse.
         command = [sys.executable, "-m", "benchmarks", "kernels", "--print", "--library", name, "--family", family]
         command += ["--mode", *options.mode, "--dtype", *options.dtype, "--seconds", str(options.seconds)]
         command += ["--quick"] * options.quick + ["--compiled"] * options.compiled
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        for record, of_one in zip(records, json.loads(output.splitlines()[-1]), strict=True):
-            record.setdefault("alone", {}).update(of_one["seconds"])
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        found = {_which(record): record["seconds"] for record in json.loads(output.splitlines()[-1])}
+        for record in records:
+            record.setdefault("alone", {}).update(found[_which(record)])
 
 
-def in_processes(jobs: int, plan: list[tuple[Case, str, str]], seconds: float, rates: dict[str, float]) -> list[Any]:
+def _which(record: dict[str, Any]) -> tuple[str, str, str]:
+    return record["case"], record["mode"], record["dtype"]
+
+
+def in_processes(
+    jobs: int, plan: list[tuple[Case, str, str]], seconds: float, rates: dict[str, float], **which: Any
+) -> list[Any]:
     """Measures a plan, compiled by several processes at once and timed by one at a time, after all have compiled."""
     context = multiprocessing.get_context("spawn")
     ready, alone, records = context.Barrier(jobs), context.Lock(), context.Queue()
     parts = [[(i, *plan[i]) for i in range(job, len(plan), jobs)] for job in range(jobs)]
-    processes = [context.Process(target=_work, args=(part, seconds, rates, ready, alone, records)) for part in parts]
+    given = seconds, rates, which, ready, alone, records
+    processes = [context.Process(target=_work, args=(part, *given)) for part in parts]
     for process in processes:
         process.start()
     found = dict(records.get() for _ in plan)
@@ -84,11 +92,13 @@ def in_processes(jobs: int, plan: list[tuple[Case, str, str]], seconds: float, r
     return [found[i] for i in sorted(found) if not isinstance(found[i], str)]
 
 
-def _work(part: list[Any], seconds: float, rates: dict[str, float], ready: Any, alone: Any, records: Any) -> None:
+def _work(
+    part: list[Any], seconds: float, rates: dict[str, float], which: Any, ready: Any, alone: Any, records: Any
+) -> None:
     prepared = []
     for i, case, mode, dtype in part:
         try:
-            prepared.append((i, case, mode, dtype, prepare(case, mode, dtype)))
+            prepared.append((i, case, mode, dtype, prepare(case, mode, dtype, **which)))
         except Exception as error:  # the others shall be measured
             records.put((i, f"{case.label}, {mode}, {dtype}: {error}"))
     ready.wait()
@@ -124,6 +134,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--picture", action="store_true", help="only draw the saved times again")
     parser.add_argument("--print", action="store_true", help="print the records as JSON, and save and draw nothing")
     options = parser.parse_args(argv)
+    if set(options.library) != set(LIBRARIES) and not options.print:
+        parser.error("--library is for --print: the tables compare ours with the others")
     options.dtype = options.dtype or timing.dtypes()
     options.seconds = options.seconds or (0.15 if options.quick else 0.3)
     return options
@@ -132,7 +144,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Prints the tables, saves the times and draws them."""
     options = parse(argv)
-    if options.jobs > 1:
+    if options.jobs > 1 or options.alone:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # they share the GPU
     everything = (FAMILIES, MODES, timing.dtypes())
     chosen = (options.family, options.mode, options.dtype)
@@ -157,7 +169,7 @@ def _measure_all(options: argparse.Namespace, rates: dict[str, float], which: di
     plans = {family: plan_of(family, options) for family in options.family}
     at_once: list[Any] = []
     if options.jobs > 1:
-        at_once = in_processes(options.jobs, list(itertools.chain(*plans.values())), options.seconds, rates)
+        at_once = in_processes(options.jobs, list(itertools.chain(*plans.values())), options.seconds, rates, **which)
     for family, plan in plans.items():
         of_family = [r for r in at_once if r["family"] == family]
         if options.jobs == 1:

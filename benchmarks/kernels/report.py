@@ -9,7 +9,7 @@ from benchmarks import timing
 def best(record: dict[str, Any], library: str) -> tuple[dict[str, Any], str] | None:
     """A library's fastest form, in turns with the others or in a process of its own, and which; None without any."""
     found = [
-        (times, name.removeprefix(library).lstrip(" ,") + ", alone" * (where == "alone"))
+        (times, ", ".join(filter(None, (name.removeprefix(library).lstrip(" ,"), "alone" * (where == "alone")))))
         for where in ("seconds", "alone")
         for name, times in record.get(where, {}).items()
         if name.startswith(library)
@@ -18,9 +18,10 @@ def best(record: dict[str, Any], library: str) -> tuple[dict[str, Any], str] | N
 
 
 def ratios(record: dict[str, Any]) -> dict[str, float]:
-    """``lax`` and ``torch``: their time over ours, the best of each."""
-    times = {library: one[0]["median"] for library in ("ours", "lax", "torch") if (one := best(record, library))}
-    return {peer: times[peer] / times["ours"] for peer in times if peer != "ours"}
+    """``lax`` and ``torch``, their time over ours: of lax, which is not timed alone, in turns; of PyTorch the bests."""
+    in_turns, ours, torch = record["seconds"], best(record, "ours"), best(record, "torch")
+    found = {"lax": in_turns["lax"]["median"] / in_turns["ours"]["median"]}
+    return found | ({"torch": torch[0]["median"] / ours[0]["median"]} if ours and torch else {})
 
 
 def family_table(records: list[dict[str, Any]]) -> str:

@@ -42,7 +42,7 @@ def zeros(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array
       >>> initializers.zeros(None, (2,))
       Array([0., 0.], dtype=float32)
     """
-    return drawing.filled(key, shape, 0, dtype)
+    return drawing.filled(key, shape, 0.0, dtype)
 
 
 def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
@@ -58,7 +58,7 @@ def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
       >>> initializers.ones(None, (2,))
       Array([1., 1.], dtype=float32)
     """
-    return drawing.filled(key, shape, 1, dtype)
+    return drawing.filled(key, shape, 1.0, dtype)
 
 
 @made

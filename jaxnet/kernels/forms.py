@@ -189,7 +189,8 @@ def by_phases(a: jax.Array, b: jax.Array, geometry: Geometry, inner: Callable) -
 
     x[i] sums y[j] w[k] over S j + k = i + P. Of i = S u + q all taps are k = S m + r, with r = (q + P) mod S, and what
     is left, j + m = u + (q + P - r) / S, is a form of fewer taps. `rewrites.polyphase` makes of all phases one form of
-    more channels, whose kernels it fills up to the longest.
+    more channels, whose kernels it fills up to the longest. Where K < S some phases have no tap, and ``inner`` must
+    give zeros.
     """
     counts = [-(-n // s) for n, s in zip(geometry.lengths, geometry.strides, strict=True)]
     one = (1,) * geometry.ndim

@@ -56,9 +56,8 @@ def full_like(tree: Any, value: Any, dtype: Any = None) -> Any:
 
     def fill(leaf):
         leaf_dtype = wide_dtype(jnp.asarray(leaf).dtype) if dtype is None else dtype
-        if drawing.from_host(leaf, leaf.shape, leaf_dtype):
-            return drawing.filled(leaf, leaf.shape, value, leaf_dtype)
-        return jnp.full_like(leaf, jnp.asarray(value).astype(leaf_dtype), dtype=leaf_dtype)
+        made = drawing.few_equal(leaf, jnp.shape(leaf), value, leaf_dtype)
+        return jnp.full_like(leaf, jnp.asarray(value).astype(leaf_dtype), dtype=leaf_dtype) if made is None else made
 
     return jax.tree.map(fill, tree)
 

@@ -254,7 +254,7 @@ FOUND = {
         8,
         1,
     ),
-    "phases that would be filled": ("x", geometry((9, 12), (3, 3), strides=2, before=1, after=1), 16, 8, 2, 1),
+    "phases that would be filled": ("x", geometry((65, 64), (3, 3), strides=2, before=1, after=1), 64, 64, 1, 1),
     "an image of few channels": ("w", geometry((9, 9), (3, 3), before=1, after=1), 3, 17, 4, 1),
     "a cropped image": ("w", Geometry((9, 9), (2, 2), (6, 7), (1, 1), (1, 1), (-1, -1), 1), 8, 16, 4, 1),
     "an image, strided and cropped": ("w", Geometry((9, 9), (2, 2), (3, 3), (2, 2), (1, 1), (-1, -1), 1), 8, 16, 4, 1),

@@ -199,10 +199,10 @@ def an_image(channels, filters, stride=1, groups=1, size=(3, 3), lengths=(6, 7),
 CHOICES = {
     "more groups than are unrolled": a_form(7, 3, groups=66, channels=2, filters=3, before=1),
     "a prime number of them": a_form(5, 2, groups=67, channels=3, filters=2),
-    "groups, eight at once": a_form(9, 3, groups=16, channels=9, filters=10, before=1, after=1),
-    "groups, five at once, strided": a_form(11, 3, stride=2, groups=15, channels=9, filters=9, before=1),
-    "groups, a prime number": a_form(7, 2, groups=11, channels=9, filters=9),
-    "groups, eight at once, of members": a_form(7, 3, groups=16, members=2, channels=9, filters=9, before=1),
+    "groups, eight at once": a_form(9, 3, groups=24, channels=9, filters=10, before=1, after=1),
+    "groups, five at once, strided": a_form(11, 3, stride=2, groups=25, channels=9, filters=9, before=1),
+    "groups, a prime number": a_form(7, 2, groups=19, channels=9, filters=9),
+    "groups, eight at once, of members": a_form(7, 3, groups=24, members=2, channels=9, filters=9, before=1),
     "strided groups, folded by 2 and 4": a_form(60, 41, stride=4, before=20, after=21, groups=2, channels=2, filters=8),
     "folded by 4": a_form(56, 41, stride=4, before=10, after=9, groups=3, channels=1, filters=5),
     "narrow groups, packed": a_form(9, 3, groups=6, channels=3, filters=2, before=1, after=1),
@@ -228,9 +228,6 @@ CHOICES = {
     "two dimensions, rows as channels": an_image(channels=3, filters=32),
     "two dimensions, rows as channels, in its mirror image": an_image(channels=32, filters=3),
     "two dimensions, rows as channels, strided": an_image(stride=2, channels=3, filters=32),
-    "two dimensions, phases that would be filled": an_image(channels=9, filters=4, stride=2),
-    "two dimensions, one of a phase's axes without taps": an_image(channels=8, filters=3, stride=2, size=(1, 5)),
-    "two dimensions, a phase without inputs": an_image(channels=8, filters=3, stride=2, lengths=(1, 4)),
     "two dimensions, more groups than are unrolled": an_image(channels=9, filters=17, groups=5),
     "two dimensions, more groups, strided": an_image(channels=9, filters=8, groups=6, stride=2),
     "two dimensions, more groups, dilated": an_image(channels=3, filters=3, groups=6, dilation=2),
@@ -249,6 +246,32 @@ CHOICES = {
 @pytest.mark.usefixtures("x64")
 def test_every_choice_by_size_is_the_plain_form(form):
     assert_each_is_plain([lowering.cpu.solve, lowering.gpu.solve], form)
+
+
+PHASES = {
+    "three taps": an_image(channels=17, filters=4, stride=2),
+    "one of a phase's axes without taps": an_image(channels=16, filters=3, stride=2, size=(1, 5)),
+    "a phase without inputs": an_image(channels=16, filters=3, stride=2, lengths=(1, 4)),
+    "small": an_image(channels=15, filters=4, stride=2),
+    "two taps": an_image(channels=16, filters=4, stride=2, size=(2, 2)),
+    "dilated": an_image(channels=16, filters=4, stride=2, dilation=2),
+    "three strides": an_image(channels=16, filters=4, stride=3),
+}
+
+
+@pytest.mark.parametrize("name", PHASES)
+@pytest.mark.usefixtures("x64")
+def test_phases_that_would_be_filled_are_forms_of_their_own(name, monkeypatch):
+    form, asked = PHASES[name], []
+    by_phases = forms.by_phases
+    monkeypatch.setattr(forms, "by_phases", lambda *args: asked.append(args) or by_phases(*args))
+    monkeypatch.setattr(lowering.cpu, "FEW_PRODUCTS", 1)
+    assert_each_is_plain([lowering.cpu.solve], form)
+    assert bool(asked) == (list(PHASES).index(name) < 3)
+    monkeypatch.setattr(lowering.cpu, "FEW_PRODUCTS", 10**9)
+    asked.clear()
+    assert_each_is_plain([lowering.cpu.solve], form, "x")
+    assert not asked
 
 
 def an_empty_form(*, length=0, outputs=0, stride=1, before=0, groups=1, members=1):

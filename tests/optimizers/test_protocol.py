@@ -191,3 +191,22 @@ def test_masks_of_adamw_agree_with_masking_by_optax():
         with jax.numpy_dtype_promotion("standard"):
             theirs, _ = scan(optax.adamw(0.1, weight_decay=0.3, mask=their_mask), params, 3)
         chex.assert_trees_all_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("make", [optimizers.adam, optimizers.adagrad, optimizers.rmsprop, optimizers.lion])
+def test_parameters_may_be_numbers_and_numpys_arrays(make):
+    state = make(1e-3).init({"number": 1.0, "complex": 1 + 2j, "numpy": np.ones(2, np.float32), "jax": jnp.ones(3)})
+    shapes = {leaf.shape for leaf in jax.tree.leaves(state)}
+    assert {(), (2,), (3,)} == shapes
+
+
+def test_what_a_state_begins_with_lies_where_the_parameters_lie():
+    here, there = jax.devices()[:2] if jax.device_count() > 1 else jax.devices() * 2
+    params = {"here": jnp.ones(3), "there": jax.device_put(jnp.ones(3), there)}
+    state = optimizers.adam(1e-3).init(params)
+    for tree in (state.mu, state.nu):
+        assert tree["here"].devices() == {here}
+        assert tree["there"].devices() == {there}
+        assert [leaf.committed for leaf in tree.values()] == [False, True]
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.mu, state.nu))]
+    assert len(set(buffers)) == len(buffers)  # a step gives each of them away

@@ -10,7 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxnet._symbolic import is_symbolic
+from jaxnet._symbolic import is_below, is_symbolic
 from jaxnet.kernels import forms, rewrites
 from jaxnet.kernels.geometry import Geometry
 from jaxnet.kernels.lowering import called
@@ -50,7 +50,13 @@ MOST_LOOPLESS = 4
 """Groups of two dimensions that become a form each: more are a loop, which takes as long and compiles at once."""
 
 MOST_AT_ONCE = 8
-"""Groups of one dimension that become a form each, of a kernel's gradient in float32: more are a loop over so many."""
+"""Groups of one dimension that become a form each, of a kernel's gradient in float32, in a loop over the others."""
+
+MOST_IN_NO_LOOP = 16
+"""Groups from which on that is so: fewer compile in half a second as a form each."""
+
+FEW_PRODUCTS = 3 * 10**7
+"""Multiply-adds up to which a strided image's gradient by the input is one form, however many taps are in vain."""
 
 MOST_UNROLLED_TAPS = 64
 """Taps of two dimensions that become a shifted product each, for y and x: more are a loop over the first axis."""
@@ -166,13 +172,13 @@ def _at_once(p: Problem) -> int:
         # 8x16x16, 256 to 256, g 32, K 3, against a form each: y 1.7 times, x 1.05, w 1.8, and 1.5 s to compile in place
         # of 5.3; with S 2 y 1.5 times, x 0.8, w 1.5, and 1.6 s in place of 7.7.
         return 1
-    if p.slot == "w" and not p.narrow:
-        # 8x512, 256 to 256, g 32, K 3, and g 64, K 41, S 4, against a form each: 1.2 times, and 0.3 s to compile in
-        # place of 0.6 and 1.2; 8x512, 128 to 128, g 32, K 41, S 4: 0.9. In 16 bits long kernels lose, 0.3 to 0.8; so do
-        # y and x, 0.6 to 0.9.
+    if p.slot == "w" and not p.narrow and p.groups > MOST_IN_NO_LOOP:
+        # 8x512, 256 to 256, g 32, K 3, and g 64, K 41, S 4, against a form each: 0.3 s to compile in place of 0.6 and
+        # 1.2, and 1.2 times as fast, in some runs 0.8; 8x512, 128 to 128, g 32, K 41, S 4: 0.9. In 16 bits long kernels
+        # lose, 0.3 to 0.8; so do y and x, 0.6 to 0.9.
         few = range(MOST_AT_ONCE, MOST_LOOPLESS - 1, -1)
-        return next((n for n in few if p.groups % n == 0), p.members * p.groups)
-    return p.members * p.groups
+        return next((n for n in few if p.groups % n == 0), p.groups)
+    return p.groups
 
 
 _groups_apart = table(
@@ -197,7 +203,8 @@ def _strided_input(p: Problem) -> jax.Array:
     # 10 to 30 times: XLA's own gradient of a strided convolution dilates its input.
     if _fills_phases(p):
         # 64x32x32, 16 to 32, K 3, S 2, 16x56x56, 64 to 128, and 32x28x28, 128 to 256: 2.0, 1.6 and 1.5 times; without
-        # calls 1.3, 0.85 and 1.25. In 16 bits 1.3, 1.75 and 1.7. K 5, S 2 is level; three channels, K 7, lose, 0.3.
+        # calls 1.3, 0.85 and 1.25. In 16 bits 1.3, 1.75 and 1.7. K 5, S 2 is level; three channels, K 7, lose, 0.3, and
+        # so do small ones: 8x16x16, 16 to 32, 0.7, 1x64x64, 32 to 32, 0.8, and 64x28x28, 8 to 16, 0.55.
         return forms.by_phases(p.a, p.b, p.geometry, solve)
     if not _wastes_phases(p):
         return _unit_strides(p, solve)
@@ -207,8 +214,11 @@ def _strided_input(p: Problem) -> jax.Array:
 
 
 def _fills_phases(p: Problem) -> bool:
-    # Phases as channels have half of their taps in vain, or more: K 3, S 2 has 9 of 16.
-    if p.geometry.ndim != 2 or p.dilation > 1 or p.channels < 8 or p.geometry.strides != (2, 2):
+    # Phases as channels have a third of their taps in vain, or more: K 3, S 2 uses 9 of 16.
+    if p.geometry.ndim != 2 or p.dilation > 1 or p.channels < 16 or p.geometry.strides != (2, 2):
+        return False
+    products = p.a.shape[1] * math.prod(p.geometry.outputs) * p.taps * p.channels * p.filters
+    if not is_below(FEW_PRODUCTS, products):
         return False
     return math.prod(2 * -(-k // 2) for k in p.geometry.size) >= 1.5 * p.taps
 
