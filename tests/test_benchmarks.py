@@ -180,6 +180,16 @@ class TestKernels:
         kernels.measure_alone(records, "pooling", options)
         assert all(set(record["seconds"]) == {"lax"} and set(record["alone"]) == {"ours"} for record in records)
 
+    def test_times_of_a_process_of_its_own_go_to_the_records_of_their_cases(self, monkeypatch):
+        each = itertools.product(("some", "other"), ("forward", "gradient"), ("float32", "bfloat16"))
+        records = [{"case": case, "mode": mode, "dtype": dtype} for case, mode, dtype in each]
+        printed = json.dumps([record | {"seconds": {"ours": i}} for i, record in enumerate(records)][::-1])
+        process = kernels.subprocess.CompletedProcess([], 0, stdout=f"progress\n{printed}\n")
+        monkeypatch.setattr(kernels.subprocess, "run", lambda *_, **__: process)
+        monkeypatch.setattr(kernels, "ALONE", ("ours",))
+        kernels.measure_alone(records, "pooling", kernels.parse([]))
+        assert [record["alone"] for record in records] == [{"ours": i} for i in range(len(records))]
+
     def test_processes_measure_the_same_plan(self, monkeypatch):
         plan = [(smallest("pooling"), mode, "float32") for mode in ("forward", "gradient")]
         wrong = smallest("pooling")._replace(operation="no_such_pool"), "forward", "float32"

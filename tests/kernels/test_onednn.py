@@ -101,6 +101,15 @@ PROBLEMS = {
     "y, 16 bits, one tap": (geometry((64,), (1,)), 16, 16, "y", "bfloat16", ONE),
     "x, 16 bits, one tap": (geometry((64,), (1,)), 16, 16, "x", "bfloat16", {"matmul": 1}),
     "w, 16 bits, groups": (geometry((64,), (8,), strides=4, groups=2), 4, 16, "w", "bfloat16", {"convolution": 2}),
+    "w, 16 bits, many groups": (
+        geometry((64,), (8,), strides=4, groups=24),
+        4,
+        16,
+        "w",
+        "bfloat16",
+        {"convolution": 24},
+    ),
+    "w, many groups": (geometry((64,), (8,), strides=4, groups=24), 4, 16, "w", "float32", {"convolution": 8}),
     "y, 16 bits, wide groups": (geometry((64,), (3,), groups=4), 64, 64, "y", "bfloat16", {"convolution": 4}),
     "x, 16 bits, wide groups": (geometry((64,), (3,), groups=2), 64, 64, "x", "bfloat16", {"convolution": 2}),
     "y, 16 bits, groups of an image": (geometry((8, 8), (3, 3), groups=2), 32, 32, "y", "bfloat16", {"convolution": 2}),
@@ -132,6 +141,14 @@ def test_members_are_calls_of_their_own():
     numbers = geometry((64,), (3,))
     for dtype in ("float32", "bfloat16"):
         assert calls(lowered("y", shapes(numbers, 16, 16, members=3), numbers, dtype)) == {"convolution": 3}
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize("slot", ["y", "x"])
+def test_wide_groups_of_members_are_computed_in_float32(slot):
+    numbers = geometry((64,), (3,), groups=4)
+    program = lowered(slot, shapes(numbers, 64, 64, members=2), numbers, "bfloat16")
+    assert calls(program) == {"convolution": 2}  # all groups of a member in one, which 16 bits never are
 
 
 def descriptions(text):
@@ -311,7 +328,14 @@ BESIDE = {
         "bfloat16",
         1,
     ),
-    "a tap in padding before it": (Geometry((7, 1), (3, 5), (3, 1), (2, 3), (1, 1), (1, 1), 1), 16, 4, "bfloat16", 1),
+    "a tap in padding before it": (Geometry((5, 2), (3, 4), (5, 2), (1, 1), (1, 1), (1, 3), 1), 16, 4, "bfloat16", 1),
+    "taps in padding on both sides": (
+        Geometry((7, 1), (3, 5), (3, 1), (2, 3), (1, 1), (1, 1), 1),
+        16,
+        4,
+        "bfloat16",
+        1,
+    ),
     "a signal": (signal, 16, 4, "float32", 1),
     "a signal in 16 bits": (signal, 16, 8, "bfloat16", 4),
     "a signal of more examples": (signal, 16, 9, "bfloat16", 1),
