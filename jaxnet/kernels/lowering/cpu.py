@@ -53,7 +53,7 @@ MOST_AT_ONCE = 8
 """Groups of one dimension that become a form each, of a kernel's gradient in float32, in a loop over the others."""
 
 MOST_IN_NO_LOOP = 16
-"""Groups from which on that is so: fewer compile in half a second as a form each."""
+"""Groups up to which it is not so: as a form each they compile in half a second."""
 
 FEW_PRODUCTS = 3 * 10**7
 """Multiply-adds up to which a strided image's gradient by the input is one form, however many taps are in vain."""
